@@ -1,0 +1,5 @@
+"""Everything about the build that is static stands in pyproject.toml."""
+
+from setuptools import setup
+
+setup()

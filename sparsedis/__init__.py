@@ -1,0 +1,19 @@
+"""Exact, certified, differentiable group-Lasso SVMs, solved in batches inside a network."""
+
+from sparsedis import implicit, nn  # implicit ties the gradients to the operation
+from sparsedis._version import __version__
+from sparsedis.ops.registry import backends
+from sparsedis.solution import NotCertifiedError, Solution, Status
+from sparsedis.solve import lambda1_max, solve_svm
+
+__all__ = [
+    "NotCertifiedError",
+    "Solution",
+    "Status",
+    "__version__",
+    "backends",
+    "implicit",
+    "lambda1_max",
+    "nn",
+    "solve_svm",
+]

@@ -1,0 +1,191 @@
+"""The operation: batched group-Lasso multiclass SVMs, and the adjoint of their solution, as torch custom ops.
+
+The contract of a backend, B tasks of n samples, d features and k classes:
+
+``solve(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes, solver, tol, max_iter)`` with features
+(B, n, d) float32, float64, bfloat16 or float16; labels (B, n) int64; the three hyperparameters (B,) and sample_weight
+(B, n) in the working precision (float64; float32 on devices without it). Returns weights (B, d, k) in the features' dtype
+(float32 for half precision); in the working precision dual (B, n, k), gap, relative_gap and objective (B,); n_iter and
+status (B,) int64; active (B, d) bool.
+
+``adjoint(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, grad_weights)`` returns the gradients in
+features (their dtype), lambda1, lambda2 and dual_reg (working precision) for a loss whose gradient in the weights is
+grad_weights (B, d, k).
+"""
+
+import torch
+from torch import Tensor
+
+from sparsedis import checks
+from sparsedis.ops import registry
+from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
+from sparsedis.problem import normalised, working_dtype, zero_threshold
+from sparsedis.solution import NotCertifiedError, Status
+
+OPERATION = "group_lasso_svm"
+SOLVERS = ("newton", "fista", "bcd")
+
+registry.register(OPERATION, ReferenceBackend())
+
+
+def _present(labels: Tensor, sample_weight: Tensor) -> Tensor:
+    """Labels with those of padded samples, which may be anything, set to 0."""
+    return torch.where(sample_weight > 0, labels, 0)
+
+
+@torch.library.custom_op("sparsedis::group_lasso_svm", mutates_args=())
+def solve(
+    features: Tensor,
+    labels: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    dual_reg: Tensor,
+    sample_weight: Tensor,
+    n_classes: int,
+    solver: str,
+    backend: str,
+    tol: float,
+    max_iter: int,
+    throw: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Check the values, run the backend; see the module's docstring."""
+    checks.values(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes)
+    run = registry.named(OPERATION, backend).solve  # type: ignore[attr-defined]
+    with torch.autocast(features.device.type, enabled=False):
+        result = run(
+            features,
+            _present(labels, sample_weight),
+            lambda1,
+            lambda2,
+            dual_reg,
+            sample_weight,
+            n_classes,
+            solver,
+            tol,
+            max_iter,
+        )
+    if throw:
+        _raise_unless_certified(result[6], result[3], tol)
+    return result
+
+
+def _raise_unless_certified(status: Tensor, relative_gap: Tensor, tol: float) -> None:
+    failed = (status != Status.CERTIFIED).nonzero()[:, 0].tolist()
+    if not failed:
+        return
+    shown = "; ".join(
+        f"task {i}: relative gap {relative_gap[i].item():.1e}, {Status(int(status[i])).name}" for i in failed[:8]
+    )
+    more = f"; and {len(failed) - 8} more" if len(failed) > 8 else ""
+    advice = Status(int(status[failed[0]])).message
+    raise NotCertifiedError(
+        f"{len(failed)} of {len(status)} tasks are not certified at tol={tol:g} ({shown}{more}). {advice}"
+    )
+
+
+@solve.register_fake
+def _(
+    features,
+    labels,
+    lambda1,
+    lambda2,
+    dual_reg,
+    sample_weight,
+    n_classes,
+    solver,
+    backend,
+    tol,
+    max_iter,
+    throw,
+):  # type: ignore[no-untyped-def]
+    batch, n, d = features.shape
+    per_task = lambda1.new_empty(batch)
+    integer = labels.new_empty(batch, dtype=torch.int64)
+    return (
+        features.new_empty(batch, d, n_classes, dtype=torch.promote_types(features.dtype, torch.float32)),
+        lambda1.new_empty(batch, n, n_classes),
+        per_task,
+        torch.empty_like(per_task),
+        torch.empty_like(per_task),
+        integer,
+        torch.empty_like(integer),
+        features.new_empty(batch, d, dtype=torch.bool),
+    )
+
+
+@torch.library.custom_op("sparsedis::group_lasso_svm_adjoint", mutates_args=())
+def adjoint(
+    features: Tensor,
+    labels: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    dual_reg: Tensor,
+    sample_weight: Tensor,
+    dual: Tensor,
+    grad_weights: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients at a solution; see the module's docstring."""
+    run = registry.named(OPERATION, backend).adjoint  # type: ignore[attr-defined]
+    with torch.autocast(features.device.type, enabled=False):
+        return run(
+            features,
+            _present(labels, sample_weight),
+            lambda1,
+            lambda2,
+            dual_reg,
+            sample_weight,
+            dual,
+            grad_weights,
+        )
+
+
+@adjoint.register_fake
+def _(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, grad_weights, backend):  # type: ignore[no-untyped-def]
+    # Contiguous, whatever the strides of the input: what the backends return.
+    return (
+        features.new_empty(features.shape),
+        torch.empty_like(lambda1),
+        torch.empty_like(lambda2),
+        torch.empty_like(dual_reg),
+    )
+
+
+@torch.library.custom_op("sparsedis::group_lasso_svm_lambda1_max", mutates_args=())
+def lambda1_max(features: Tensor, labels: Tensor, sample_weight: Tensor, n_classes: int) -> Tensor:
+    """Upper bound on the smallest lambda1 with W = 0, (B,), in the working precision."""
+    checks.values(features, labels, None, None, None, sample_weight, n_classes)
+    one = sample_weight.new_ones(len(features), dtype=working_dtype(features.device))
+    with torch.autocast(features.device.type, enabled=False):
+        problem, scale = normalised(features, _present(labels, sample_weight), one, one, one, sample_weight, n_classes)
+        return scale * zero_threshold(problem)
+
+
+@lambda1_max.register_fake
+def _(features, labels, sample_weight, n_classes):  # type: ignore[no-untyped-def]
+    return features.new_empty(len(features), dtype=working_dtype(features.device))
+
+
+def _fold(op, n_tensors):  # type: ignore[no-untyped-def]
+    """vmap of an op over tasks: the mapped dimension becomes part of the batch."""
+
+    def rule(info, in_dims, *args):  # type: ignore[no-untyped-def]
+        size = info.batch_size
+        folded = []
+        for position, (dim, value) in enumerate(zip(in_dims, args, strict=True)):
+            if position >= n_tensors:
+                folded.append(value)
+                continue
+            value = value.movedim(dim, 0) if dim is not None else value.expand(size, *value.shape)
+            folded.append(value.reshape(-1, *value.shape[2:]))
+        result = op(*folded)
+        if isinstance(result, Tensor):
+            return result.unflatten(0, (size, -1)), 0
+        return tuple(value.unflatten(0, (size, -1)) for value in result), (0,) * len(result)
+
+    return rule
+
+
+solve.register_vmap(_fold(solve, 6))
+adjoint.register_vmap(_fold(adjoint, 8))
+lambda1_max.register_vmap(_fold(lambda1_max, 3))

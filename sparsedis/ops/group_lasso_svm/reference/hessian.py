@@ -1,0 +1,193 @@
+"""Newton systems of the dual: the curvature of the features, the bounds' diagonal, and the rows' sums.
+
+M = D [ sum_j x_j x_j^T (x) (alpha_j I + beta_j u_j u_j^T) ] D + diag(bounds),   D = diag(s) (x) I,
+
+to be solved in the space of directions whose rows sum to zero. Features whose alpha and beta are zero cost nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sparsedis.problem import Problem
+
+# Above this order of the reduced matrix, n (k-1), a dense factor costs more than the conjugate gradients.
+DENSE_LIMIT = 1536
+# Features are taken into the Hessian by blocks of so many, which bounds the scratch memory.
+FEATURE_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Second derivative of the features' part: alpha, beta (B, d), both >= 0, and unit rows u (B, d, k)."""
+
+    alpha: Tensor
+    beta: Tensor
+    unit: Tensor
+
+
+class NewtonSystem(Protocol):
+    """M, ready to be solved any number of times."""
+
+    def solve(self, rhs: Tensor, tolerance: float) -> Tensor:
+        """The q (B, n, k), rows summing to zero, with M q = rhs up to a constant in every row.
+
+        ``tolerance`` is the residual that is small enough, relative to ``rhs``; a dense factor reaches rounding.
+        """
+        ...
+
+
+def newton_system(problem: Problem, curvature: Curvature, bounds: Tensor, dual: Tensor) -> NewtonSystem:
+    """M for the given curvature and diagonal ``bounds`` (B, n, k) = Z/L + s rho at the dual point L (B, n, k)."""
+    _, n, _, k = problem.shape
+    solver = DenseSystem if n * (k - 1) <= DENSE_LIMIT else IterativeSystem
+    return solver(problem, curvature, bounds, dual)
+
+
+def _gathered(problem: Problem, curvature: Curvature) -> tuple[Tensor, Curvature]:
+    """D X and the curvature, at the features that have one; padded to the largest count of the batch."""
+    features = problem.weight * problem.features
+    used = (curvature.alpha > 0) | (curvature.beta > 0)
+    width = int(used.sum(1).max())
+    if width == used.shape[1]:
+        return features, curvature
+    # A stable sort puts the used features first; the padding has no curvature and adds nothing.
+    index = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+    features = features.gather(2, index[:, None, :].expand(-1, features.shape[1], -1))
+    unit = curvature.unit.gather(1, index[..., None].expand(-1, -1, curvature.unit.shape[2]))
+    return features, Curvature(curvature.alpha.gather(1, index), curvature.beta.gather(1, index), unit)
+
+
+class DenseSystem:
+    """Cholesky factor in reduced coordinates.
+
+    Every sample drops the class with its largest L, the one furthest from its bound: q_pivot = -sum of the others. The
+    huge entries Z/L then stay on the diagonal, where a Cholesky factor is insensitive to them; an orthonormal basis of
+    the rows' space would smear them over whole blocks.
+    """
+
+    def __init__(self, problem: Problem, curvature: Curvature, bounds: Tensor, dual: Tensor) -> None:
+        batch, n, _, k = problem.shape
+        pivot = dual.argmax(-1, keepdim=True)
+        classes = torch.arange(k - 1, device=dual.device)
+        self._pivot = pivot
+        self._kept = classes + (classes >= pivot)  # (B, n, k-1): every class but the pivot
+        features, curvature = _gathered(problem, curvature)
+
+        # <e_l - e_pivot, e_r - e_pivot'> for every pair of reduced coordinates, times the Gram matrix of the samples.
+        identity = torch.eye(k, dtype=dual.dtype, device=dual.device)
+        basis = (identity[self._kept] - identity[pivot]).flatten(1, 2)
+        gram = (features * curvature.alpha[:, None]) @ features.mT
+        matrix = basis @ basis.mT
+        blocks = matrix.view(batch, n, k - 1, n, k - 1)
+        blocks *= gram[:, :, None, :, None]
+
+        unit = curvature.unit * curvature.beta.sqrt()[..., None]
+        for start in range(0, unit.shape[1], FEATURE_BLOCK):
+            part = unit[:, start : start + FEATURE_BLOCK].mT[:, None].expand(-1, n, -1, -1)  # (B, n, k, block)
+            reduced = self._take(part, self._kept) - self._take(part, pivot)
+            rows = (reduced * features[:, :, None, start : start + FEATURE_BLOCK]).flatten(1, 2)
+            matrix.baddbmm_(rows, rows.mT)
+
+        diagonal = torch.diagonal(blocks, dim1=1, dim2=3)  # (B, k-1, k-1, n)
+        diagonal += bounds.gather(2, pivot).permute(0, 2, 1)[:, :, None]
+        torch.diagonal(matrix, dim1=1, dim2=2).add_(bounds.gather(2, self._kept).flatten(1))
+        self._factor = _cholesky(matrix)
+
+    @staticmethod
+    def _take(values: Tensor, index: Tensor) -> Tensor:
+        return values.gather(2, index[..., None].expand(-1, -1, -1, values.shape[3]))
+
+    def solve(self, rhs: Tensor, tolerance: float) -> Tensor:
+        reduced = rhs.gather(2, self._kept) - rhs.gather(2, self._pivot)
+        kept = torch.cholesky_solve(reduced.flatten(1)[..., None], self._factor).view_as(reduced)
+        full = torch.zeros_like(rhs).scatter(2, self._kept, kept)
+        return full.scatter(2, self._pivot, -kept.sum(-1, keepdim=True))
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factors of (B, N, N), overwriting ``matrix``'s diagonal.
+
+    The solution L need not be unique, M may be singular up to rounding: a relative ridge, raised where it does not do.
+    """
+    ridge = torch.finfo(matrix.dtype).eps * 50
+    diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
+    original = diagonal.clone()
+    diagonal.mul_(1 + ridge)
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    while bool((failed := info > 0).any()) and ridge < 1:
+        ridge *= 100
+        diagonal[failed] = original[failed] * (1 + ridge)
+        factor[failed], info[failed] = torch.linalg.cholesky_ex(matrix[failed])
+    return factor
+
+
+class IterativeSystem:
+    """Conjugate gradients in the space of zero row sums, for matrices too large to be formed.
+
+    The preconditioner replaces u_j u_j^T by its mean over directions, I/(k-1): M becomes one n x n block a class, and the
+    row sums are eliminated through the sum of the blocks' inverses (a constraint preconditioner).
+    """
+
+    max_iter = 500
+
+    def __init__(self, problem: Problem, curvature: Curvature, bounds: Tensor, dual: Tensor) -> None:
+        k = problem.shape[3]
+        self._features, curvature = _gathered(problem, curvature)
+        self._curvature = curvature
+        self._bounds = bounds
+        self._pivot = dual.argmax(-1, keepdim=True)
+        mean = curvature.alpha + curvature.beta / (k - 1)
+        gram = (self._features * mean[:, None]) @ self._features.mT
+        blocks = gram[:, None] + torch.diag_embed(bounds.mT)  # (B, k, n, n)
+        shape = blocks.shape
+        self._blocks = _cholesky(blocks.flatten(0, 1)).view(shape)
+        inverses = torch.cholesky_inverse(self._blocks)
+        self._schur = _cholesky(inverses.sum(1))
+
+    def _multiply(self, rows: Tensor) -> Tensor:
+        c = self._curvature
+        V = self._features.mT @ rows
+        along = (c.unit * V).sum(-1, keepdim=True)
+        V = c.alpha[..., None] * V + c.beta[..., None] * along * c.unit
+        return self._features @ V + self._bounds * rows
+
+    def _precondition(self, rows: Tensor) -> Tensor:
+        free = torch.cholesky_solve(rows.mT[..., None], self._blocks)[..., 0]  # (B, k, n)
+        multiplier = torch.cholesky_solve(free.sum(1)[..., None], self._schur)
+        step = torch.cholesky_solve(multiplier[:, None].expand(-1, free.shape[1], -1, -1), self._blocks)[..., 0]
+        # The rows' sums are zero up to rounding; what is left goes to the pivot, whose bound is far. Spread over the row it
+        # would be multiplied by the huge Z/L of the entries at their bounds.
+        result = (free - step).mT.scatter(2, self._pivot, 0.0)
+        return result.scatter(2, self._pivot, -result.sum(-1, keepdim=True))
+
+    def solve(self, rhs: Tensor, tolerance: float) -> Tensor:
+        q = torch.zeros_like(rhs)
+        r = rhs
+        z = self._precondition(r)
+        p = z
+        rz = first = _dot(r, z)
+        for _ in range(self.max_iter):
+            if bool((rz <= tolerance**2 * first).all()):
+                break
+            Mp = self._multiply(p)
+            # A task that is solved has p = 0; its quotients are made 0 instead of 0/0.
+            step = _quotient(rz, _dot(p, Mp))
+            q = q + step * p
+            r = r - step * Mp
+            z = self._precondition(r)
+            previous, rz = rz, _dot(r, z)
+            p = z + _quotient(rz, previous) * p
+        return q
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum((1, 2), keepdim=True)
+
+
+def _quotient(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), torch.zeros_like(a))

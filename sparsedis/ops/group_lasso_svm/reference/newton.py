@@ -1,0 +1,234 @@
+"""Interior-point Newton on the dual: Mehrotra's predictor-corrector in two forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.group_lasso_svm.reference.hessian import Curvature, NewtonSystem, newton_system
+from sparsedis.ops.group_lasso_svm.reference.progress import Progress
+from sparsedis.problem import (
+    Certificate,
+    Problem,
+    certificate,
+    correlation,
+    dual_gradient,
+    residual,
+    row_norms,
+)
+
+_TINY = torch.finfo(torch.float64).tiny
+# Share of the way to the boundary that a step may go.
+_TO_BOUNDARY = 0.995
+# A feature whose share lambda2 b of its largest curvature is below this is left out of the Hessian. Larger cuts cost
+# nothing at lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence.
+_CUT = 1e-8
+
+# Directions need no more: tighter ones do not save an iteration.
+_DIRECTION_TOLERANCE = 1e-5
+
+Direction = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
+
+
+def full_form_pays(problem: Problem) -> Tensor:
+    """(B,) bool: the tasks that the full primal-dual form solves in fewer iterations than the light one.
+
+    lambda1^2 / lambda2 does not depend on the scale of the features. Where it is small the group norms are a small part
+    of the problem and the light form is safe and cheap; above, the set of active features changes from step to step and
+    the light form may wander (docs/solvers.md has the measurements behind the threshold).
+    """
+    return problem.lambda1**2 > 1e-3 * problem.lambda2
+
+
+class _Form:
+    """Variables of an interior point: pairs of positives whose products go to mu, and what else there is."""
+
+    problem: Problem
+    variables: tuple[Tensor, ...]  # L, Z first; the positive ones before the others
+    n_positive: int
+
+    @property
+    def dual(self) -> Tensor:
+        return self.variables[0]
+
+    def take(self, index: Tensor) -> None:
+        self.problem = self.problem.take(index)
+        self.variables = tuple(value[index] for value in self.variables)
+
+    def linearise(self, at: Certificate) -> Direction:
+        """Factor the Newton system; the result maps targets of the pairs' products to a direction."""
+        raise NotImplementedError
+
+    def _start(self) -> tuple[Tensor, Tensor]:
+        dual = torch.full_like(self.problem.targets, 1 / self.problem.shape[3])
+        return dual, torch.ones_like(dual)
+
+    def _step_to(self, boundary: float, direction: tuple[Tensor, ...]) -> Tensor:
+        step = torch.ones_like(self.problem.lambda1)
+        for value, change in zip(self.variables[: self.n_positive], direction, strict=False):
+            ratio = torch.where(change < 0, value / -change, torch.inf).flatten(1).amin(1)
+            step = torch.minimum(step, boundary * ratio)
+        return step
+
+    def _moved(self, step: Tensor, direction: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(
+            value + step.view(-1, *[1] * (value.dim() - 1)) * change
+            for value, change in zip(self.variables, direction, strict=True)
+        )
+
+    def _pairs(self, variables: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
+        return [(variables[i], variables[i + 1]) for i in range(0, self.n_positive, 2)]
+
+    def _centrality(self, variables: tuple[Tensor, ...]) -> Tensor:
+        """mu: the mean product of the pairs; padded samples are left out."""
+        present = (self.problem.weight > 0).to(self.dual.dtype)
+        pairs = self._pairs(variables)
+        total = (present * pairs[0][0] * pairs[0][1]).sum((1, 2))
+        count = present.sum((1, 2)) * self.problem.shape[3]
+        for a, b in pairs[1:]:
+            total = total + (a * b).sum(1)
+            count = count + a.shape[1]
+        return total / count.clamp_min(1)
+
+    def advance(self, at: Certificate) -> None:
+        """One predictor-corrector step."""
+        direction_to = self.linearise(at)
+        mu = self._centrality(self.variables)
+        predictor = direction_to([torch.zeros_like(a) for a, _ in self._pairs(self.variables)])
+        ahead = self._moved(self._step_to(1.0, predictor), predictor)
+        sigma = (self._centrality(ahead).clamp_min(0) / mu.clamp_min(_TINY)).clamp_max(1) ** 3
+        corrected = [(sigma * mu).view(-1, *[1] * (a.dim() - 1)) - a * b for a, b in self._pairs(predictor)]
+        direction = direction_to(corrected)
+        self.variables = self._moved(self._step_to(_TO_BOUNDARY, direction), direction)
+
+    def _bounded(self, system: NewtonSystem, gradient: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Directions of L and Z for a target of L Z."""
+        L, Z = self.variables[:2]
+        present = (self.problem.weight > 0).to(L.dtype)
+        dL = present * system.solve(present * (-(gradient - Z) + (target - L * Z) / L), _DIRECTION_TOLERANCE)
+        return dL, present * (target - L * Z - Z * dL) / L
+
+
+class LightForm(_Form):
+    """Newton on L alone, on the C1 dual objective: only active features have curvature."""
+
+    n_positive = 2
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.variables = self._start()
+
+    def linearise(self, at: Certificate) -> Direction:
+        problem = self.problem
+        L, Z = self.variables
+        curvature = active_curvature(problem, at)
+        bounds = Z / L + problem.weight * problem.rho[:, None, None]
+        system = newton_system(problem, curvature, bounds, L)
+        gradient = dual_gradient(problem, L, at.scores)
+        return lambda targets: self._bounded(system, gradient, targets[0])
+
+
+def active_curvature(problem: Problem, at: Certificate) -> Curvature:
+    """Curvature of the dual objective: (1 - t) I + t u u^T over lambda2 on the active features, t = lambda1/||V_j||."""
+    active = at.norms > problem.lambda1[:, None]
+    norms = at.norms.clamp_min(_TINY)
+    t = problem.lambda1[:, None] / norms
+    zero = torch.zeros_like(t)
+    lambda2 = problem.lambda2[:, None]
+    return Curvature(
+        torch.where(active, (1 - t) / lambda2, zero),
+        torch.where(active, t / lambda2, zero),
+        at.V / norms[..., None],
+    )
+
+
+class FullForm(_Form):
+    """Primal-dual: the group norms' own dual variables U (||U_j|| <= 1), multipliers th and slacks w are iterated too.
+
+    Minimises over L through h(V) = min over ||U_j|| <= lambda1 of ||V - U||^2 / (2 lambda2), with W_j = th_j U_j,
+    th_j w_j -> mu and w_j = (1 - ||U_j||^2)/2; every feature is eliminated from the Newton system by itself. Works on
+    features scaled so that lambda1 = 1, which changes neither L nor the gap.
+    """
+
+    n_positive = 4
+
+    def __init__(self, problem: Problem) -> None:
+        l1 = problem.lambda1
+        self.problem = Problem(
+            problem.features / l1[:, None, None],
+            problem.targets,
+            problem.weight,
+            torch.ones_like(l1),
+            problem.lambda2 / l1**2,
+            problem.rho,
+        )
+        L, Z = self._start()
+        V = correlation(self.problem, residual(self.problem, L))
+        norms = row_norms(V)
+        U = V * (0.9 / norms.clamp_min(_TINY)).clamp_max(1)[..., None]
+        w = ((1 - (U**2).sum(-1)) / 2).clamp_min(0.01)
+        th = torch.minimum(((norms / 0.9 - 1) / self.problem.lambda2[:, None]).clamp_min(0) + 0.2 / w, 1 / w)
+        self.variables = (L, Z, th, w, U)
+
+    def linearise(self, at: Certificate) -> Direction:
+        problem = self.problem
+        L, Z, th, w, U = self.variables
+        l2 = problem.lambda2[:, None]
+        u = row_norms(U)
+        e = U / u.clamp_min(_TINY)[..., None]
+        stretch = 1 + l2 * th
+        rU = at.V - stretch[..., None] * U
+        rw = (1 - u**2) / 2 - w
+        rr = (e * rU).sum(-1)
+        q = stretch + l2 * u**2 * th / w
+        a = th / stretch
+        b = (1 - 1 / q) / l2
+        kept = l2 * b > _CUT
+        zero = torch.zeros_like(a)
+        curvature = Curvature(torch.where(kept, a, zero), torch.where(kept, (b - a).clamp_min(0), zero), e)
+        bounds = Z / L + problem.weight * problem.rho[:, None, None]
+        system = newton_system(problem, curvature, bounds, L)
+        gradient = dual_gradient(problem, L, problem.features @ (th[..., None] * U))
+
+        def direction(targets: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            rC = targets[1] - th * w - th * rw
+            dUr0 = (rr - l2 * u * rC / w) / q
+            dU0 = (rU - rr[..., None] * e) / stretch[..., None] + dUr0[..., None] * e
+            dth0 = (rC + th * u * dUr0) / w
+            dW0 = dth0[..., None] * U + th[..., None] * dU0
+            moved = gradient - problem.weight * (problem.features @ dW0)
+            dL, dZ = self._bounded(system, moved, targets[0])
+            dV = correlation(problem, -problem.weight * dL)
+            along = (e * dV).sum(-1)
+            dUr = along / q
+            dU = dU0 + (dV - along[..., None] * e) / stretch[..., None] + dUr[..., None] * e
+            return dL, dZ, dth0 + th * u * dUr / w, rw - (U * dU).sum(-1), dU
+
+        return direction
+
+
+def newton(problem: Problem, tol: float, max_iter: int) -> Progress:
+    """Solve every task to a relative gap of ``tol``, in the form that suits it."""
+    progress = Progress(problem)
+    full = full_form_pays(problem)
+    for make, chosen in ((LightForm, ~full), (FullForm, full)):
+        index = chosen.nonzero()[:, 0]
+        if len(index):
+            _interior_point(make(problem.take(index)), progress, index, tol, max_iter)
+    return progress
+
+
+def _interior_point(form: _Form, progress: Progress, index: Tensor, tol: float, max_iter: int) -> None:
+    for iteration in range(max_iter + 1):
+        at = certificate(form.problem, form.dual)
+        going = progress.record(index, form.dual, at.relative_gap, iteration, tol)
+        if iteration == max_iter or not bool(going.any()):
+            return
+        if not bool(going.all()):
+            kept = going.nonzero()[:, 0]
+            index = index[kept]
+            form.take(kept)
+            at = Certificate(*(value[kept] for value in at))
+        form.advance(at)

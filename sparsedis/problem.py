@@ -1,0 +1,197 @@
+"""The group-Lasso multiclass SVM: primal, dual, link, certificate.
+
+One task has features X (n, d), one-hot targets Y (n, k), sample weights s >= 0 and minimises over W (d, k)
+
+    P(W) = sum_i s_i phi_i(m_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2
+    m_il = 1 - Y_il + x_i.W_l - x_i.W_{y_i}
+    phi_i(m) = max over a in the simplex of <a, m> - rho/2 ||a - Y_i||^2,      rho = dual_reg / lambda2
+
+whose dual variable L (n, k) has its rows in the simplex. Everything is batched over B tasks of one shape. The
+functions here are the formulas and nothing else: no input checks, no iteration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_TINY = torch.finfo(torch.float64).tiny
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B tasks of one shape, in the working precision.
+
+    Attributes:
+        features: X, (B, n, d).
+        targets: Y, one-hot, (B, n, k).
+        weight: s, (B, n, 1); 0 marks padding. The solvers expect a maximum of 1 (see :func:`normalised`).
+        lambda1: (B,), >= 0.
+        lambda2: (B,), > 0.
+        rho: dual_reg / lambda2, (B,), >= 0.
+    """
+
+    features: Tensor
+    targets: Tensor
+    weight: Tensor
+    lambda1: Tensor
+    lambda2: Tensor
+    rho: Tensor
+
+    def take(self, index: Tensor | slice) -> Problem:
+        """The tasks that ``index`` picks."""
+        return Problem(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, n, d, k)."""
+        return (*self.features.shape, self.targets.shape[2])
+
+
+def working_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64 (Apple's MPS)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def normalised(
+    features: Tensor,
+    labels: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    dual_reg: Tensor,
+    sample_weight: Tensor,
+    n_classes: int,
+) -> tuple[Problem, Tensor]:
+    """The same tasks in the working precision, with the largest sample weight of each task scaled to 1.
+
+    Dividing s, lambda1, lambda2 and dual_reg by one number leaves L and W as they are and divides P by it.
+
+    Returns:
+        The problem, and the divisor of each task, (B,).
+    """
+    dtype = working_dtype(features.device)
+    weight = sample_weight.to(dtype)
+    largest = weight.amax(1)
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    l1, l2, reg = (value.to(dtype) for value in (lambda1, lambda2, dual_reg))
+    problem = Problem(
+        features=features.to(dtype),
+        targets=torch.nn.functional.one_hot(labels, n_classes).to(dtype),
+        weight=(weight / scale[:, None])[..., None],
+        lambda1=l1 / scale,
+        lambda2=l2 / scale,
+        rho=reg / l2,
+    )
+    return problem, scale
+
+
+def residual(problem: Problem, dual: Tensor) -> Tensor:
+    """A = diag(s)(Y - L), (B, n, k), rows summing to zero.
+
+    The label's entry is the sum of the others, not 1 - L_y: near a solution most rows are almost one-hot, and the
+    subtraction would keep only the rounding error.
+    """
+    others = dual * (1 - problem.targets)
+    return problem.weight * (problem.targets * others.sum(-1, keepdim=True) - others)
+
+
+def correlation(problem: Problem, rows: Tensor) -> Tensor:
+    """X^T R for rows R (B, n, k): (B, d, k). With R = A it is V."""
+    return problem.features.mT @ rows
+
+
+def row_norms(values: Tensor) -> Tensor:
+    """Euclidean norm over the classes: (B, d, k) -> (B, d)."""
+    return torch.linalg.vector_norm(values, dim=-1)
+
+
+def block_soft_threshold(values: Tensor, norms: Tensor, threshold: Tensor) -> Tensor:
+    """BST(v, t) = (1 - t/||v||)_+ v for every row of (B, d, k); zero for a zero row."""
+    shrink = (1 - threshold[:, None] / norms.clamp_min(_TINY)).clamp_min(0)
+    return shrink[..., None] * values
+
+
+def margins(problem: Problem, scores: Tensor) -> Tensor:
+    """m_il = 1 - Y_il + x_i.W_l - x_i.W_{y_i} from the scores X W, (B, n, k)."""
+    own = (scores * problem.targets).sum(-1, keepdim=True)
+    return 1 - problem.targets + scores - own
+
+
+def simplex_projection(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Euclidean projection of the last dimension onto the probability simplex.
+
+    Returns:
+        The projection max(z - tau, 0), and tau with the last dimension kept at 1.
+    """
+    k = points.shape[-1]
+    ordered = points.sort(-1, descending=True).values
+    count = torch.arange(1, k + 1, device=points.device, dtype=points.dtype)
+    excess = (ordered.cumsum(-1) - 1) / count
+    last = (ordered > excess).sum(-1, keepdim=True).clamp_min(1) - 1
+    tau = excess.gather(-1, last)
+    return (points - tau).clamp_min(0), tau
+
+
+class Certificate(NamedTuple):
+    """What one pass over the features says about a dual point."""
+
+    V: Tensor  # (B, d, k)
+    norms: Tensor  # (B, d), of the rows of V
+    weights: Tensor  # W by the link, (B, d, k)
+    scores: Tensor  # X W, (B, n, k)
+    gap: Tensor  # P(W) - D(L), (B,)
+    objective: Tensor  # P(W), (B,)
+
+    @property
+    def relative_gap(self) -> Tensor:
+        """gap / P(W), (B,)."""
+        return self.gap / self.objective.clamp_min(_TINY)
+
+
+def certificate(problem: Problem, dual: Tensor) -> Certificate:
+    """Link, primal value and duality gap of dual points L (B, n, k), rows in the simplex.
+
+    The gap is summed from terms that are non-negative one by one, so it does not cancel. With z = Y + m/rho,
+    a its projection onto the simplex and tau the threshold of that projection, a sample's term is
+    rho [ sum_l L_l (tau - z_l)_+ + ||a - L||^2 / 2 ];  at rho = 0 it is sum_l L_l (max m - m_l).
+    """
+    V = correlation(problem, residual(problem, dual))
+    norms = row_norms(V)
+    weights = block_soft_threshold(V, norms, problem.lambda1) / problem.lambda2[:, None, None]
+    scores = problem.features @ weights
+    m = margins(problem, scores)
+    top = m.amax(-1, keepdim=True)
+    hinge = top[..., 0]
+    slack = (dual * (top - m)).sum(-1)
+    if bool((problem.rho > 0).any()):
+        rho = problem.rho[:, None, None]
+        z = problem.targets + (m - top) / rho.clamp_min(_TINY)
+        a, tau = simplex_projection(z)
+        distance = ((a - dual) ** 2).sum(-1)
+        smooth_slack = rho[..., 0] * ((dual * (tau - z).clamp_min(0)).sum(-1) + distance / 2)
+        smooth_hinge = (a * m).sum(-1) - rho[..., 0] / 2 * ((a - problem.targets) ** 2).sum(-1)
+        smooth = problem.rho[:, None] > 0
+        slack = torch.where(smooth, smooth_slack, slack)
+        hinge = torch.where(smooth, smooth_hinge, hinge)
+    weight = problem.weight[..., 0]
+    penalty = problem.lambda1 * row_norms(weights).sum(-1) + problem.lambda2 / 2 * (weights**2).sum((1, 2))
+    return Certificate(V, norms, weights, scores, (weight * slack).sum(1), (weight * hinge).sum(1) + penalty)
+
+
+def dual_gradient(problem: Problem, dual: Tensor, scores: Tensor) -> Tensor:
+    """Gradient of the dual objective f in L: s_i (Y_i - x_i W + rho (L_i - Y_i)), (B, n, k)."""
+    rho = problem.rho[:, None, None]
+    return problem.weight * (problem.targets - scores + rho * (dual - problem.targets))
+
+
+def zero_threshold(problem: Problem) -> Tensor:
+    """max_j ||X_j^T diag(s)(Y - (1-Y)/(k-1))||, (B,): from this lambda1 on, W = 0 is a solution.
+
+    Sufficient, not tight: an upper bound on the smallest such lambda1.
+    """
+    Y = problem.targets
+    rows = problem.weight * (Y - (1 - Y) / (Y.shape[2] - 1))
+    return row_norms(correlation(problem, rows)).amax(1)
