@@ -144,7 +144,7 @@ class GroupLassoSVM(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Nearest class mean (Snell et al., NeurIPS 2017): logits are minus the scaled squared distances. The dense baseline.
+    """Nearest class mean, the dense baseline: logits are minus scaled squared distances (Snell et al., NeurIPS 2017).
 
     Args:
         logit_scale: initial value of the trainable scale of ||q - c||^2 / d.

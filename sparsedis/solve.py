@@ -34,8 +34,8 @@ def solve_svm(
 
         sum_i s_i phi(m_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,    m_il = 1 - [l = y_i] + x_i.W_l - x_i.W_{y_i},
 
-    with phi the maximum of the margins (Crammer-Singer), smoothed where dual_reg > 0; the hinge is summed over samples, not
-    averaged, and there is no intercept. Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3.
+    with phi the maximum of the margins (Crammer-Singer), smoothed where dual_reg > 0; the hinge is summed over samples,
+    not averaged, and there is no intercept. Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3.
 
     ``Solution.weights`` is differentiable in features, lambda1, lambda2 and dual_reg, by implicit differentiation: no
     iteration is unrolled and nothing but the solution is kept. A second derivative raises RuntimeError. Works under
@@ -101,7 +101,7 @@ def solve_svm(
     values: tuple[Tensor, ...] = (weights, dual, gap, relative_gap, objective, n_iter, status, active, sparsity)
     if single:
         values = tuple(value[0] for value in values)
-    return Solution(*values, solver=solver, backend=chosen)  # type: ignore[misc]
+    return Solution(*values, solver=solver, backend=chosen)  # type: ignore[misc, arg-type]
 
 
 def lambda1_max(

@@ -4,9 +4,9 @@ The contract of a backend, B tasks of n samples, d features and k classes:
 
 ``solve(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes, solver, tol, max_iter)`` with features
 (B, n, d) float32, float64, bfloat16 or float16; labels (B, n) int64; the three hyperparameters (B,) and sample_weight
-(B, n) in the working precision (float64; float32 on devices without it). Returns weights (B, d, k) in the features' dtype
-(float32 for half precision); in the working precision dual (B, n, k), gap, relative_gap and objective (B,); n_iter and
-status (B,) int64; active (B, d) bool.
+(B, n) in the working precision (float64; float32 on devices without it). Returns weights (B, d, k) in the features'
+dtype (float32 for half precision); in the working precision dual (B, n, k), gap, relative_gap and objective (B,);
+n_iter and status (B,) int64; active (B, d) bool.
 
 ``adjoint(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, grad_weights)`` returns the gradients in
 features (their dtype), lambda1, lambda2 and dual_reg (working precision) for a loss whose gradient in the weights is
@@ -84,20 +84,7 @@ def _raise_unless_certified(status: Tensor, relative_gap: Tensor, tol: float) ->
 
 
 @solve.register_fake
-def _(
-    features,
-    labels,
-    lambda1,
-    lambda2,
-    dual_reg,
-    sample_weight,
-    n_classes,
-    solver,
-    backend,
-    tol,
-    max_iter,
-    throw,
-):  # type: ignore[no-untyped-def]
+def _(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes, *options):  # type: ignore[no-untyped-def]
     batch, n, d = features.shape
     per_task = lambda1.new_empty(batch)
     integer = labels.new_empty(batch, dtype=torch.int64)

@@ -129,8 +129,8 @@ def _cholesky(matrix: Tensor) -> Tensor:
 class IterativeSystem:
     """Conjugate gradients in the space of zero row sums, for matrices too large to be formed.
 
-    The preconditioner replaces u_j u_j^T by its mean over directions, I/(k-1): M becomes one n x n block a class, and the
-    row sums are eliminated through the sum of the blocks' inverses (a constraint preconditioner).
+    The preconditioner replaces u_j u_j^T by its mean over directions, I/(k-1): M becomes one n x n block a class, and
+    the row sums are eliminated through the sum of the blocks' inverses (a constraint preconditioner).
     """
 
     max_iter = 500
@@ -160,8 +160,8 @@ class IterativeSystem:
         free = torch.cholesky_solve(rows.mT[..., None], self._blocks)[..., 0]  # (B, k, n)
         multiplier = torch.cholesky_solve(free.sum(1)[..., None], self._schur)
         step = torch.cholesky_solve(multiplier[:, None].expand(-1, free.shape[1], -1, -1), self._blocks)[..., 0]
-        # The rows' sums are zero up to rounding; what is left goes to the pivot, whose bound is far. Spread over the row it
-        # would be multiplied by the huge Z/L of the entries at their bounds.
+        # The rows' sums are zero up to rounding; what is left goes to the pivot, whose bound is far. Spread over the
+        # row it would be multiplied by the huge Z/L of the entries at their bounds.
         result = (free - step).mT.scatter(2, self._pivot, 0.0)
         return result.scatter(2, self._pivot, -result.sum(-1, keepdim=True))
 
