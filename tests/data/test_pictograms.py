@@ -1,0 +1,165 @@
+"""The embedded data set holds what its data card says, and its tool names concepts as it claims."""
+
+import hashlib
+import importlib.util
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsedis.data import pictograms
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return pictograms.load()
+
+
+@pytest.fixture(scope="module")
+def tool():
+    path = ROOT / "tools" / "build_pictograms.py"
+    if not path.exists():
+        pytest.skip("tools/ is not part of an installed package")
+    spec = importlib.util.spec_from_file_location("build_pictograms", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def names():
+    return json.loads((ROOT / "tools" / "pictograms_names.json").read_text())
+
+
+def test_shapes_and_types(data):
+    n = len(data.images)
+    assert data.images.shape == (n, 28, 28)
+    assert (data.images.dtype, data.labels.dtype, data.families.dtype) == (np.uint8, np.int16, np.int16)
+    assert data.labels.shape == data.families.shape == (n,)
+    assert set(data.labels.tolist()) == set(range(len(data.class_names)))
+    assert set(data.families.tolist()) == set(range(len(data.family_names)))
+    assert list(data.class_names) == sorted(set(data.class_names))
+
+
+def test_every_class_has_twenty_images_of_different_designers(data):
+    assert np.bincount(data.labels).min() >= 20
+    pairs = set(zip(data.labels.tolist(), data.families.tolist(), strict=True))
+    assert len(pairs) == len(data.images)
+
+
+def test_no_image_is_in_two_classes(data):
+    owner = {}
+    for image, label in zip(data.images, data.labels.tolist(), strict=True):
+        assert owner.setdefault(image.tobytes(), label) == label
+
+
+def test_no_near_duplicates_within_a_class(data):
+    for label in range(len(data.class_names)):
+        flat = data.images[data.labels == label].reshape(-1, 784).astype(float)
+        correlation = np.corrcoef(flat)
+        assert (correlation - np.eye(len(flat))).max() <= 0.97 + 1e-9
+
+
+def test_images_have_ink_and_blank_margins(data):
+    assert data.images.reshape(len(data.images), -1).max(1).min() > 0
+    inner = data.images[:, 2:-2, 2:-2]
+    assert (data.images.sum((1, 2), dtype=int) == inner.sum((1, 2), dtype=int)).all()
+
+
+def test_split_is_by_class(data):
+    assert data.split.shape == (len(data.class_names),)
+    assert set(data.split.tolist()) == {0, 1, 2}
+    assert np.bincount(data.split).min() >= 20
+
+
+def test_the_split_is_the_frozen_one(data, names):
+    parts = ("train", "validation", "test")
+    for part, name in enumerate(parts):
+        assert names["split"][name] == [c for c, p in zip(data.class_names, data.split, strict=True) if p == part]
+
+
+def test_related_concepts_are_on_one_side(data, names):
+    side = dict(zip(data.class_names, data.split.tolist(), strict=True))
+    for group in names["same_side"]:
+        assert len({side[concept] for concept in group if concept in side}) <= 1, group
+
+
+def test_the_images_are_the_published_ones(data):
+    digest = hashlib.sha256()
+    for array in (data.images, data.labels, data.families, data.split):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    assert digest.hexdigest() == "4f2752591870f3ae796015e238396d80e3b6416108dd242f92ab82d511253619"
+
+
+def test_arrays_are_read_only(data):
+    with pytest.raises(ValueError, match="read-only"):
+        data.images[0, 0, 0] = 1
+
+
+def test_every_licence_is_there(data):
+    folder = files("sparsedis.data.pictograms")
+    rows = [line.split("|") for line in folder.joinpath("NOTICE.md").read_text().splitlines() if line.startswith("| ")]
+    rows = rows[1:]  # the heading
+    assert sum(int(row[-2]) for row in rows) == len(data.images)
+    for row in rows:
+        prefix, _, author, licence, url = (cell.strip() for cell in row[1:6])
+        assert prefix
+        assert author.startswith("Copyright (c) ")
+        assert url.startswith("https://")
+        assert len(folder.joinpath("licenses", f"{licence}.txt").read_text()) > 400
+
+
+@pytest.mark.parametrize(
+    ("name", "concept"),
+    [
+        ("anchor", "anchor"),
+        ("anchor-outline-24", "anchor"),
+        ("bold-anchor-16px", "anchor"),
+        ("house-fill", "home"),
+        ("github", None),
+        ("letter-outline", "letter"),
+        ("a", None),
+        ("7", None),
+        ("outline", None),
+    ],
+)
+def test_concepts(tool, names, name, concept):
+    assert tool.concept_of(name, names) == concept
+
+
+def test_families_merge_the_sets_of_one_designer(tool, names):
+    assert tool.family_of("bxs", names) == tool.family_of("bx", names) == "boxicons"
+    assert tool.family_of("fa6-solid", names) == tool.family_of("fa", names) == "fontawesome"
+    assert tool.family_of("tabler", names) == "tabler"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"palette": True}, False),
+        ({"license": {"spdx": "CC-BY-4.0", "url": "https://x"}}, False),
+        ({"license": {"spdx": "MIT"}}, False),
+    ],
+)
+def test_sets_are_used_where_their_licence_allows(tool, names, change, expected):
+    info = {"license": {"spdx": "MIT", "url": "https://x"}, **change}
+    assert tool.usable("tabler", info, names) is expected
+
+
+def test_an_excluded_set_is_not_used(tool, names):
+    assert not tool.usable("line-md", {"license": {"spdx": "MIT", "url": "https://x"}}, names)
+
+
+def test_duplicates_go(tool):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (62, 28, 28), dtype=np.uint8)
+    images[1] = images[0]  # within a class: one of the two stays
+    images[40] = images[20]  # in two classes: neither stays
+    icons = [tool.Icon("ab"[i // 31], str(i % 31), "set", "name", "") for i in range(62)]
+    kept = tool.without_duplicates(icons, images)
+    assert sorted(set(range(62)) - set(kept)) == [1, 20, 40]
