@@ -1,0 +1,7 @@
+"""python -m sparsedis"""
+
+import sys
+
+from sparsedis.cli import main
+
+sys.exit(main())

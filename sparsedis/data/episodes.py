@@ -1,0 +1,126 @@
+"""Few-shot episodes, each a function of (seed, split, index) alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.random import PCG64, SeedSequence
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sparsedis.data.dataset import SPLITS, FewShotData
+
+
+class Episode(NamedTuple):
+    """A k-way task, or a batch of them with a leading dimension B.
+
+    Attributes:
+        support: images (n, C, H, W) float32 in 0..1, or indices (n,) of images; n = way * shot, class by
+            class.
+        support_labels: int64 (n,), 0 to way-1.
+        query: images (q, C, H, W), or indices (q,); q = way * query.
+        query_labels: int64 (q,).
+    """
+
+    support: Tensor
+    support_labels: Tensor
+    query: Tensor
+    query_labels: Tensor
+
+
+class Episodes(Dataset[Episode]):
+    """A sequence of episodes over the classes of one split, with random access.
+
+    Episode i is drawn by a generator of its own, PCG64 seeded with SeedSequence([seed, number of the split,
+    i]), of which only the raw 64-bit output is used: NumPy guarantees that stream, so an episode is the same
+    on every machine, in every process and in any order. A choice of m among n is the first m places of n
+    sorted random numbers.
+
+    Args:
+        data: the data set.
+        split: "train", "validation" or "test".
+        way: classes per episode.
+        shot: support images per class.
+        query: query images per class.
+        seed: 0 or more.
+        length: how many episodes; ``episodes[i]`` takes i from 0 to length-1.
+
+    Raises:
+        ValueError: a number out of range; the split has fewer classes than ``way``, or one of its classes
+            fewer images than ``shot + query``.
+    """
+
+    def __init__(
+        self,
+        data: FewShotData,
+        split: str,
+        *,
+        way: int = 5,
+        shot: int = 5,
+        query: int = 10,
+        seed: int = 0,
+        length: int = 600,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+        for name, value, least in (
+            ("way", way, 2),
+            ("shot", shot, 1),
+            ("query", query, 1),
+            ("seed", seed, 0),
+            ("length", length, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name}: expected a number >= {least}, got {value}")
+        classes = data.splits[split]
+        if len(classes) < way:
+            raise ValueError(f"way: {way} classes per episode, but the {split} split of {data.name} has {len(classes)}")
+        self._members = [(data.labels == label).nonzero()[:, 0].numpy() for label in classes]
+        for label, members in zip(classes, self._members, strict=True):
+            if len(members) < shot + query:
+                raise ValueError(
+                    f"shot + query: {shot} + {query} images per class, but class {data.class_names[label]!r} "
+                    f"of {data.name} has {len(members)}"
+                )
+        self.data = data
+        self.split = split
+        self.way, self.shot, self.query = way, shot, query
+        self.seed = seed
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def indices(self, index: int) -> Episode:
+        """Episode ``index`` with, in place of images, their places in ``data.images``."""
+        if not 0 <= index < self._length:  # also what ends a for loop over the episodes
+            raise IndexError(f"episode: expected an index from 0 to {self._length - 1}, got {index}")
+        bits = PCG64(SeedSequence([self.seed, SPLITS.index(self.split), index]))
+        classes = [self._members[i] for i in _choose(bits, len(self._members), self.way)]
+        images = [members[_choose(bits, len(members), self.shot + self.query)] for members in classes]
+        chosen = torch.from_numpy(np.stack(images))
+        labels = torch.arange(self.way)[:, None].expand_as(chosen)
+        return Episode(
+            chosen[:, : self.shot].reshape(-1),
+            labels[:, : self.shot].reshape(-1),
+            chosen[:, self.shot :].reshape(-1),
+            labels[:, self.shot :].reshape(-1),
+        )
+
+    def __getitem__(self, index: int) -> Episode:
+        return self.images(self.indices(index))
+
+    def batch(self, start: int, stop: int) -> Episode:
+        """Episodes ``start`` to ``stop - 1`` as :meth:`indices` gives them, stacked."""
+        return Episode(*map(torch.stack, zip(*(self.indices(i) for i in range(start, stop)), strict=True)))
+
+    def images(self, indices: Episode) -> Episode:
+        """The episode, or batch of episodes, with images in place of their indices."""
+        pixels = self.data.images
+        return indices._replace(support=pixels[indices.support] / 255, query=pixels[indices.query] / 255)
+
+
+def _choose(bits: PCG64, population: int, count: int) -> np.ndarray:
+    return np.argsort(bits.random_raw(population), kind="stable")[:count]

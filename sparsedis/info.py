@@ -1,0 +1,60 @@
+"""What is installed and what it can run on: python -m sparsedis.info."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import sparsedis
+from sparsedis.ops import registry
+
+
+def report() -> str:
+    """The report, one fact per line."""
+    facts = [
+        ("sparsedis", sparsedis.__version__),
+        ("location", str(Path(sparsedis.__file__).parent)),
+        ("python", f"{platform.python_version()} ({platform.platform()})"),
+        ("torch", torch.__version__),
+        *((name, _version(name)) for name in ("numpy", "triton")),
+        ("cpu", f"{_processor()}, {torch.get_num_threads()} threads"),
+        ("cuda", _cuda()),
+        ("mps", "available" if torch.backends.mps.is_available() else "not available"),
+    ]
+    for operation in registry.operations():
+        for backend in registry.backends(operation):
+            reason = backend.available()
+            state = "available" if reason is None else f"not available: {reason}"
+            facts.append((f"{operation}, {backend.name}", state))
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cuda() -> str:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or torch.version.hip
+        return "no device" if built else "this PyTorch is built without CUDA or ROCm"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+if __name__ == "__main__":
+    print(report())

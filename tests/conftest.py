@@ -1,0 +1,82 @@
+"""Small data sets that tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sparsedis
+from sparsedis.data import FewShotData
+from sparsedis.metalearn.config import TrainConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def importable() -> Iterator[None]:
+    """Python processes that tests start find the package under test, wherever they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(sparsedis.__file__).parents[1]), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared files, which holds real data; the test is skipped without it."""
+    folder = Path(os.environ.get("SPARSEDIS_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared files: set SPARSEDIS_SHARED (looked in {folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_shot_data() -> FewShotData:
+    """25 classes with 12 random 8x8 images each; no class in two splits."""
+    generator = np.random.default_rng(0)
+    return FewShotData(
+        name="noise",
+        images=torch.from_numpy(generator.integers(0, 256, (300, 8, 8), dtype=np.uint8)),
+        labels=torch.arange(300) % 25,
+        class_names=tuple(f"class{i}" for i in range(25)),
+        splits={"train": tuple(range(15)), "validation": (15, 16, 17, 18), "test": tuple(range(19, 25))},
+    )
+
+
+@pytest.fixture(scope="session")
+def omniglot_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Omniglot's layout: 2 alphabets of 15 characters of 8 images, every character a noisy 7x7 pattern."""
+    root = tmp_path_factory.mktemp("omniglot")
+    generator = np.random.default_rng(0)
+    for number in range(30):
+        folder = root / "images_background" / f"Alphabet{number // 15}" / f"character{number % 15 + 1:02d}"
+        folder.mkdir(parents=True)
+        pattern = generator.random((7, 7)) < 0.3
+        for drawer in range(8):
+            ink = np.kron(pattern ^ (generator.random((7, 7)) < 0.08), np.ones((15, 15), bool))
+            Image.fromarray(~ink).save(folder / f"{number:04d}_{drawer:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def quick(omniglot_folder: Path) -> TrainConfig:
+    """A run of some seconds."""
+    return TrainConfig(
+        data=f"omniglot:{omniglot_folder}",
+        way=3,
+        shot=2,
+        query=3,
+        batch=2,
+        iterations=14,
+        width=8,
+        validate_every=5,
+        validation_episodes=5,
+        test_episodes=20,
+        test_shots=(1, 2),
+        log_every=2,
+        save_every=4,
+        threads=1,
+    )

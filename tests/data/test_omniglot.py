@@ -1,0 +1,160 @@
+import io
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sparsedis.data import SPLITS, omniglot
+
+MEMBER = "images_background/Alphabet/character01/0001_01.png"
+
+
+def png(size: tuple[int, int] = (105, 105)) -> bytes:
+    content = io.BytesIO()
+    Image.new("1", size, 1).save(content, "PNG")
+    return content.getvalue()
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    return archive(path, {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*.png"))})
+
+
+def test_the_published_file(shared: Path) -> None:
+    data = omniglot.load(shared / "data" / "omniglot" / "images_background_small1.zip")
+    assert data.images.shape == (2720, 1, 28, 28)
+    assert data.images.dtype == torch.uint8
+    assert torch.bincount(data.labels).tolist() == [20] * 136
+    assert list(data.class_names) == sorted(data.class_names)
+    assert data.class_names[0] == "Balinese/character01"
+    assert [len(data.splits[split]) for split in SPLITS] == [81, 21, 34]
+    # Ink is bright, and little of the paper is covered.
+    assert 10 < data.images.float().mean() < 30
+    assert data.images[:, :, 0, 0].float().mean() < 1
+
+
+def test_folder_and_zip_are_the_same(omniglot_folder: Path, tmp_path: Path) -> None:
+    folder = omniglot.load(omniglot_folder)
+    inner = omniglot.load(omniglot_folder / "images_background")
+    alone = omniglot.load(zipped(omniglot_folder, tmp_path / "images_background.zip"))
+    beside = omniglot.load(tmp_path)
+    for other in (inner, alone, beside):
+        assert torch.equal(folder.images, other.images)
+        assert torch.equal(folder.labels, other.labels)
+        assert folder.class_names == other.class_names
+        assert folder.splits == other.splits
+
+
+def test_an_image_counts_once(omniglot_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(omniglot_folder, tmp_path, dirs_exist_ok=True)
+    zipped(omniglot_folder, tmp_path / "images_background.zip")
+    assert len(omniglot.load(tmp_path).images) == 240
+
+
+def test_area_average(tmp_path: Path) -> None:
+    pixels = np.ones((105, 105), bool)
+    pixels[:, :30] = False  # ink in the left 8 of 28 columns
+    path = tmp_path / MEMBER
+    path.parent.mkdir(parents=True)
+    Image.fromarray(pixels).save(path)
+    image = omniglot.load(tmp_path).images[0, 0]
+    assert (image[:, :8] == 255).all()
+    assert (image[:, 8:] == 0).all()
+
+
+def test_evaluation_part_is_the_test_set(tmp_path: Path) -> None:
+    content = png()
+    members = {f"images_background/A/character{i:02d}/{i:04d}_01.png": content for i in range(10)}
+    members |= {f"images_evaluation/B/character{i:02d}/{i:04d}_01.png": content for i in range(3)}
+    data = omniglot.load(archive(tmp_path / "both.zip", members))
+    assert [len(data.splits[split]) for split in SPLITS] == [8, 2, 3]
+    assert {data.class_names[i][0] for i in data.splits["test"]} == {"B"}
+    assert {data.class_names[i][0] for i in data.splits["train"] + data.splits["validation"]} == {"A"}
+
+
+def test_split_is_pinned(omniglot_folder: Path) -> None:
+    data = omniglot.load(omniglot_folder)
+    assert data.splits["validation"] == (1, 26, 27, 28)
+
+
+def test_other_members_are_ignored(tmp_path: Path) -> None:
+    members = {MEMBER: png(), "__MACOSX/x": b"x", "images_background/.DS_Store": b"x", "README": b"x"}
+    assert len(omniglot.load(archive(tmp_path / "x.zip", members)).images) == 1
+
+
+def test_no_image_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected images_background\*/ALPHABET/characterNN"):
+        omniglot.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no image", "expected a PNG image"),
+        (b"", "expected a PNG image"),
+        (png()[:60], "expected a PNG image"),
+        (png((104, 105)), "expected 105x105 pixels, got 104x105"),
+        (png((9999, 9999)), "expected 105x105 pixels, got 9999x9999"),
+        (bytes(10**7), "at most 65536 bytes"),
+    ],
+    ids=["text", "empty", "cut", "size", "many pixels", "many bytes"],
+)
+@pytest.mark.parametrize("packed", [True, False], ids=["zip", "folder"])
+def test_hostile_images(tmp_path: Path, content: bytes, message: str, packed: bool) -> None:
+    if packed:
+        archive(tmp_path / "x.zip", {MEMBER: content})
+    else:
+        (tmp_path / MEMBER).parent.mkdir(parents=True)
+        (tmp_path / MEMBER).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        omniglot.load(tmp_path)
+    assert "0001_01.png" in str(caught.value)
+
+
+def test_declared_pixels_are_not_decoded(tmp_path: Path) -> None:
+    bomb = bytearray(png())
+    bomb[16:24] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
+    with pytest.raises(ValueError, match=r"0001_01\.png"):
+        omniglot.load(archive(tmp_path / "x.zip", {MEMBER: bytes(bomb)}))
+
+
+@pytest.mark.parametrize("name", ["../" + MEMBER, "/" + MEMBER, "images_background/../../x.png"])
+def test_members_outside_the_archive(tmp_path: Path, name: str) -> None:
+    path = archive(tmp_path / "x.zip", {name: png()})
+    with pytest.raises(ValueError, match="expected members inside the archive") as caught:
+        omniglot.load(path)
+    assert name in str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_damaged_archives(omniglot_folder: Path, tmp_path: Path) -> None:
+    whole = zipped(omniglot_folder, tmp_path / "whole.zip").read_bytes()
+    path = tmp_path / "x.zip"
+    for content in (b"", b"PK", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"expected a zip file, got .*x\.zip"):
+            omniglot.load(path)
+    start = 30 + len("images_background/Alphabet0/character01/0000_00.png")
+    path.write_bytes(whole[:start] + bytes(40) + whole[start + 40 :])
+    with pytest.raises(ValueError, match=r"broken member .*character01/0000_00\.png"):
+        omniglot.load(path)
+
+
+def test_encrypted_member(tmp_path: Path) -> None:
+    content = bytearray(archive(tmp_path / "x.zip", {MEMBER: png()}).read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken member .*0001_01\.png"):
+        omniglot.load(tmp_path)

@@ -1,0 +1,225 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from sparsedis.metalearn import checkpoint
+from sparsedis.metalearn.config import TrainConfig
+from sparsedis.metalearn.train import _FILES, Results, _Run, load_run, train
+
+
+def run(config: TrainConfig, out: Path, resume: bool = False) -> tuple[Results, str]:
+    text = io.StringIO()
+    return train(config, out, resume=resume, console=Console(file=text, width=200)), text.getvalue()
+
+
+@pytest.fixture(scope="module")
+def whole(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run(quick, out)
+    return out
+
+
+def assert_equal(out: Path, whole: Path) -> None:
+    assert sorted(file.name for file in out.iterdir()) == sorted(_FILES)
+    for name in _FILES:
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_what_a_run_leaves(quick: TrainConfig, whole: Path) -> None:
+    assert TrainConfig.from_json(json.loads((whole / "config.json").read_text())) == quick
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [x["iteration"] for x in lines if x["split"] == "train"] == [2, 4, 6, 8, 10, 12, 14]
+    assert [x["iteration"] for x in lines if x["split"] == "validation"] == [5, 10, 14]
+    assert all(0 <= x["features_used"] <= 1 and x["certified"] == 1 for x in lines)
+    results = json.loads((whole / "results.json").read_text())
+    best = max((x for x in lines if x["split"] == "validation"), key=lambda x: x["accuracy"])
+    assert (results["iteration"], results["validation"]) == (best["iteration"], best["accuracy"])
+    assert [(x["shot"], x["episodes"], x["split"]) for x in results["tests"]] == [
+        (1, 20, "test"),
+        (2, 20, "test"),
+    ]
+    learner, config = load_run(whole)
+    assert config == quick
+    assert not learner.training
+
+
+def test_it_learns(quick: TrainConfig, tmp_path: Path) -> None:
+    """Noisy patterns of unseen classes are told apart, far above the 1/3 of chance."""
+    config = replace(quick, iterations=60, validate_every=60, log_every=60, save_every=60, test_episodes=50)
+    results, text = run(config, tmp_path / "run")
+    assert results.tests[1].accuracy > 0.8
+    assert "iteration 60/60: loss" in text
+    assert "3-way 2-shot" in text
+
+
+def test_the_random_state_of_the_caller_is_kept(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run(quick, tmp_path / "run")
+    assert torch.equal(torch.rand(3), expected)
+    assert_equal(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 13])
+def test_interrupted_and_resumed(
+    quick: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Ctrl-C during a step ends the run after it; resumed, it leaves the files of the uninterrupted run."""
+    step = _Run._step
+
+    def interrupted_step(self: _Run, *arguments: object) -> object:
+        if self.progress.iteration + 1 == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *arguments)  # type: ignore[arg-type]
+
+    out = tmp_path / "run"
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "_step", interrupted_step)
+        with pytest.raises(KeyboardInterrupt):
+            run(quick, out)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert checkpoint.load(out / "last.safetensors")[1]["iteration"] == stop
+    run(quick, out, resume=True)
+    assert_equal(out, whole)
+
+
+@pytest.mark.parametrize("stop", range(1, 26, 3))
+def test_killed_at_any_write_and_resumed(
+    quick: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """The process dies at its stop-th write to disk, between the two halves of it."""
+
+    class Killed(BaseException):
+        pass
+
+    writes = 0
+    sync = os.fsync
+
+    def dying_sync(descriptor: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == stop:
+            raise Killed
+        sync(descriptor)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", dying_sync)
+        with pytest.raises(Killed):
+            run(quick, out)
+    run(quick, out, resume=(out / "config.json").exists())
+    assert_equal(out, whole)
+
+
+def test_half_a_line_of_metrics(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("config.json", "best.safetensors", "last.safetensors"):
+        (out / name).write_bytes((whole / name).read_bytes())
+    (out / "metrics.jsonl").write_bytes((whole / "metrics.jsonl").read_bytes() + b'{"iteration": 15, "spl')
+    run(quick, out, resume=True)
+    assert_equal(out, whole)
+
+
+COMMAND = (
+    "import json, sys; from sparsedis.metalearn.config import TrainConfig; "
+    "from sparsedis.metalearn.train import train; "
+    "train(TrainConfig.from_json(json.loads(sys.argv[1])), sys.argv[2])"
+)
+
+
+def test_sigkill(quick: TrainConfig, tmp_path: Path) -> None:
+    long = replace(quick, iterations=30, log_every=1, save_every=1)
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, json.dumps(long.as_json()), str(out)], stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "last.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "results.json").exists()
+    run(long, out, resume=True)
+    run(long, tmp_path / "whole")
+    assert_equal(out, tmp_path / "whole")
+
+
+def test_a_finished_run_can_be_resumed(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
+    before = {name: (whole / name).read_bytes() for name in _FILES}
+    _, text = run(quick, whole, resume=True)
+    assert "3-way 1-shot" in text
+    assert {name: (whole / name).read_bytes() for name in _FILES} == before
+
+
+def test_a_run_is_not_overwritten(quick: TrainConfig, whole: Path) -> None:
+    with pytest.raises(FileExistsError, match=r"whole already holds config\.json"):
+        train(quick, whole)
+
+
+def test_resume_with_other_settings(quick: TrainConfig, whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"resume: lambda1: the run in .*whole has 0\.1, got 0\.3"):
+        train(replace(quick, lambda1=0.3), whole, resume=True)
+
+
+def test_resume_of_nothing(quick: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected a run in .*nothing, found no config\.json"):
+        train(quick, tmp_path / "nothing", resume=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changes", [{"way": 9}, {"query": 7}, {"device": "gpu"}, {"test_shots": (1, 6)}])
+def test_errors_leave_nothing(quick: TrainConfig, tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"way: 9|images per class|device: 'gpu'"):
+        train(replace(quick, **changes), tmp_path / "a" / "b")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_runs(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in _FILES:
+        (out / name).write_bytes((whole / name).read_bytes())
+
+    def damaged(name: str, tensors: dict[str, torch.Tensor], about: dict[str, object], message: str) -> None:
+        content = (out / name).read_bytes()
+        checkpoint.save(out / name, tensors, about)
+        with pytest.raises(ValueError, match=message):
+            train(quick, out, resume=True)
+        (out / name).write_bytes(content)
+
+    for name in ("last.safetensors", "best.safetensors"):
+        tensors, about = checkpoint.load(out / name)
+        key = "learner.encoder.blocks.0.0.weight"
+        damaged(name, {**tensors, key: torch.ones(3, 1, 3, 3)}, about, "does not fit its settings")
+        damaged(name, {k: v for k, v in tensors.items() if k != "learner.head.scale"}, about, "one side only")
+        damaged(name, tensors, {}, "is damaged")
+    last, about = checkpoint.load(out / "last.safetensors")
+    damaged("last.safetensors", last, {**about, "iteration": -1}, "is damaged")
+    damaged("last.safetensors", last, {**about, "iteration": "x"}, "is damaged")
+    damaged("last.safetensors", {**last, "random.torch": torch.ones(3)}, about, "is damaged")
+    best, about = checkpoint.load(out / "best.safetensors")
+    huge = {**quick.as_json(), "width": 10**9}
+    damaged("best.safetensors", best, {**about, "config": huge}, "is damaged|does not fit")
+    (out / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        train(quick, out, resume=True)
+
+
+def test_a_loss_that_is_not_finite(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.nn.functional.cross_entropy", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(ValueError, match="iteration 1: the loss is nan; try a lower learning_rate"):
+        train(quick, tmp_path / "run")

@@ -1,0 +1,218 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from sparsedis import cli
+from sparsedis.metalearn.config import TrainConfig
+from sparsedis.metalearn.train import train
+
+FILES = ("config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "curves.png", "results.json")
+
+
+def options(config: TrainConfig) -> list[str]:
+    words = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        words += [
+            "--" + field.name.replace("_", "-"),
+            *map(str, value if isinstance(value, tuple) else (value,)),
+        ]
+    return words
+
+
+@pytest.fixture(scope="module")
+def trained(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    train(quick, out)
+    return out
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    # A shell that starts the tests in the background has SIGINT ignored, which children inherit.
+    return subprocess.Popen(
+        [sys.executable, "-m", "sparsedis", *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def test_train_interrupt_resume_evaluate(quick: TrainConfig, trained: Path, tmp_path: Path) -> None:
+    """From a new folder, as a person would: Ctrl-C, the command that is then printed, and an evaluation."""
+    process = start("train", *options(quick), "--out", "run", cwd=tmp_path)
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    command = re.search(r"Interrupted\. To resume: sparsedis (train .* --resume)\n", out)
+    assert command is not None
+    assert not (tmp_path / "run" / "results.json").exists()
+
+    process = start(*command[1].split(), cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert "3-way 1-shot" in out
+    assert "100.0%" in out
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == sorted(FILES)
+    for name in FILES:
+        assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+def test_evaluate(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", str(trained), "--shot", "1", "--episodes", "20", "--json", "result.json"]
+    assert cli.main(arguments) == 0
+    result = json.loads((here / "result.json").read_text())
+    assert result == json.loads((trained / "results.json").read_text())["tests"][0]
+    assert set(result) >= {"accuracy", "ci95", "features_used", "certified", "episodes", "seed"}
+    assert "3-way 1-shot" in capsys.readouterr().out
+    assert [file.name for file in here.iterdir()] == ["result.json"]
+
+    assert cli.main([*arguments, "--way", "4", "--query", "2", "--seed", "9", "--split", "validation"]) == 0
+    result = json.loads((here / "result.json").read_text())
+    assert [result[key] for key in ("way", "query", "seed", "split")] == [4, 2, 9, "validation"]
+
+
+def test_prototypes_and_the_default_folder(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = options(quick)
+    arguments[arguments.index("--head") + 1] = "prototypes"
+    assert cli.main(["train", *arguments]) == 0
+    results = json.loads((here / "runs" / "omniglot-prototypes-0" / "results.json").read_text())
+    assert [x["certified"] for x in results["tests"]] == [None, None]
+    assert [x["features_used"] for x in results["tests"]] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "-h"], ["info"]])
+def test_what_prints_and_ends(arguments: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") > 3
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "{train, evaluate, info}"),
+        ("trian", "Unrecognized options: trian; Available subcommands: train, evaluate, info"),
+        ("train --bogus 3", "Unrecognized options: --bogus"),
+        ("train stray", "Unrecognized options: stray"),
+        ("train --way", "Missing value for argument '--way'"),
+        ("train --way x", "--way: invalid literal for int() with base 10: 'x'"),
+        ("train --way 1", "way: expected a whole number >= 2, got 1"),
+        ("train --seed -1", "seed: expected a whole number >= 0, got -1"),
+        ("train --learning-rate nan", "learning_rate: expected a finite number > 0, got nan"),
+        ("train --head knn", "invalid choice 'knn' for argument '--head'"),
+        ("train --data mnist", "data: expected one of pictograms, omniglot:PATH, got 'mnist'"),
+        ("train --data omniglot", "data: expected 'omniglot:PATH', got 'omniglot'"),
+        ("train --data omniglot:nowhere", "nowhere'"),
+        (
+            "train --data {data} --shot 1 --query 1 --way 9",
+            "way: 9 classes per episode, but the validation split of omniglot has 4",
+        ),
+        (
+            "train --data {data} --way 3",
+            "images per class, but class 'Alphabet0/character01' of omniglot has 8",
+        ),
+        ("train --data {data} --way 3 --query 3 --device warp", "device: 'warp' is not available"),
+        ("train --resume", "expected a run in runs/pictograms-group-lasso-svm-0, found no config.json there"),
+        (
+            "train --out {run}",
+            "already holds config.json; resume that run, or choose another folder (to resume: ",
+        ),
+        ("train --out {run} --resume", "resume: data: the run in"),
+        ("evaluate", "Missing from sparsedis evaluate: DIR"),
+        ("evaluate nowhere", "checkpoint: expected a file, found none at nowhere/best.safetensors"),
+        ("evaluate {corrupt}", "is damaged or not of this package"),
+        ("evaluate {run} --shot 99", "images per class"),
+        ("evaluate {run} --way 99", "way: 99 classes per episode, but the test split of omniglot has 8"),
+        ("evaluate {run} --episodes 0", "length: expected a number >= 1, got 0"),
+        ("evaluate {run} --data mnist", "data: expected one of"),
+        ("evaluate {run} --split exam", "split: expected one of train, validation, test, got 'exam'"),
+        ("evaluate {run} --json nowhere/x", "json: expected a file in an existing folder, got 'nowhere/x'"),
+        ("evaluate {run} --jsn x", "Unrecognized options: --jsn, x; Perhaps you meant: --json"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: str,
+    message: str,
+    quick: TrainConfig,
+    trained: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    corrupt = tmp_path_factory.mktemp("corrupt")
+    (corrupt / "best.safetensors").write_bytes((trained / "best.safetensors").read_bytes()[:1000])
+    before = {file.name: file.read_bytes() for file in trained.iterdir()}
+    filled = [word.format(data=quick.data, run=trained, corrupt=corrupt) for word in arguments.split()]
+    assert cli.main(filled) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("sparsedis: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(here.iterdir())
+    assert {file.name: file.read_bytes() for file in trained.iterdir()} == before
+
+
+def test_errors_of_the_process(tmp_path: Path) -> None:
+    process = start("train", "--data", "mnist", cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err == "sparsedis: data: expected one of pictograms, omniglot:PATH, got 'mnist'\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_errors_look_the_same_in_any_encoding(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    _, err = start("trian", cwd=tmp_path).communicate(timeout=60)
+    assert err == "sparsedis: Unrecognized options: trian; Available subcommands: train, evaluate, info\n"
+
+
+def test_a_full_disk(
+    quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert cli.main(["train", *options(quick), "--out", "run"]) == 2
+    assert capsys.readouterr().err == "sparsedis: [Errno 28] No space left on device\n"
+    assert not list((here / "run").iterdir())
+
+
+def test_interrupted_before_there_is_a_run(
+    quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules[train.__module__], "load", interrupted)
+    assert cli.main(["train", *options(quick), "--out", "run"]) == 130
+    assert capsys.readouterr().out == ""
+    assert not list(here.iterdir())
+
+
+def test_the_reader_goes_away(trained: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m sparsedis info | true"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""

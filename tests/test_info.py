@@ -1,0 +1,40 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import sparsedis
+from sparsedis import info
+from sparsedis.ops import registry
+
+
+def test_report(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sparsedis.info"]
+    text = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    for fact in (
+        sparsedis.__version__,
+        torch.__version__,
+        np.__version__,
+        str(Path(sparsedis.__file__).parent),
+    ):
+        assert fact in text
+    assert "threads" in text
+    assert "group_lasso_svm, reference" in text
+
+
+def test_a_backend_that_is_not_available_says_why(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    class Missing:
+        name = "quantum"
+
+        def available(self) -> str:
+            return "needs a cryostat"
+
+    monkeypatch.setitem(registry._registered, "group_lasso_svm", [Missing()])
+    line = next(line for line in info.report().splitlines() if "quantum" in line)
+    assert line.endswith("not available: needs a cryostat")
+
+
+def test_a_package_that_is_not_there() -> None:
+    assert info._version("no-such-package") == "not installed"
