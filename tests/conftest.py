@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 import sparsedis
 from sparsedis.data import FewShotData
 from sparsedis.metalearn.config import TrainConfig
+
+# A time limit per example would make the tests depend on the load of the machine.
+settings.register_profile("sparsedis", deadline=None, derandomize=True)
+settings.load_profile("sparsedis")
 
 
 @pytest.fixture(scope="session", autouse=True)

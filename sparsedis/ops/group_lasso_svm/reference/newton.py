@@ -22,8 +22,9 @@ from sparsedis.problem import (
 _TINY = torch.finfo(torch.float64).tiny
 # Share of the way to the boundary that a step may go.
 _TO_BOUNDARY = 0.995
-# A feature whose share lambda2 b of its largest curvature is below this is left out of the Hessian. Larger cuts cost
-# nothing at lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence.
+# A feature whose curvature b is below this share of the task's largest is left out of the Hessian. Larger cuts cost
+# nothing at lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence. A share of the largest, not
+# of the 1/lambda2 that b tends to on active features: where all features are off there are none, and every b is small.
 _CUT = 1e-8
 
 # Directions need no more: tighter ones do not save an iteration.
@@ -185,7 +186,7 @@ class FullForm(_Form):
         q = stretch + l2 * u**2 * th / w
         a = th / stretch
         b = (1 - 1 / q) / l2
-        kept = l2 * b > _CUT
+        kept = b > _CUT * b.amax(1, keepdim=True)
         zero = torch.zeros_like(a)
         curvature = Curvature(torch.where(kept, a, zero), torch.where(kept, (b - a).clamp_min(0), zero), e)
         bounds = Z / L + problem.weight * problem.rho[:, None, None]

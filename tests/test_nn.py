@@ -1,0 +1,155 @@
+"""The heads."""
+
+import pytest
+import torch
+
+from sparsedis import lambda1_max, solve_svm
+from sparsedis.nn import GroupLassoSVM, HeadOutput, Prototypes
+from tests.tasks import random_task
+
+
+@pytest.fixture
+def task():
+    support, labels = random_task(0, batch=2, d=40, dtype=torch.float32)
+    query, query_labels = random_task(0, batch=2, d=40, shots=4, dtype=torch.float32)
+    return support, labels, query, query_labels
+
+
+def test_logits_are_the_scaled_scores_of_the_exact_svm(task):
+    support, labels, query, _ = task
+    head = GroupLassoSVM(lambda1=0.3, lambda2=2.0, logit_scale=1.7)
+    output = head(query, support, labels)
+    expected = solve_svm(support, labels, lambda1=0.3 * lambda1_max(support, labels), lambda2=2.0)
+    assert isinstance(output, HeadOutput)
+    torch.testing.assert_close(output.logits, 1.7 * query @ expected.weights)
+    assert (output.sparsity == ~expected.active).all()
+    assert head.last_solution.certified.all()
+    assert not head.last_solution.weights.requires_grad
+
+
+def test_called_as_the_published_head(task):
+    support, labels, query, _ = task
+    logits, sparsity = GroupLassoSVM(0.1)(query, support, labels, 3, 4)
+    assert logits.shape == (2, 12, 3)
+    assert sparsity.shape == (2, 40)
+    assert sparsity.dtype == torch.bool
+
+
+def test_relative_lambda1_holds_its_maximum_constant(task):
+    support, labels, _, _ = task
+    support = support.double().requires_grad_()
+    head = GroupLassoSVM(0.3, 2.0, tol=1e-12).double()
+    head.solve(support, labels).weights.square().sum().backward()
+    frozen = support.detach().clone().requires_grad_()
+    lambda1 = 0.3 * lambda1_max(frozen, labels)
+    solve_svm(frozen, labels, lambda1=lambda1, lambda2=2.0, tol=1e-12).weights.square().sum().backward()
+    torch.testing.assert_close(support.grad, frozen.grad)
+
+
+def test_absolute_lambda1(task):
+    support, labels, _, _ = task
+    head = GroupLassoSVM(2.0, relative=False)
+    torch.testing.assert_close(head.solve(support, labels).weights, solve_svm(support, labels, lambda1=2.0).weights)
+
+
+@pytest.mark.parametrize("name", ["lambda1", "lambda2", "dual_reg"])
+def test_learned_hyperparameters_stay_positive_and_get_gradients(task, name):
+    support, labels, query, query_labels = task
+    head = GroupLassoSVM(0.2, 2.0, 0.5, learn=(name,))
+    start = float(head.hyperparameter(name).detach())
+    optimizer = torch.optim.SGD(head.parameters(), lr=100.0)
+    for _ in range(3):
+        loss = torch.nn.functional.cross_entropy(
+            head(query, support, labels).logits.flatten(0, 1), query_labels.flatten()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        assert head.log[name].grad.abs() > 0
+        torch.nn.utils.clip_grad_value_(head.parameters(), 0.01)
+        optimizer.step()
+    assert float(head.hyperparameter(name)) > 0
+    assert float(head.hyperparameter(name)) != start
+
+
+def test_state_dict_holds_what_is_learned():
+    head = GroupLassoSVM(0.2, learn=("lambda1", "lambda2"))
+    assert set(head.state_dict()) == {"scale", "log.lambda1", "log.lambda2"}
+    assert set(GroupLassoSVM().state_dict()) == {"scale"}
+
+
+def test_padded_support(task):
+    support, labels, _, _ = task
+    weight = torch.ones(labels.shape)
+    weight[:, -1] = 0
+    head = GroupLassoSVM(0.2, tol=1e-10)
+    torch.testing.assert_close(
+        head.solve(support, labels, 3, weight).weights,
+        head.solve(support[:, :-1], labels[:, :-1], 3).weights,
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_head_under_compile(task):
+    support, labels, query, _ = task
+    head = GroupLassoSVM(0.2, learn=("lambda1",))
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(query, support, labels, 3).logits, head(query, support, labels, 3).logits)
+
+
+def test_head_under_autocast(task):
+    support, labels, query, _ = task
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = GroupLassoSVM(0.2)(query.bfloat16(), support.bfloat16(), labels)
+    assert torch.isfinite(output.logits).all()
+
+
+def test_an_encoder_learns_through_the_head(task):
+    support, labels, query, query_labels = task
+    torch.manual_seed(0)
+    encoder, head = torch.nn.Linear(40, 20), GroupLassoSVM(0.1, 5.0)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], 0.01)
+    losses = []
+    for _ in range(20):
+        logits = head(encoder(query), encoder(support), labels).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), query_labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_prototypes_are_nearest_class_means(task):
+    support, labels, query, _ = task
+    logits, sparsity = Prototypes(logit_scale=2.0)(query, support, labels, 3, 4)
+    means = torch.stack([support[:, labels[0] == c].mean(1) for c in range(3)], 1)
+    torch.testing.assert_close(logits, -2.0 * torch.cdist(query, means) ** 2 / 40, rtol=1e-4, atol=1e-4)
+    assert not sparsity.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"lambda1": -0.1}, ValueError, "lambda1: expected a number >= 0|lambda1: expected"),
+        ({"lambda2": 0.0}, ValueError, "lambda2: expected a number > 0, got 0.0"),
+        ({"dual_reg": 0.0, "learn": ("dual_reg",)}, ValueError, "dual_reg: expected a number > 0, got 0.0"),
+        ({"learn": ("lambda3",)}, ValueError, "learn: expected one of 'lambda1', 'lambda2', 'dual_reg', got 'lambda3'"),
+        ({"learn": "lambda1"}, TypeError, "learn: expected a sequence of names"),
+        ({"lambda1": "0.1"}, TypeError, "lambda1: expected a number, got str"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        GroupLassoSVM(**arguments)
+
+
+@pytest.mark.parametrize("head", [GroupLassoSVM(), Prototypes()])
+def test_bad_shapes(head, task):
+    support, labels, query, _ = task
+    with pytest.raises(ValueError, match=r"query: expected shape \(2, q, 40\), got \(2, 12, 39\)"):
+        head(query[..., 1:], support, labels)
+    with pytest.raises(ValueError, match=r"support: expected shape \(B, n, d\)"):
+        head(query, support[0], labels)
+    with pytest.raises(ValueError, match="labels: expected shape"):
+        head(query, support, labels[:, 1:])
