@@ -45,7 +45,7 @@ class TrainConfig:
     """Support images per class in training and validation."""
     query: int = 10
     """Query images per class."""
-    iterations: int = 1000
+    iterations: int = 600
     """Steps of the outer optimiser (Adam, cosine decay to 0)."""
     seed: int = 0
     """Of the initial weights and of all episodes."""

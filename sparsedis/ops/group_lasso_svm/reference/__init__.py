@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsedis.ops.group_lasso_svm.reference.adjoint import adjoint
 from sparsedis.ops.group_lasso_svm.reference.bcd import bcd
 from sparsedis.ops.group_lasso_svm.reference.fista import fista
-from sparsedis.ops.group_lasso_svm.reference.hessian import DENSE_LIMIT, FEATURE_BLOCK
+from sparsedis.ops.group_lasso_svm.reference.hessian import FEATURE_BLOCK, is_dense
 from sparsedis.ops.group_lasso_svm.reference.newton import newton
 from sparsedis.ops.registry import Request
 from sparsedis.problem import certificate, normalised
@@ -95,7 +95,7 @@ def _chunks(features: Tensor, n_classes: int) -> Iterator[slice]:
     """Slices of the batch whose scratch tensors fit in the memory allowed."""
     batch, n, d = features.shape
     order = n * (n_classes - 1)
-    if order <= DENSE_LIMIT:
+    if is_dense(n, d, n_classes):
         system = 4 * order**2 + 2 * order * min(d, FEATURE_BLOCK)
     else:
         system = 4 * n_classes * n**2

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from sparsedis.problem import Problem
 
-# Above this order of the reduced matrix, n (k-1), a dense factor costs more than the conjugate gradients.
+# Above this order of the reduced matrix, n (k-1), a dense factor costs more than the conjugate gradients. With fewer
+# features than samples M is close to singular, and the conjugate gradients lose the accuracy that a gap of 1e-10 takes:
+# the factor is kept for as long as its memory (8 bytes per entry, a few times) allows.
 DENSE_LIMIT = 2048
+SINGULAR_LIMIT = 12288
 # Features are taken into the Hessian by blocks of so many, which bounds the scratch memory.
 FEATURE_BLOCK = 1024
 
@@ -43,9 +46,14 @@ class NewtonSystem(Protocol):
 
 def newton_system(problem: Problem, curvature: Curvature, bounds: Tensor, dual: Tensor) -> NewtonSystem:
     """M for the given curvature and diagonal ``bounds`` (B, n, k) = Z/L + s rho at the dual point L (B, n, k)."""
-    _, n, _, k = problem.shape
-    solver = DenseSystem if n * (k - 1) <= DENSE_LIMIT else IterativeSystem
+    _, n, d, k = problem.shape
+    solver = DenseSystem if is_dense(n, d, k) else IterativeSystem
     return solver(problem, curvature, bounds, dual)
+
+
+def is_dense(n: int, d: int, k: int) -> bool:
+    """Whether M is factored, and not solved by iteration, for n samples, d features and k classes."""
+    return n * (k - 1) <= (DENSE_LIMIT if d >= n else SINGULAR_LIMIT)
 
 
 def _gathered(problem: Problem, curvature: Curvature) -> tuple[Tensor, Curvature]:
@@ -113,7 +121,7 @@ def _cholesky(matrix: Tensor) -> Tensor:
     """Lower Cholesky factors of (B, N, N), overwriting ``matrix``'s diagonal.
 
     The solution L need not be unique, M may be singular up to rounding: a relative ridge, raised where it does not do.
-    A zero on the diagonal is a sample without any influence (its weight or its features are 0); its right-hand side is 0.
+    A zero on the diagonal is a sample without influence (its weight or its features are 0), whose right-hand side is 0.
     """
     ridge = torch.finfo(matrix.dtype).eps * 50
     diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
