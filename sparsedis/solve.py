@@ -66,8 +66,7 @@ def solve_svm(
     checks.task_tensors(features, labels, sample_weight)
     single = features.dim() == 2
     if single:
-        features, labels = features[None], labels[None]
-        sample_weight = None if sample_weight is None else sample_weight[None]
+        features, labels, sample_weight = _as_batch(features, labels, sample_weight)
     batch, n, d = features.shape
     parameters = {"lambda1": lambda1, "lambda2": lambda2, "dual_reg": dual_reg}
     for name, value in parameters.items():
@@ -131,12 +130,15 @@ def lambda1_max(
     checks.task_tensors(features, labels, sample_weight)
     single = features.dim() == 2
     if single:
-        features, labels = features[None], labels[None]
-        sample_weight = None if sample_weight is None else sample_weight[None]
+        features, labels, sample_weight = _as_batch(features, labels, sample_weight)
     classes = _n_classes(labels, sample_weight, n_classes)
     weight = _weight(sample_weight, labels, working_dtype(features.device))
     result = group_lasso_svm.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes)
     return result[0] if single else result
+
+
+def _as_batch(features: Tensor, labels: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    return features[None], labels[None], None if sample_weight is None else sample_weight[None]
 
 
 def _n_classes(labels: Tensor, sample_weight: Tensor | None, n_classes: int | None) -> int:
