@@ -54,28 +54,27 @@ def concept_of(name: str, names: Names) -> str | None:
     words = [word for word in name.lower().split("-") if word]
     kept = [word for word in words if word not in affixes and not re.fullmatch(r"\d+(px)?", word)]
     concept = "-".join(kept)
+    if concept in names["brands_to_drop"]:
+        return None
     for group in names["synonyms_first_is_canonical"]:
         if concept in group:
             concept = group[0]
-    if len(concept) < 2 or concept in names["brands_to_drop"] or concept in names["concepts_to_drop"]:
-        return None
-    return concept
+    return None if len(concept) < 2 or concept in names["concepts_to_drop"] else concept
 
 
 def family_of(prefix: str, names: Names) -> str:
-    """The designer family of a set: sets of one designer count once."""
-    if prefix in names["design_family_of_set"]:
-        return str(names["design_family_of_set"][prefix])
-    return "fontawesome" if re.fullmatch(r"fa\d*(-.*)?", prefix) else prefix
+    """The designer family of a set: sets of one designer, and sets derived from one another, count once."""
+    return str(names["design_family_of_set"].get(prefix, prefix))
 
 
 def usable(prefix: str, info: dict[str, Any], names: Names) -> bool:
-    """Whether a set's licence allows redistribution, and its icons are plain pictograms."""
+    """Whether a set's licence allows redistribution, and its icons are plain pictograms, not brands' logos."""
     licence = info["license"]
     return (
         licence.get("spdx") in names["licences"]
         and bool(licence.get("url"))
         and not info.get("palette")
+        and info.get("category") not in names["categories_to_drop"]
         and prefix not in names["sets_to_drop"]
     )
 
@@ -84,14 +83,22 @@ def collect(package: Path, names: Names) -> tuple[list[Icon], dict[str, dict[str
     """At most one icon per concept and family, the exact or else the shortest name; and what is known of the sets."""
     collections = json.loads((package / "collections.json").read_text(encoding="utf-8"))
     best: dict[tuple[str, str], tuple[tuple[bool, int, str, str], Icon]] = {}
-    for prefix in sorted(collections):
-        if not usable(prefix, collections[prefix], names):
-            continue
+    prefixes = [prefix for prefix in sorted(collections) if usable(prefix, collections[prefix], names)]
+    families_of_author: dict[str, set[str]] = defaultdict(set)
+    for prefix in prefixes:
+        families_of_author[collections[prefix]["author"]["name"]].add(family_of(prefix, names))
+    for author, families in families_of_author.items():
+        if len(families) > 1:
+            got = ", ".join(sorted(families))
+            raise ValueError(f"expected one designer family for the sets of {author}, got {got}")
+    for prefix in prefixes:
         data = json.loads((package / "json" / f"{prefix}.json").read_text(encoding="utf-8"))
         family = family_of(prefix, names)
         for name, icon in sorted(data["icons"].items()):
             concept = concept_of(name, names)
             if concept is None or icon.get("hidden"):
+                continue
+            if family in names["images_to_drop_by_family"].get(concept, ()):
                 continue
             rank = (name != concept, len(name), prefix, name)
             key = (concept, family)
@@ -221,7 +228,7 @@ def notice(icons: list[Icon], collections: dict[str, dict[str, Any]]) -> str:
 
 
 def contact_sheet(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: list[str], shown: int) -> Image.Image:
-    """A row per class, two columns of rows: the class's name and its first ``shown`` images."""
+    """A row per class, three columns of rows: the class's name and its first ``shown`` images."""
     label_width, gap = 120, 1
     width = label_width + shown * (SIZE + gap)
     columns = 3

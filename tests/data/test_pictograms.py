@@ -92,7 +92,7 @@ def test_the_images_are_the_published_ones(data):
     digest = hashlib.sha256()
     for array in (data.images, data.labels, data.families, data.split):
         digest.update(np.ascontiguousarray(array).tobytes())
-    assert digest.hexdigest() == "4f2752591870f3ae796015e238396d80e3b6416108dd242f92ab82d511253619"
+    assert digest.hexdigest() == "100257b8be30bd028790a75fb2d6f0ef42cfe1da77232be6d5972e226fdb3740"
 
 
 def test_arrays_are_read_only(data):
@@ -121,6 +121,8 @@ def test_every_licence_is_there(data):
         ("bold-anchor-16px", "anchor"),
         ("house-fill", "home"),
         ("github", None),
+        ("android", None),
+        ("x-solid", None),
         ("letter-outline", "letter"),
         ("a", None),
         ("7", None),
@@ -131,10 +133,17 @@ def test_concepts(tool, names, name, concept):
     assert tool.concept_of(name, names) == concept
 
 
-def test_families_merge_the_sets_of_one_designer(tool, names):
+def test_families_merge_the_sets_of_one_origin(tool, names):
     assert tool.family_of("bxs", names) == tool.family_of("bx", names) == "boxicons"
-    assert tool.family_of("fa6-solid", names) == tool.family_of("fa", names) == "fontawesome"
+    assert tool.family_of("lucide", names) == tool.family_of("feather", names) == "feather"
     assert tool.family_of("tabler", names) == "tabler"
+
+
+def test_two_families_of_one_author_are_an_error(tool, names, tmp_path):
+    info = {"license": {"spdx": "MIT", "url": "https://x"}, "author": {"name": "Somebody"}}
+    (tmp_path / "collections.json").write_text(json.dumps({"one": info, "two": info}))
+    with pytest.raises(ValueError, match="expected one designer family for the sets of Somebody, got one, two"):
+        tool.collect(tmp_path, names)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +151,9 @@ def test_families_merge_the_sets_of_one_designer(tool, names):
     [
         ({}, True),
         ({"palette": True}, False),
+        ({"category": "UI 24px"}, True),
+        ({"category": "Logos"}, False),
+        ({"category": "Programming"}, False),
         ({"license": {"spdx": "CC-BY-4.0", "url": "https://x"}}, False),
         ({"license": {"spdx": "MIT"}}, False),
     ],
@@ -149,6 +161,12 @@ def test_families_merge_the_sets_of_one_designer(tool, names):
 def test_sets_are_used_where_their_licence_allows(tool, names, change, expected):
     info = {"license": {"spdx": "MIT", "url": "https://x"}, **change}
     assert tool.usable("tabler", info, names) is expected
+
+
+def test_brands_are_no_concepts(data, names):
+    brands = set(names["brands_to_drop"])
+    assert not brands & set(data.class_names)
+    assert not brands & {word for group in names["synonyms_first_is_canonical"] for word in group}
 
 
 def test_an_excluded_set_is_not_used(tool, names):
