@@ -28,6 +28,8 @@ def report() -> str:
         for backend in registry.backends(operation):
             reason = backend.available()
             state = "available" if reason is None else f"not available: {reason}"
+            if reason is None and (detail := getattr(backend, "instruction_set", None)):
+                state += f" ({detail})"
             facts.append((f"{operation}, {backend.name}", state))
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)

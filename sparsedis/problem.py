@@ -79,7 +79,8 @@ def normalised(
     l1, l2, reg = (value.to(dtype) for value in (lambda1, lambda2, dual_reg))
     problem = Problem(
         features=features.to(dtype),
-        targets=torch.nn.functional.one_hot(labels, n_classes).to(dtype),
+        # Labels of samples without weight may be anything.
+        targets=torch.nn.functional.one_hot(torch.where(weight > 0, labels, 0), n_classes).to(dtype),
         weight=(weight / scale[:, None])[..., None],
         lambda1=l1 / scale,
         lambda2=l2 / scale,

@@ -15,6 +15,7 @@ from PIL import Image
 import sparsedis
 from sparsedis.data import FewShotData
 from sparsedis.metalearn.config import TrainConfig
+from sparsedis.ops import registry
 
 # A time limit per example would make the tests depend on the load of the machine.
 settings.register_profile("sparsedis", deadline=None, derandomize=True)
@@ -27,6 +28,17 @@ def importable() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(sparsedis.__file__).parents[1]), prepend=os.pathsep)
         yield
+
+
+@pytest.fixture(params=["cpp", "reference"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The backend that "auto" tries first; those registered before it are out of sight."""
+    backends = registry.backends("group_lasso_svm")
+    first = [backend.name for backend in backends].index(request.param)
+    if reason := backends[first].available():
+        pytest.skip(f"backend {request.param!r} is not available: {reason}")
+    monkeypatch.setitem(registry._registered, "group_lasso_svm", backends[first:])
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,9 @@ from tests.tasks import random_task
 
 assert implicit  # what is under test
 
+# Every test here runs with every backend.
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def tensors(*values: float) -> list[Tensor]:
     return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
@@ -195,17 +198,17 @@ def operation_arguments(requires_grad):
     return [X.requires_grad_(requires_grad), y, *parameters, torch.ones(y.shape, dtype=torch.float64)]
 
 
-def test_opcheck_solve():
+def test_opcheck_solve(backend):
     for requires_grad in (False, True):
-        arguments = [*operation_arguments(requires_grad), 3, "newton", "reference", 1e-8, 50, False]
+        arguments = [*operation_arguments(requires_grad), 3, "newton", backend, 1e-8, 50, False]
         torch.library.opcheck(group_lasso_svm.solve, arguments)
 
 
-def test_opcheck_adjoint():
+def test_opcheck_adjoint(backend):
     X, y, *rest = operation_arguments(False)
     dual = solve_svm(X, y, lambda1=1.0, lambda2=2.0, dual_reg=0.5).dual
     grad = torch.randn(2, X.shape[2], 3, dtype=torch.float64)
-    torch.library.opcheck(group_lasso_svm.adjoint, [X, y, *rest, dual, grad, "reference"])
+    torch.library.opcheck(group_lasso_svm.adjoint, [X, y, *rest, dual, grad, backend])
 
 
 def test_opcheck_lambda1_max():

@@ -6,7 +6,8 @@ The contract of a backend, B tasks of n samples, d features and k classes:
 (B, n, d) float32, float64, bfloat16 or float16; labels (B, n) int64; the three hyperparameters (B,) and sample_weight
 (B, n) in the working precision (float64; float32 on devices without it). Returns weights (B, d, k) in the features'
 dtype (float32 for half precision); in the working precision dual (B, n, k), gap, relative_gap and objective (B,);
-n_iter and status (B,) int64; active (B, d) bool.
+n_iter and status (B,) int64; active (B, d) bool. Labels of samples without weight may be anything. A backend with
+``checks_values`` raises what :func:`sparsedis.checks.values` would; for others it is called beforehand.
 
 ``adjoint(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, grad_weights)`` returns the gradients in
 features (their dtype), lambda1, lambda2 and dual_reg (working precision) for a loss whose gradient in the weights is
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from sparsedis import checks
 from sparsedis.ops import registry
+from sparsedis.ops.group_lasso_svm.kernel_cpp import CppBackend
 from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
 from sparsedis.problem import normalised, working_dtype, zero_threshold
 from sparsedis.solution import NotCertifiedError, Status
@@ -25,12 +27,8 @@ from sparsedis.solution import NotCertifiedError, Status
 OPERATION = "group_lasso_svm"
 SOLVERS = ("newton", "fista", "bcd")
 
+registry.register(OPERATION, CppBackend())
 registry.register(OPERATION, ReferenceBackend())
-
-
-def _present(labels: Tensor, sample_weight: Tensor) -> Tensor:
-    """Labels with those of padded samples, which may be anything, set to 0."""
-    return torch.where(sample_weight > 0, labels, 0)
 
 
 @torch.library.custom_op("sparsedis::group_lasso_svm", mutates_args=())
@@ -49,12 +47,13 @@ def solve(
     throw: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Check the values, run the backend; see the module's docstring."""
-    checks.values(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes)
-    run = registry.named(OPERATION, backend).solve  # type: ignore[attr-defined]
+    chosen = registry.named(OPERATION, backend)
+    if not chosen.checks_values:  # type: ignore[attr-defined]
+        checks.values(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes)
     with torch.autocast(features.device.type, enabled=False):
-        result = run(
+        result = chosen.solve(  # type: ignore[attr-defined]
             features,
-            _present(labels, sample_weight),
+            labels,
             lambda1,
             lambda2,
             dual_reg,
@@ -117,7 +116,7 @@ def adjoint(
     with torch.autocast(features.device.type, enabled=False):
         return run(
             features,
-            _present(labels, sample_weight),
+            labels,
             lambda1,
             lambda2,
             dual_reg,
@@ -144,7 +143,7 @@ def lambda1_max(features: Tensor, labels: Tensor, sample_weight: Tensor, n_class
     checks.values(features, labels, None, None, None, sample_weight, n_classes)
     one = sample_weight.new_ones(len(features), dtype=working_dtype(features.device))
     with torch.autocast(features.device.type, enabled=False):
-        problem, scale = normalised(features, _present(labels, sample_weight), one, one, one, sample_weight, n_classes)
+        problem, scale = normalised(features, labels, one, one, one, sample_weight, n_classes)
         return scale * zero_threshold(problem)
 
 

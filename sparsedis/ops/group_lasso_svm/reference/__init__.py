@@ -25,6 +25,7 @@ class ReferenceBackend:
     """See :mod:`sparsedis.ops.group_lasso_svm` for the contract of ``solve`` and ``adjoint``."""
 
     name = "reference"
+    checks_values = False
 
     def available(self) -> str | None:
         return None

@@ -36,7 +36,8 @@ def _sweep(problem: Problem, dual: torch.Tensor, V: torch.Tensor) -> None:
     """One pass over the samples; ``dual`` and ``V`` change in place."""
     weight = problem.weight[..., 0]
     constant = weight * (problem.features**2).sum(-1) / problem.lambda2[:, None] + problem.rho[:, None]
-    step = 1 / constant.clamp_min(_TINY)
+    # An absent sample has no constant, and no influence; its step need only be finite.
+    step = 1 / torch.maximum(constant, 1e-12 * constant.amax(1, keepdim=True)).clamp_min(_TINY)
     for i in range(problem.shape[1]):
         x = problem.features[:, i]
         W = block_soft_threshold(V, row_norms(V), problem.lambda1) / problem.lambda2[:, None, None]

@@ -18,10 +18,14 @@ from sparsedis.problem import (
     residual,
     row_norms,
 )
+from sparsedis.solution import Status
 
 _TINY = torch.finfo(torch.float64).tiny
 # Share of the way to the boundary that a step may go.
 _TO_BOUNDARY = 0.995
+# Where the predictor can go less than this share of its way, the corrector's second-order term, which holds for a whole
+# step, is damped by the share it can go: undamped it points out of the interior, and the first steps are lost.
+_SHORT = 0.1
 # A feature whose curvature b is below this share of the task's largest is left out of the Hessian. Larger cuts cost
 # nothing at lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence. A share of the largest, not
 # of the 1/lambda2 that b tends to on active features: where all features are off there are none, and every b is small.
@@ -33,14 +37,46 @@ _DIRECTION_TOLERANCE = 1e-5
 Direction = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
 
-def full_form_pays(problem: Problem) -> Tensor:
-    """(B,) bool: the tasks that the full primal-dual form solves in fewer iterations than the light one.
+# The start: L on the line from the one-hot labels to 1/k where the dual is least, but not too close to an end; Z at
+# this share of the centre.
+_LEAST_START, _MOST_START = 0.2, 0.9
+_CENTRE = 0.3
+
+# The light form makes way for the full one where its gap is above this from this iteration on.
+_LIGHT_ITERATIONS = 8
+_LIGHT_GAP = 1e-2
+
+
+def light_form_pays(problem: Problem) -> Tensor:
+    """(B,) bool: the tasks for which the light form is tried first.
 
     lambda1^2 / lambda2 does not depend on the scale of the features. Where it is small the group norms are a small part
-    of the problem and the light form is safe and cheap; above, the set of active features changes from step to step and
-    the light form may wander (docs/solvers.md has the measurements behind the threshold).
+    of the problem and the light form is safe and cheap; above, and where there are fewer features than samples, the set
+    of active features changes from step to step and the light form may wander (docs/solvers.md has the measurements
+    behind the threshold). Without a group Lasso there is no full form.
     """
-    return problem.lambda1**2 > 1e-3 * problem.lambda2
+    _, n, d, _ = problem.shape
+    small = problem.lambda1**2 <= 0.3 * problem.lambda2
+    return (problem.lambda1 == 0) | (small & (d >= n))
+
+
+def start_on_the_line(problem: Problem) -> Tensor:
+    """theta in [0, 1], (B,): where the dual is least on the line L = (1 - theta) Y + theta/k.
+
+    The derivative in theta is convex and increasing: Newton from the right meets its root monotonically.
+    """
+    k = problem.shape[3]
+    norms = row_norms(correlation(problem, problem.weight * (problem.targets - 1 / k)))
+    reward = problem.lambda2 * (1 - 1 / k) * problem.weight.sum((1, 2))
+    theta = torch.ones_like(problem.lambda1)
+    for _ in range(100):
+        excess = (theta[:, None] * norms - problem.lambda1[:, None]).clamp_min(0)
+        slope = torch.where(excess > 0, norms**2, 0).sum(1)
+        step = ((excess * norms).sum(1) - reward).clamp_min(0) / slope.clamp_min(_TINY)
+        if not bool((step > 1e-6 * theta).any()):
+            break
+        theta = theta - step
+    return theta
 
 
 class _Form:
@@ -63,8 +99,10 @@ class _Form:
         raise NotImplementedError
 
     def _start(self) -> tuple[Tensor, Tensor]:
-        dual = torch.full_like(self.problem.targets, 1 / self.problem.shape[3])
-        return dual, torch.ones_like(dual)
+        share = start_on_the_line(self.problem).clamp(_LEAST_START, _MOST_START)[:, None, None]
+        uniform = share / self.problem.shape[3]
+        dual = (1 - share) * self.problem.targets + uniform
+        return dual, _CENTRE * uniform / dual
 
     def _step_to(self, boundary: float, direction: tuple[Tensor, ...]) -> Tensor:
         step = torch.ones_like(self.problem.lambda1)
@@ -74,10 +112,7 @@ class _Form:
         return step
 
     def _moved(self, step: Tensor, direction: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(
-            value + step.view(-1, *[1] * (value.dim() - 1)) * change
-            for value, change in zip(self.variables, direction, strict=True)
-        )
+        return tuple(value + _of(step, value) * change for value, change in zip(self.variables, direction, strict=True))
 
     def _pairs(self, variables: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
         return [(variables[i], variables[i + 1]) for i in range(0, self.n_positive, 2)]
@@ -98,9 +133,11 @@ class _Form:
         direction_to = self.linearise(at)
         mu = self._centrality(self.variables)
         predictor = direction_to([torch.zeros_like(a) for a, _ in self._pairs(self.variables)])
-        ahead = self._moved(self._step_to(1.0, predictor), predictor)
+        reach = self._step_to(1.0, predictor)
+        ahead = self._moved(reach, predictor)
         sigma = (self._centrality(ahead).clamp_min(0) / mu.clamp_min(_TINY)).clamp_max(1) ** 3
-        corrected = [(sigma * mu).view(-1, *[1] * (a.dim() - 1)) - a * b for a, b in self._pairs(predictor)]
+        damping = torch.where(reach < _SHORT, reach, 1.0)
+        corrected = [_of(sigma * mu, a) - _of(damping, a) * a * b for a, b in self._pairs(predictor)]
         direction = direction_to(corrected)
         self.variables = self._moved(self._step_to(_TO_BOUNDARY, direction), direction)
 
@@ -110,6 +147,11 @@ class _Form:
         present = (self.problem.weight > 0).to(L.dtype)
         dL = present * system.solve(present * (-(gradient - Z) + (target - L * Z) / L), _DIRECTION_TOLERANCE)
         return dL, present * (target - L * Z - Z * dL) / L
+
+
+def _of(per_task: Tensor, values: Tensor) -> Tensor:
+    """(B,) made to broadcast against (B, ...)."""
+    return per_task.view(-1, *[1] * (values.dim() - 1))
 
 
 class LightForm(_Form):
@@ -213,23 +255,45 @@ class FullForm(_Form):
 def newton(problem: Problem, tol: float, max_iter: int) -> Progress:
     """Solve every task to a relative gap of ``tol``, in the form that suits it."""
     progress = Progress(problem)
-    full = full_form_pays(problem)
-    for make, chosen in ((LightForm, ~full), (FullForm, full)):
-        index = chosen.nonzero()[:, 0]
-        if len(index):
-            _interior_point(make(problem.take(index)), progress, index, tol, max_iter)
+    light = light_form_pays(problem)
+    hopeless = _interior_point(LightForm, problem, progress, light.nonzero()[:, 0], tol, max_iter, may_give_up=True)
+    full = torch.cat([(~light).nonzero()[:, 0], hopeless])
+    _interior_point(FullForm, problem, progress, full, tol, max_iter)
     return progress
 
 
-def _interior_point(form: _Form, progress: Progress, index: Tensor, tol: float, max_iter: int) -> None:
-    for iteration in range(max_iter + 1):
+def _interior_point(
+    make: type[LightForm] | type[FullForm],
+    problem: Problem,
+    progress: Progress,
+    index: Tensor,
+    tol: float,
+    max_iter: int,
+    may_give_up: bool = False,
+) -> Tensor:
+    """Iterate the tasks ``index``, counting on from where they stand; returns those given up, for the full form."""
+    given_up = index[:0]
+    if len(index) == 0:
+        return given_up
+    form = make(problem.take(index))
+    done_before = progress.n_iter[index]
+    for step in range(max_iter + 1):
         at = certificate(form.problem, form.dual)
+        iteration = done_before + step
         going = progress.record(index, form.dual, at.relative_gap, iteration, tol)
-        if iteration == max_iter or not bool(going.any()):
-            return
+        if may_give_up:
+            # A problem without a group Lasso has no other form.
+            stuck = (progress.status[index] != Status.CERTIFIED) & (form.problem.lambda1 > 0) & (iteration < max_iter)
+            stuck &= ~going | ((iteration >= _LIGHT_ITERATIONS) & ~(at.relative_gap <= _LIGHT_GAP))
+            given_up = torch.cat([given_up, index[stuck]])
+            going &= ~stuck
+        going &= iteration < max_iter
+        if not bool(going.any()):
+            break
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
-            index = index[kept]
+            index, done_before = index[kept], done_before[kept]
             form.take(kept)
             at = Certificate(*(value[kept] for value in at))
         form.advance(at)
+    return given_up

@@ -17,7 +17,7 @@ class Progress:
         patience: checks without a better gap after which a task counts as stalled.
     """
 
-    def __init__(self, problem: Problem, patience: int = 20) -> None:
+    def __init__(self, problem: Problem, patience: int = 30) -> None:
         batch, _, _, k = problem.shape
         self.dual = torch.full_like(problem.targets, 1 / k)
         self.relative_gap = torch.full_like(problem.lambda1, torch.inf)
@@ -26,7 +26,7 @@ class Progress:
         self._since_better = torch.zeros_like(self.n_iter)
         self._patience = patience
 
-    def record(self, index: Tensor, dual: Tensor, relative_gap: Tensor, iteration: int, tol: float) -> Tensor:
+    def record(self, index: Tensor, dual: Tensor, relative_gap: Tensor, iteration: int | Tensor, tol: float) -> Tensor:
         """Take in a dual point (M, n, k) of each of the tasks ``index`` (M,).
 
         Returns:
@@ -41,6 +41,6 @@ class Progress:
         self.n_iter[index] = iteration
         certified = self.relative_gap[index] <= tol
         stalled = ~certified & ((since >= self._patience) | ~torch.isfinite(relative_gap))
-        self.status[index[certified]] = Status.CERTIFIED
-        self.status[index[stalled]] = Status.STALLED
+        status = torch.where(stalled, int(Status.STALLED), int(Status.MAX_ITER))
+        self.status[index] = torch.where(certified, int(Status.CERTIFIED), status)
         return ~(certified | stalled)

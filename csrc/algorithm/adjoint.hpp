@@ -1,0 +1,198 @@
+// Gradients of the solution by implicit differentiation (sparsedis.ops.group_lasso_svm.reference.adjoint): one linear
+// system, whatever the solver did.
+//
+// In m coordinates a vector whose k entries sum to zero is given by its first m; a covector c (a gradient in such a
+// vector) by the differences c_l - c_k. u, W, q are vectors; c, J(c), scores of J(c) are covectors.
+#pragma once
+
+#include "samples.hpp"
+
+namespace sparsedis {
+
+// Bound entries are floored here before Z/L is formed: L = 0 is common after a projection.
+constexpr double kFloor = 1e-100;
+// Relative residual of the refined system, and the most steps that it may take: the factor may be of float products.
+constexpr double kResidual = 1e-12;
+constexpr int kRefinements = 20;
+
+struct ScalarGradients {
+  double lambda1, lambda2, dual_reg;
+};
+
+template <class Team, class Link, class System>
+class Adjoint {
+ public:
+  static std::size_t size(std::size_t n, std::size_t k, std::size_t ld) { return 8 * n * k + 2 * (k - 1) * ld + ld; }
+
+  Adjoint(const Team& team, const Samples& samples, Link& link, System& system, double* memory)
+      : team_(team), samples_(samples), link_(link), system_(system), k_(samples.k), m_(samples.m), ld_(link.ld()) {
+    double** const rows[] = {&rhs_, &q_, &r_, &z_, &p_, &Mp_, &bounds_, &scratch_};
+    for (double** one : rows) {
+      *one = memory;
+      memory += std::size_t(samples.n) * k_;
+    }
+    c_ = memory;
+    J_ = c_ + m_ * ld_;
+  }
+
+  // L: the solution. grad(c, a): the loss's gradient in W, class c of k, candidate a.
+  template <class Grad>
+  ScalarGradients run(const double* L, Grad grad) {
+    const int n = samples_.n, size = n * k_;
+    link_.evaluate(team_, L);
+    const int count = link_.candidates();
+    team_.each(n, [&](int i) {
+      dual_gradient_row(samples_, L, link_.scores(), i, rhs_);
+      double least = rhs_[i * k_];
+      for (int l = 1; l < k_; ++l) least = rhs_[i * k_ + l] < least ? rhs_[i * k_ + l] : least;
+      for (int l = 0; l < k_; ++l) {
+        const int e = i * k_ + l;
+        bounds_[e] = (rhs_[e] - least) / (L[e] > kFloor ? L[e] : kFloor) + samples_.s[i] * samples_.rho;
+      }
+    });
+    link_.linearise(team_, L);
+    system_.factor(team_, link_.hessian(), bounds_, L);
+
+    team_.each(count, [&](int a) {
+      const double last = grad(m_, a);
+      for (int c = 0; c < m_; ++c) c_[c * ld_ + a] = grad(c, a) - last;
+    });
+    clear_padding(c_, count);
+    link_derivative(count);
+    link_.apply_candidates(team_, J_, scratch_);
+    team_.each(size, [&](int e) {
+      const int i = e / k_, l = e % k_;
+      rhs_[e] = l < m_ ? -samples_.s[i] * scratch_[i * m_ + l] : 0;
+    });
+    solve(count);
+
+    correlate_weighted(q_, J_);
+    team_.each(count, [&](int a) {
+      double sum = 0;
+      for (int c = 0; c < m_; ++c) sum += J_[c * ld_ + a];
+      for (int c = 0; c < m_; ++c) c_[c * ld_ + a] += J_[c * ld_ + a] + sum;
+    });
+    link_derivative(count);
+
+    const double along_u = team_.sum(count, [&](int a) { return link_.active(a) ? along(c_, a) : 0; });
+    const double along_W = team_.sum(count, [&](int a) {
+      double sum = 0;
+      for (int c = 0; c < m_; ++c) sum += c_[c * ld_ + a] * link_.W(c, a);
+      return sum;
+    });
+    const double smoothing = team_.sum(
+        size, [&](int e) { return samples_.s[e / k_] * q_[e] * (L[e] - (samples_.is_label(e / k_, e % k_) ? 1 : 0)); });
+    const double lambda2 = samples_.lambda2;
+    return {-along_u / lambda2, (samples_.rho * smoothing - along_W) / lambda2, -smoothing / lambda2};
+  }
+
+  // After run: dloss/dX at sample i, candidate a = sum over classes of A J(c~) + s q W.
+  double feature_gradient(int i, int a) const {
+    const double* A = link_.residual() + i * m_;
+    double sum = 0, total = 0;
+    for (int c = 0; c < m_; ++c) total += link_.W(c, a);
+    for (int c = 0; c < m_; ++c) {
+      sum += A[c] * J_[c * ld_ + a] + samples_.s[i] * q_[i * k_ + c] * (link_.W(c, a) + total);
+    }
+    return sum;
+  }
+  const double* derivative() const { return J_; }
+  const double* multiplier() const { return q_; }
+
+ private:
+  // <u_a, covector a> for planes (m, ld).
+  double along(const double* covector, int a) const {
+    double sum = 0;
+    for (int c = 0; c < m_; ++c) sum += link_.unit(c, a) * covector[c * ld_ + a];
+    return sum;
+  }
+
+  // J = J(c), covectors.
+  void link_derivative(int count) {
+    team_.each(count, [&](int a) { derivative_of(c_, a); });
+    clear_padding(J_, count);
+  }
+
+  void derivative_of(const double* covector, int a) {
+    const double inner = link_.beta(a) * along(covector, a), alpha = link_.alpha(a);
+    double last = 0;
+    for (int c = 0; c < m_; ++c) last -= link_.unit(c, a);
+    for (int c = 0; c < m_; ++c) {
+      J_[c * ld_ + a] = alpha * covector[c * ld_ + a] + inner * (link_.unit(c, a) - last);
+    }
+  }
+
+  void clear_padding(double* planes, int count) {
+    const int end = count + 16 < int(ld_) ? count + 16 : int(ld_);
+    for (int c = 0; c < m_; ++c) {
+      for (int a = count; a < end; ++a) planes[c * ld_ + a] = 0;
+    }
+  }
+
+  // X^T diag(s) rows (n, k) over the candidates: vectors.
+  void correlate_weighted(const double* rows, double* planes) {
+    team_.each(samples_.n * m_, [&](int e) {
+      const int i = e / m_;
+      scratch_[e] = samples_.s[i] * rows[i * k_ + e % m_];
+    });
+    link_.correlate_candidates(team_, scratch_, planes);
+  }
+
+  // Mp = M p, up to a constant in every row.
+  void multiply(int count) {
+    correlate_weighted(p_, J_);
+    team_.each(count, [&](int a) {
+      double sum = 0;
+      for (int c = 0; c < m_; ++c) sum += J_[c * ld_ + a];
+      for (int c = 0; c < m_; ++c) J_[c * ld_ + a] += sum;  // the vector as a covector
+      derivative_of(J_, a);
+    });
+    clear_padding(J_, count);
+    link_.apply_candidates(team_, J_, scratch_);
+    team_.each(samples_.n * k_, [&](int e) {
+      const int i = e / k_, l = e % k_;
+      Mp_[e] = bounds_[e] * p_[e] + (l < m_ ? samples_.s[i] * scratch_[i * m_ + l] : 0);
+    });
+  }
+
+  double dot(const double* a, const double* b) const {
+    return team_.sum(samples_.n * k_, [&](int e) { return a[e] * b[e]; });
+  }
+
+  // q with M q = rhs: conjugate gradients, the factor as preconditioner, M from the features in double.
+  void solve(int count) {
+    const int size = samples_.n * k_;
+    team_.each(size, [&](int e) {
+      q_[e] = 0;
+      r_[e] = rhs_[e];
+    });
+    system_.solve(team_, r_, z_);
+    team_.each(size, [&](int e) { p_[e] = z_[e]; });
+    double rz = dot(r_, z_);
+    const double first = rz;
+    for (int step = 0; step < kRefinements && rz > kResidual * kResidual * first; ++step) {
+      multiply(count);
+      const double curvature = dot(p_, Mp_);
+      if (!(curvature > 0)) return;
+      const double length = rz / curvature;
+      team_.each(size, [&](int e) {
+        q_[e] += length * p_[e];
+        r_[e] -= length * Mp_[e];
+      });
+      system_.solve(team_, r_, z_);
+      const double next = dot(r_, z_), ratio = next / rz;
+      rz = next;
+      team_.each(size, [&](int e) { p_[e] = z_[e] + ratio * p_[e]; });
+    }
+  }
+
+  const Team& team_;
+  const Samples& samples_;
+  Link& link_;
+  System& system_;
+  int k_, m_;
+  std::ptrdiff_t ld_;
+  double *rhs_, *q_, *r_, *z_, *p_, *Mp_, *bounds_, *scratch_, *c_, *J_;
+};
+
+}  // namespace sparsedis

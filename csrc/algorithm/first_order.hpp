@@ -1,0 +1,84 @@
+// First-order solvers of the dual: accelerated proximal gradient with restarts, block coordinate descent over samples.
+#pragma once
+
+#include "progress.hpp"
+#include "samples.hpp"
+
+namespace sparsedis {
+
+// The certificate costs as much as a step; it is asked for once in so many steps.
+constexpr int kCheckEvery = 10;
+constexpr int kFirstOrderPatience = 100;
+
+// Row i of `point` minus `step` times g, projected onto the simplex, into `to`; all (k,).
+inline void projected_row(int k, const double* point, const double* g, double step, double* to) {
+  auto z = [&](int l) { return point[l] - step * g[l]; };
+  const double tau = simplex_threshold(k, z);
+  for (int l = 0; l < k; ++l) to[l] = z(l) > tau ? z(l) - tau : 0;
+}
+
+// Step 1/lipschitz; momentum restarted when it points uphill (Beck and Teboulle 2009; O'Donoghue and Candes 2015).
+// memory: 4 (n, k).
+template <class Team, class Link>
+void fista(const Team& team, const Samples& samples, Link& link, double lipschitz, double* memory, Progress& progress,
+           std::int64_t max_iter) {
+  const int k = samples.k, size = samples.n * k;
+  double *dual = memory, *ahead = memory + size, *g = memory + 2 * size, *next = memory + 3 * size;
+  team.each(size, [&](int e) { dual[e] = ahead[e] = 1.0 / k; });
+  double momentum = 1;
+  for (std::int64_t iteration = 0; iteration <= max_iter; ++iteration) {
+    if (iteration % kCheckEvery == 0 || iteration == max_iter) {
+      const double penalty = link.evaluate(team, dual);
+      if (!progress.record(team, dual, size, certificate(team, samples, dual, link.scores(), penalty), iteration))
+        return;
+    }
+    link.evaluate(team, ahead);
+    team.each(samples.n, [&](int i) {
+      dual_gradient_row(samples, ahead, link.scores(), i, g);
+      projected_row(k, ahead + i * k, g + i * k, 1 / lipschitz, next + i * k);
+    });
+    const double uphill = team.sum(size, [&](int e) { return (ahead[e] - next[e]) * (next[e] - dual[e]); });
+    if (uphill > 0) momentum = 1;
+    const double following = (1 + std::sqrt(1 + 4 * momentum * momentum)) / 2;
+    const double weight = (momentum - 1) / following;
+    team.each(size, [&](int e) {
+      ahead[e] = next[e] + weight * (next[e] - dual[e]);
+      dual[e] = next[e];
+    });
+    momentum = following;
+  }
+}
+
+// An iteration is one sweep over the samples, each with the step 1/(s ||x||^2/lambda2 + rho) of its own; `sweep` of the
+// link offers open(): V made anew from L, scores(i): x_i W, and change(i, rows): V += x_i rows.
+// memory: (n, k) + 3 k.
+template <class Team, class Link, class Sweep>
+void bcd(const Team& team, const Samples& samples, Link& link, Sweep& sweep, double* memory, Progress& progress,
+         std::int64_t max_iter) {
+  const int n = samples.n, k = samples.k, m = samples.m;
+  double *dual = memory, *g = memory + n * k, *next = g + k, *change = next + k;
+  team.each(n * k, [&](int e) { dual[e] = 1.0 / k; });
+  for (std::int64_t iteration = 0; iteration <= max_iter; ++iteration) {
+    const double penalty = link.evaluate(team, dual);
+    const Certificate now = certificate(team, samples, dual, link.scores(), penalty);
+    if (!progress.record(team, dual, n * k, now, iteration) || iteration == max_iter) return;
+    sweep.open(team, dual);
+    for (int i = 0; i < n; ++i) {
+      const double* scores = sweep.scores(team, i);
+      double* L = dual + i * k;
+      double last = 0;
+      for (int c = 0; c < m; ++c) last -= scores[c];
+      for (int l = 0; l < k; ++l) {
+        const double Y = samples.is_label(i, l) ? 1 : 0;
+        g[l] = Y - (l < m ? scores[l] : last) + samples.rho * (L[l] - Y);
+      }
+      const double constant = samples.s[i] * sweep.square(i) / samples.lambda2 + samples.rho;
+      projected_row(k, L, g, 1 / (constant > kTiny ? constant : kTiny), next);
+      for (int c = 0; c < m; ++c) change[c] = samples.s[i] * (L[c] - next[c]);
+      for (int l = 0; l < k; ++l) L[l] = next[l];
+      sweep.change(team, i, change);
+    }
+  }
+}
+
+}  // namespace sparsedis

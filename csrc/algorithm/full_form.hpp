@@ -1,0 +1,205 @@
+// The full primal-dual form: the group norms' own dual variables U (||U_j|| <= 1), multipliers th and slacks w are
+// iterated beside L and Z, and every feature is eliminated from the Newton system by itself (sparsedis,
+// newton.FullForm).
+//
+// Works on features divided by lambda1. `Base` is the form that it builds on: the certificate's evaluate() and
+// scores(), and over all features, in m coordinates by planes (m, d):
+//   correlate(team, rows, planes)    X^T R for rows (n, m)
+//   apply(team, planes, scores)      X W
+//   curvature(team, keep, alpha, beta, unit)   H of all features with keep(j)
+#pragma once
+
+#include "newton.hpp"
+
+namespace sparsedis {
+
+// A feature whose curvature b is below this share of the task's largest is left out of H. Larger cuts cost nothing at
+// lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence.
+constexpr double kCut = 1e-8;
+
+template <class Base>
+class FullForm {
+ public:
+  static std::size_t size(std::size_t d, std::size_t m) { return (4 * m + 13) * d; }
+
+  FullForm(const Samples& samples, Base& base, double* memory, double* rows)
+      : samples_(samples),
+        base_(base),
+        rows_(rows),
+        d_(base.features()),
+        m_(samples.m),
+        lambda1_(samples.lambda1),
+        lambda2_(samples.lambda2 / (samples.lambda1 * samples.lambda1)) {
+    double** const planes[] = {&U_, &dU_, &V_, &e_};
+    for (double** one : planes) {
+      *one = memory;
+      memory += std::size_t(m_) * d_;
+    }
+    double** const vectors[] = {&th_, &w_,  &dth_, &dw_,    &product_, &u_,    &rw_,
+                                &q_,  &rr_, &rC_,  &alpha_, &beta_,    &along_};
+    for (double** one : vectors) {
+      *one = memory;
+      memory += d_;
+    }
+  }
+
+  template <class Team>
+  void start(const Team& team, const double* L) {
+    correlate_residual(team, L);
+    team.each(d_, [&](int j) {
+      const double norm = length(V_, j);
+      const double clip = norm > 0.9 ? 0.9 / norm : 1;
+      for (int c = 0; c < m_; ++c) U_[at(c, j)] = clip * V_[at(c, j)];
+      const double inside = (1 - clip * norm * clip * norm) / 2;
+      w_[j] = inside > 0.01 ? inside : 0.01;
+      const double active = (norm / 0.9 - 1) / lambda2_;
+      const double th = (active > 0 ? active : 0) + 0.2 / w_[j];
+      th_[j] = th < 1 / w_[j] ? th : 1 / w_[j];
+    });
+  }
+
+  template <class Team>
+  double evaluate(const Team& team, const double* L) {
+    return base_.evaluate(team, L);
+  }
+  const double* scores() const { return base_.scores(); }
+  const double* gradient_scores() const { return scores_of_U_; }
+  const auto* hessian() const { return base_.hessian(); }
+
+  template <class Team>
+  void linearise(const Team& team, const double* L) {
+    correlate_residual(team, L);
+    team.each(d_, [&](int j) {
+      const double u = length(U_, j), stretch = 1 + lambda2_ * th_[j];
+      for (int c = 0; c < m_; ++c) e_[at(c, j)] = U_[at(c, j)] / (u > kTiny ? u : kTiny);
+      u_[j] = u;
+      rw_[j] = (1 - u * u) / 2 - w_[j];
+      q_[j] = stretch + lambda2_ * u * u * th_[j] / w_[j];
+      // <e, rU> of the rounded rU: near the solution rU - rr e must have nothing left along e but what w can bear.
+      for (int c = 0; c < m_; ++c) dU_[at(c, j)] = V_[at(c, j)] - stretch * U_[at(c, j)];
+      rr_[j] = inner(e_, dU_, j);
+      alpha_[j] = th_[j] / stretch;
+      beta_[j] = (1 - 1 / q_[j]) / lambda2_;
+      for (int c = 0; c < m_; ++c) dU_[at(c, j)] = th_[j] * U_[at(c, j)] / lambda1_;
+    });
+    scores_of_U_ = rows_;
+    base_.apply(team, dU_, scores_of_U_);
+    const double most = -team.least(d_, [&](int j) { return -beta_[j]; });
+    const double scale = 1 / (lambda1_ * lambda1_);
+    base_.curvature(
+        team, [&](int j) { return beta_[j] > kCut * most; }, [&](int j) { return scale * alpha_[j]; },
+        [&](int j) {
+          const double beta = beta_[j] - alpha_[j];
+          return beta > 0 ? scale * beta : 0;
+        },
+        [&](int c, int j) { return e_[at(c, j)]; });
+  }
+
+  template <class Team>
+  bool shift(const Team& team, double centre, double damping, double* scores) {
+    team.each(d_, [&](int j) {
+      const double stretch = 1 + lambda2_ * th_[j], u = u_[j];
+      rC_[j] = centre - (damping == 0 ? 0 : damping * product_[j]) - th_[j] * w_[j] - th_[j] * rw_[j];
+      const double dUr = (rr_[j] - lambda2_ * u * rC_[j] / w_[j]) / q_[j];
+      const double dth = (rC_[j] + th_[j] * u * dUr) / w_[j];
+      dth_[j] = dth;
+      for (int c = 0; c < m_; ++c) {
+        const int p = at(c, j);
+        const double rU = V_[p] - stretch * U_[p];
+        dU_[p] = (dth * U_[p] + th_[j] * ((rU - rr_[j] * e_[p]) / stretch + dUr * e_[p])) / lambda1_;
+      }
+    });
+    base_.apply(team, dU_, scores);
+    return true;
+  }
+
+  template <class Team>
+  void complete(const Team& team, const double* dL) {
+    const int k = samples_.k;
+    double* rows = rows_ + std::size_t(samples_.n) * m_;
+    team.each(samples_.n * m_, [&](int e) {
+      const int i = e / m_;
+      rows[e] = -samples_.s[i] * dL[i * k + e % m_] / lambda1_;
+    });
+    base_.correlate(team, rows, dU_);  // dV, until it is dU
+    team.each(d_, [&](int j) {
+      const double stretch = 1 + lambda2_ * th_[j], u = u_[j];
+      const double along = inner(e_, dU_, j);
+      const double dUr0 = (rr_[j] - lambda2_ * u * rC_[j] / w_[j]) / q_[j];
+      for (int c = 0; c < m_; ++c) {
+        const int p = at(c, j);
+        const double rU = V_[p] - stretch * U_[p];
+        dU_[p] = (rU - rr_[j] * e_[p] + dU_[p] - along * e_[p]) / stretch + (dUr0 + along / q_[j]) * e_[p];
+      }
+      dth_[j] += th_[j] * u * (along / q_[j]) / w_[j];
+      dw_[j] = rw_[j] - inner(U_, dU_, j);
+    });
+  }
+
+  template <class Team>
+  double reach(const Team& team) const {
+    return team.least(d_, [&](int j) {
+      const double a = dth_[j] < 0 ? th_[j] / -dth_[j] : INFINITY;
+      const double b = dw_[j] < 0 ? w_[j] / -dw_[j] : INFINITY;
+      return a < b ? a : b;
+    });
+  }
+
+  template <class Team>
+  double products(const Team& team, double step) const {
+    return team.sum(
+        d_, [&](int j) { return step == 0 ? th_[j] * w_[j] : (th_[j] + step * dth_[j]) * (w_[j] + step * dw_[j]); });
+  }
+  int pairs() const { return d_; }
+
+  template <class Team>
+  void keep_products(const Team& team) {
+    team.each(d_, [&](int j) { product_[j] = dth_[j] * dw_[j]; });
+  }
+
+  template <class Team>
+  void move(const Team& team, double step) {
+    team.each(d_, [&](int j) {
+      th_[j] += step * dth_[j];
+      w_[j] += step * dw_[j];
+    });
+    team.each(m_ * d_, [&](int p) { U_[p] += step * dU_[p]; });
+  }
+
+ private:
+  int at(int c, int j) const { return c * d_ + j; }
+
+  // <a_j, b_j> over all k classes.
+  double inner(const double* a, const double* b, int j) const {
+    double sum = 0, last_a = 0, last_b = 0;
+    for (int c = 0; c < m_; ++c) {
+      const double x = a[at(c, j)], y = b[at(c, j)];
+      sum += x * y;
+      last_a += x;
+      last_b += y;
+    }
+    return sum + last_a * last_b;
+  }
+  double length(const double* a, int j) const { return std::sqrt(inner(a, a, j)); }
+
+  template <class Team>
+  void correlate_residual(const Team& team, const double* L) {
+    double* rows = rows_ + std::size_t(samples_.n) * m_;
+    team.each(samples_.n, [&](int i) {
+      residual_row(samples_, L, i, rows);
+      for (int c = 0; c < m_; ++c) rows[i * m_ + c] /= lambda1_;
+    });
+    base_.correlate(team, rows, V_);
+  }
+
+  const Samples& samples_;
+  Base& base_;
+  double* rows_;  // 2 (n, m): scores of th U, and rows to correlate
+  double* scores_of_U_ = nullptr;
+  int d_, m_;
+  double lambda1_, lambda2_;
+  double *U_, *dU_, *V_, *e_;
+  double *th_, *w_, *dth_, *dw_, *product_, *u_, *rw_, *q_, *rr_, *rC_, *alpha_, *beta_, *along_;
+};
+
+}  // namespace sparsedis

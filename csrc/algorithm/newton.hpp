@@ -1,0 +1,175 @@
+// Interior-point Newton on the dual: Mehrotra's predictor-corrector, for any form of the features' part.
+//
+// A Form knows the features: the certificate's scores, the curvature, and whatever variables of its own it iterates. A
+// System knows the linear algebra: it factors H + diag(bounds) and solves in the space of zero row sums.
+#pragma once
+
+#include "progress.hpp"
+#include "samples.hpp"
+
+namespace sparsedis {
+
+// Share of the way to the boundary that a step may go.
+constexpr double kToBoundary = 0.995;
+// Where the predictor can go less than this share of its way, the corrector's second-order term, which holds for a
+// whole step, is damped by the share it can go: undamped it points out of the interior, and the first steps are lost.
+constexpr double kShort = 0.1;
+// The start: L on the line from the one-hot labels to 1/k where the dual is least, but not too close to an end; Z at
+// this share of the centre.
+constexpr double kCentre = 0.3;
+constexpr double kLeastStart = 0.2, kMostStart = 0.9;
+
+// What a form without variables of its own answers: the light form, whose curvature is that of the active features.
+struct NoVariables {
+  template <class Team>
+  bool shift(const Team&, double, double, double*) const {
+    return false;
+  }
+  template <class Team>
+  void complete(const Team&, const double*) const {}
+  template <class Team>
+  double reach(const Team&) const {
+    return INFINITY;
+  }
+  template <class Team>
+  double products(const Team&, double) const {
+    return 0;
+  }
+  int pairs() const { return 0; }
+  template <class Team>
+  void keep_products(const Team&) const {}
+  template <class Team>
+  void move(const Team&, double) const {}
+};
+
+// (n, k) arrays of one task.
+struct Point {
+  double *L, *Z, *dL, *dZ, *product, *gradient, *bounds, *rhs;
+  double* shift;  // (n, m)
+  static std::size_t size(std::size_t n, std::size_t k) { return 9 * n * k; }
+  void place(double* at, std::size_t n, std::size_t k) {
+    double** const all[] = {&L, &Z, &dL, &dZ, &product, &gradient, &bounds, &rhs, &shift};
+    for (double** one : all) {
+      *one = at;
+      at += n * k;
+    }
+  }
+};
+
+// theta in [0, 1], the least of the dual on the line L = (1 - theta) Y + theta/k. norm (d,): those of X^T diag(s)(Y -
+// 1/k), put in another order here. The derivative in theta is convex and increasing, so Newton from the right meets its
+// root monotonically, and a feature that is off once stays off.
+template <class Team, class T>
+double start_on_the_line(const Team& team, const Samples& samples, int d, T* norm) {
+  const double reward =
+      samples.lambda2 * (1 - 1.0 / samples.k) * team.sum(samples.n, [&](int i) { return samples.s[i]; });
+  double theta = 1;
+  int on = d;
+  for (int iteration = 0; iteration < 100; ++iteration) {
+    on = team.partition(norm, on, T(samples.lambda1 / theta));
+    const double square = team.sum(on, [&](int j) { return double(norm[j]) * norm[j]; });
+    const double length = team.sum(on, [&](int j) { return double(norm[j]); });
+    const double excess = theta * square - samples.lambda1 * length - reward;
+    if (excess <= 0 || square <= 0) break;
+    const double next = theta - excess / square;
+    if (!(next < theta * (1 - 1e-6))) break;
+    theta = next;
+  }
+  return theta;
+}
+
+template <class Team>
+void place_start(const Team& team, const Samples& samples, double theta, Point& at) {
+  const int k = samples.k;
+  theta = theta < kLeastStart ? kLeastStart : theta > kMostStart ? kMostStart : theta;
+  team.each(samples.n * k, [&](int e) {
+    at.L[e] = (samples.is_label(e / k, e % k) ? 1 - theta : 0) + theta / k;
+    at.Z[e] = kCentre * (theta / k) / at.L[e];
+  });
+}
+
+// A direction for targets `centre - damping * product` of the products L Z (the form's pairs likewise).
+template <class Team, class Form, class System>
+void direction(const Team& team, const Samples& samples, Form& form, const System& system, Point& at, double centre,
+               double damping) {
+  const int k = samples.k, m = samples.m;
+  const bool shifted = form.shift(team, centre, damping, at.shift);
+  auto target = [&](int e) { return damping == 0 ? centre : centre - damping * at.product[e]; };
+  team.each(samples.n * k, [&](int e) {
+    const int i = e / k;
+    const double moved = shifted ? samples.s[i] * entry(at.shift, m, i, e % k) : 0;
+    at.rhs[e] = moved - at.gradient[e] + target(e) / at.L[e];
+  });
+  system.solve(team, at.rhs, at.dL);
+  team.each(samples.n * k, [&](int e) { at.dZ[e] = (target(e) - at.L[e] * at.Z[e] - at.Z[e] * at.dL[e]) / at.L[e]; });
+  form.complete(team, at.dL);
+}
+
+// Share of the direction, at most 1, that goes `boundary` of the way to where a variable is zero.
+template <class Team, class Form>
+double reach(const Team& team, const Samples& samples, const Form& form, const Point& at, double boundary) {
+  const double least = team.least(samples.n * samples.k, [&](int e) {
+    const double a = at.dL[e] < 0 ? at.L[e] / -at.dL[e] : INFINITY;
+    const double b = at.dZ[e] < 0 ? at.Z[e] / -at.dZ[e] : INFINITY;
+    return a < b ? a : b;
+  });
+  const double other = form.reach(team);
+  const double step = boundary * (least < other ? least : other);
+  return step < 1 ? step : 1;
+}
+
+// mu after `step` of the direction: the mean product of all pairs.
+template <class Team, class Form>
+double centrality(const Team& team, const Samples& samples, const Form& form, const Point& at, double step) {
+  const int size = samples.n * samples.k;
+  const double total = team.sum(size, [&](int e) {
+    const double L = step == 0 ? at.L[e] : at.L[e] + step * at.dL[e];
+    const double Z = step == 0 ? at.Z[e] : at.Z[e] + step * at.dZ[e];
+    return L * Z;
+  });
+  return (total + form.products(team, step)) / (size + form.pairs());
+}
+
+// One step from a point whose certificate has been taken.
+template <class Team, class Form, class System>
+void advance(const Team& team, const Samples& samples, Form& form, System& system, Point& at) {
+  const int k = samples.k, size = samples.n * k;
+  form.linearise(team, at.L);
+  team.each(samples.n, [&](int i) { dual_gradient_row(samples, at.L, form.gradient_scores(), i, at.gradient); });
+  team.each(size, [&](int e) { at.bounds[e] = at.Z[e] / at.L[e] + samples.s[e / k] * samples.rho; });
+  system.factor(team, form.hessian(), at.bounds, at.L);
+
+  const double mu = centrality(team, samples, form, at, 0);
+  direction(team, samples, form, system, at, 0, 0);
+  const double far = reach(team, samples, form, at, 1);
+  const double ahead = centrality(team, samples, form, at, far);
+  double sigma = (ahead > 0 ? ahead : 0) / (mu > kTiny ? mu : kTiny);
+  sigma = sigma < 1 ? sigma * sigma * sigma : 1;
+  team.each(size, [&](int e) { at.product[e] = at.dL[e] * at.dZ[e]; });
+  form.keep_products(team);
+  direction(team, samples, form, system, at, sigma * mu, far < kShort ? far : 1);
+  const double step = reach(team, samples, form, at, kToBoundary);
+  team.each(size, [&](int e) {
+    at.L[e] += step * at.dL[e];
+    at.Z[e] += step * at.dZ[e];
+  });
+  form.move(team, step);
+}
+
+// From the start in `at`, until the certificate, a stall or `max_iter`; counts on from progress.n_iter. Gives up where
+// the gap is above `hopeless` from iteration `patience` on. Returns whether the task is done.
+template <class Team, class Form, class System>
+bool interior_point(const Team& team, const Samples& samples, Form& form, System& system, Point& at, Progress& progress,
+                    std::int64_t max_iter, std::int64_t patience, double hopeless) {
+  for (std::int64_t iteration = progress.n_iter;; ++iteration) {
+    const double penalty = form.evaluate(team, at.L);
+    const Certificate now = certificate(team, samples, at.L, form.scores(), penalty);
+    if (!progress.record(team, at.L, samples.n * samples.k, now, iteration))
+      return progress.status == Status::certified;
+    if (iteration >= max_iter) return true;
+    if (iteration >= patience && !(now.relative() <= hopeless)) return false;
+    advance(team, samples, form, system, at);
+  }
+}
+
+}  // namespace sparsedis

@@ -1,0 +1,127 @@
+// One task's samples, and what is said about them one by one: residual, dual gradient, certificate.
+//
+// A Team is whoever works on one task: a thread on the CPU, a block on a GPU. It offers
+//   each(count, f)           f(i) for every i, in any order, done when it returns
+//   sum(count, f)            the sum of f(i), in an order that depends on count alone
+//   least(count, f)          the smallest f(i), infinity for none
+//   partition(x, count, t)   the values above t to the front of x; how many
+#pragma once
+
+#include <cstdint>
+
+namespace sparsedis {
+
+constexpr double kTiny = 2.2250738585072014e-308;
+
+// Classes: k. Rows of A, V, W and of every direction sum to zero over the classes, so they are kept in m = k-1
+// coordinates, those of all classes but the last.
+struct Samples {
+  int n, k, m;
+  const int* label;  // (n,)
+  const double* s;   // (n,), at most 1
+  double lambda1, lambda2, rho;
+
+  bool is_label(int i, int l) const { return label[i] == l; }
+};
+
+// Row i of A = diag(s)(Y - L), the first m classes. The label's entry is the sum of the others, not 1 - L_y, which near
+// a solution would keep only the rounding.
+inline void residual_row(const Samples& samples, const double* L, int i, double* A) {
+  const int k = samples.k;
+  double others = 0;
+  for (int l = 0; l < k; ++l) {
+    if (!samples.is_label(i, l)) others += L[i * k + l];
+  }
+  for (int l = 0; l < samples.m; ++l) {
+    A[i * samples.m + l] = samples.s[i] * (samples.is_label(i, l) ? others : -L[i * k + l]);
+  }
+}
+
+// Entry l of row i of a matrix kept in m coordinates whose rows sum to zero.
+inline double entry(const double* rows, int m, int i, int l) {
+  if (l < m) return rows[i * m + l];
+  double sum = 0;
+  for (int c = 0; c < m; ++c) sum += rows[i * m + c];
+  return -sum;
+}
+
+// Threshold tau of the Euclidean projection onto the simplex, (z - tau)_+, by Michelot's finite iteration.
+template <class Entry>
+double simplex_threshold(int k, Entry z) {
+  double tau = -1e300;
+  int count = 0;
+  for (;;) {
+    double sum = 0;
+    int kept = 0;
+    for (int l = 0; l < k; ++l) {
+      const double value = z(l);
+      if (value > tau) {
+        sum += value;
+        ++kept;
+      }
+    }
+    if (kept == count || kept == 0) return tau;
+    count = kept;
+    tau = (sum - 1) / kept;
+  }
+}
+
+struct Terms {
+  double slack, hinge;
+};
+
+// What sample i adds to the gap and to the primal value (sparsedis.problem.certificate); scores: X W, m coordinates.
+inline Terms certificate_terms(const Samples& samples, const double* L, const double* scores, int i) {
+  const int k = samples.k, m = samples.m;
+  const double rho = samples.rho;
+  const double own = entry(scores, m, i, samples.label[i]);
+  double last = 0;
+  for (int c = 0; c < m; ++c) last -= scores[i * m + c];
+  auto margin = [&](int l) { return (samples.is_label(i, l) ? 0.0 : 1.0) + (l < m ? scores[i * m + l] : last) - own; };
+  double top = margin(0);
+  for (int l = 1; l < k; ++l) top = margin(l) > top ? margin(l) : top;
+  double slack = 0;
+  if (rho == 0) {
+    for (int l = 0; l < k; ++l) slack += L[i * k + l] * (top - margin(l));
+    return {samples.s[i] * slack, samples.s[i] * top};
+  }
+  auto z = [&](int l) { return (samples.is_label(i, l) ? 1.0 : 0.0) + (margin(l) - top) / rho; };
+  const double tau = simplex_threshold(k, z);
+  double hinge = 0;
+  for (int l = 0; l < k; ++l) {
+    const double above = z(l) - tau;
+    const double a = above > 0 ? above : 0;
+    const double distance = a - L[i * k + l];
+    const double target = a - (samples.is_label(i, l) ? 1.0 : 0.0);
+    slack += rho * (L[i * k + l] * (above < 0 ? -above : 0) + distance * distance / 2);
+    hinge += a * margin(l) - rho / 2 * target * target;
+  }
+  return {samples.s[i] * slack, samples.s[i] * hinge};
+}
+
+struct Certificate {
+  double gap, objective;
+  double relative() const { return gap / (objective > kTiny ? objective : kTiny); }
+};
+
+template <class Team>
+Certificate certificate(const Team& team, const Samples& samples, const double* L, const double* scores,
+                        double penalty) {
+  const double gap = team.sum(samples.n, [&](int i) { return certificate_terms(samples, L, scores, i).slack; });
+  const double hinge = team.sum(samples.n, [&](int i) { return certificate_terms(samples, L, scores, i).hinge; });
+  return {gap, hinge + penalty};
+}
+
+// g_il = s_i (Y - x_i W + rho (L - Y)), all k classes.
+inline void dual_gradient_row(const Samples& samples, const double* L, const double* scores, int i, double* g) {
+  const int k = samples.k, m = samples.m;
+  double last = 0;
+  for (int c = 0; c < m; ++c) last -= scores[i * m + c];
+  for (int l = 0; l < k; ++l) {
+    const double Y = samples.is_label(i, l) ? 1 : 0;
+    const double score = l < m ? scores[i * m + l] : last;
+    g[i * k + l] = samples.s[i] * (Y - score + samples.rho * (L[i * k + l] - Y));
+  }
+}
+
+}  // namespace sparsedis

@@ -1,0 +1,102 @@
+// The only file that knows Python: checked arrays in, raw pointers on.
+//
+// Tensors cross as addresses: no torch header, so that no torch version can break the ABI. sparsedis's kernel_cpp.py,
+// the only caller, sees to shapes, types and contiguity.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "contract.hpp"
+
+namespace py = pybind11;
+using namespace sparsedis;
+
+namespace {
+
+template <class P>
+P pointer(std::uintptr_t address) {
+  return reinterpret_cast<P>(address);
+}
+
+template <class F>
+Problems<F> problems(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
+                     std::uintptr_t labels, std::array<std::uintptr_t, 4> parameters) {
+  Problems<F> result{shape[0],
+                     shape[1],
+                     shape[2],
+                     shape[3],
+                     pointer<const F*>(X),
+                     {},
+                     pointer<const std::int64_t*>(labels),
+                     pointer<const double*>(parameters[0]),
+                     pointer<const double*>(parameters[1]),
+                     pointer<const double*>(parameters[2]),
+                     pointer<const double*>(parameters[3])};
+  for (int i = 0; i < 3; ++i) result.stride[i] = stride[i];
+  return result;
+}
+
+Solver solver_of(const std::string& name) {
+  if (name == "newton") return Solver::newton;
+  if (name == "fista") return Solver::fista;
+  if (name == "bcd") return Solver::bcd;
+  throw std::invalid_argument("solver: expected 'newton', 'fista' or 'bcd', got '" + name + "'");
+}
+
+template <class F>
+void solve_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
+              std::uintptr_t labels, std::array<std::uintptr_t, 4> parameters, const std::string& solver, double tol,
+              std::int64_t max_iter, int threads, std::array<std::uintptr_t, 8> out) {
+  const Solutions<F> solutions{pointer<F*>(out[0]),
+                               pointer<double*>(out[1]),
+                               pointer<double*>(out[2]),
+                               pointer<double*>(out[3]),
+                               pointer<double*>(out[4]),
+                               pointer<std::int64_t*>(out[5]),
+                               pointer<std::int64_t*>(out[6]),
+                               pointer<bool*>(out[7])};
+  const Options options{solver_of(solver), tol, max_iter, threads};
+  const py::gil_scoped_release release;
+  solve(problems<F>(shape, stride, X, labels, parameters), options, solutions);
+}
+
+template <class F>
+void adjoint_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
+                std::uintptr_t labels, std::array<std::uintptr_t, 4> parameters, std::uintptr_t dual,
+                std::uintptr_t grad_W, int threads, std::array<std::uintptr_t, 4> out) {
+  const Gradients<F> gradients{pointer<F*>(out[0]), pointer<double*>(out[1]), pointer<double*>(out[2]),
+                               pointer<double*>(out[3])};
+  const py::gil_scoped_release release;
+  adjoint(problems<F>(shape, stride, X, labels, parameters), pointer<const double*>(dual), pointer<const F*>(grad_W),
+          gradients, threads);
+}
+
+// Which of the optional builds of this module run on this processor, the best first. To be asked of the baseline build:
+// the others cannot even be imported where they do not run.
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> result;
+#if defined(__x86_64__) && defined(__GNUC__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    result.push_back("avx512");
+  }
+  if (avx2) result.push_back("avx2");
+#endif
+  return result;
+}
+
+}  // namespace
+
+#define SPARSEDIS_EXPAND(name, module) PYBIND11_MODULE(name, module)
+SPARSEDIS_EXPAND(SPARSEDIS_MODULE, module) {
+  module.def("instruction_sets", &instruction_sets);
+  module.def("solve_float32", &solve_of<float>);
+  module.def("solve_float64", &solve_of<double>);
+  module.def("adjoint_float32", &adjoint_of<float>);
+  module.def("adjoint_float64", &adjoint_of<double>);
+}

@@ -1,0 +1,66 @@
+// The operation: batches of group-Lasso multiclass SVMs and the adjoint of their solutions, as every kernel offers it.
+//
+// B tasks of n samples, d features and k classes. The mathematics is that of sparsedis/problem.py. All arrays but the
+// features are contiguous. `solve` checks the values that it reads and throws std::domain_error for a bad one;
+// `adjoint` trusts those of a solved problem.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sparsedis {
+
+enum class Solver { newton, fista, bcd };
+
+// The values of sparsedis.solution.Status.
+enum class Status : std::int64_t { certified = 0, max_iter = 1, stalled = 2 };
+
+// F is the features' type, float or double.
+template <class F>
+struct Problems {
+  std::int64_t batch, samples, features, classes;
+  const F* X;                  // (B, n, d)
+  std::ptrdiff_t stride[3];    // of X, in elements; any, 0 included
+  const std::int64_t* labels;  // (B, n), from 0 to k-1
+  const double* lambda1;       // (B,)
+  const double* lambda2;       // (B,)
+  const double* dual_reg;      // (B,)
+  const double* weight;        // (B, n); 0 marks an absent sample
+};
+
+struct Options {
+  Solver solver;
+  double tol;  // relative duality gap to reach
+  std::int64_t max_iter;
+  int threads;
+};
+
+template <class F>
+struct Solutions {
+  F* W;          // (B, d, k)
+  double* dual;  // (B, n, k)
+  double* gap;   // (B,), as the following
+  double* relative_gap;
+  double* objective;
+  std::int64_t* n_iter;
+  std::int64_t* status;
+  bool* active;  // (B, d)
+};
+
+template <class F>
+struct Gradients {
+  F* X;  // (B, n, d)
+  double* lambda1;
+  double* lambda2;
+  double* dual_reg;
+};
+
+template <class F>
+void solve(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions);
+
+// Gradients of a loss whose gradient in W is grad_W (B, d, k), at the solutions `dual` (B, n, k).
+template <class F>
+void adjoint(const Problems<F>& problems, const double* dual, const F* grad_W, const Gradients<F>& gradients,
+             int threads);
+
+}  // namespace sparsedis

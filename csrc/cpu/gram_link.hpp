@@ -1,0 +1,63 @@
+// lambda1 = 0: W = X^T A/lambda2 is linear in L, and all there is to know of the features is the Gram matrix X X^T.
+#pragma once
+
+#include "../algorithm/newton.hpp"
+#include "features.hpp"
+#include "hessian.hpp"
+#include "memory.hpp"
+#include "team.hpp"
+
+namespace sparsedis::cpu {
+
+template <class F>
+class GramLink : public NoVariables {
+ public:
+  GramLink(Memory& memory, const Samples& samples, const Features<F>& features)
+      : samples_(samples), n_(samples.n), m_(samples.m), hessian_(memory, n_, m_) {
+    A_ = memory.take<double>(std::size_t(n_) * m_);
+    scores_ = memory.take<double>(std::size_t(n_) * m_);
+    K_ = memory.take<double>(std::size_t(n_) * n_);
+    double* block = memory.take<double>(std::size_t(n_) * kBlock);
+    std::fill(K_, K_ + std::size_t(n_) * n_, 0.0);
+    for (int from = 0; from < features.features(); from += kBlock) {
+      const int here = std::min(kBlock, features.features() - from);
+      features.copy(from, here, block, kBlock);
+      add_dot_products(block, kBlock, n_, block, kBlock, n_, int(padded(here)), K_, n_, true);
+    }
+    for (int i = 0; i < n_; ++i) {
+      for (int j = i + 1; j < n_; ++j) K_[std::ptrdiff_t(i) * n_ + j] = K_[std::ptrdiff_t(j) * n_ + i];
+    }
+    hessian_.clear();
+    hessian_.add_gram(K_, 1 / samples.lambda2);
+  }
+
+  double evaluate(const Team& team, const double* L) {
+    for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, A_);
+    for (int i = 0; i < n_; ++i) {
+      double* to = scores_ + i * m_;
+      std::fill(to, to + m_, 0.0);
+      for (int j = 0; j < n_; ++j) {
+        const double factor = K_[std::ptrdiff_t(i) * n_ + j] / samples_.lambda2;
+        for (int c = 0; c < m_; ++c) to[c] += factor * A_[j * m_ + c];
+      }
+    }
+    // lambda2/2 ||W||^2 = <A, X W>/2 over all classes.
+    return team.sum(n_ * samples_.k, [&](int e) {
+      const int i = e / samples_.k, l = e % samples_.k;
+      return entry(A_, m_, i, l) * entry(scores_, m_, i, l) / 2;
+    });
+  }
+
+  const double* scores() const { return scores_; }
+  const double* gradient_scores() const { return scores_; }
+  void linearise(const Team&, const double*) {}
+  const Hessian<double>* hessian() const { return &hessian_; }
+
+ private:
+  const Samples& samples_;
+  int n_, m_;
+  Hessian<double> hessian_;
+  double *A_, *scores_, *K_;
+};
+
+}  // namespace sparsedis::cpu

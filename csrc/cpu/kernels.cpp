@@ -1,0 +1,307 @@
+// The contract's functions on the CPU: a thread per task.
+#include <Eigen/Cholesky>
+#include <Eigen/Eigenvalues>
+#include <stdexcept>
+
+#include "../algorithm/adjoint.hpp"
+#include "../algorithm/first_order.hpp"
+#include "../algorithm/full_form.hpp"
+#include "../algorithm/newton.hpp"
+#include "../contract.hpp"
+#include "gram_link.hpp"
+#include "link.hpp"
+#include "parallel.hpp"
+#include "sweep.hpp"
+#include "system.hpp"
+#include "task.hpp"
+#include "team.hpp"
+
+namespace sparsedis {
+namespace cpu {
+namespace {
+
+// lambda1^2/lambda2, which does not depend on the scale of the features, up to which the light form is tried, where
+// there are as many features as samples.
+constexpr double kLight = 0.3;
+// The light form makes way for the full one where its gap is above kLightGap from iteration kLightIterations on.
+constexpr int kLightIterations = 8;
+constexpr double kLightGap = 1e-2;
+constexpr int kNewtonPatience = 30;
+// A tolerance that the light form's float products serve; below, everything is double.
+constexpr double kFloatTolerance = 1e-6;
+
+// Whether float holds lambda1 and lambda2 and what they are multiplied with.
+bool moderate(const Samples& samples) {
+  return samples.lambda1 > 1e-12 && samples.lambda1 < 1e12 && samples.lambda2 > 1e-12 && samples.lambda2 < 1e12;
+}
+
+// What one pass over the features tells before the first step.
+struct Survey {
+  double theta;    // start_on_the_line
+  double longest;  // the largest ||x_j||, in screening units
+  bool finite;
+};
+
+template <class F>
+Survey survey(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features) {
+  const int n = samples.n, m = samples.m, d = features.features();
+  const double unit = screening_unit(samples);
+  F* rows = memory.take<F>(std::size_t(n) * m);
+  F* block = memory.take<F>(std::size_t(n) * kBlock);
+  const F** x = memory.take<const F*>(n);
+  F* planes = memory.take<F>(std::size_t(m) * kBlock);
+  F* norm = memory.take<F>(d + kPad);
+  for (int i = 0; i < n; ++i) {
+    for (int c = 0; c < m; ++c) {
+      rows[i * m + c] = F(unit * samples.s[i] * ((samples.is_label(i, c) ? 1 : 0) - 1.0 / samples.k));
+    }
+  }
+  F longest = 0;
+  for (int from = 0; from < d; from += kBlock) {
+    const int here = std::min(kBlock, d - from), length = int(padded(here));
+    features.rows(from, here, block, x);
+    F square[kBlock] = {};
+    if (!add_squares(x, length, n, F(unit), square)) return {1, 0, false};
+    for (int j = 0; j < here; ++j) longest = square[j] > longest ? square[j] : longest;
+    combine(x, length, n, rows, m, planes, kBlock);
+    square_norms(planes, kBlock, m, length, norm + from);
+    for (int j = 0; j < length; ++j) norm[from + j] = std::sqrt(norm[from + j]);
+  }
+  // In units of lambda1: lambda1 is 1 (or 0), lambda2 that of features divided by lambda1.
+  Samples scaled = samples;
+  scaled.lambda1 *= unit;
+  scaled.lambda2 *= unit * unit;
+  return {start_on_the_line(team, scaled, d, norm), std::sqrt(double(longest)), true};
+}
+
+// Where the solution of one task goes.
+template <class F>
+struct Output {
+  F* W;          // (d, k)
+  bool* active;  // (d,)
+  int k;
+
+  // W and the active features, from a link that has evaluated the solution.
+  template <class Link>
+  void write(const Link& link) const {
+    for (int a = 0; a < link.candidates(); ++a) {
+      if (!link.active(a)) continue;
+      active[link.index(a)] = true;
+      F* to = W + std::ptrdiff_t(link.index(a)) * k;
+      double last = 0;
+      for (int c = 0; c < k - 1; ++c) {
+        const double value = link.W(c, a);
+        to[c] = F(value);
+        last -= value;
+      }
+      to[k - 1] = F(last);
+    }
+  }
+};
+
+template <class Link, class F>
+void write_best(const Team& team, Link& link, const Progress& progress, const Output<F>& output) {
+  if (!progress.current) link.evaluate(team, progress.best());
+  output.write(link);
+}
+
+// Returns whether the task is done.
+template <class T, class F>
+bool light(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features, const Survey& survey,
+           NewtonSystem& system, Point& at, Progress& progress, std::int64_t max_iter, const Output<F>& output) {
+  SparseLink<F, T> link(memory, samples, features, survey.longest);
+  const bool done = interior_point(team, samples, link, system, at, progress, max_iter, kLightIterations, kLightGap);
+  if (done) write_best(team, link, progress, output);
+  return done;
+}
+
+template <class F>
+void newton(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features, const Survey& survey,
+            Progress& progress, double tol, std::int64_t max_iter, const Output<F>& output) {
+  const std::size_t n = samples.n, k = samples.k, m = samples.m;
+  Point at;
+  at.place(memory.take<double>(Point::size(n, k)), n, k);
+  NewtonSystem system(memory, samples);
+  place_start(team, samples, survey.theta, at);
+  if (samples.lambda1 == 0) {
+    GramLink<F> link(memory, samples, features);
+    interior_point(team, samples, link, system, at, progress, max_iter, max_iter, 0);
+    SparseLink<F, F> all(memory, samples, features, survey.longest);
+    all.evaluate(team, progress.best());
+    return output.write(all);
+  }
+  if (samples.lambda1 * samples.lambda1 <= kLight * samples.lambda2 && features.features() >= samples.n) {
+    const bool done =
+        tol >= kFloatTolerance && moderate(samples)
+            ? light<F>(memory, team, samples, features, survey, system, at, progress, max_iter, output)
+            : light<double>(memory, team, samples, features, survey, system, at, progress, max_iter, output);
+    if (done) return;
+    place_start(team, samples, survey.theta, at);
+  }
+  using Link = SparseLink<F, double>;
+  Link link(memory, samples, features, survey.longest);
+  FullForm<Link> form(samples, link, memory.take<double>(FullForm<Link>::size(features.features(), m)),
+                      memory.take<double>(2 * n * m));
+  form.start(team, at.L);
+  interior_point(team, samples, form, system, at, progress, max_iter, max_iter, 0);
+  link.evaluate(team, progress.best());
+  output.write(link);
+}
+
+// lambda_max(D X X^T D)/lambda2 + rho.
+template <class F>
+double lipschitz(Memory& memory, const Samples& samples, const Features<F>& features) {
+  const int n = samples.n;
+  Eigen::MatrixXd K = Eigen::MatrixXd::Zero(n, n);
+  double* block = memory.take<double>(std::size_t(n) * kBlock);
+  for (int from = 0; from < features.features(); from += kBlock) {
+    const int here = std::min(kBlock, features.features() - from);
+    features.copy(from, here, block, kBlock);
+    add_dot_products(block, kBlock, n, block, kBlock, n, int(padded(here)), K.data(), n, false);
+  }
+  const Eigen::Map<const Eigen::VectorXd> s(samples.s, n);
+  K = s.asDiagonal() * K * s.asDiagonal();
+  const double largest = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(K, Eigen::EigenvaluesOnly).eigenvalues()[n - 1];
+  return std::max(largest / samples.lambda2 + samples.rho, kTiny);
+}
+
+template <class F>
+void first_order(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features,
+                 const Survey& survey, Progress& progress, Solver solver, std::int64_t max_iter,
+                 const Output<F>& output) {
+  const std::size_t n = samples.n, k = samples.k;
+  SparseLink<F, double> link(memory, samples, features, survey.longest);
+  if (solver == Solver::fista) {
+    const double constant = lipschitz(memory, samples, features);
+    fista(team, samples, link, constant, memory.take<double>(4 * n * k), progress, max_iter);
+  } else {
+    Sweep<F, SparseLink<F, double>> sweep(memory, samples, features, link);
+    bcd(team, samples, link, sweep, memory.take<double>(n * k + 3 * k), progress, max_iter);
+  }
+  link.evaluate(team, progress.best());
+  output.write(link);
+}
+
+// Whether all values but the present samples' features, which survey() sees, are what the problem allows.
+template <class F>
+bool valid(const Problems<F>& problems, std::int64_t index) {
+  auto fine = [](double value) { return std::isfinite(value) && value >= 0; };
+  if (!fine(problems.lambda1[index]) || !fine(problems.dual_reg[index])) return false;
+  if (!fine(problems.lambda2[index]) || problems.lambda2[index] == 0) return false;
+  for (std::int64_t i = 0; i < problems.samples; ++i) {
+    const double weight = problems.weight[index * problems.samples + i];
+    const std::int64_t label = problems.labels[index * problems.samples + i];
+    if (!fine(weight)) return false;
+    if (weight > 0) {
+      if (label < 0 || label >= problems.classes) return false;
+    } else {
+      const F* x = problems.X + index * problems.stride[0] + i * problems.stride[1];
+      for (std::int64_t j = 0; j < problems.features; ++j) {
+        if (!std::isfinite(x[j * problems.stride[2]])) return false;
+      }
+    }
+  }
+  return true;
+}
+
+template <class F>
+void solve_task(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions, std::int64_t index,
+                Memory& memory) {
+  if (!valid(problems, index)) throw std::domain_error("a value that the problem does not allow");
+  const Team team;
+  const Task<F> task(memory, problems, index);
+  const Samples& samples = task.samples;
+  const std::size_t all = problems.samples, d = problems.features, k = samples.k;
+  const Features<F> features = task.features(problems);
+
+  double* dual = solutions.dual + index * all * k;
+  F* W = solutions.W + index * d * k;
+  bool* active = solutions.active + index * d;
+  std::fill(dual, dual + all * k, 1.0 / double(k));
+  std::fill(W, W + d * k, F(0));
+  std::fill(active, active + d, false);
+
+  double* best = memory.take<double>(std::size_t(samples.n) * k);
+  const int patience = options.solver == Solver::newton ? kNewtonPatience : kFirstOrderPatience;
+  Progress progress(best, options.tol, patience);
+  if (samples.n == 0) {
+    progress.record(team, best, 0, {0, 0}, 0);
+  } else {
+    const Survey seen = survey(memory, team, samples, features);
+    if (!seen.finite) throw std::domain_error("features: expected finite values");
+    const Output<F> output{W, active, samples.k};
+    if (options.solver == Solver::newton) {
+      newton(memory, team, samples, features, seen, progress, options.tol, options.max_iter, output);
+    } else {
+      first_order(memory, team, samples, features, seen, progress, options.solver, options.max_iter, output);
+    }
+    for (int i = 0; i < samples.n; ++i) std::copy(best + i * k, best + (i + 1) * k, dual + task.present[i] * k);
+  }
+  solutions.gap[index] = task.scale * progress.certificate.gap;
+  solutions.relative_gap[index] = progress.relative_gap;
+  solutions.objective[index] = task.scale * progress.certificate.objective;
+  solutions.n_iter[index] = progress.n_iter;
+  solutions.status[index] = std::int64_t(progress.status);
+}
+
+template <class F, class T>
+void adjoint_task(const Problems<F>& problems, const double* all_dual, const F* all_grad_W,
+                  const Gradients<F>& gradients, std::int64_t index, Memory& memory) {
+  const Team team;
+  const Task<F> task(memory, problems, index);
+  const Samples& samples = task.samples;
+  const std::size_t all = problems.samples, d = problems.features, n = samples.n, k = samples.k;
+  const Features<F> features = task.features(problems);
+  F* grad_X = gradients.X + index * all * d;
+  std::fill(grad_X, grad_X + all * d, F(0));
+  gradients.lambda1[index] = gradients.lambda2[index] = gradients.dual_reg[index] = 0;
+  if (n == 0) return;
+
+  double* dual = memory.take<double>(n * k);
+  for (std::size_t i = 0; i < n; ++i) {
+    const double* from = all_dual + (index * all + task.present[i]) * k;
+    std::copy(from, from + k, dual + i * k);
+  }
+  const F* grad_W = all_grad_W + index * d * k;
+  using Link = SparseLink<F, T>;
+  using Solved = Adjoint<Team, Link, NewtonSystem>;
+  const double longest =
+      features.template longest<F>(F(screening_unit(samples)), memory.take<F>(n * kBlock), memory.take<const F*>(n));
+  Link link(memory, samples, features, longest);
+  NewtonSystem system(memory, samples);
+  Solved adjoint(team, samples, link, system, memory.take<double>(Solved::size(n, k, link.ld())));
+  const ScalarGradients scalars =
+      adjoint.run(dual, [&](int c, int a) { return double(grad_W[link.index(a) * k + c]); });
+  for (std::size_t i = 0; i < n; ++i) {
+    F* row = grad_X + task.present[i] * d;
+    for (int a = 0; a < link.candidates(); ++a) row[link.index(a)] = F(adjoint.feature_gradient(int(i), a));
+  }
+  gradients.lambda1[index] = scalars.lambda1 / task.scale;
+  gradients.lambda2[index] = scalars.lambda2 / task.scale;
+  gradients.dual_reg[index] = scalars.dual_reg / task.scale;
+}
+
+}  // namespace
+}  // namespace cpu
+
+template <class F>
+void solve(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions) {
+  cpu::for_each_task(problems.batch, options.threads, [&](std::int64_t index, cpu::Memory& memory) {
+    cpu::solve_task(problems, options, solutions, index, memory);
+  });
+}
+
+template <class F>
+void adjoint(const Problems<F>& problems, const double* dual, const F* grad_W, const Gradients<F>& gradients,
+             int threads) {
+  cpu::for_each_task(problems.batch, threads, [&](std::int64_t index, cpu::Memory& memory) {
+    cpu::adjoint_task<F, F>(problems, dual, grad_W, gradients, index, memory);
+  });
+}
+
+template void solve(const Problems<float>&, const Options&, const Solutions<float>&);
+template void solve(const Problems<double>&, const Options&, const Solutions<double>&);
+template void adjoint(const Problems<float>&, const double*, const float*, const Gradients<float>&, int);
+template void adjoint(const Problems<double>&, const double*, const double*, const Gradients<double>&, int);
+
+}  // namespace sparsedis

@@ -1,0 +1,263 @@
+// W from L over the features of one task: the certificate's scores, the active features, their curvature.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "../algorithm/newton.hpp"
+#include "features.hpp"
+#include "hessian.hpp"
+#include "memory.hpp"
+#include "products.hpp"
+#include "team.hpp"
+
+namespace sparsedis::cpu {
+
+// At most so many bytes of gathered features are kept; more of them are gathered again where they are needed.
+constexpr std::size_t kGathered = std::size_t(1) << 20;
+
+inline double screening_unit(const Samples& samples) { return samples.lambda1 > 0 ? 1 / samples.lambda1 : 1; }
+
+// F is the features' type, T that of the screening and of the Hessian's products. V is first made in T for all
+// features; those that could be active for all that T's rounding says are gathered, and V, W and the scores are made of
+// them in double: the certificate is that of double arithmetic whatever T is.
+template <class F, class T>
+class SparseLink : public NoVariables {
+ public:
+  // longest: the largest ||x_j|| (units of lambda1, where that is not 0).
+  SparseLink(Memory& memory, const Samples& samples, const Features<F>& features, double longest)
+      : samples_(samples),
+        features_(features),
+        n_(samples.n),
+        d_(features.features()),
+        m_(samples.m),
+        capacity_(int(std::min<std::size_t>(
+            padded(d_), std::max<std::size_t>(kBlock, kGathered / (std::size_t(n_) * sizeof(T)) / kPad * kPad)))),
+        hessian_(memory, n_, m_),
+        longest_(longest) {
+    A_ = memory.take<double>(std::size_t(n_) * m_);
+    screening_ = memory.take<T>(std::size_t(n_) * m_);
+    scores_ = memory.take<double>(std::size_t(n_) * m_);
+    block_ = memory.take<T>(std::size_t(n_) * kBlock);
+    rows_ = memory.take<const T*>(n_);
+    planes_ = memory.take<T>(std::size_t(m_) * kBlock);
+    gathered_ = memory.take<T>(std::size_t(n_) * capacity_);
+    exact_ = memory.take<double>(std::size_t(n_) * kBlock);
+    exact_rows_ = memory.take<const double*>(n_);
+    W_ = memory.take<double>(std::size_t(m_) * kBlock);
+    index_ = memory.take<int>(d_);
+    norm_ = memory.take<double>(d_ + kPad);
+    V_ = memory.take<double>(std::size_t(m_) * (d_ + kPad));
+    K_ = memory.take<double>(samples.lambda1 == 0 ? std::size_t(n_) * n_ : 0);
+  }
+
+  int features() const { return d_; }
+  int candidates() const { return count_; }
+  int index(int a) const { return index_[a]; }
+  double norm(int a) const { return norm_[a]; }
+  bool active(int a) const { return norm_[a] > samples_.lambda1; }
+  double V(int c, int a) const { return V_[c * ld() + a]; }
+  double W(int c, int a) const { return shrink(a) * V(c, a); }
+  // alpha, beta and u of the active features (0 elsewhere).
+  double alpha(int a) const { return shrink(a); }
+  double beta(int a) const { return active(a) ? samples_.lambda1 / norm_[a] / samples_.lambda2 : 0; }
+  double unit(int c, int a) const { return norm_[a] > 0 ? V(c, a) / norm_[a] : 0; }
+
+  const double* residual() const { return A_; }
+  const double* scores() const { return scores_; }
+  const double* gradient_scores() const { return scores_; }
+
+  // Takes in L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2.
+  double evaluate(const Team&, const double* L) {
+    double square = 0;
+    for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, A_);
+    // Screened in units of lambda1, so that no scale of the features is too small or too large for T.
+    const double unit = screening_unit(samples_);
+    for (int e = 0; e < n_ * m_; ++e) {
+      screening_[e] = T(unit * A_[e]);
+      square += A_[e] * A_[e];
+    }
+    // ||error of V_j|| <= (n + 2) eps ||x_j|| ||A||, with room to spare; the last class is the sum of the others.
+    const double error =
+        4 * (n_ + m_ + 4) * double(std::numeric_limits<T>::epsilon()) * longest_ * std::sqrt(square * m_);
+    const double bound = samples_.lambda1 > 0 ? 1 - error : -1;
+    const T least = bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1);
+
+    std::fill(scores_, scores_ + n_ * m_, 0.0);
+    penalty_ = 0;
+    count_ = first_ = 0;
+    for (int from = 0; from < d_; from += kBlock) {
+      const int here = std::min(kBlock, d_ - from);
+      features_.rows(from, here, block_, rows_);
+      const int length = int(padded(here));
+      combine(rows_, length, n_, screening_, m_, planes_, kBlock);
+      if (count_ - first_ + here > capacity_) take_gathered();
+      const int before = count_;
+      T square_norm[kBlock];
+      square_norms(planes_, kBlock, m_, length, square_norm);
+      for (int j = 0; j < here; ++j) {
+        index_[count_] = from + j;
+        count_ += square_norm[j] > least;
+      }
+      for (int i = 0; i < n_; ++i) {
+        T* to = gathered_ + std::ptrdiff_t(i) * capacity_;
+        for (int a = before; a < count_; ++a) to[a - first_] = rows_[i][index_[a] - from];
+      }
+    }
+    spilled_ = first_ > 0;
+    take_gathered();
+    return penalty_;
+  }
+
+  // f(columns (n, ld), ld, first candidate, count) over all candidates; the columns are padded with zeros.
+  template <class Visit>
+  void visit_gathered(Visit visit) {
+    if (!spilled_) return visit(static_cast<const T*>(gathered_), std::ptrdiff_t(capacity_), 0, count_);
+    for (int from = 0; from < count_; from += capacity_) {
+      const int here = std::min(capacity_, count_ - from);
+      features_.gather(index_ + from, here, gathered_, capacity_);
+      visit(static_cast<const T*>(gathered_), std::ptrdiff_t(capacity_), from, here);
+    }
+  }
+
+  void linearise(const Team&, const double*) {
+    hessian_.clear();
+    if (samples_.lambda1 == 0) return linearise_dense();
+    visit_gathered([&](const T* x, std::ptrdiff_t ld, int from, int here) {
+      hessian_.add(
+          x, ld, here, [&](int a) { return alpha(from + a); }, [&](int a) { return beta(from + a); },
+          [&](int c, int a) { return unit(c, from + a); });
+    });
+  }
+  const Hessian<T>* hessian() const { return &hessian_; }
+
+  // X^T R for rows (n, m), over all features: planes (m, d).
+  void correlate(const Team&, const double* rows, double* planes) {
+    for (int from = 0; from < d_; from += kBlock) {
+      const int here = std::min(kBlock, d_ - from);
+      features_.rows(from, here, exact_, exact_rows_);
+      combine(exact_rows_, int(padded(here)), n_, rows, m_, W_, kBlock);
+      for (int c = 0; c < m_; ++c)
+        std::copy(W_ + c * kBlock, W_ + c * kBlock + here, planes + std::ptrdiff_t(c) * d_ + from);
+    }
+  }
+
+  // X W for planes W (m, d): scores (n, m).
+  void apply(const Team&, const double* planes, double* scores) {
+    std::fill(scores, scores + n_ * m_, 0.0);
+    for (int from = 0; from < d_; from += kBlock) {
+      const int here = std::min(kBlock, d_ - from), length = int(padded(here));
+      features_.copy(from, here, exact_, kBlock);
+      for (int c = 0; c < m_; ++c) {
+        std::copy(planes + std::ptrdiff_t(c) * d_ + from, planes + std::ptrdiff_t(c) * d_ + from + here,
+                  W_ + c * kBlock);
+        std::fill(W_ + c * kBlock + here, W_ + c * kBlock + length, 0.0);
+      }
+      add_dot_products(exact_, kBlock, n_, W_, kBlock, m_, length, scores, m_, false);
+    }
+  }
+
+  // The Hessian of all features with keep(j), instead of the active ones.
+  template <class Keep, class Alpha, class Beta, class Unit>
+  void curvature(const Team&, Keep keep, Alpha alpha, Beta beta, Unit unit) {
+    hessian_.clear();
+    int count = 0;
+    for (int j = 0; j < d_; ++j) {
+      index_[count] = j;
+      count += keep(j);
+    }
+    for (int from = 0; from < count; from += capacity_) {
+      const int here = std::min(capacity_, count - from);
+      const int* index = index_ + from;
+      features_.gather(index, here, gathered_, capacity_);
+      hessian_.add(
+          gathered_, capacity_, here, [&](int a) { return alpha(index[a]); }, [&](int a) { return beta(index[a]); },
+          [&](int c, int a) { return unit(c, index[a]); });
+    }
+  }
+
+  // X^T R over the candidates: planes (m, ld()); rows (n, m).
+  void correlate_candidates(const Team&, const double* rows, double* planes) {
+    visit_exact([&](int from, int length) { combine(exact_rows_, length, n_, rows, m_, planes + from, ld()); });
+  }
+
+  // X W over the candidates: scores (n, m); planes (m, ld()), zero up to ld() behind the last candidate.
+  void apply_candidates(const Team&, const double* planes, double* scores) {
+    std::fill(scores, scores + n_ * m_, 0.0);
+    visit_exact([&](int from, int length) {
+      add_dot_products(exact_, kBlock, n_, planes + from, ld(), m_, length, scores, m_, false);
+    });
+  }
+  std::ptrdiff_t ld() const { return d_ + kPad; }
+
+ private:
+  // f(first candidate, padded count) with the candidates' columns in exact_.
+  template <class Visit>
+  void visit_exact(Visit visit) {
+    visit_gathered([&](const T* x, std::ptrdiff_t ldx, int first, int count) {
+      for (int from = 0; from < count; from += kBlock) {
+        const int length = int(padded(std::min(kBlock, count - from)));
+        for (int i = 0; i < n_; ++i) {
+          exact_rows_[i] = exact_ + std::ptrdiff_t(i) * kBlock;
+          for (int a = 0; a < length; ++a) exact_[std::ptrdiff_t(i) * kBlock + a] = double(x[i * ldx + from + a]);
+        }
+        visit(first + from, length);
+      }
+    });
+  }
+
+  // Without a group Lasso every feature has curvature 1/lambda2: one Gram matrix.
+  void linearise_dense() {
+    std::fill(K_, K_ + std::size_t(n_) * n_, 0.0);
+    visit_exact(
+        [&](int, int length) { add_dot_products(exact_, kBlock, n_, exact_, kBlock, n_, length, K_, n_, true); });
+    hessian_.add_gram(K_, 1 / samples_.lambda2);
+  }
+
+  double shrink(int a) const { return active(a) ? (1 - samples_.lambda1 / norm_[a]) / samples_.lambda2 : 0; }
+
+  // V, W and the scores of the candidates gathered since `first_`, in double.
+  void take_gathered() {
+    const std::ptrdiff_t ldv = ld();
+    for (int from = first_; from < count_; from += kBlock) {
+      const int here = std::min(kBlock, count_ - from), length = int(padded(here));
+      for (int i = 0; i < n_; ++i) {
+        T* row = gathered_ + std::ptrdiff_t(i) * capacity_ + (from - first_);
+        std::fill(row + here, row + length, T(0));
+        double* to = exact_ + std::ptrdiff_t(i) * kBlock;
+        for (int a = 0; a < length; ++a) to[a] = double(row[a]);
+        exact_rows_[i] = to;
+      }
+      combine(exact_rows_, length, n_, A_, m_, V_ + from, ldv);
+      double factor[kBlock];
+      square_norms(V_ + from, ldv, m_, length, norm_ + from);
+      for (int a = 0; a < length; ++a) norm_[from + a] = std::sqrt(norm_[from + a]);
+      for (int a = 0; a < length; ++a) {
+        const double norm = norm_[from + a];
+        factor[a] = norm > samples_.lambda1 ? (1 - samples_.lambda1 / norm) / samples_.lambda2 : 0;
+        const double length_of_W = factor[a] * norm;
+        penalty_ += samples_.lambda1 * length_of_W + samples_.lambda2 / 2 * length_of_W * length_of_W;
+      }
+      for (int c = 0; c < m_; ++c) {
+        for (int a = 0; a < length; ++a) W_[c * kBlock + a] = factor[a] * V_[c * ldv + from + a];
+      }
+      add_dot_products(exact_, kBlock, n_, W_, kBlock, m_, length, scores_, m_, false);
+    }
+    first_ = count_;
+  }
+
+  const Samples& samples_;
+  const Features<F>& features_;
+  int n_, d_, m_, capacity_;
+  Hessian<T> hessian_;
+  double *A_, *scores_, *exact_, *W_, *norm_, *V_, *K_;
+  T *screening_, *block_, *planes_, *gathered_;
+  const T** rows_;
+  const double** exact_rows_;
+  int* index_;
+  double longest_, penalty_ = 0;
+  int count_ = 0, first_ = 0;
+  bool spilled_ = false;
+};
+
+}  // namespace sparsedis::cpu

@@ -1,0 +1,46 @@
+// Scratch memory of one thread: grown as tasks need, never shrunk, given out from the start for every task.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace sparsedis::cpu {
+
+class Memory {
+ public:
+  static constexpr std::size_t kAlign = 64;
+
+  // Uninitialised room for `count` values, aligned to a cache line.
+  template <class T>
+  T* take(std::size_t count) {
+    const std::size_t bytes = (count * sizeof(T) + kAlign - 1) / kAlign * kAlign + kAlign;
+    if (next_ == blocks_.size()) blocks_.emplace_back();
+    Block& block = blocks_[next_++];
+    if (block.size < bytes) {
+      block.data.reset(static_cast<char*>(std::malloc(bytes)));
+      if (!block.data) throw std::bad_alloc();
+      block.size = bytes;
+    }
+    const auto address = reinterpret_cast<std::uintptr_t>(block.data.get());
+    return reinterpret_cast<T*>((address + kAlign - 1) / kAlign * kAlign);
+  }
+
+  // Everything taken is free to be taken again.
+  void reset() { next_ = 0; }
+
+ private:
+  struct Free {
+    void operator()(char* data) const { std::free(data); }
+  };
+  struct Block {
+    std::unique_ptr<char, Free> data;
+    std::size_t size = 0;
+  };
+  std::vector<Block> blocks_;
+  std::size_t next_ = 0;
+};
+
+}  // namespace sparsedis::cpu

@@ -1,0 +1,171 @@
+"""The C++ backend: a thread per task on the CPU, at the best instruction set that the processor has."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from sparsedis import checks
+from sparsedis.ops.registry import Request
+
+_PACKAGE = "sparsedis.ops.group_lasso_svm"
+# Largest order n (k-1) of the Newton matrix, which is held and factored in double: 32 MiB a thread.
+LARGEST_ORDER = 2048
+
+
+class CppBackend:
+    """See :mod:`sparsedis.ops.group_lasso_svm` for the contract of ``solve`` and ``adjoint``.
+
+    Results do not depend on the number of threads, ``torch.get_num_threads()``, nor on how a batch is cut. Scratch
+    memory per thread: (n (k-1))^2 doubles for the Newton matrix, half as much for its parts, some 20 k (n + d), and at
+    most 1 MiB of gathered features (or 256 features, where those take more).
+    """
+
+    name = "cpp"
+    checks_values = True
+
+    def __init__(self) -> None:
+        self._kernels: ModuleType | None = None
+        self._reason: str | None = None
+        self._instruction_set = "baseline"
+        self._loaded = False
+
+    def available(self) -> str | None:
+        self._load()
+        return self._reason
+
+    @property
+    def instruction_set(self) -> str:
+        """The build in use: "avx512", "avx2" or "baseline"."""
+        self._load()
+        return self._instruction_set
+
+    def supports(self, request: Request) -> str | None:
+        if request.device.type != "cpu":
+            return f"it takes CPU tensors, got {request.device.type}"
+        order = request.n_samples * (request.n_classes - 1)
+        if request.solver == "newton" and order > LARGEST_ORDER:
+            return f"it factors matrices of order n (k - 1) up to {LARGEST_ORDER}, got {order}"
+        return None
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        try:
+            baseline = import_module(f"{_PACKAGE}._cpp_baseline")
+        except ImportError as error:
+            self._reason = f"its kernels are not built ({error}); install with a C++17 compiler, SPARSEDIS_BUILD=cpu"
+            warnings.warn(
+                "sparsedis: the C++ kernels are missing, solves on the CPU take 10 to 100 times as long: "
+                f"{self._reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        self._kernels = baseline
+        for name in baseline.instruction_sets():
+            try:
+                self._kernels = import_module(f"{_PACKAGE}._cpp_{name}")
+            except ImportError:
+                continue  # built by a compiler that does not know it
+            self._instruction_set = name
+            return
+
+    def _function(self, operation: str, dtype: torch.dtype):  # type: ignore[no-untyped-def]
+        self._load()
+        return getattr(self._kernels, f"{operation}_{str(dtype).removeprefix('torch.')}")
+
+    def solve(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        lambda1: Tensor,
+        lambda2: Tensor,
+        dual_reg: Tensor,
+        sample_weight: Tensor,
+        n_classes: int,
+        solver: str,
+        tol: float,
+        max_iter: int,
+    ) -> tuple[Tensor, ...]:
+        features = _readable(features)
+        batch, n, d = features.shape
+        double = lambda1.new_empty
+        out = (
+            features.new_empty(batch, d, n_classes),
+            double(batch, n, n_classes),
+            double(batch),
+            double(batch),
+            double(batch),
+            labels.new_empty(batch),
+            labels.new_empty(batch),
+            labels.new_empty((batch, d), dtype=torch.bool),
+        )
+        problem = _Problem(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes)
+        solve = self._function("solve", features.dtype)
+        addresses = [value.data_ptr() for value in out]
+        try:
+            solve(*problem.arguments, solver, tol, max_iter, torch.get_num_threads(), addresses)
+        except ValueError:  # the kernel saw a bad value: say which
+            checks.values(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes)
+            raise
+        return out
+
+    def adjoint(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        lambda1: Tensor,
+        lambda2: Tensor,
+        dual_reg: Tensor,
+        sample_weight: Tensor,
+        dual: Tensor,
+        grad_weights: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        given, features = features, _readable(features)
+        out = features.new_empty(features.shape), *(torch.empty_like(lambda1) for _ in range(3))
+        problem = _Problem(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual.shape[2])
+        dual, grad_weights = dual.contiguous(), grad_weights.to(features.dtype).contiguous()
+        adjoint = self._function("adjoint", features.dtype)
+        adjoint(
+            *problem.arguments,
+            dual.data_ptr(),
+            grad_weights.data_ptr(),
+            torch.get_num_threads(),
+            [value.data_ptr() for value in out],
+        )
+        return (out[0].to(given.dtype), *out[1:])  # type: ignore[return-value]
+
+
+class _Problem:
+    """A call's leading arguments; holds the tensors that the addresses point into."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        lambda1: Tensor,
+        lambda2: Tensor,
+        dual_reg: Tensor,
+        sample_weight: Tensor,
+        n_classes: int,
+    ) -> None:
+        self._held = [value.contiguous() for value in (labels, lambda1, lambda2, dual_reg, sample_weight)]
+        addresses = [value.data_ptr() for value in self._held]
+        self.arguments = (
+            (*features.shape, n_classes),
+            features.stride(),
+            features.data_ptr(),
+            addresses[0],
+            addresses[1:],
+        )
+
+
+def _readable(features: Tensor) -> Tensor:
+    """The features themselves, or half precision as float32."""
+    return features.to(torch.promote_types(features.dtype, torch.float32)).resolve_neg()
