@@ -4,6 +4,7 @@ SPARSEDIS_BUILD=auto (default): the CPU kernels where a C++17 compiler is found,
 build fails. cuda: likewise, with the CUDA kernels. 0: none.
 """
 
+import copy
 import os
 import platform
 import sys
@@ -68,12 +69,17 @@ def extensions(value: str) -> list[Extension]:
 
 
 class Build(build_ext):
-    """One module per core at a time."""
+    """One module per core at a time, each with object files of its own: all are made of the same sources."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
         if self.parallel is None:
             self.parallel = os.cpu_count()
+
+    def build_extension(self, ext: Extension) -> None:
+        apart = copy.copy(self)
+        apart.build_temp = os.path.join(self.build_temp, ext.name)
+        super(Build, apart).build_extension(ext)
 
 
 setup(ext_modules=extensions(choice()), cmdclass={"build_ext": Build})

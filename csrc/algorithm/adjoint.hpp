@@ -80,24 +80,29 @@ class Adjoint {
       for (int c = 0; c < m_; ++c) sum += c_[c * ld_ + a] * link_.W(c, a);
       return sum;
     });
+    // c~ has been used: W as a covector takes its room.
+    team_.each(count, [&](int a) {
+      double sum = 0;
+      for (int c = 0; c < m_; ++c) sum += link_.W(c, a);
+      for (int c = 0; c < m_; ++c) c_[c * ld_ + a] = link_.W(c, a) + sum;
+    });
     const double smoothing = team_.sum(
         size, [&](int e) { return samples_.s[e / k_] * q_[e] * (L[e] - (samples_.is_label(e / k_, e % k_) ? 1 : 0)); });
     const double lambda2 = samples_.lambda2;
     return {-along_u / lambda2, (samples_.rho * smoothing - along_W) / lambda2, -smoothing / lambda2};
   }
 
-  // After run: dloss/dX at sample i, candidate a = sum over classes of A J(c~) + s q W.
-  double feature_gradient(int i, int a) const {
+  // After run: row i of dloss/dX over the candidates, A J(c~) + s q W summed over the classes.
+  void feature_gradients(int i, double* row) const {
     const double* A = link_.residual() + i * m_;
-    double sum = 0, total = 0;
-    for (int c = 0; c < m_; ++c) total += link_.W(c, a);
+    const int count = link_.candidates();
+    team_.each(count, [&](int a) { row[a] = 0; });
     for (int c = 0; c < m_; ++c) {
-      sum += A[c] * J_[c * ld_ + a] + samples_.s[i] * q_[i * k_ + c] * (link_.W(c, a) + total);
+      const double factor = samples_.s[i] * q_[i * k_ + c];
+      const double *J = J_ + c * ld_, *W = c_ + c * ld_;
+      team_.each(count, [&](int a) { row[a] += A[c] * J[a] + factor * W[a]; });
     }
-    return sum;
   }
-  const double* derivative() const { return J_; }
-  const double* multiplier() const { return q_; }
 
  private:
   // <u_a, covector a> for planes (m, ld).

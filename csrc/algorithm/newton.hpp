@@ -14,10 +14,10 @@ constexpr double kToBoundary = 0.995;
 // Where the predictor can go less than this share of its way, the corrector's second-order term, which holds for a
 // whole step, is damped by the share it can go: undamped it points out of the interior, and the first steps are lost.
 constexpr double kShort = 0.1;
-// The start: L on the line from the one-hot labels to 1/k where the dual is least, but not too close to an end; Z at
-// this share of the centre.
+// The start: L on the line from the one-hot labels to 1/k where the dual is least, but not too close to an end (with
+// fewer features than samples many samples end far from their label); Z at this share of the centre.
 constexpr double kCentre = 0.3;
-constexpr double kLeastStart = 0.2, kMostStart = 0.9;
+constexpr double kMostStart = 0.9, kLeastStart = 1e-3, kLeastStartOfFew = 0.2;
 
 // What a form without variables of its own answers: the light form, whose curvature is that of the active features.
 struct NoVariables {
@@ -79,9 +79,10 @@ double start_on_the_line(const Team& team, const Samples& samples, int d, T* nor
 }
 
 template <class Team>
-void place_start(const Team& team, const Samples& samples, double theta, Point& at) {
+void place_start(const Team& team, const Samples& samples, int d, double theta, Point& at) {
   const int k = samples.k;
-  theta = theta < kLeastStart ? kLeastStart : theta > kMostStart ? kMostStart : theta;
+  const double least = d < samples.n ? kLeastStartOfFew : kLeastStart;
+  theta = theta < least ? least : theta > kMostStart ? kMostStart : theta;
   team.each(samples.n * k, [&](int e) {
     at.L[e] = (samples.is_label(e / k, e % k) ? 1 - theta : 0) + theta / k;
     at.Z[e] = kCentre * (theta / k) / at.L[e];

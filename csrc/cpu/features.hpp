@@ -63,20 +63,6 @@ class Features {
     for (int i = 0; i < n_; ++i) rows[i] = buffer + std::ptrdiff_t(i) * kBlock;
   }
 
-  // Largest ||unit x_j||, or a negative number where a feature is NaN or infinite.
-  template <class T>
-  double longest(T unit, T* buffer, const T** rows) const {
-    T longest = 0;
-    for (int from = 0; from < d_; from += kBlock) {
-      const int here = std::min(kBlock, d_ - from);
-      this->rows(from, here, buffer, rows);
-      T square[kBlock] = {};
-      if (!add_squares(rows, int(padded(here)), n_, unit, square)) return -1;
-      for (int j = 0; j < here; ++j) longest = square[j] > longest ? square[j] : longest;
-    }
-    return std::sqrt(double(longest));
-  }
-
   // Copies row i into `to` (d,).
   template <class T>
   void copy_row(int i, T* to) const {

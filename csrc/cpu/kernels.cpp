@@ -20,9 +20,11 @@ namespace sparsedis {
 namespace cpu {
 namespace {
 
-// lambda1^2/lambda2, which does not depend on the scale of the features, up to which the light form is tried, where
-// there are as many features as samples.
-constexpr double kLight = 0.3;
+// lambda1^2/lambda2, which does not depend on the scale of the features, up to which the light form is tried: with at
+// least as many features as samples, and with fewer.
+constexpr double kLight = 0.3, kSurelyLight = 1e-3;
+// Below this there is no group Lasso to speak of, and no full form, which divides the features by lambda1.
+constexpr double kNoFullForm = 1e-10;
 // The light form makes way for the full one where its gap is above kLightGap from iteration kLightIterations on.
 constexpr int kLightIterations = 8;
 constexpr double kLightGap = 1e-2;
@@ -108,9 +110,11 @@ void write_best(const Team& team, Link& link, const Progress& progress, const Ou
 // Returns whether the task is done.
 template <class T, class F>
 bool light(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features, const Survey& survey,
-           NewtonSystem& system, Point& at, Progress& progress, std::int64_t max_iter, const Output<F>& output) {
+           NewtonSystem& system, Point& at, Progress& progress, std::int64_t max_iter, std::int64_t patience,
+           const Output<F>& output) {
   SparseLink<F, T> link(memory, samples, features, survey.longest);
-  const bool done = interior_point(team, samples, link, system, at, progress, max_iter, kLightIterations, kLightGap);
+  const bool done =
+      interior_point(team, samples, link, system, at, progress, max_iter, patience, kLightGap) || patience == max_iter;
   if (done) write_best(team, link, progress, output);
   return done;
 }
@@ -122,7 +126,7 @@ void newton(Memory& memory, const Team& team, const Samples& samples, const Feat
   Point at;
   at.place(memory.take<double>(Point::size(n, k)), n, k);
   NewtonSystem system(memory, samples);
-  place_start(team, samples, survey.theta, at);
+  place_start(team, samples, features.features(), survey.theta, at);
   if (samples.lambda1 == 0) {
     GramLink<F> link(memory, samples, features);
     interior_point(team, samples, link, system, at, progress, max_iter, max_iter, 0);
@@ -130,13 +134,15 @@ void newton(Memory& memory, const Team& team, const Samples& samples, const Feat
     all.evaluate(team, progress.best());
     return output.write(all);
   }
-  if (samples.lambda1 * samples.lambda1 <= kLight * samples.lambda2 && features.features() >= samples.n) {
+  const double strength = samples.lambda1 * samples.lambda1 / samples.lambda2;
+  if (strength <= (features.features() >= samples.n ? kLight : kSurelyLight)) {
+    const std::int64_t patience = strength > kNoFullForm ? kLightIterations : max_iter;
     const bool done =
         tol >= kFloatTolerance && moderate(samples)
-            ? light<F>(memory, team, samples, features, survey, system, at, progress, max_iter, output)
-            : light<double>(memory, team, samples, features, survey, system, at, progress, max_iter, output);
+            ? light<F>(memory, team, samples, features, survey, system, at, progress, max_iter, patience, output)
+            : light<double>(memory, team, samples, features, survey, system, at, progress, max_iter, patience, output);
     if (done) return;
-    place_start(team, samples, survey.theta, at);
+    place_start(team, samples, features.features(), survey.theta, at);
   }
   using Link = SparseLink<F, double>;
   Link link(memory, samples, features, survey.longest);
@@ -265,16 +271,16 @@ void adjoint_task(const Problems<F>& problems, const double* all_dual, const F* 
   const F* grad_W = all_grad_W + index * d * k;
   using Link = SparseLink<F, T>;
   using Solved = Adjoint<Team, Link, NewtonSystem>;
-  const double longest =
-      features.template longest<F>(F(screening_unit(samples)), memory.take<F>(n * kBlock), memory.take<const F*>(n));
-  Link link(memory, samples, features, longest);
+  Link link(memory, samples, features, kUnknown);
   NewtonSystem system(memory, samples);
   Solved adjoint(team, samples, link, system, memory.take<double>(Solved::size(n, k, link.ld())));
   const ScalarGradients scalars =
       adjoint.run(dual, [&](int c, int a) { return double(grad_W[link.index(a) * k + c]); });
+  double* values = memory.take<double>(d);
   for (std::size_t i = 0; i < n; ++i) {
     F* row = grad_X + task.present[i] * d;
-    for (int a = 0; a < link.candidates(); ++a) row[link.index(a)] = F(adjoint.feature_gradient(int(i), a));
+    adjoint.feature_gradients(int(i), values);
+    for (int a = 0; a < link.candidates(); ++a) row[link.index(a)] = F(values[a]);
   }
   gradients.lambda1[index] = scalars.lambda1 / task.scale;
   gradients.lambda2[index] = scalars.lambda2 / task.scale;

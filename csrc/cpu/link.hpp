@@ -16,6 +16,9 @@ namespace sparsedis::cpu {
 // At most so many bytes of gathered features are kept; more of them are gathered again where they are needed.
 constexpr std::size_t kGathered = std::size_t(1) << 20;
 
+// A largest ||x_j|| that nobody has seen yet: found block by block.
+constexpr double kUnknown = -1;
+
 inline double screening_unit(const Samples& samples) { return samples.lambda1 > 0 ? 1 / samples.lambda1 : 1; }
 
 // F is the features' type, T that of the screening and of the Hessian's products. V is first made in T for all
@@ -24,7 +27,7 @@ inline double screening_unit(const Samples& samples) { return samples.lambda1 > 
 template <class F, class T>
 class SparseLink : public NoVariables {
  public:
-  // longest: the largest ||x_j|| (units of lambda1, where that is not 0).
+  // longest: the largest ||x_j||, in screening units, or kUnknown.
   SparseLink(Memory& memory, const Samples& samples, const Features<F>& features, double longest)
       : samples_(samples),
         features_(features),
@@ -78,10 +81,7 @@ class SparseLink : public NoVariables {
       square += A_[e] * A_[e];
     }
     // ||error of V_j|| <= (n + 2) eps ||x_j|| ||A||, with room to spare; the last class is the sum of the others.
-    const double error =
-        4 * (n_ + m_ + 4) * double(std::numeric_limits<T>::epsilon()) * longest_ * std::sqrt(square * m_);
-    const double bound = samples_.lambda1 > 0 ? 1 - error : -1;
-    const T least = bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1);
+    const double error = 4 * (n_ + m_ + 4) * double(std::numeric_limits<T>::epsilon()) * std::sqrt(square * m_);
 
     std::fill(scores_, scores_ + n_ * m_, 0.0);
     penalty_ = 0;
@@ -91,6 +91,8 @@ class SparseLink : public NoVariables {
       features_.rows(from, here, block_, rows_);
       const int length = int(padded(here));
       combine(rows_, length, n_, screening_, m_, planes_, kBlock);
+      const double bound = 1 - error * (longest_ >= 0 ? longest_ : longest(length, T(unit)));
+      const T least = samples_.lambda1 > 0 && bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1);
       if (count_ - first_ + here > capacity_) take_gathered();
       const int before = count_;
       T square_norm[kBlock];
@@ -215,6 +217,13 @@ class SparseLink : public NoVariables {
   }
 
   double shrink(int a) const { return active(a) ? (1 - samples_.lambda1 / norm_[a]) / samples_.lambda2 : 0; }
+
+  // The largest ||unit x_j|| of the block in rows_.
+  double longest(int length, T unit) const {
+    T square[kBlock] = {};
+    if (!add_squares(rows_, length, n_, unit, square)) return INFINITY;
+    return std::sqrt(double(*std::max_element(square, square + length)));
+  }
 
   // V, W and the scores of the candidates gathered since `first_`, in double.
   void take_gathered() {

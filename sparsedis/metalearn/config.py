@@ -55,7 +55,7 @@ class TrainConfig:
     """Initial learning rate."""
     lambda1: float = 0.1
     """Weight of the group Lasso, as a multiple of one that turns all features of the task off."""
-    lambda2: float = 30.0
+    lambda2: float = 60.0
     """Weight of the squared norm."""
     dual_reg: float = 0.0
     """Smoothing of the hinge; 0 is the exact hinge."""

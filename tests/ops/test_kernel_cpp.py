@@ -64,7 +64,7 @@ def everything(solution, grads):
 
 CASES = [
     # way, shots, d, lambda1 relative, lambda2, dual_reg
-    (2, 1, 1, 0.3, 2.0, 0.0),
+    (2, 3, 1, 0.3, 2.0, 0.0),
     (2, (7, 1), 63, 0.1, 5.0, 0.5),
     (3, (4, 5, 2), 17, 0.0, 3.0, 1.0),
     (5, 3, 641, 0.2, 50.0, 0.0),

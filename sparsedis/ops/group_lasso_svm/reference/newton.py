@@ -37,11 +37,13 @@ _DIRECTION_TOLERANCE = 1e-5
 Direction = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
 
-# The start: L on the line from the one-hot labels to 1/k where the dual is least, but not too close to an end; Z at
-# this share of the centre.
-_LEAST_START, _MOST_START = 0.2, 0.9
+# The start: L on the line from the one-hot labels to 1/k where the dual is least, but not too close to an end (with
+# fewer features than samples many samples end far from their label); Z at this share of the centre.
+_MOST_START, _LEAST_START, _LEAST_START_OF_FEW = 0.9, 1e-3, 0.2
 _CENTRE = 0.3
 
+# lambda1^2/lambda2 up to which the light form is tried: with at least as many features as samples, and with fewer.
+_LIGHT, _SURELY_LIGHT = 0.3, 1e-3
 # The light form makes way for the full one where its gap is above this from this iteration on.
 _LIGHT_ITERATIONS = 8
 _LIGHT_GAP = 1e-2
@@ -53,11 +55,15 @@ def light_form_pays(problem: Problem) -> Tensor:
     lambda1^2 / lambda2 does not depend on the scale of the features. Where it is small the group norms are a small part
     of the problem and the light form is safe and cheap; above, and where there are fewer features than samples, the set
     of active features changes from step to step and the light form may wander (docs/solvers.md has the measurements
-    behind the threshold). Without a group Lasso there is no full form.
+    behind the thresholds).
     """
     _, n, d, _ = problem.shape
-    small = problem.lambda1**2 <= 0.3 * problem.lambda2
-    return (problem.lambda1 == 0) | (small & (d >= n))
+    return problem.lambda1**2 <= (_LIGHT if d >= n else _SURELY_LIGHT) * problem.lambda2
+
+
+def full_form_exists(problem: Problem) -> Tensor:
+    """(B,) bool: whether there is a group Lasso to speak of; the full form divides the features by lambda1."""
+    return problem.lambda1**2 > 1e-10 * problem.lambda2
 
 
 def start_on_the_line(problem: Problem) -> Tensor:
@@ -99,8 +105,10 @@ class _Form:
         raise NotImplementedError
 
     def _start(self) -> tuple[Tensor, Tensor]:
-        share = start_on_the_line(self.problem).clamp(_LEAST_START, _MOST_START)[:, None, None]
-        uniform = share / self.problem.shape[3]
+        _, n, d, k = self.problem.shape
+        least = _LEAST_START_OF_FEW if d < n else _LEAST_START
+        share = start_on_the_line(self.problem).clamp(least, _MOST_START)[:, None, None]
+        uniform = share / k
         dual = (1 - share) * self.problem.targets + uniform
         return dual, _CENTRE * uniform / dual
 
@@ -282,8 +290,8 @@ def _interior_point(
         iteration = done_before + step
         going = progress.record(index, form.dual, at.relative_gap, iteration, tol)
         if may_give_up:
-            # A problem without a group Lasso has no other form.
-            stuck = (progress.status[index] != Status.CERTIFIED) & (form.problem.lambda1 > 0) & (iteration < max_iter)
+            stuck = (progress.status[index] != Status.CERTIFIED) & (iteration < max_iter)
+            stuck &= full_form_exists(form.problem)
             stuck &= ~going | ((iteration >= _LIGHT_ITERATIONS) & ~(at.relative_gap <= _LIGHT_GAP))
             given_up = torch.cat([given_up, index[stuck]])
             going &= ~stuck
