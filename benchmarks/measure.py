@@ -1,0 +1,318 @@
+"""A run: for every case gate the contenders, time those that pass in interleaved rounds, keep everything as JSON."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sparsedis
+from benchmarks import gates, tasks
+from benchmarks.peers import Peer, Prepared, jaxopt, peers
+from benchmarks.peers.ours import Ours
+from benchmarks.peers.published import Published
+from sparsedis import info
+from sparsedis.ops import registry
+
+DIRECTIONS = ("forward", "forward_backward")
+_VERSIONS = (
+    "torch",
+    "numpy",
+    "jax",
+    "jaxlib",
+    "jaxopt",
+    "qpth",
+    "cvxpy",
+    "cvxpylayers",
+    "diffcp",
+    "scs",
+    "pytest-benchmark",
+)
+_GRADIENT_TASKS = {"small": 8, "large": 2}  # tasks solved in float64 to compare gradients with, by n d
+_LARGE = 100_000
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        rounds: at most.
+        seconds: after which a call sits out further rounds, once it has had three.
+        patience: seconds after which it sits them out anyway.
+    """
+
+    rounds: int
+    seconds: float
+    patience: float
+
+
+EFFORT = {True: Effort(9, 1.0, 15.0), False: Effort(25, 6.0, 30.0)}  # by "quick"
+
+
+class Run:
+    """Measures cases, each once, and writes all it knows after each.
+
+    Args:
+        out: folder for results.json.
+        device: where the tasks lie.
+        threads: CPU threads of torch.
+        quick: the small set of cases, with few rounds.
+        encoder: makes the realistic features.
+    """
+
+    def __init__(self, out: Path, device: torch.device, threads: int, quick: bool, encoder: tasks.Encoder) -> None:
+        self.out, self.device, self.quick, self.encoder = out, device, quick, encoder
+        torch.set_num_threads(threads)
+        self.record: dict[str, Any] = {
+            "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "quick": quick,
+            "threads": threads,
+            "encoder": encoder.describe(),
+            **environment(device),
+            "roofline": roofline(device, quick),
+            "cases": [],
+        }
+        self._start = time.monotonic()
+        self._done: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def case(self, case: tasks.Case) -> dict[str, dict[str, Any]]:
+        """The results of a case by contender, measured when first asked for."""
+        if case.name not in self._done:
+            start, foreign = time.monotonic(), _foreign_seconds()
+            result = measure(case, self.device, EFFORT[self.quick], self.encoder)
+            seconds = time.monotonic() - start
+            result["seconds"] = round(seconds, 1)
+            if foreign is not None and (now := _foreign_seconds()) is not None:
+                result["foreign_cores"] = round(max(now - foreign, 0) / seconds, 2)
+            self.record["cases"].append(result)
+            self._done[case.name] = {row["name"]: row for row in result["contenders"]}
+            self.save()
+        return self._done[case.name]
+
+    def curve(self) -> dict[str, Any]:
+        """Gap against time on the first reference shape."""
+        self.record["curve"] = curve(tasks.REFERENCE[0], self.device, self.quick, self.encoder)
+        self.save()
+        return self.record["curve"]
+
+    def save(self) -> None:
+        self.record["seconds"] = round(time.monotonic() - self._start)
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "results.json").write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(case: tasks.Case, device: torch.device, effort: Effort, encoder: tasks.Encoder) -> dict[str, Any]:
+    """All contenders of a case: status, verdict and, where the gate let them through, times."""
+    contenders = peers(case)
+    result: dict[str, Any] = {"name": case.name, "case": asdict(case), "n": case.n}
+    try:
+        batch = tasks.make(case, encoder).to(device)
+        size = "large" if case.n * case.d > _LARGE else "small"
+        exact = gates.reference(batch.first(_GRADIENT_TASKS[size]))
+    except Exception as error:
+        said = {"status": "failed", "reason": _said(error)}
+        rows = [{"name": peer.name, "ours": isinstance(peer, Ours), **said} for peer in contenders]
+        return {**result, "contenders": rows}
+    result |= {"sparsity": exact.sparsity, "smooth": int(exact.smooth.sum()), "checked": len(exact.smooth)}
+    rows, calls = [], {}
+    for peer in contenders:
+        row, prepared = _gate(peer, case, batch, exact, device)
+        rows.append(row)
+        if prepared is not None:
+            for direction in DIRECTIONS:
+                if (call := getattr(prepared, direction)) is not None:
+                    calls[peer.name, direction] = call
+    times = interleaved(calls, effort, device)
+    for row in rows:
+        for direction in DIRECTIONS:
+            if (row["name"], direction) in times:
+                row[direction] = summary(times[row["name"], direction])
+    return {**result, "contenders": rows}
+
+
+def _gate(
+    peer: Peer, case: tasks.Case, batch: tasks.Tasks, exact: gates.Reference, device: torch.device
+) -> tuple[dict[str, Any], Prepared | None]:
+    row: dict[str, Any] = {"name": peer.name, "ours": isinstance(peer, Ours)}
+    if reason := peer.available():
+        return {**row, "status": "not available", "reason": reason}, None
+    if reason := peer.supports(case, device):
+        return {**row, "status": "not supported", "reason": reason}, None
+    try:
+        prepared = peer.prepare(batch)
+        if prepared.forward_backward is None:
+            raise ValueError("no gradient")
+        # Both directions pass the gate: they may be different programs.
+        alone = gates.judge(batch, prepared.read(prepared.forward()), exact, gap=peer.gap, gradient=None)
+        came = prepared.forward_backward()
+        verdict = gates.judge(batch, prepared.read(came), exact, gap=peer.gap, gradient=peer.gradient)
+        row |= {"describe": peer.describe(), "note": prepared.note, "count": prepared.count}
+        row |= {"verdict": asdict(verdict), "details": prepared.details(came)}
+    except Exception as error:
+        return {**row, "status": "failed", "reason": _said(error), "traceback": traceback.format_exc()}, None
+    if reason := alone.refused or verdict.refused:
+        return {**row, "status": "refused", "reason": reason}, None
+    return {**row, "status": "measured"}, prepared
+
+
+def interleaved(
+    calls: Mapping[Any, Callable[[], object]], effort: Effort, device: torch.device
+) -> dict[Any, list[float]]:
+    """Seconds of every call, in rounds that go through all of them, each round starting one further.
+
+    So that whatever slows the machine for a while slows all. The calls have run once before.
+    """
+    keys = list(calls)
+    times: dict[Any, list[float]] = {key: [] for key in keys}
+    for turn in range(effort.rounds):
+        for i in range(len(keys)):
+            key = keys[(i + turn) % len(keys)]
+            spent = sum(times[key])
+            if spent >= effort.patience or (spent >= effort.seconds and turn >= 3):
+                continue
+            _synchronise(device)
+            start = time.perf_counter()
+            calls[key]()
+            _synchronise(device)
+            times[key].append(time.perf_counter() - start)
+    return times
+
+
+def summary(times: list[float]) -> dict[str, Any]:
+    """Median and 20th and 80th percentile in seconds, and the times."""
+    values = torch.tensor(times, dtype=torch.float64)
+    low, median, high = values.quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
+    return {"median": median, "p20": low, "p80": high, "times": times}
+
+
+def curve(case: tasks.Case, device: torch.device, quick: bool, encoder: tasks.Encoder) -> dict[str, Any]:
+    """What gap each solver has reached after what time: forward passes at a row of settings, gaps recomputed."""
+    batch = tasks.make(case, encoder).to(device)
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    gaps: dict[tuple[str, str], float] = {}
+    failed: dict[str, str] = {}
+
+    def add(series: str, setting: str, make: Callable[[], Prepared]) -> None:
+        try:
+            prepared = make()
+            outcome = prepared.read(prepared.forward())
+            assert outcome.dual is not None
+            gaps[series, setting] = gates.relative_gap(batch, outcome.weights, outcome.dual).max().item()
+            calls[series, setting] = prepared.forward
+        except Exception as error:
+            failed[series] = _said(error)
+
+    for steps in (5, 20, 100) if quick else (1, 2, 5, 10, 20, 50, 100, 200, 500):
+        add("published", f"{steps} steps", partial(Published(steps=steps).prepare, batch))
+    if reason := jaxopt.Jaxopt().available() or jaxopt.Jaxopt().supports(case, device):
+        failed["jaxopt"] = reason
+    else:
+        for sweeps in (25, 100) if quick else (5, 10, 25, 50, 100, 200, 400):
+            add("jaxopt", f"{sweeps} sweeps", partial(jaxopt.prepare_sweeps, batch, sweeps))
+    tolerances = {"newton": range(1, 9), "fista": range(1, 7), "bcd": range(1, 5)}
+    for backend in registry.backends():
+        for solver, digits in tolerances.items():
+            if quick and solver == "bcd":
+                continue
+            contender = Ours(backend, solver)
+            if reason := contender.available() or contender.supports(case, device):
+                failed[contender.name] = reason
+                continue
+            for digit in digits[::3] if quick else digits:
+                tol = 10.0**-digit
+                add(
+                    contender.name,
+                    f"tol {tol:.0e}",
+                    partial(Ours(backend, solver, tol).prepare, batch),
+                )
+    times = interleaved(calls, Effort(3, 1.0, 2.0) if quick else Effort(7, 3.0, 10.0), device)
+    points = [
+        {"series": series, "setting": setting, "gap": gaps[series, setting], **summary(values)}
+        for (series, setting), values in times.items()
+    ]
+    return {"name": case.name, "points": points, "failed": failed}
+
+
+def roofline(device: torch.device, quick: bool) -> dict[str, float]:
+    """The machine's own float32 matrix product in GFLOP/s and copy (bytes read and written) in GB/s: best of some."""
+    size = 1024 if quick and device.type == "cpu" else 4096 if device.type == "cuda" else 2048
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    source = torch.randn(2**24 if quick else 2**26, device=device)
+    target = torch.empty_like(source)
+    calls = {"sgemm": lambda: torch.mm(a, b), "copy": lambda: target.copy_(source)}
+    for call in calls.values():
+        call()
+    best = {key: min(values) for key, values in interleaved(calls, Effort(10, 2.0, 2.0), device).items()}
+    return {
+        "sgemm_gflops": 2 * size**3 / best["sgemm"] / 1e9,
+        "copy_gb_per_s": 2 * source.numel() * 4 / best["copy"] / 1e9,
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Machine, versions and commit."""
+    facts = dict(line.split("  ", 1) for line in info.report().splitlines())
+    found = {}
+    for package in _VERSIONS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "machine": {
+            "cpu": facts["cpu"].strip().rsplit(",", 1)[0],
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        },
+        "versions": {"sparsedis": sparsedis.__version__, **found},
+        "commit": _commit(),
+    }
+
+
+def _foreign_seconds() -> float | None:
+    """CPU seconds that all else on this machine has taken since it started (Linux; elsewhere None)."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        user, nice, system, _, _, irq, softirq, steal = map(int, fields)
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        folder = Path(sparsedis.__file__).parent
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200] if text else ''}"

@@ -1,0 +1,80 @@
+"""What runs side by side, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from benchmarks.gates import Outcome
+from benchmarks.tasks import Case, Tasks
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A peer ready to run one batch: what is compiled or set up once has been.
+
+    Attributes:
+        forward: one solve; what it returns is not copied out of the peer's own arrays.
+        forward_backward: one solve and its gradients.
+        count: how many of the batch's tasks a call solves; fewer where all would take minutes.
+        read: turns what the callables return into an :class:`Outcome`; not timed.
+        note: what the report says of this run (steps taken, iterations).
+        n_iter: mean Newton iterations per task, where there are any.
+    """
+
+    forward: Callable[[], object]
+    forward_backward: Callable[[], object] | None
+    count: int
+    read: Callable[[object], Outcome] = lambda outcome: outcome  # type: ignore[assignment, return-value]
+    note: str = ""
+    details: Callable[[object], dict[str, object]] = lambda outcome: {}
+
+
+class Peer(Protocol):
+    """Something that solves the tasks.
+
+    Attributes:
+        name: in tables.
+        gap: the relative gap it has to reach to get a figure; None: it promises none, and its own is printed.
+        gradient: the relative gradient error allowed, likewise.
+    """
+
+    name: str
+    gap: float | None
+    gradient: float | None
+
+    def available(self) -> str | None:
+        """None where it can run on this machine, else the reason why not."""
+        ...
+
+    def supports(self, case: Case, device: torch.device) -> str | None:
+        """None where it can run the case, else the reason why not."""
+        ...
+
+    def describe(self) -> str:
+        """Version and settings."""
+        ...
+
+    def prepare(self, tasks: Tasks) -> Prepared:
+        """Whatever is done once: compile, build the problem, find the number of sweeps."""
+        ...
+
+
+def peers(case: Case) -> list[Peer]:
+    """The contenders of a case: the peers it names, then every backend of this package with every solver it names."""
+    from benchmarks.peers.cvxpylayers import CvxpyLayers
+    from benchmarks.peers.jaxopt import Jaxopt
+    from benchmarks.peers.ours import ours
+    from benchmarks.peers.published import Published
+    from benchmarks.peers.qpth import Qpth
+
+    named: dict[str, type[Published] | type[Jaxopt] | type[Qpth] | type[CvxpyLayers]] = {
+        "published": Published,
+        "jaxopt": Jaxopt,
+        "qpth": Qpth,
+        "cvxpylayers": CvxpyLayers,
+    }
+    return [*(named[name]() for name in case.peers), *ours(case.solvers)]

@@ -1,0 +1,457 @@
+"""From the JSON of a run to a Markdown report and figures.
+
+python -m benchmarks.report RESULTS.json [--readme README.md]
+
+With --readme the table of the reference shapes, with date and machine, replaces what stands in that file between the
+lines <!-- benchmarks --> and <!-- /benchmarks -->.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Record = Mapping[str, Any]
+_BEGIN, _END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+_GAP_PROMISED = 1e-5
+_DISTURBED = 0.2  # cores that others used
+# Reference shapes by (shots, d): how many times quicker than the published algorithm's 5 steps.
+_AGAINST_PUBLISHED = {(5, 640): 8, (5, 1600): 8, (15, 1600): 4, (5, 16000): 15, (15, 16000): 8}
+
+
+def write(record: Record, out: Path) -> str:
+    """Write report.md and the figures to ``out``; returns the report."""
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = [name for name, draw in _FIGURES.items() if draw(record, out / f"{name}.png")]
+    text = markdown(record)
+    pictures = "".join(f"\n![{name}]({name}.png)\n" for name in drawn)
+    (out / "report.md").write_text(text + pictures, encoding="utf-8")
+    return text
+
+
+def markdown(record: Record) -> str:
+    """The report: machine, targets, one table per case, gap against time."""
+    parts = [heading(record), "## Targets", targets_table(record), "## Reference shapes", summary_table(record)]
+    parts.append("## All cases")
+    for case in record["cases"]:
+        about = f"### {case['name']}"
+        if "sparsity" in case:
+            about += (
+                f"\n\n{100 * case['sparsity']:.0f}% of the features off; gradients compared in {case['smooth']} tasks "
+                f"({case['checked'] - case['smooth']} at a kink)."
+            )
+        parts += [about, case_table(case)]
+    if "curve" in record:
+        parts += ["## Gap against time", _curve_table(record["curve"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def heading(record: Record) -> str:
+    """Date, machine, versions, ceilings."""
+    machine, ceiling = record["machine"], record["roofline"]
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    kind = " (quick: few rounds)" if record["quick"] else ""
+    load = machine.get("load")
+    return (
+        f"# Benchmark of {record['date']}{kind}\n\n"
+        f"{machine['cpu']}, {machine['cores']} cores, {record['threads']} threads, device {record['device']}, "
+        f"{machine['platform']}, Python {machine['python']}"
+        + (f", load {load:.1f} at the start" if load is not None else "")
+        + f".\nCommit {record['commit']}. {versions}.\n"
+        f"Its own sgemm: {ceiling['sgemm_gflops']:.0f} GFLOP/s; copy: {ceiling['copy_gb_per_s']:.0f} GB/s (read and "
+        f"written). Encoder features: {record['encoder']}.{disturbance(record)}"
+    )
+
+
+def disturbance(record: Record) -> str:
+    """A warning where other processes took the CPU while cases were measured."""
+    worst = max((case.get("foreign_cores", 0.0) for case in record["cases"]), default=0.0)
+    if worst <= _DISTURBED:
+        return ""
+    return (
+        f"\n\n**Disturbed: other processes used up to {worst:.1f} of {record['machine']['cores']} cores meanwhile; "
+        "the times are not to be relied on.**"
+    )
+
+
+def case_table(case: Record) -> str:
+    """Times in ms for the whole batch beside each contender's own gap and gradient error."""
+    head = [
+        "",
+        "forward, ms",
+        "forward + backward, ms",
+        "gap: largest / median",
+        "gradient error: largest / median",
+        "in lambda1 / lambda2",
+        "",
+    ]
+    rows = []
+    for row in case["contenders"]:
+        if row["status"] != "measured":
+            rows.append([row["name"], *["-"] * 5, f"{row['status']}: {row['reason']}"])
+            continue
+        verdict = row["verdict"]
+        notes = [row.get("note", "")]
+        if (scale := _scale(case, row)) != 1:
+            notes.append(f"{row['count']} of {case['case']['batch']} tasks timed, time multiplied by {scale:g}")
+        if (rounds := min(len(row[direction]["times"]) for direction in ("forward", "forward_backward"))) < 3:
+            notes.append(f"only {rounds} round{'s' if rounds > 1 else ''} in a direction")
+        if row["details"].get("n_iter"):
+            steps = row["details"]["n_iter"]
+            notes.append(f"{min(steps)} to {max(steps)} iterations")
+        rows.append(
+            [
+                row["name"],
+                _spread(row["forward"], scale),
+                _spread(row["forward_backward"], scale),
+                f"{_number(verdict['gap'])} / {_number(verdict['gap_median'])}",
+                f"{_number(verdict['gradient_error'])} / {_number(verdict['gradient_error_median'])}",
+                f"{_number(verdict['lambda1_error'])} / {_number(verdict['lambda2_error'])}",
+                "; ".join(filter(None, notes)),
+            ]
+        )
+    return _table(head, rows)
+
+
+def summary_table(record: Record) -> str:
+    """Forward + backward in ms: a column per reference shape, a row per contender, its gap in brackets."""
+    cases = [case for case in record["cases"] if "reference" in case["case"]["groups"]]
+    names = list(dict.fromkeys(row["name"] for case in cases for row in case["contenders"]))
+    head = ["forward + backward, ms (largest gap)"]
+    head += [f"{case['case']['shots']}-shot, d={case['case']['d']}" for case in cases]
+    rows: list[list[str]] = []
+    reasons: dict[str, None] = {}
+    for name in names:
+        cells = [name]
+        for case in cases:
+            row = _row(case, name)
+            if row is None:
+                cells.append("-")
+            elif row["status"] != "measured":
+                cells.append(row["status"])
+                reasons[f"{name}, {row['status']}: {row['reason']}"] = None
+            else:
+                scale = _scale(case, row)
+                mark = "" if scale == 1 else f", {row['count']} task timed"
+                time = 1e3 * scale * row["forward_backward"]["median"]
+                cells.append(f"{_ms(time)} ({_number(row['verdict']['gap'])}{mark})")
+        rows.append(cells)
+    notes = "".join(f"\n- {reason}" for reason in reasons)
+    return _table(head, rows) + (f"\n{notes}" if notes else "")
+
+
+def targets(record: Record) -> list[tuple[str, str, str, str]]:
+    """(what, at least or at most, reached, "met", "not met" or "not measured")."""
+    rows: list[tuple[str, str, str, str]] = []
+
+    def add(
+        what: str,
+        goal: float,
+        reached: float | None,
+        *,
+        at_most: bool = False,
+        detail: str = "",
+        unit: str = "x",
+        missing: str = "",
+    ) -> None:
+        bound = f"{'at most ' if at_most else ''}{goal:g}{unit}"
+        if reached is None:
+            rows.append((what, bound, missing or "-", "not measured"))
+            return
+        met = reached <= goal if at_most else reached >= goal
+        rows.append((what, bound, f"{reached:.3g}{unit}{detail}", "met" if met else "not met"))
+
+    ratios = []
+    for (shots, d), goal in _AGAINST_PUBLISHED.items():
+        case = _reference(record, shots, d)
+        ratio = _times_quicker(case, "published")
+        ratios.append(ratio)
+        add(f"{shots}-shot, d={d}: against the published 5 steps", goal, ratio, detail=_rounds(case, "published"))
+    known = [ratio for ratio in ratios if ratio is not None]
+    complete = len(known) == len(ratios)
+    mean = math.exp(sum(map(math.log, known)) / len(known)) if known and complete else None
+    add("the five, geometric mean", 10, mean)
+    for (shots, d), peer, goal in (
+        ((5, 640), "jaxopt", 100),
+        ((5, 1600), "jaxopt", 100),
+        ((15, 1600), "jaxopt", 100),
+        ((5, 640), "cvxpylayers", 1000),
+    ):
+        case = _reference(record, shots, d)
+        add(
+            f"{shots}-shot, d={d}: against {peer}",
+            goal,
+            _times_quicker(case, peer),
+            detail=_rounds(case, peer),
+            missing=_why_not(case, peer),
+        )
+    for case in record["cases"]:
+        if "dense" in case["case"]["groups"]:
+            what = f"lambda1 = 0, {case['case']['shots']}-shot, d={case['case']['d']}: against qpth"
+            add(what, 20, _times_quicker(case, "qpth"), detail=_rounds(case, "qpth"), missing=_why_not(case, "qpth"))
+    for shots, d in _AGAINST_PUBLISHED:
+        case = _reference(record, shots, d)
+        add(
+            f"{shots}-shot, d={d}: backward / forward",
+            0.35,
+            _backward_share(_best(case)),
+            at_most=True,
+            detail=_by(case),
+            unit="",
+        )
+    per_task = {case["case"]["batch"]: case for case in record["cases"] if "batch" in case["case"]["groups"]}
+    few, rise = _best(per_task.get(8)), None
+    many = None if few is None else _row(per_task.get(1024), few["name"])
+    if few is not None and many is not None and many["status"] == "measured":
+        rise = many["forward_backward"]["median"] / few["forward_backward"]["median"] * 8 / 1024
+    # 5% for the spread of the medians themselves.
+    add("time per task, 1024 tasks / 8 tasks", 1.05, rise, at_most=True, unit="")
+    case = _reference(record, 15, 16000)
+    newton = _best(case, "newton")
+    rate = _rate(case, newton)
+    share = None if rate is None else 100 * rate / record["roofline"]["sgemm_gflops"]
+    add(
+        "15-shot, d=16000: share of the machine's sgemm rate",
+        40,
+        share,
+        detail=f" by {newton['name']}" if newton else "",
+        unit="%",
+    )
+    return rows
+
+
+def targets_table(record: Record) -> str:
+    return _table(["", "target", "reached", ""], [list(row) for row in targets(record)])
+
+
+def for_readme(record: Record) -> str:
+    """The reference table with its date and machine."""
+    machine = record["machine"]
+    return (
+        f"8 tasks, 5-way, float32, lambda1 = 4, lambda2 = 100, random clusters; {record['date'][:10]}, "
+        f"{machine['cpu']}, {record['threads']} threads{', quick run' if record['quick'] else ''}:\n\n"
+        + summary_table(record)
+        + disturbance(record)
+    )
+
+
+def put_into(readme: Path, text: str) -> None:
+    """Replace what stands between the two marks.
+
+    Raises:
+        ValueError: the file lacks the marks.
+    """
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{readme}: expected the lines {_BEGIN} and {_END}")
+    readme.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}", encoding="utf-8")
+
+
+def useful_flops(case: Record, row: Record) -> float:
+    """Of one forward pass: iterations times 4 n d (k-1) + |S| (n(k-1))^2 + (n(k-1))^3 / 3, over the tasks."""
+    n, d, k = case["n"], case["case"]["d"], case["case"]["ways"]
+    order = n * (k - 1)
+    details = row["details"]
+    return sum(
+        steps * (4 * n * d * (k - 1) + active * order**2 + order**3 / 3)
+        for steps, active in zip(details["n_iter"], details["active"], strict=True)
+    )
+
+
+def _rate(case: Record | None, row: Record | None) -> float | None:
+    """Useful GFLOP/s of newton's forward pass."""
+    if case is None or row is None or not row["name"].startswith("newton"):
+        return None
+    return useful_flops(case, row) / row["forward"]["median"] / 1e9
+
+
+def _reference(record: Record, shots: int, d: int) -> Record | None:
+    for case in record["cases"]:
+        about = case["case"]
+        if "reference" in about["groups"] and (about["shots"], about["d"]) == (shots, d):
+            return case
+    return None
+
+
+def _row(case: Record | None, name: str) -> Record | None:
+    return next((row for row in case["contenders"] if row["name"] == name), None) if case else None
+
+
+def _best(case: Record | None, solver: str = "") -> Record | None:
+    """This package's quickest contender, forward + backward, every one of which has passed its gate."""
+    if case is None:
+        return None
+    rows = [row for row in case["contenders"] if row.get("ours") and row["status"] == "measured"]
+    certified = [row for row in rows if row["verdict"]["gap"] <= _GAP_PROMISED and row["name"].startswith(solver)]
+    return min(certified, key=lambda row: row["forward_backward"]["median"], default=None)
+
+
+def _backward_share(row: Record | None) -> float | None:
+    """Backward over forward. A difference of medians needs some rounds, and is noise where it is negative."""
+    if row is None or min(len(row[direction]["times"]) for direction in ("forward", "forward_backward")) < 3:
+        return None
+    share = row["forward_backward"]["median"] / row["forward"]["median"] - 1
+    return share if share > 0 else None
+
+
+def _why_not(case: Record | None, peer: str) -> str:
+    """Why a peer has no figure."""
+    row = _row(case, peer)
+    return "" if row is None or row["status"] == "measured" else f"{peer} {row['status']}: {row['reason']}"
+
+
+def _by(case: Record | None) -> str:
+    best = _best(case)
+    return "" if best is None else f" by {best['name']}"
+
+
+def _rounds(case: Record | None, peer: str) -> str:
+    """Who was quickest, and a warning where the peer's time is that of one or two calls."""
+    row = _row(case, peer)
+    if row is None or row["status"] != "measured" or (count := len(row["forward_backward"]["times"])) >= 3:
+        return _by(case)
+    return f"{_by(case)}; {peer} timed {count} time{'s' if count > 1 else ''} only"
+
+
+def _times_quicker(case: Record | None, peer: str) -> float | None:
+    best, other = _best(case), _row(case, peer)
+    if case is None or best is None or other is None or other["status"] != "measured":
+        return None
+    return _scale(case, other) * other["forward_backward"]["median"] / best["forward_backward"]["median"]
+
+
+def _scale(case: Record, row: Record) -> float:
+    """From the tasks that were timed to the batch."""
+    return case["case"]["batch"] / row["count"]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _spread(times: Record, scale: float) -> str:
+    median, low, high = (1e3 * scale * times[key] for key in ("median", "p20", "p80"))
+    return f"{_ms(median)} ({_ms(low)} .. {_ms(high)})"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _curve_table(curve: Record) -> str:
+    rows = [[point["series"], point["setting"], _number(point["gap"]), _spread(point, 1)] for point in curve["points"]]
+    rows += [[series, "", "-", f"failed: {reason}"] for series, reason in curve["failed"].items()]
+    return f"{curve['name']}, forward.\n\n" + _table(["", "setting", "largest gap", "ms"], rows)
+
+
+def _draw_times(group: str, key: str, label: str, log: bool, per_task: bool = False) -> Callable[[Record, Path], bool]:
+    def draw(record: Record, path: Path) -> bool:
+        series: dict[str, list[tuple[float, float]]] = {}
+        for case in record["cases"]:
+            if group not in case["case"]["groups"]:
+                continue
+            for row in case["contenders"]:
+                if row["status"] == "measured":
+                    x = case[key] if key in case else case["case"][key]
+                    seconds = _scale(case, row) * row["forward_backward"]["median"]
+                    y = 1e3 * seconds / (case["case"]["batch"] if per_task else 1)
+                    series.setdefault(row["name"], []).append((x, y))
+        unit = "ms per task" if per_task else "ms"
+        ordered = {name: sorted(points) for name, points in series.items()}
+        return _plot(ordered, path, label, f"forward + backward, {unit}", log)
+
+    return draw
+
+
+def _draw_curve(record: Record, path: Path) -> bool:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for point in record.get("curve", {}).get("points", []):
+        # A gap of zero has no logarithm.
+        series.setdefault(point["series"], []).append((1e3 * point["median"], max(point["gap"], 1e-16)))
+    return _plot(series, path, "forward, ms", "largest relative gap", True)
+
+
+def _draw_roofline(record: Record, path: Path) -> bool:
+    """Useful flops per byte that has to be read (X twice per iteration, float32) against the rate reached."""
+    ceiling = record["roofline"]
+    series: dict[str, list[tuple[float, float]]] = {}
+    for case in record["cases"]:
+        for row in case["contenders"]:
+            rate = _rate(case, row) if row["status"] == "measured" else None
+            if rate is not None:
+                read = 8 * case["n"] * case["case"]["d"] * sum(row["details"]["n_iter"])
+                series.setdefault(row["name"], []).append((useful_flops(case, row) / max(read, 1), rate))
+    if not series:
+        return False
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for name, points in series.items():
+        axes.plot(*zip(*points, strict=True), "o", label=name)
+    reach = [0.5 * min(x for points in series.values() for x, _ in points)]
+    reach += [2 * max(x for points in series.values() for x, _ in points)]
+    grid = [reach[0] * (reach[1] / reach[0]) ** (i / 100) for i in range(101)]
+    roof = [min(ceiling["sgemm_gflops"], x * ceiling["copy_gb_per_s"]) for x in grid]
+    axes.plot(grid, roof, "k-", label="sgemm and copy of this machine")
+    return _finish(figure, axes, path, "useful flops per byte of features read", "GFLOP/s", True)
+
+
+def _plot(series: dict[str, list[tuple[float, float]]], path: Path, x: str, y: str, log: bool) -> bool:
+    if not any(len(points) > 1 for points in series.values()):
+        return False
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for name, points in series.items():
+        axes.plot(*zip(*points, strict=True), "o-", label=name)
+    return _finish(figure, axes, path, x, y, log)
+
+
+def _finish(figure: Any, axes: Any, path: Path, x: str, y: str, log: bool) -> bool:
+    if log:
+        axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return True
+
+
+_FIGURES: dict[str, Callable[[Record, Path], bool]] = {
+    "time_features": _draw_times("d", "d", "features d", True),
+    "time_batch": _draw_times("batch", "batch", "tasks in the batch", True, per_task=True),
+    "time_ways": _draw_times("ways", "ways", "classes k", True),
+    "time_sparsity": _draw_times("sparsity", "sparsity", "share of features off", False),
+    "gap_time": _draw_curve,
+    "roofline": _draw_roofline,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path, help="results.json of a run")
+    parser.add_argument("--readme", type=Path, help="file to put the table of the reference shapes into")
+    arguments = parser.parse_args()
+    record = json.loads(arguments.results.read_text(encoding="utf-8"))
+    print(write(record, arguments.results.parent))
+    if arguments.readme:
+        put_into(arguments.readme, for_readme(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The benchmark's own parts: the published algorithm, the gate, the report."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import gates, report
+from benchmarks.peers.published import Layer, Published
+from benchmarks.tasks import Case, Tasks
+from sparsedis import solve_svm
+from tests.tasks import random_task
+
+LAMBDA2 = 20.0
+
+
+@pytest.fixture(scope="module")
+def tasks() -> Tasks:
+    """Two tasks in float64 with a quarter of the features off, drawn at no kink."""
+    X, y = random_task(seed=3, way=3, shots=4, d=30, batch=2)
+    cotangent = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    full = torch.ones(2, dtype=torch.float64)
+    return Tasks(X, y, 3, 2.0 * full, LAMBDA2 * full, cotangent)
+
+
+@pytest.fixture(scope="module")
+def exact(tasks: Tasks) -> gates.Reference:
+    reference = gates.reference(tasks)
+    assert reference.smooth.all()
+    assert 0.1 < reference.sparsity < 0.9
+    return reference
+
+
+def ours(tasks: Tasks, tol: float = 1e-10) -> gates.Outcome:
+    inputs = [x.detach().requires_grad_() for x in (tasks.features, tasks.lambda1, tasks.lambda2)]
+    solution = solve_svm(inputs[0], tasks.labels, lambda1=inputs[1], lambda2=inputs[2], n_classes=3, tol=tol)
+    grads = torch.autograd.grad((solution.weights * tasks.cotangent).sum(), inputs)
+    return gates.Outcome(solution.weights.detach(), solution.dual, *grads)
+
+
+def test_published_steps_converge_to_the_reference(tasks, exact):
+    layer = Layer(tasks)
+    layer.solve(3000)
+    assert (gates.relative_gap(tasks, layer.weights(), layer.dual) < 1e-9).all()
+    torch.testing.assert_close(layer.weights(), exact.weights, atol=1e-7, rtol=1e-6)
+
+
+def test_published_gradient_agrees_at_convergence_with_many_iterations(tasks, exact):
+    outcome = Published(steps=3000, cg_iterations=300, ridge=1e-14).prepare(tasks).forward_backward()
+    verdict = gates.judge(tasks, outcome, exact, gap=1e-8, gradient=1e-4)
+    assert verdict.refused is None
+    assert verdict.lambda1_error < 1e-4
+    assert verdict.lambda2_error < 1e-4
+
+
+def test_published_settings_are_measured_as_they_are(tasks, exact):
+    outcome = Published().prepare(tasks).forward_backward()
+    verdict = gates.judge(tasks, outcome, exact, gap=None, gradient=None)
+    assert verdict.refused is None
+    assert verdict.gap > 1e-3
+    assert verdict.gradient_error > 1e-2
+
+
+def test_gate_passes_a_certified_solution(tasks, exact):
+    verdict = gates.judge(tasks, ours(tasks), exact, gap=1e-9, gradient=1e-6)
+    assert verdict.refused is None
+    assert verdict.gradients_checked == 2
+    without_dual = ours(tasks)._replace(dual=None)
+    assert gates.judge(tasks, without_dual, exact, gap=1e-9, gradient=1e-6).refused is None
+
+
+def corrupt(value: torch.Tensor, factor: float) -> torch.Tensor:
+    """The last task's part multiplied."""
+    changed = value.clone()
+    changed[-1] *= factor
+    return changed
+
+
+def test_gate_refuses_a_corrupted_gradient_of_one_task(tasks, exact):
+    good = ours(tasks)
+    bad = good._replace(grad_features=corrupt(good.grad_features, 1.2))
+    assert "gradient error" in gates.judge(tasks, bad, exact, gap=1e-5, gradient=0.1).refused
+    bad = good._replace(grad_features=corrupt(good.grad_features, float("nan")))
+    assert "not finite" in gates.judge(tasks, bad, exact, gap=1e-5, gradient=None).refused
+
+
+@pytest.mark.parametrize("field", ["weights", "dual"])
+def test_gate_refuses_an_uncertified_solution(tasks, exact, field):
+    good = ours(tasks)
+    uniform = torch.full_like(good.dual, 1 / 3)
+    bad = good._replace(weights=corrupt(good.weights, 1.1)) if field == "weights" else good._replace(dual=uniform)
+    assert "relative gap" in gates.judge(tasks, bad, exact, gap=1e-5, gradient=0.1).refused
+    off = good._replace(dual=corrupt(good.dual, 1.1))
+    assert "simplex" in gates.judge(tasks, off, exact, gap=1e-5, gradient=0.1).refused
+    nothing = good._replace(weights=corrupt(good.weights, float("nan")))
+    assert "not finite" in gates.judge(tasks, nothing, exact, gap=None, gradient=None).refused
+
+
+def test_kinks_are_left_out_of_the_comparison(tasks, exact):
+    good = ours(tasks)
+    bad = good._replace(grad_features=corrupt(good.grad_features, 2.0))
+    kinked = replace(exact, smooth=torch.tensor([True, False]))
+    verdict = gates.judge(tasks, bad, kinked, gap=1e-5, gradient=0.1)
+    assert verdict.refused is None
+    assert verdict.gradients_checked == 1
+
+
+def times(median: float) -> dict:
+    return {"median": median, "p20": 0.9 * median, "p80": 1.1 * median, "times": [median] * 3}
+
+
+def measured(name: str, forward: float, both: float, *, ours: bool = False, count: int = 8, gap: float = 1e-6) -> dict:
+    verdict = {"gap": gap, "gap_median": gap / 2, "gradient_error": 1e-3, "gradient_error_median": 1e-4}
+    verdict |= {"lambda1_error": 1e-3, "lambda2_error": None, "gradients_checked": 8, "refused": None}
+    details = {"n_iter": [5] * 8, "active": [200] * 8, "certified": 1.0} if ours else {}
+    row = {"name": name, "ours": ours, "status": "measured", "describe": name, "note": "", "count": count}
+    return {**row, "verdict": verdict, "details": details, "forward": times(forward), "forward_backward": times(both)}
+
+
+@pytest.fixture
+def record() -> dict:
+    cases = []
+    for d in (640, 1600):
+        about = {"groups": ["reference", "d"], "shots": 5, "d": d, "ways": 5, "batch": 8}
+        contenders = [
+            measured("published", 0.01, 0.08, gap=0.3),
+            measured("newton (reference)", 0.006, 0.008, ours=True),
+            measured("cvxpylayers", 0.5, 1.0, count=1),
+            {"name": "jaxopt", "ours": False, "status": "failed", "reason": "TypeError: too | new"},
+            {
+                "name": "qpth",
+                "ours": False,
+                "status": "not available",
+                "reason": "not installed: No module named 'qpth'",
+            },
+            {"name": "bcd (reference)", "ours": True, "status": "refused", "reason": "relative gap 1.0e-02"},
+        ]
+        cases.append(
+            {"name": f"case {d}", "case": about, "n": 25, "sparsity": 0.5, "smooth": 7, "checked": 8}
+            | {"contenders": contenders}
+        )
+    points = [{"series": "newton", "setting": f"tol 1e-{i}", "gap": 10.0**-i, **times(i / 100)} for i in (1, 2)]
+    return {
+        "date": "2026-01-01T00:00:00+00:00",
+        "quick": True,
+        "threads": 2,
+        "device": "cpu",
+        "encoder": "none",
+        "machine": {"cpu": "a CPU", "cores": 2, "platform": "Linux", "python": "3.11", "load": 0.5},
+        "versions": {"torch": "2.13"},
+        "commit": "abc",
+        "roofline": {"sgemm_gflops": 100.0, "copy_gb_per_s": 20.0},
+        "cases": cases,
+        "curve": {"name": "case 640", "points": points, "failed": {"jaxopt": "not installed"}},
+    }
+
+
+def test_report_shows_what_failed_and_no_figure_for_it(record, tmp_path):
+    text = report.write(json.loads(json.dumps(record)), tmp_path)
+    assert (tmp_path / "report.md").read_text().startswith(text)
+    assert "failed: TypeError: too \\| new" in text
+    assert "not available: not installed: No module named 'qpth'" in text
+    refused = [line for line in text.splitlines() if "refused: relative gap" in line]
+    assert all(line.split(" | ")[1:6] == ["-"] * 5 for line in refused if line.startswith("| bcd"))
+    assert "| cvxpylayers | 4000 (3600 .. 4400) | 8000 (7200 .. 8800)" in text
+    assert "1 of 8 tasks timed, time multiplied by 8" in text
+    for name in ("time_features", "gap_time", "roofline"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+def test_report_says_when_the_machine_was_disturbed(record):
+    assert "Disturbed" not in report.markdown(record)
+    record["cases"][0]["foreign_cores"] = 1.3
+    assert "other processes used up to 1.3 of 2 cores" in report.markdown(record)
+    assert "Disturbed" in report.for_readme(record)
+
+
+def test_targets_are_met_not_met_or_not_measured(record):
+    rows = {what: (reached, state) for what, _, reached, state in report.targets(record)}
+    assert rows["5-shot, d=640: against the published 5 steps"] == ("10x by newton (reference)", "met")
+    assert rows["5-shot, d=640: against cvxpylayers"] == ("1e+03x by newton (reference)", "met")
+    assert rows["5-shot, d=640: against jaxopt"] == ("jaxopt failed: TypeError: too | new", "not measured")
+    assert rows["5-shot, d=640: backward / forward"][1] == "met"
+    assert rows["15-shot, d=16000: against the published 5 steps"][1] == "not measured"
+    assert rows["the five, geometric mean"][1] == "not measured"
+    record["cases"][0]["contenders"][1]["forward"] = times(0.009)  # longer than forward + backward: noise
+    rows = {what: state for what, *_, state in report.targets(record)}
+    assert rows["5-shot, d=640: backward / forward"] == "not measured"
+    record["cases"][0]["contenders"][0]["forward_backward"] = times(0.05)
+    assert (
+        "5-shot, d=640: against the published 5 steps",
+        "8x",
+        "6.25x by newton (reference)",
+        "not met",
+    ) in report.targets(record)
+
+
+def test_readme_gets_the_table_between_its_marks(record, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n")
+    report.put_into(readme, report.for_readme(record))
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- benchmarks -->\n8 tasks")
+    assert text.endswith("<!-- /benchmarks -->\nafter\n")
+    assert "old" not in text
+    assert "2026-01-01, a CPU" in text
+    readme.write_text("no marks")
+    with pytest.raises(ValueError, match="expected the lines"):
+        report.put_into(readme, "")
+
+
+def test_useful_flops_are_those_of_the_formula(record):
+    case = record["cases"][0]
+    one = 4 * 25 * 640 * 4 + 200 * 100**2 + 100**3 / 3
+    assert report.useful_flops(case, case["contenders"][1]) == pytest.approx(8 * 5 * one)
+
+
+def test_case_names_tell_cases_apart():
+    from benchmarks.tasks import cases
+
+    for quick in (True, False):
+        names = [case.name for case in cases(quick)]
+        assert len(set(names)) == len(names)
+    assert Case((), relative=True, lambda1=0.1).name != Case((), lambda1=0.1).name
