@@ -19,6 +19,8 @@ from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.evaluate import encode
 from sparsedis.metalearn.train import load_run, train
 
+PUBLISHED = ("published", "published, by hand")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -46,7 +48,7 @@ class Case:
     lambda2: float = 100.0
     relative: bool = False
     features: str = "random"
-    peers: tuple[str, ...] = ("published",)
+    peers: tuple[str, ...] = PUBLISHED
     solvers: tuple[str, ...] = ("newton",)
 
     @property
@@ -104,10 +106,10 @@ class Tasks:
 EVERY_SOLVER = ("newton", "fista", "bcd")
 REFERENCE = (
     Case(
-        ("reference", "d", "batch"), 5, 640, peers=("published", "jaxopt", "cvxpylayers", "qpth"), solvers=EVERY_SOLVER
+        ("reference", "d", "batch"), 5, 640, peers=(*PUBLISHED, "jaxopt", "cvxpylayers", "qpth"), solvers=EVERY_SOLVER
     ),
-    Case(("reference", "d"), 5, 1600, peers=("published", "jaxopt", "qpth"), solvers=EVERY_SOLVER),
-    Case(("reference",), 15, 1600, peers=("published", "jaxopt"), solvers=EVERY_SOLVER),
+    Case(("reference", "d"), 5, 1600, peers=(*PUBLISHED, "jaxopt", "qpth"), solvers=EVERY_SOLVER),
+    Case(("reference",), 15, 1600, peers=(*PUBLISHED, "jaxopt"), solvers=EVERY_SOLVER),
     Case(("reference", "d"), 5, 16000, solvers=("newton", "fista")),
     Case(("reference",), 15, 16000, solvers=("newton", "fista")),
 )
@@ -118,10 +120,10 @@ def cases(quick: bool) -> list[Case]:
     if quick:
         return [
             replace(REFERENCE[0], solvers=("newton", "fista")),
-            replace(REFERENCE[1], peers=("published",), solvers=("newton",)),
-            replace(REFERENCE[2], peers=("published",), solvers=("newton",)),
+            replace(REFERENCE[1], peers=PUBLISHED, solvers=("newton",)),
+            replace(REFERENCE[2], peers=PUBLISHED, solvers=("newton",)),
             replace(REFERENCE[3], solvers=("newton",)),
-            Case(("dense",), lambda1=0.0, peers=("published", "qpth")),
+            Case(("dense",), lambda1=0.0, peers=(*PUBLISHED, "qpth")),
             Case(("batch",), batch=32),
             Case(("encoder",), d=576, lambda1=0.1, lambda2=30.0, relative=True, features="encoder"),
         ]
@@ -134,7 +136,7 @@ def cases(quick: bool) -> list[Case]:
             for share in (0.0, 0.05, 0.1, 0.2, 0.4, 0.7)
         ),
         *(
-            Case(("dense",), shots, d, lambda1=0.0, peers=("published", "qpth"))
+            Case(("dense",), shots, d, lambda1=0.0, peers=(*PUBLISHED, "qpth"))
             for shots, d in ((5, 640), (5, 1600), (15, 1600))
         ),
     ]
@@ -147,7 +149,7 @@ def cases(quick: bool) -> list[Case]:
             lambda2=30.0,
             relative=True,
             features="encoder",
-            peers=("published", "jaxopt"),
+            peers=(*PUBLISHED, "jaxopt"),
             solvers=EVERY_SOLVER,
         )
         for shots in (1, 5)

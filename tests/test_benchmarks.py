@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import gates, report
-from benchmarks.peers.published import Layer, Published
+from benchmarks.peers.published import Layer, Published, PublishedByHand
 from benchmarks.tasks import Case, Tasks
 from sparsedis import solve_svm
 from tests.tasks import random_task
@@ -46,8 +46,9 @@ def test_published_steps_converge_to_the_reference(tasks, exact):
     torch.testing.assert_close(layer.weights(), exact.weights, atol=1e-7, rtol=1e-6)
 
 
-def test_published_gradient_agrees_at_convergence_with_many_iterations(tasks, exact):
-    outcome = Published(steps=3000, cg_iterations=300, ridge=1e-14).prepare(tasks).forward_backward()
+@pytest.mark.parametrize("peer", [Published, PublishedByHand])
+def test_published_gradient_agrees_at_convergence_with_many_iterations(tasks, exact, peer):
+    outcome = peer(steps=3000, cg_iterations=300, ridge=1e-14).prepare(tasks).forward_backward()
     verdict = gates.judge(tasks, outcome, exact, gap=1e-8, gradient=1e-4)
     assert verdict.refused is None
     assert verdict.lambda1_error < 1e-4

@@ -68,11 +68,12 @@ def peers(case: Case) -> list[Peer]:
     from benchmarks.peers.cvxpylayers import CvxpyLayers
     from benchmarks.peers.jaxopt import Jaxopt
     from benchmarks.peers.ours import ours
-    from benchmarks.peers.published import Published
+    from benchmarks.peers.published import Published, PublishedByHand
     from benchmarks.peers.qpth import Qpth
 
     named: dict[str, type[Published] | type[Jaxopt] | type[Qpth] | type[CvxpyLayers]] = {
         "published": Published,
+        "published, by hand": PublishedByHand,
         "jaxopt": Jaxopt,
         "qpth": Qpth,
         "cvxpylayers": CvxpyLayers,

@@ -2,8 +2,10 @@
 
 Five steps of projected gradient from L = 1/k with step lambda2/lambda_max(X X^T), no residual; then, as torchopt
 offers it, conjugate gradients on the normal equations of the fixed point, five iterations with a ridge of
-1/max(step)/1000. Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3 and its code. Written out here
-with matrix products over the whole batch, which is quicker than differentiating the step automatically.
+1/max(step)/1000. Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3 and its code.
+
+Twice: as published, with the fixed point differentiated automatically, and by hand, with matrix products over the whole
+batch, which is several times quicker than the published way.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ class Published:
     """See :class:`benchmarks.peers.Peer`. It promises neither a gap nor a gradient."""
 
     name = "published"
+    automatic = True
     gap: float | None = None
     gradient: float | None = None
 
@@ -47,12 +50,19 @@ class Published:
             return Outcome(layer.weights(), layer.dual)
 
         def forward_backward() -> Outcome:
-            layer = Layer(tasks)
+            layer = AutomaticLayer(tasks) if self.automatic else Layer(tasks)
             layer.solve(self.steps)
             weights = layer.weights()
             return Outcome(weights, layer.dual, *layer.gradients(tasks.cotangent, self.cg_iterations, self.ridge))
 
         return Prepared(forward, forward_backward, len(tasks))
+
+
+class PublishedByHand(Published):
+    """The same, its derivatives written out."""
+
+    name = "published, by hand"
+    automatic = False
 
 
 class Layer:
@@ -134,6 +144,37 @@ class Layer:
         grad_lambda1 = -(on * total * U).sum((1, 2)) / self.lambda2[:, 0, 0]
         grad_lambda2 = -(total * W).sum((1, 2)) / self.lambda2[:, 0, 0]
         return grad_features, grad_lambda1, grad_lambda2
+
+
+class AutomaticLayer(Layer):
+    """The algorithm with the derivative of its step by torch.func, forward and reverse, as torchopt takes it."""
+
+    def gradients(self, c: Tensor, iterations: int, ridge: float | None) -> tuple[Tensor, Tensor, Tensor]:
+        parameters = self.X, self.lambda1, self.lambda2
+
+        def weights(dual: Tensor, X: Tensor, lambda1: Tensor, lambda2: Tensor) -> Tensor:
+            V = X.mT @ (self.Y - dual)
+            norms = torch.linalg.vector_norm(V, dim=-1, keepdim=True).clamp_min(_TINY)
+            return (1 - lambda1 / norms).clamp_min(0) / lambda2 * V
+
+        def step(dual: Tensor, *given: Tensor) -> Tensor:
+            return _project(dual - self.step * (self.Y - given[0] @ weights(dual, *given)))[0]
+
+        _, pull = torch.func.vjp(weights, self.dual, *parameters)
+        r, *direct = pull(c)
+        _, pull_dual = torch.func.vjp(lambda dual: step(dual, *parameters), self.dual)
+
+        def transposed(R: Tensor) -> Tensor:  # (I - F')^T
+            return R - pull_dual(R)[0]
+
+        def forward(R: Tensor) -> Tensor:  # I - F'
+            return R - torch.func.jvp(lambda dual: step(dual, *parameters), (self.dual,), (R,))[1]
+
+        ridge = (1 / self.step.max().item() / 1000) if ridge is None else ridge
+        u = _cg(lambda R: forward(transposed(R)) + ridge * R, forward(r), iterations)
+        _, pull_parameters = torch.func.vjp(lambda *given: step(self.dual, *given), *parameters)
+        features, lambda1, lambda2 = (a + b for a, b in zip(direct, pull_parameters(u), strict=True))
+        return features, lambda1.flatten(), lambda2.flatten()
 
 
 def _project(points: Tensor) -> tuple[Tensor, Tensor]:
