@@ -123,6 +123,7 @@ def cases(quick: bool) -> list[Case]:
             replace(REFERENCE[1], peers=PUBLISHED, solvers=("newton",)),
             replace(REFERENCE[2], peers=PUBLISHED, solvers=("newton",)),
             replace(REFERENCE[3], solvers=("newton",)),
+            replace(REFERENCE[4], solvers=("newton",)),
             Case(("dense",), lambda1=0.0, peers=(*PUBLISHED, "qpth")),
             Case(("batch",), batch=32),
             Case(("encoder",), d=576, lambda1=0.1, lambda2=30.0, relative=True, features="encoder"),
