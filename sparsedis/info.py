@@ -19,7 +19,7 @@ def report() -> str:
         ("location", str(Path(sparsedis.__file__).parent)),
         ("python", f"{platform.python_version()} ({platform.platform()})"),
         ("torch", torch.__version__),
-        *((name, _version(name)) for name in ("numpy", "triton")),
+        *((name, installed_version(name)) for name in ("numpy", "triton")),
         ("cpu", f"{_processor()}, {torch.get_num_threads()} threads"),
         ("cuda", _cuda()),
         ("mps", "available" if torch.backends.mps.is_available() else "not available"),
@@ -35,7 +35,8 @@ def report() -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
 
 
-def _version(package: str) -> str:
+def installed_version(package: str) -> str:
+    """The version of an installed distribution, or "not installed"."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -37,4 +37,4 @@ def test_a_backend_that_is_not_available_says_why(monkeypatch) -> None:  # type:
 
 
 def test_a_package_that_is_not_there() -> None:
-    assert info._version("no-such-package") == "not installed"
+    assert info.installed_version("no-such-package") == "not installed"

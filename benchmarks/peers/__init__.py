@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Protocol
 
 import torch
@@ -22,7 +23,7 @@ class Prepared:
         count: how many of the batch's tasks a call solves; fewer where all would take minutes.
         read: turns what the callables return into an :class:`Outcome`; not timed.
         note: what the report says of this run (steps taken, iterations).
-        n_iter: mean Newton iterations per task, where there are any.
+        details: what else a result tells (iterations, active features, share certified), by name.
     """
 
     forward: Callable[[], object]
@@ -61,6 +62,16 @@ class Peer(Protocol):
     def prepare(self, tasks: Tasks) -> Prepared:
         """Whatever is done once: compile, build the problem, find the number of sweeps."""
         ...
+
+
+def reason_not_importable(module: str) -> str | None:
+    """None where a peer's module can be imported, else the reason why not."""
+    try:
+        import_module(module)
+    except Exception as error:  # whatever an old package does on a new interpreter
+        kind = "not installed" if isinstance(error, ModuleNotFoundError) else f"failed: {type(error).__name__}"
+        return f"{kind}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None
 
 
 def peers(case: Case) -> list[Peer]:

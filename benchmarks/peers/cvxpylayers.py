@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.gates import Outcome
-from benchmarks.peers import Prepared
-from benchmarks.peers.qpth import _version, _why
+from benchmarks.peers import Prepared, reason_not_importable
 from benchmarks.tasks import Case, Tasks
+from sparsedis.info import installed_version
 
 _TASKS = 1  # per call: seconds each
 _LARGEST = 16_000  # n d; the cone program has a column per entry of X and class
@@ -22,11 +22,7 @@ class CvxpyLayers:
     gradient: float | None = None
 
     def available(self) -> str | None:
-        try:
-            from cvxpylayers.torch import CvxpyLayer  # noqa: F401
-        except Exception as error:
-            return _why(error)
-        return None
+        return reason_not_importable("cvxpylayers.torch")
 
     def supports(self, case: Case, device: torch.device) -> str | None:
         if device.type != "cpu":
@@ -34,7 +30,7 @@ class CvxpyLayers:
         return None if case.n * case.d <= _LARGEST else f"left out: n d above {_LARGEST}, where a task takes minutes"
 
     def describe(self) -> str:
-        versions = ", ".join(f"{name} {_version(name)}" for name in ("cvxpylayers", "cvxpy", "diffcp"))
+        versions = ", ".join(f"{name} {installed_version(name)}" for name in ("cvxpylayers", "cvxpy", "diffcp"))
         return f"{versions}, the primal"
 
     def prepare(self, tasks: Tasks) -> Prepared:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from benchmarks.gates import Outcome, relative_gap
-from benchmarks.peers import Prepared
-from benchmarks.peers.qpth import _version, _why
+from benchmarks.peers import Prepared, reason_not_importable
 from benchmarks.tasks import Case, Tasks
+from sparsedis.info import installed_version
 
 _CHUNK, _MOST = 25, 1000  # sweeps: found in steps of the one, at most the other
 _SEARCH_SECONDS = 20.0
@@ -26,17 +26,14 @@ class Jaxopt:
     gradient: float | None = None
 
     def available(self) -> str | None:
-        try:
-            from jaxopt import BlockCoordinateDescent  # noqa: F401
-        except Exception as error:
-            return _why(error)
-        return None
+        return reason_not_importable("jaxopt")
 
     def supports(self, case: Case, device: torch.device) -> str | None:
         return None if device.type == "cpu" else "measured on the CPU only"
 
     def describe(self) -> str:
-        return f"jaxopt {_version('jaxopt')}, jax {_version('jax')}, BlockCoordinateDescent, float32, jit, vmap"
+        versions = ", ".join(f"{name} {installed_version(name)}" for name in ("jaxopt", "jax"))
+        return f"{versions}, BlockCoordinateDescent, float32, jit, vmap"
 
     def prepare(self, tasks: Tasks) -> Prepared:
         arguments = _arguments(tasks)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 import torch
 from torch import Tensor
 
 from benchmarks.gates import Outcome, relative_gap
-from benchmarks.peers import Prepared
+from benchmarks.peers import Prepared, reason_not_importable
 from benchmarks.tasks import Case, Tasks
+from sparsedis.info import installed_version
 
 
 class Qpth:
@@ -20,17 +19,14 @@ class Qpth:
     gradient: float | None = None
 
     def available(self) -> str | None:
-        try:
-            from qpth.qp import QPFunction  # noqa: F401
-        except Exception as error:
-            return _why(error)
-        return None
+        return reason_not_importable("qpth.qp")
 
     def supports(self, case: Case, device: torch.device) -> str | None:
         return None if case.lambda1 == 0 else "solves lambda1 = 0 only: the group Lasso is not a quadratic program"
 
     def describe(self) -> str:
-        return f"qpth {_version('qpth')}, QPFunction(maxIter=20, check_Q_spd=False), float32 where that reaches 1e-3"
+        settings = "QPFunction(maxIter=20, check_Q_spd=False), float32 where that reaches 1e-3"
+        return f"qpth {installed_version('qpth')}, {settings}"
 
     def prepare(self, tasks: Tasks) -> Prepared:
         quicker = self._prepare(tasks, torch.float32)
@@ -76,15 +72,3 @@ class Qpth:
             return Outcome(W.detach(), L.detach(), grad_features, None, grad_lambda2)
 
         return Prepared(forward, forward_backward, batch, note=str(dtype).removeprefix("torch."))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _why(error: Exception) -> str:
-    kind = "not installed" if isinstance(error, ModuleNotFoundError) else f"failed: {type(error).__name__}"
-    return f"{kind}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -63,6 +63,19 @@ class Features {
     for (int i = 0; i < n_; ++i) rows[i] = buffer + std::ptrdiff_t(i) * kBlock;
   }
 
+  // The Gram matrix X X^T, (n, n); block (n, kBlock) is scratch.
+  void gram(double* block, double* K) const {
+    std::fill(K, K + std::size_t(n_) * n_, 0.0);
+    for (int from = 0; from < d_; from += kBlock) {
+      const int here = std::min(kBlock, d_ - from);
+      copy(from, here, block, kBlock);
+      add_dot_products(block, kBlock, n_, block, kBlock, n_, int(padded(here)), K, n_, true);
+    }
+    for (int i = 0; i < n_; ++i) {
+      for (int j = i + 1; j < n_; ++j) K[std::ptrdiff_t(i) * n_ + j] = K[std::ptrdiff_t(j) * n_ + i];
+    }
+  }
+
   // Copies row i into `to` (d,).
   template <class T>
   void copy_row(int i, T* to) const {

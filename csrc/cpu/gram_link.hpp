@@ -17,16 +17,7 @@ class GramLink : public NoVariables {
     A_ = memory.take<double>(std::size_t(n_) * m_);
     scores_ = memory.take<double>(std::size_t(n_) * m_);
     K_ = memory.take<double>(std::size_t(n_) * n_);
-    double* block = memory.take<double>(std::size_t(n_) * kBlock);
-    std::fill(K_, K_ + std::size_t(n_) * n_, 0.0);
-    for (int from = 0; from < features.features(); from += kBlock) {
-      const int here = std::min(kBlock, features.features() - from);
-      features.copy(from, here, block, kBlock);
-      add_dot_products(block, kBlock, n_, block, kBlock, n_, int(padded(here)), K_, n_, true);
-    }
-    for (int i = 0; i < n_; ++i) {
-      for (int j = i + 1; j < n_; ++j) K_[std::ptrdiff_t(i) * n_ + j] = K_[std::ptrdiff_t(j) * n_ + i];
-    }
+    features.gram(memory.take<double>(std::size_t(n_) * kBlock), K_);
     hessian_.clear();
     hessian_.add_gram(K_, 1 / samples.lambda2);
   }

@@ -158,13 +158,8 @@ void newton(Memory& memory, const Team& team, const Samples& samples, const Feat
 template <class F>
 double lipschitz(Memory& memory, const Samples& samples, const Features<F>& features) {
   const int n = samples.n;
-  Eigen::MatrixXd K = Eigen::MatrixXd::Zero(n, n);
-  double* block = memory.take<double>(std::size_t(n) * kBlock);
-  for (int from = 0; from < features.features(); from += kBlock) {
-    const int here = std::min(kBlock, features.features() - from);
-    features.copy(from, here, block, kBlock);
-    add_dot_products(block, kBlock, n, block, kBlock, n, int(padded(here)), K.data(), n, false);
-  }
+  Eigen::MatrixXd K(n, n);
+  features.gram(memory.take<double>(std::size_t(n) * kBlock), K.data());
   const Eigen::Map<const Eigen::VectorXd> s(samples.s, n);
   K = s.asDiagonal() * K * s.asDiagonal();
   const double largest = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(K, Eigen::EigenvaluesOnly).eigenvalues()[n - 1];
@@ -250,7 +245,7 @@ void solve_task(const Problems<F>& problems, const Options& options, const Solut
   solutions.status[index] = std::int64_t(progress.status);
 }
 
-template <class F, class T>
+template <class F>
 void adjoint_task(const Problems<F>& problems, const double* all_dual, const F* all_grad_W,
                   const Gradients<F>& gradients, std::int64_t index, Memory& memory) {
   const Team team;
@@ -269,7 +264,7 @@ void adjoint_task(const Problems<F>& problems, const double* all_dual, const F* 
     std::copy(from, from + k, dual + i * k);
   }
   const F* grad_W = all_grad_W + index * d * k;
-  using Link = SparseLink<F, T>;
+  using Link = SparseLink<F, F>;
   using Solved = Adjoint<Team, Link, NewtonSystem>;
   Link link(memory, samples, features, kUnknown);
   NewtonSystem system(memory, samples);
@@ -301,7 +296,7 @@ template <class F>
 void adjoint(const Problems<F>& problems, const double* dual, const F* grad_W, const Gradients<F>& gradients,
              int threads) {
   cpu::for_each_task(problems.batch, threads, [&](std::int64_t index, cpu::Memory& memory) {
-    cpu::adjoint_task<F, F>(problems, dual, grad_W, gradients, index, memory);
+    cpu::adjoint_task(problems, dual, grad_W, gradients, index, memory);
   });
 }
 

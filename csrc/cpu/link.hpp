@@ -57,7 +57,6 @@ class SparseLink : public NoVariables {
   int features() const { return d_; }
   int candidates() const { return count_; }
   int index(int a) const { return index_[a]; }
-  double norm(int a) const { return norm_[a]; }
   bool active(int a) const { return norm_[a] > samples_.lambda1; }
   double V(int c, int a) const { return V_[c * ld() + a]; }
   double W(int c, int a) const { return shrink(a) * V(c, a); }
@@ -243,7 +242,7 @@ class SparseLink : public NoVariables {
       for (int a = 0; a < length; ++a) norm_[from + a] = std::sqrt(norm_[from + a]);
       for (int a = 0; a < length; ++a) {
         const double norm = norm_[from + a];
-        factor[a] = norm > samples_.lambda1 ? (1 - samples_.lambda1 / norm) / samples_.lambda2 : 0;
+        factor[a] = shrink(from + a);
         const double length_of_W = factor[a] * norm;
         penalty_ += samples_.lambda1 * length_of_W + samples_.lambda2 / 2 * length_of_W * length_of_W;
       }

@@ -106,7 +106,7 @@ class CppBackend:
             labels.new_empty(batch),
             labels.new_empty((batch, d), dtype=torch.bool),
         )
-        problem = _Problem(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes)
+        problem = _Problem(features, n_classes, labels, lambda1, lambda2, dual_reg, sample_weight)
         solve = self._function("solve", features.dtype)
         addresses = [value.data_ptr() for value in out]
         try:
@@ -129,7 +129,7 @@ class CppBackend:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         given, features = features, _readable(features)
         out = features.new_empty(features.shape), *(torch.empty_like(lambda1) for _ in range(3))
-        problem = _Problem(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual.shape[2])
+        problem = _Problem(features, dual.shape[2], labels, lambda1, lambda2, dual_reg, sample_weight)
         dual, grad_weights = dual.contiguous(), grad_weights.to(features.dtype).contiguous()
         adjoint = self._function("adjoint", features.dtype)
         adjoint(
@@ -145,17 +145,9 @@ class CppBackend:
 class _Problem:
     """A call's leading arguments; holds the tensors that the addresses point into."""
 
-    def __init__(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        lambda1: Tensor,
-        lambda2: Tensor,
-        dual_reg: Tensor,
-        sample_weight: Tensor,
-        n_classes: int,
-    ) -> None:
-        self._held = [value.contiguous() for value in (labels, lambda1, lambda2, dual_reg, sample_weight)]
+    def __init__(self, features: Tensor, n_classes: int, *others: Tensor) -> None:
+        """others: labels, lambda1, lambda2, dual_reg, sample_weight."""
+        self._held = [value.contiguous() for value in others]
         addresses = [value.data_ptr() for value in self._held]
         self.arguments = (
             (*features.shape, n_classes),
