@@ -75,6 +75,9 @@ void adjoint_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> s
           gradients, threads);
 }
 
+// Runs tasks on the threads of the OpenMP whose GOMP_parallel this is.
+void use_openmp(std::uintptr_t parallel) { share_threads(pointer<OpenMPParallel>(parallel)); }
+
 // Which of the optional builds of this module run on this processor, the best first. To be asked of the baseline build:
 // the others cannot even be imported where they do not run.
 std::vector<std::string> instruction_sets() {
@@ -95,6 +98,7 @@ std::vector<std::string> instruction_sets() {
 #define SPARSEDIS_EXPAND(name, module) PYBIND11_MODULE(name, module)
 SPARSEDIS_EXPAND(SPARSEDIS_MODULE, module) {
   module.def("instruction_sets", &instruction_sets);
+  module.def("use_openmp", &use_openmp);
   module.def("solve_float32", &solve_of<float>);
   module.def("solve_float64", &solve_of<double>);
   module.def("adjoint_float32", &adjoint_of<float>);

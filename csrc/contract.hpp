@@ -63,4 +63,8 @@ template <class F>
 void adjoint(const Problems<F>& problems, const double* dual, const F* grad_W, const Gradients<F>& gradients,
              int threads);
 
+// From now on tasks run on the threads of the OpenMP runtime whose GOMP_parallel this is, in this process.
+using OpenMPParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+void share_threads(OpenMPParallel parallel);
+
 }  // namespace sparsedis

@@ -300,6 +300,8 @@ void adjoint(const Problems<F>& problems, const double* dual, const F* grad_W, c
   });
 }
 
+void share_threads(OpenMPParallel parallel) { cpu::pool().use(parallel); }
+
 template void solve(const Problems<float>&, const Options&, const Solutions<float>&);
 template void solve(const Problems<double>&, const Options&, const Solutions<double>&);
 template void adjoint(const Problems<float>&, const double*, const float*, const Gradients<float>&, int);

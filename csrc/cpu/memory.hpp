@@ -1,4 +1,4 @@
-// Scratch memory of one thread: grown as tasks need, never shrunk, given out from the start for every task.
+// Scratch memory of one thread: grown as tasks need, given out from the start for every task.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +12,7 @@ namespace sparsedis::cpu {
 class Memory {
  public:
   static constexpr std::size_t kAlign = 64;
+  static constexpr std::size_t kKept = std::size_t(16) << 20;
 
   // Uninitialised room for `count` values, aligned to a cache line.
   template <class T>
@@ -30,6 +31,14 @@ class Memory {
 
   // Everything taken is free to be taken again.
   void reset() { next_ = 0; }
+
+  // Gives all back to the system where it is more than is worth keeping between calls: new pages cost a small call a
+  // tenth of its time.
+  void trim() {
+    std::size_t size = 0;
+    for (const Block& block : blocks_) size += block.size;
+    if (size > kKept) blocks_.clear();
+  }
 
  private:
   struct Free {

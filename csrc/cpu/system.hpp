@@ -5,9 +5,10 @@
 // sample is class c, except that the slot of the pivot holds the last class.
 #pragma once
 
-#include <Eigen/Cholesky>
+#include <algorithm>
 
 #include "../algorithm/samples.hpp"
+#include "cholesky.hpp"
 #include "hessian.hpp"
 #include "memory.hpp"
 
@@ -20,9 +21,10 @@ class NewtonSystem {
         n_(samples.n),
         m_(samples.m),
         order_(n_ * m_),
-        matrix_(memory.take<double>(std::size_t(order_) * order_)),
+        matrix_(memory, order_),
         reduced_(memory.take<double>(order_)),
         block_(memory.take<double>(m_ * m_)),
+        row_(memory.take<double*>(m_)),
         pivot_(memory.take<int>(n_)) {}
 
   template <class Team, class T>
@@ -32,9 +34,7 @@ class NewtonSystem {
     // L need not be unique, M may be singular up to rounding: a relative ridge, raised where it does not do.
     for (double ridge = 50 * 2.220446049250313e-16; ridge < 1; ridge *= 100) {
       assemble(*hessian, bounds, ridge);
-      Eigen::Map<Eigen::MatrixXd> M(matrix_, order_, order_);
-      const Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>, Eigen::Lower> factor(M);
-      if (factor.info() == Eigen::Success) return;
+      if (matrix_.factor()) return;
     }
   }
 
@@ -46,10 +46,7 @@ class NewtonSystem {
       for (int slot = 0; slot < m_; ++slot)
         reduced_[i * m_ + slot] = rhs[i * k + kept(i, slot)] - rhs[i * k + pivot_[i]];
     }
-    const Eigen::Map<const Eigen::MatrixXd> M(matrix_, order_, order_);
-    Eigen::Map<Eigen::VectorXd> r(reduced_, order_);
-    M.triangularView<Eigen::Lower>().solveInPlace(r);
-    M.triangularView<Eigen::Lower>().transpose().solveInPlace(r);
+    matrix_.solve(reduced_);
     for (int i = 0; i < n_; ++i) {
       double sum = 0;
       for (int slot = 0; slot < m_; ++slot) {
@@ -62,13 +59,13 @@ class NewtonSystem {
 
  private:
   int kept(int i, int slot) const { return slot == pivot_[i] ? m_ : slot; }
-  double& entry(int row, int column) { return matrix_[std::size_t(column) * order_ + row]; }
 
   template <class T>
   void assemble(const Hessian<T>& hessian, const double* bounds, double ridge) {
     const int k = samples_.k;
     const double* s = samples_.s;
     for (int i = 0; i < n_; ++i) {
+      for (int slot = 0; slot < m_; ++slot) row_[slot] = matrix_.row(i * m_ + slot);
       for (int j = 0; j <= i; ++j) {
         const double both = s[i] * s[j];
         const T* G = hessian.pair(0, 0) + std::ptrdiff_t(i) * n_ + j;
@@ -79,15 +76,15 @@ class NewtonSystem {
         }
         change_slots(pivot_[i], pivot_[j]);
         for (int column = 0; column < m_; ++column) {
-          std::copy(block_ + column * m_, block_ + (column + 1) * m_, &entry(i * m_, j * m_ + column));
+          const std::ptrdiff_t at = matrix_.column(j * m_ + column);
+          for (int slot = i == j ? column : 0; slot < m_; ++slot) row_[slot][at] = block_[column * m_ + slot];
         }
       }
-    }
-    for (int i = 0; i < n_; ++i) {
       const double own = bounds[i * k + pivot_[i]];
       for (int slot = 0; slot < m_; ++slot) {
-        for (int below = slot; below < m_; ++below) entry(i * m_ + below, i * m_ + slot) += own;
-        double& diagonal = entry(i * m_ + slot, i * m_ + slot);
+        const std::ptrdiff_t at = matrix_.column(i * m_ + slot);
+        for (int below = slot; below < m_; ++below) row_[below][at] += own;
+        double& diagonal = row_[slot][at];
         diagonal += bounds[i * k + kept(i, slot)];
         // A zero is a sample without influence, whose right-hand side is 0.
         diagonal = diagonal > 0 ? diagonal * (1 + ridge) : 1 + ridge;
@@ -118,7 +115,9 @@ class NewtonSystem {
 
   const Samples& samples_;
   int n_, m_, order_;
-  double *matrix_, *reduced_, *block_;
+  Cholesky matrix_;
+  double *reduced_, *block_;
+  double** row_;
   int* pivot_;
 };
 

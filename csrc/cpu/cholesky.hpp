@@ -1,0 +1,206 @@
+// The Cholesky factor of one symmetric matrix of order up to some thousands, in double, and solves with it.
+//
+// Rows are kept in panels of kRows, each column by column (Eigen's order within a panel) up to the diagonal: whatever a
+// panel is combined with is contiguous. A group of columns of a panel is made in registers from all columns before it,
+// which leaves nothing to be reduced or moved afterwards: 1.3 (order 300) to 2 (order 100) times Eigen's rate.
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+#include "memory.hpp"
+#include "products.hpp"
+
+namespace sparsedis::cpu {
+
+class Cholesky {
+ public:
+  static constexpr int kRows = 12;
+
+  Cholesky(Memory& memory, int order)
+      : given_(order),
+        order_((order + kGroup - 1) / kGroup * kGroup),
+        panels_((order_ + kRows - 1) / kRows),
+        matrix_(memory.take<double>(panel_offset(panels_))),
+        inverse_(memory.take<double>(std::size_t(panels_) * kRows)),
+        x_(memory.take<double>(std::size_t(panels_) * kRows)) {
+    for (int row = order; row < panels_ * kRows; ++row) {
+      for (int j = 0; j < (row / kRows + 1) * kRows; ++j) this->row(row)[column(j)] = row == j;
+    }
+  }
+
+  // row(i)[column(j)], j <= i: an entry of the matrix, after factor() of the factor.
+  double* row(int i) { return matrix_ + panel_offset(i / kRows) + i % kRows; }
+  static std::ptrdiff_t column(int j) { return std::ptrdiff_t(j) * kRows; }
+
+  // False where the matrix is not positive definite: it is lost then too.
+  bool factor() {
+    for (int panel = 0; panel < panels_; ++panel) {
+      if (!factor_panel(panel)) return false;
+    }
+    return true;
+  }
+
+  // x (order,): the right-hand side, then the solution.
+  void solve(double* x) const {
+    std::copy(x, x + given_, x_);
+    std::fill(x_ + given_, x_ + std::size_t(panels_) * kRows, 0.0);
+    for (int panel = 0; panel < panels_; ++panel) forward(panel);
+    for (int panel = panels_ - 1; panel >= 0; --panel) backward(panel);
+    std::copy(x_, x_ + given_, x);
+  }
+
+ private:
+  // At most four doubles to a packet: wider ones leave a panel of too few.
+  static constexpr int kWidth = cpu::kWidth<double> > 4 ? 4 : cpu::kWidth<double>;
+  using Packet = typename Eigen::internal::find_best_packet<double, kWidth>::type;
+  static constexpr int kPackets = kRows / kWidth;
+  // Columns made at once: with three packets of rows, twelve accumulators of AVX2's sixteen registers.
+  static constexpr int kGroup = kWidth;
+
+  static std::size_t panel_offset(int panel) { return std::size_t(kRows) * kRows * panel * (panel + 1) / 2; }
+
+  bool factor_panel(int panel) {
+    double* own = matrix_ + panel_offset(panel);
+    const int first = panel * kRows, rows = std::min(kRows, order_ - first);
+    for (int column = 0; column < first + rows; column += kGroup) {
+      const double* other = matrix_ + panel_offset(column / kRows);
+      if (!columns_of(rows, own, other + column % kRows, column, column >= first)) return false;
+    }
+    return true;
+  }
+
+  bool columns_of(int rows, double* own, const double* other, int column, bool diagonal) {
+    switch ((rows + kWidth - 1) / kWidth) {
+      case 1:
+        return make_columns<1>(own, other, column, diagonal);
+      case 2:
+        return make_columns<2>(own, other, column, diagonal);
+      case 3:
+        return make_columns<3>(own, other, column, diagonal);
+      default:
+        return make_columns<kPackets>(own, other, column, diagonal);
+    }
+  }
+
+  // Columns column..column+kGroup of the panel `own`; `other`: its rows that are those columns, in their panel.
+  template <int R>
+  bool make_columns(double* own, const double* other, int column, bool diagonal) {
+    using namespace Eigen::internal;
+    double* to = own + std::size_t(column) * kRows;
+    Packet sum[R][kGroup];
+    for (int r = 0; r < R; ++r) {
+      for (int c = 0; c < kGroup; ++c) sum[r][c] = pset1<Packet>(0.0);
+    }
+    for (std::ptrdiff_t p = 0; p < std::ptrdiff_t(column) * kRows; p += kRows) {
+      Packet left[R];
+      for (int r = 0; r < R; ++r) left[r] = pload<Packet>(own + p + r * kWidth);
+      for (int c = 0; c < kGroup; ++c) {
+        const Packet right = pset1<Packet>(other[p + c]);
+        for (int r = 0; r < R; ++r) sum[r][c] = pmadd(left[r], right, sum[r][c]);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int c = 0; c < kGroup; ++c) sum[r][c] = psub(pload<Packet>(to + c * kRows + r * kWidth), sum[r][c]);
+    }
+    double* inverse = inverse_ + column;
+    double lower[kGroup][kGroup];
+    if (diagonal) {
+      const int row = column % kRows;
+      for (int c = 0; c < kGroup; ++c) {
+        for (int r = 0; r < R; ++r) pstore(to + c * kRows + r * kWidth, sum[r][c]);
+      }
+      if (!factor_corner(to + row, lower, inverse)) return false;
+    } else {
+      const double* corner = other + std::size_t(column) * kRows;
+      for (int c = 0; c < kGroup; ++c) {
+        for (int e = 0; e < c; ++e) lower[c][e] = corner[e * kRows + c];
+      }
+    }
+    for (int c = 0; c < kGroup; ++c) {
+      for (int e = 0; e < c; ++e) {
+        const Packet factor = pset1<Packet>(lower[c][e]);
+        for (int r = 0; r < R; ++r) sum[r][c] = psub(sum[r][c], pmul(sum[r][e], factor));
+      }
+      const Packet scale = pset1<Packet>(inverse[c]);
+      for (int r = 0; r < R; ++r) {
+        sum[r][c] = pmul(sum[r][c], scale);
+        pstore(to + c * kRows + r * kWidth, sum[r][c]);
+      }
+    }
+    return true;
+  }
+
+  // The factor of the corner on the diagonal, and the inverses of its diagonal.
+  static bool factor_corner(const double* corner, double (*lower)[kGroup], double* inverse) {
+    for (int c = 0; c < kGroup; ++c) {
+      for (int e = 0; e <= c; ++e) {
+        double value = corner[e * kRows + c];
+        for (int q = 0; q < e; ++q) value -= lower[c][q] * lower[e][q];
+        if (e < c) {
+          lower[c][e] = value * inverse[e];
+        } else {
+          if (!(value > 0) || !std::isfinite(value)) return false;
+          inverse[c] = 1 / std::sqrt(value);
+        }
+      }
+    }
+    return true;
+  }
+
+  void forward(int panel) const {
+    using namespace Eigen::internal;
+    const double* own = matrix_ + panel_offset(panel);
+    double* x = x_ + std::size_t(panel) * kRows;
+    Packet sum[2][kPackets];
+    for (int r = 0; r < kPackets; ++r) {
+      sum[0][r] = sum[1][r] = pset1<Packet>(0.0);
+    }
+    for (int p = 0; p < panel * kRows; p += 2) {
+      for (int half = 0; half < 2; ++half) {
+        const Packet factor = pset1<Packet>(x_[p + half]);
+        const double* column = own + std::size_t(p + half) * kRows;
+        for (int r = 0; r < kPackets; ++r) {
+          sum[half][r] = pmadd(pload<Packet>(column + r * kWidth), factor, sum[half][r]);
+        }
+      }
+    }
+    for (int r = 0; r < kPackets; ++r) {
+      pstore(x + r * kWidth, psub(pload<Packet>(x + r * kWidth), padd(sum[0][r], sum[1][r])));
+    }
+    const double* corner = own + std::size_t(panel) * kRows * kRows;
+    const int rows = std::min(kRows, order_ - panel * kRows);
+    for (int q = 0; q < rows; ++q) {
+      x[q] *= inverse_[panel * kRows + q];
+      for (int r = q + 1; r < rows; ++r) x[r] -= corner[q * kRows + r] * x[q];
+    }
+  }
+
+  void backward(int panel) const {
+    using namespace Eigen::internal;
+    const double* own = matrix_ + panel_offset(panel);
+    double* x = x_ + std::size_t(panel) * kRows;
+    const double* corner = own + std::size_t(panel) * kRows * kRows;
+    const int rows = std::min(kRows, order_ - panel * kRows);
+    for (int q = rows - 1; q >= 0; --q) {
+      for (int r = q + 1; r < rows; ++r) x[q] -= corner[q * kRows + r] * x[r];
+      x[q] *= inverse_[panel * kRows + q];
+    }
+    Packet factor[kPackets];
+    for (int r = 0; r < kPackets; ++r) factor[r] = pload<Packet>(x + r * kWidth);
+    for (int p = 0; p < panel * kRows; ++p) {
+      Packet sum = pmul(pload<Packet>(own + std::size_t(p) * kRows), factor[0]);
+      for (int r = 1; r < kPackets; ++r) {
+        sum = pmadd(pload<Packet>(own + std::size_t(p) * kRows + r * kWidth), factor[r], sum);
+      }
+      x_[p] -= predux(sum);
+    }
+  }
+
+  int given_, order_, panels_;
+  double *matrix_, *inverse_, *x_;
+};
+
+}  // namespace sparsedis::cpu
