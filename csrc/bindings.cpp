@@ -66,13 +66,14 @@ void solve_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> str
 
 template <class F>
 void adjoint_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
-                std::uintptr_t labels, std::array<std::uintptr_t, 4> parameters, std::uintptr_t dual,
+                std::uintptr_t labels, std::array<std::uintptr_t, 4> parameters, std::array<std::uintptr_t, 2> solved,
                 std::uintptr_t grad_W, int threads, std::array<std::uintptr_t, 4> out) {
   const Gradients<F> gradients{pointer<F*>(out[0]), pointer<double*>(out[1]), pointer<double*>(out[2]),
                                pointer<double*>(out[3])};
   const py::gil_scoped_release release;
-  adjoint(problems<F>(shape, stride, X, labels, parameters), pointer<const double*>(dual), pointer<const F*>(grad_W),
-          gradients, threads);
+  adjoint(problems<F>(shape, stride, X, labels, parameters),
+          {pointer<const double*>(solved[0]), pointer<const bool*>(solved[1])}, pointer<const F*>(grad_W), gradients,
+          threads);
 }
 
 // Runs tasks on the threads of the OpenMP whose GOMP_parallel this is.

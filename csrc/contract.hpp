@@ -58,9 +58,15 @@ struct Gradients {
 template <class F>
 void solve(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions);
 
-// Gradients of a loss whose gradient in W is grad_W (B, d, k), at the solutions `dual` (B, n, k).
+// What the adjoint needs of a solution.
+struct Solved {
+  const double* dual;  // (B, n, k)
+  const bool* active;  // (B, d)
+};
+
+// Gradients of a loss whose gradient in W is grad_W (B, d, k).
 template <class F>
-void adjoint(const Problems<F>& problems, const double* dual, const F* grad_W, const Gradients<F>& gradients,
+void adjoint(const Problems<F>& problems, const Solved& solved, const F* grad_W, const Gradients<F>& gradients,
              int threads);
 
 // From now on tasks run on the threads of the OpenMP runtime whose GOMP_parallel this is, in this process.

@@ -11,13 +11,13 @@ from sparsedis.ops import group_lasso_svm
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     # Nothing but the problem and its solution: the adjoint makes the rest again.
-    ctx.save_for_backward(*inputs[:6], output[1])
+    ctx.save_for_backward(*inputs[:6], output[1], output[7])
     ctx.backend = inputs[8]
 
 
 def _backward(ctx: Any, grad_weights: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, dual = ctx.saved_tensors
-    grads = group_lasso_svm.adjoint(*inputs, dual, grad_weights, ctx.backend)
+    *inputs, dual, active = ctx.saved_tensors
+    grads = group_lasso_svm.adjoint(*inputs, dual, active, grad_weights, ctx.backend)
     features, lambda1, lambda2, dual_reg = grads
     return (features, None, lambda1, lambda2, dual_reg, None, *[None] * 6)
 

@@ -127,7 +127,7 @@ def test_nothing_is_kept_but_the_problem_and_its_solution():
     with hooks:
         solve_svm(X.requires_grad_(), y, lambda1=1.0)
     n, d, k = 12, 50, 3
-    assert sum(kept) == n * d + n + 3 + n + n * k  # features, labels, lambdas, sample weights, dual
+    assert sum(kept) == n * d + n + 3 + n + n * k + d  # features, labels, lambdas, sample weights, dual, active
 
 
 def test_compile_fullgraph():
@@ -206,11 +206,23 @@ def test_opcheck_solve(backend):
 
 def test_opcheck_adjoint(backend):
     X, y, *rest = operation_arguments(False)
-    dual = solve_svm(X, y, lambda1=1.0, lambda2=2.0, dual_reg=0.5).dual
+    solution = solve_svm(X, y, lambda1=1.0, lambda2=2.0, dual_reg=0.5)
     grad = torch.randn(2, X.shape[2], 3, dtype=torch.float64)
-    torch.library.opcheck(group_lasso_svm.adjoint, [X, y, *rest, dual, grad, backend])
+    torch.library.opcheck(group_lasso_svm.adjoint, [X, y, *rest, solution.dual, solution.active, grad, backend])
 
 
 def test_opcheck_lambda1_max():
     X, y, *_, weight = operation_arguments(False)
     torch.library.opcheck(group_lasso_svm.lambda1_max, [X, y, weight, 3])
+
+
+def test_without_a_group_lasso_a_feature_that_happens_to_be_off_has_a_gradient():
+    """A constant feature in a mirrored task: V_j = 0 exactly, and so is W_j, but W_j changes with x_j."""
+    X = torch.tensor([[[1.0, 0.5, 1.0], [-1.0, -0.5, 1.0]]], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([[0, 1]])
+
+    def weights(X):
+        return solve_svm(X, y, lambda1=0.0, lambda2=1.0, dual_reg=0.3, tol=1e-13).weights
+
+    assert weights(X)[0, 2].abs().max() < 1e-12
+    assert torch.autograd.gradcheck(weights, (X,), eps=1e-5, atol=1e-6, rtol=1e-5)

@@ -11,8 +11,7 @@ namespace sparsedis {
 
 // Bound entries are floored here before Z/L is formed: L = 0 is common after a projection.
 constexpr double kFloor = 1e-100;
-// Relative residual of the refined system, and the most steps that it may take: the factor may be of float products.
-constexpr double kResidual = 1e-12;
+// The most steps of refinement: the factor may be of float products.
 constexpr int kRefinements = 20;
 
 struct ScalarGradients {
@@ -24,8 +23,16 @@ class Adjoint {
  public:
   static std::size_t size(std::size_t n, std::size_t k, std::size_t ld) { return 8 * n * k + 2 * (k - 1) * ld + ld; }
 
-  Adjoint(const Team& team, const Samples& samples, Link& link, System& system, double* memory)
-      : team_(team), samples_(samples), link_(link), system_(system), k_(samples.k), m_(samples.m), ld_(link.ld()) {
+  // residual: of the linear system, relative, where refinement ends.
+  Adjoint(const Team& team, const Samples& samples, Link& link, System& system, double residual, double* memory)
+      : team_(team),
+        samples_(samples),
+        link_(link),
+        system_(system),
+        residual_(residual),
+        k_(samples.k),
+        m_(samples.m),
+        ld_(link.ld()) {
     double** const rows[] = {&rhs_, &q_, &r_, &z_, &p_, &Mp_, &bounds_, &scratch_};
     for (double** one : rows) {
       *one = memory;
@@ -35,11 +42,10 @@ class Adjoint {
     J_ = c_ + m_ * ld_;
   }
 
-  // L: the solution. grad(c, a): the loss's gradient in W, class c of k, candidate a.
+  // L: the solution, which the link has evaluated. grad(c, a): the loss's gradient in W, class c of k, candidate a.
   template <class Grad>
   ScalarGradients run(const double* L, Grad grad) {
     const int n = samples_.n, size = n * k_;
-    link_.evaluate(team_, L);
     const int count = link_.candidates();
     team_.each(n, [&](int i) {
       dual_gradient_row(samples_, L, link_.scores(), i, rhs_);
@@ -92,17 +98,12 @@ class Adjoint {
     return {-along_u / lambda2, (samples_.rho * smoothing - along_W) / lambda2, -smoothing / lambda2};
   }
 
-  // After run: row i of dloss/dX over the candidates, A J(c~) + s q W summed over the classes.
-  void feature_gradients(int i, double* row) const {
-    const double* A = link_.residual() + i * m_;
-    const int count = link_.candidates();
-    team_.each(count, [&](int a) { row[a] = 0; });
-    for (int c = 0; c < m_; ++c) {
-      const double factor = samples_.s[i] * q_[i * k_ + c];
-      const double *J = J_ + c * ld_, *W = c_ + c * ld_;
-      team_.each(count, [&](int a) { row[a] += A[c] * J[a] + factor * W[a]; });
-    }
+  // After run: dloss/dX over the candidates is A J(c~) + diag(s) q W, a product of `terms` columns and planes.
+  int terms() const { return 2 * m_; }
+  double column(int i, int term) const {
+    return term < m_ ? samples_.s[i] * q_[i * k_ + term] : link_.residual()[i * m_ + term - m_];
   }
+  const double* plane(int term) const { return c_ + term * ld_; }
 
  private:
   // <u_a, covector a> for planes (m, ld).
@@ -175,7 +176,7 @@ class Adjoint {
     team_.each(size, [&](int e) { p_[e] = z_[e]; });
     double rz = dot(r_, z_);
     const double first = rz;
-    for (int step = 0; step < kRefinements && rz > kResidual * kResidual * first; ++step) {
+    for (int step = 0; step < kRefinements && rz > residual_ * residual_ * first; ++step) {
       multiply(count);
       const double curvature = dot(p_, Mp_);
       if (!(curvature > 0)) return;
@@ -195,6 +196,7 @@ class Adjoint {
   const Samples& samples_;
   Link& link_;
   System& system_;
+  double residual_;
   int k_, m_;
   std::ptrdiff_t ld_;
   double *rhs_, *q_, *r_, *z_, *p_, *Mp_, *bounds_, *scratch_, *c_, *J_;

@@ -34,13 +34,22 @@ class Hessian {
   void add(const T* x, std::ptrdiff_t ld, int count, Alpha alpha, Beta beta, Unit unit) {
     for (int from = 0; from < count; from += kBlock) {
       const int here = std::min(kBlock, count - from), length = int(padded(here));
-      for (int a = 0; a < length; ++a) {
-        const bool real = a < here;
-        alpha_[a] = real ? T(alpha(from + a)) : T(0);
-        beta_[a] = real ? T(beta(from + a)) : T(0);
-        double sum = 0;
-        for (int c = 0; c < m_; ++c) sum += real ? unit(c, from + a) : 0;
-        for (int c = 0; c < m_; ++c) v_[c * kBlock + a] = real ? T(unit(c, from + a) + sum) : T(0);
+      T last[kBlock] = {};
+      for (int a = 0; a < here; ++a) {
+        alpha_[a] = T(alpha(from + a));
+        beta_[a] = T(beta(from + a));
+      }
+      for (int a = here; a < length; ++a) alpha_[a] = beta_[a] = T(0);
+      for (int c = 0; c < m_; ++c) {
+        T* v = v_ + c * kBlock;
+        for (int a = 0; a < here; ++a) {
+          v[a] = T(unit(c, from + a));
+          last[a] += v[a];
+        }
+        std::fill(v + here, v + length, T(0));
+      }
+      for (int c = 0; c < m_; ++c) {
+        for (int a = 0; a < here; ++a) v_[c * kBlock + a] += last[a];
       }
       for (int c = 0; c < m_; ++c) {
         for (int other = 0; other <= c; ++other) add_pair(x + from, ld, length, c, other);

@@ -2,6 +2,7 @@
 #include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
 #include <stdexcept>
+#include <type_traits>
 
 #include "../algorithm/adjoint.hpp"
 #include "../algorithm/first_order.hpp"
@@ -31,6 +32,9 @@ constexpr double kLightGap = 1e-2;
 constexpr int kNewtonPatience = 30;
 // A tolerance that the light form's float products serve; below, everything is double.
 constexpr double kFloatTolerance = 1e-6;
+// To which the adjoint's linear system is solved, for gradients in F.
+template <class F>
+constexpr double kResidual = std::is_same_v<F, float> ? 1e-7 : 1e-12;
 
 // Whether float holds lambda1 and lambda2 and what they are multiplied with.
 bool moderate(const Samples& samples) {
@@ -245,9 +249,37 @@ void solve_task(const Problems<F>& problems, const Options& options, const Solut
   solutions.status[index] = std::int64_t(progress.status);
 }
 
+// Blocks of the candidates' columns, put where they belong in grad_X (all samples, d).
+template <class F, class Adjoint, class Link>
+void write_feature_gradients(Memory& memory, const Adjoint& adjoint, const Link& link, const Task<F>& task,
+                             std::size_t d, F* grad_X) {
+  const int n = task.samples.n, terms = adjoint.terms(), count = link.candidates();
+  F* columns = memory.take<F>(std::size_t(terms) * n);
+  F* planes = memory.take<F>(std::size_t(terms) * kBlock);
+  const F** plane = memory.take<const F*>(terms);
+  F* block = memory.take<F>(std::size_t(n) * kBlock);
+  for (int term = 0; term < terms; ++term) {
+    for (int i = 0; i < n; ++i) columns[term * n + i] = F(adjoint.column(i, term));
+    plane[term] = planes + std::ptrdiff_t(term) * kBlock;
+  }
+  for (int from = 0; from < count; from += kBlock) {
+    const int here = std::min(kBlock, count - from), length = int(padded(here));
+    for (int term = 0; term < terms; ++term) {
+      F* to = planes + std::ptrdiff_t(term) * kBlock;
+      for (int a = 0; a < here; ++a) to[a] = F(adjoint.plane(term)[from + a]);
+      std::fill(to + here, to + length, F(0));
+    }
+    combine(plane, length, terms, columns, n, block, kBlock);
+    for (int i = 0; i < n; ++i) {
+      F* row = grad_X + task.present[i] * d;
+      for (int a = 0; a < here; ++a) row[link.index(from + a)] = block[std::ptrdiff_t(i) * kBlock + a];
+    }
+  }
+}
+
 template <class F>
-void adjoint_task(const Problems<F>& problems, const double* all_dual, const F* all_grad_W,
-                  const Gradients<F>& gradients, std::int64_t index, Memory& memory) {
+void adjoint_task(const Problems<F>& problems, const Solved& solved, const F* all_grad_W, const Gradients<F>& gradients,
+                  std::int64_t index, Memory& memory) {
   const Team team;
   const Task<F> task(memory, problems, index);
   const Samples& samples = task.samples;
@@ -260,23 +292,19 @@ void adjoint_task(const Problems<F>& problems, const double* all_dual, const F* 
 
   double* dual = memory.take<double>(n * k);
   for (std::size_t i = 0; i < n; ++i) {
-    const double* from = all_dual + (index * all + task.present[i]) * k;
+    const double* from = solved.dual + (index * all + task.present[i]) * k;
     std::copy(from, from + k, dual + i * k);
   }
   const F* grad_W = all_grad_W + index * d * k;
   using Link = SparseLink<F, F>;
-  using Solved = Adjoint<Team, Link, NewtonSystem>;
-  Link link(memory, samples, features, kUnknown);
+  using Adjoint = Adjoint<Team, Link, NewtonSystem>;
+  Link link(memory, samples, features, 0);
   NewtonSystem system(memory, samples);
-  Solved adjoint(team, samples, link, system, memory.take<double>(Solved::size(n, k, link.ld())));
+  Adjoint adjoint(team, samples, link, system, kResidual<F>, memory.take<double>(Adjoint::size(n, k, link.ld())));
+  link.evaluate_active(team, dual, solved.active + index * d);
   const ScalarGradients scalars =
       adjoint.run(dual, [&](int c, int a) { return double(grad_W[link.index(a) * k + c]); });
-  double* values = memory.take<double>(d);
-  for (std::size_t i = 0; i < n; ++i) {
-    F* row = grad_X + task.present[i] * d;
-    adjoint.feature_gradients(int(i), values);
-    for (int a = 0; a < link.candidates(); ++a) row[link.index(a)] = F(values[a]);
-  }
+  write_feature_gradients(memory, adjoint, link, task, d, grad_X);
   gradients.lambda1[index] = scalars.lambda1 / task.scale;
   gradients.lambda2[index] = scalars.lambda2 / task.scale;
   gradients.dual_reg[index] = scalars.dual_reg / task.scale;
@@ -293,10 +321,10 @@ void solve(const Problems<F>& problems, const Options& options, const Solutions<
 }
 
 template <class F>
-void adjoint(const Problems<F>& problems, const double* dual, const F* grad_W, const Gradients<F>& gradients,
+void adjoint(const Problems<F>& problems, const Solved& solved, const F* grad_W, const Gradients<F>& gradients,
              int threads) {
   cpu::for_each_task(problems.batch, threads, [&](std::int64_t index, cpu::Memory& memory) {
-    cpu::adjoint_task(problems, dual, grad_W, gradients, index, memory);
+    cpu::adjoint_task(problems, solved, grad_W, gradients, index, memory);
   });
 }
 
@@ -304,7 +332,7 @@ void share_threads(OpenMPParallel parallel) { cpu::pool().use(parallel); }
 
 template void solve(const Problems<float>&, const Options&, const Solutions<float>&);
 template void solve(const Problems<double>&, const Options&, const Solutions<double>&);
-template void adjoint(const Problems<float>&, const double*, const float*, const Gradients<float>&, int);
-template void adjoint(const Problems<double>&, const double*, const double*, const Gradients<double>&, int);
+template void adjoint(const Problems<float>&, const Solved&, const float*, const Gradients<float>&, int);
+template void adjoint(const Problems<double>&, const Solved&, const double*, const Gradients<double>&, int);
 
 }  // namespace sparsedis

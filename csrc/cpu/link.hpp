@@ -16,9 +16,6 @@ namespace sparsedis::cpu {
 // At most so many bytes of gathered features are kept; more of them are gathered again where they are needed.
 constexpr std::size_t kGathered = std::size_t(1) << 20;
 
-// A largest ||x_j|| that nobody has seen yet: found block by block.
-constexpr double kUnknown = -1;
-
 inline double screening_unit(const Samples& samples) { return samples.lambda1 > 0 ? 1 / samples.lambda1 : 1; }
 
 // F is the features' type, T that of the screening and of the Hessian's products. V is first made in T for all
@@ -27,7 +24,7 @@ inline double screening_unit(const Samples& samples) { return samples.lambda1 > 
 template <class F, class T>
 class SparseLink : public NoVariables {
  public:
-  // longest: the largest ||x_j||, in screening units, or kUnknown.
+  // longest: the largest ||x_j||, in screening units.
   SparseLink(Memory& memory, const Samples& samples, const Features<F>& features, double longest)
       : samples_(samples),
         features_(features),
@@ -50,6 +47,7 @@ class SparseLink : public NoVariables {
     W_ = memory.take<double>(std::size_t(m_) * kBlock);
     index_ = memory.take<int>(d_);
     norm_ = memory.take<double>(d_ + kPad);
+    inverse_ = memory.take<double>(d_ + kPad);
     V_ = memory.take<double>(std::size_t(m_) * (d_ + kPad));
     K_ = memory.take<double>(samples.lambda1 == 0 ? std::size_t(n_) * n_ : 0);
   }
@@ -62,8 +60,8 @@ class SparseLink : public NoVariables {
   double W(int c, int a) const { return shrink(a) * V(c, a); }
   // alpha, beta and u of the active features (0 elsewhere).
   double alpha(int a) const { return shrink(a); }
-  double beta(int a) const { return active(a) ? samples_.lambda1 / norm_[a] / samples_.lambda2 : 0; }
-  double unit(int c, int a) const { return norm_[a] > 0 ? V(c, a) / norm_[a] : 0; }
+  double beta(int a) const { return active(a) ? samples_.lambda1 * inverse_[a] / samples_.lambda2 : 0; }
+  double unit(int c, int a) const { return V(c, a) * inverse_[a]; }
 
   const double* residual() const { return A_; }
   const double* scores() const { return scores_; }
@@ -90,7 +88,7 @@ class SparseLink : public NoVariables {
       features_.rows(from, here, block_, rows_);
       const int length = int(padded(here));
       combine(rows_, length, n_, screening_, m_, planes_, kBlock);
-      const double bound = 1 - error * (longest_ >= 0 ? longest_ : longest(length, T(unit)));
+      const double bound = 1 - error * longest_;
       const T least = samples_.lambda1 > 0 && bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1);
       if (count_ - first_ + here > capacity_) take_gathered();
       const int before = count_;
@@ -108,6 +106,24 @@ class SparseLink : public NoVariables {
     spilled_ = first_ > 0;
     take_gathered();
     return penalty_;
+  }
+
+  // Takes in L where the active features (d,) are known: no other is looked at, unless there is no group Lasso.
+  void evaluate_active(const Team&, const double* L, const bool* active) {
+    for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, A_);
+    std::fill(scores_, scores_ + n_ * m_, 0.0);
+    penalty_ = 0;
+    count_ = first_ = 0;
+    for (int j = 0; j < d_; ++j) {
+      index_[count_] = j;
+      count_ += active[j] || samples_.lambda1 == 0;
+    }
+    spilled_ = count_ > capacity_;
+    for (int all = count_, from = 0; from < all; from += capacity_) {
+      count_ = std::min(all, from + capacity_);
+      features_.gather(index_ + from, count_ - from, gathered_, capacity_);
+      take_gathered();
+    }
   }
 
   // f(columns (n, ld), ld, first candidate, count) over all candidates; the columns are padded with zeros.
@@ -215,13 +231,9 @@ class SparseLink : public NoVariables {
     hessian_.add_gram(K_, 1 / samples_.lambda2);
   }
 
-  double shrink(int a) const { return active(a) ? (1 - samples_.lambda1 / norm_[a]) / samples_.lambda2 : 0; }
-
-  // The largest ||unit x_j|| of the block in rows_.
-  double longest(int length, T unit) const {
-    T square[kBlock] = {};
-    if (!add_squares(rows_, length, n_, unit, square)) return INFINITY;
-    return std::sqrt(double(*std::max_element(square, square + length)));
+  double shrink(int a) const {
+    if (samples_.lambda1 == 0) return 1 / samples_.lambda2;  // also where V_j happens to be 0
+    return active(a) ? (1 - samples_.lambda1 * inverse_[a]) / samples_.lambda2 : 0;
   }
 
   // V, W and the scores of the candidates gathered since `first_`, in double.
@@ -239,7 +251,10 @@ class SparseLink : public NoVariables {
       combine(exact_rows_, length, n_, A_, m_, V_ + from, ldv);
       double factor[kBlock];
       square_norms(V_ + from, ldv, m_, length, norm_ + from);
-      for (int a = 0; a < length; ++a) norm_[from + a] = std::sqrt(norm_[from + a]);
+      for (int a = from; a < from + length; ++a) {
+        norm_[a] = std::sqrt(norm_[a]);
+        inverse_[a] = norm_[a] > 0 ? 1 / norm_[a] : 0;
+      }
       for (int a = 0; a < length; ++a) {
         const double norm = norm_[from + a];
         factor[a] = shrink(from + a);
@@ -258,7 +273,7 @@ class SparseLink : public NoVariables {
   const Features<F>& features_;
   int n_, d_, m_, capacity_;
   Hessian<T> hessian_;
-  double *A_, *scores_, *exact_, *W_, *norm_, *V_, *K_;
+  double *A_, *scores_, *exact_, *W_, *norm_, *inverse_, *V_, *K_;
   T *screening_, *block_, *planes_, *gathered_;
   const T** rows_;
   const double** exact_rows_;

@@ -62,28 +62,48 @@ class NewtonSystem {
 
   template <class T>
   void assemble(const Hessian<T>& hessian, const double* bounds, double ridge) {
-    const int k = samples_.k;
+    switch (m_) {
+      case 1:
+        return assemble_of<1>(hessian, bounds, ridge);
+      case 2:
+        return assemble_of<2>(hessian, bounds, ridge);
+      case 3:
+        return assemble_of<3>(hessian, bounds, ridge);
+      case 4:
+        return assemble_of<4>(hessian, bounds, ridge);
+      default:
+        return assemble_of<0>(hessian, bounds, ridge);
+    }
+  }
+
+  // M: m_ where the compiler is to know it, else 0.
+  template <int M, class T>
+  void assemble_of(const Hessian<T>& hessian, const double* bounds, double ridge) {
+    const int k = samples_.k, m = M > 0 ? M : m_;
     const double* s = samples_.s;
+    double known[M > 0 ? M * M : 1];
+    double* block = M > 0 ? known : block_;  // (m, m), column by column
+    const std::ptrdiff_t plane = std::ptrdiff_t(n_) * n_;
     for (int i = 0; i < n_; ++i) {
-      for (int slot = 0; slot < m_; ++slot) row_[slot] = matrix_.row(i * m_ + slot);
+      for (int slot = 0; slot < m; ++slot) row_[slot] = matrix_.row(i * m + slot);
       for (int j = 0; j <= i; ++j) {
         const double both = s[i] * s[j];
         const T* G = hessian.pair(0, 0) + std::ptrdiff_t(i) * n_ + j;
-        for (int c = 0; c < m_; ++c) {
-          for (int other = 0; other <= c; ++other, G += std::ptrdiff_t(n_) * n_) {
-            block_[other * m_ + c] = block_[c * m_ + other] = both * double(*G);
+        for (int c = 0; c < m; ++c) {
+          for (int other = 0; other <= c; ++other) {
+            block[other * m + c] = block[c * m + other] = both * double(G[pair_index(c, other) * plane]);
           }
         }
-        change_slots(pivot_[i], pivot_[j]);
-        for (int column = 0; column < m_; ++column) {
-          const std::ptrdiff_t at = matrix_.column(j * m_ + column);
-          for (int slot = i == j ? column : 0; slot < m_; ++slot) row_[slot][at] = block_[column * m_ + slot];
+        change_slots<M>(block, pivot_[i], pivot_[j]);
+        for (int column = 0; column < m; ++column) {
+          const std::ptrdiff_t at = matrix_.column(j * m + column);
+          for (int slot = i == j ? column : 0; slot < m; ++slot) row_[slot][at] = block[column * m + slot];
         }
       }
       const double own = bounds[i * k + pivot_[i]];
-      for (int slot = 0; slot < m_; ++slot) {
-        const std::ptrdiff_t at = matrix_.column(i * m_ + slot);
-        for (int below = slot; below < m_; ++below) row_[below][at] += own;
+      for (int slot = 0; slot < m; ++slot) {
+        const std::ptrdiff_t at = matrix_.column(i * m + slot);
+        for (int below = slot; below < m; ++below) row_[below][at] += own;
         double& diagonal = row_[slot][at];
         diagonal += bounds[i * k + kept(i, slot)];
         // A zero is a sample without influence, whose right-hand side is 0.
@@ -92,24 +112,26 @@ class NewtonSystem {
     }
   }
 
-  // block_ (column by column), from the coordinates of all classes but the last to the slots of pivots p and q: T^T B
-  // T, where T is the identity with its row of the pivot set to -1.
-  void change_slots(int p, int q) {
-    if (p < m_) {
-      for (int column = 0; column < m_; ++column) {
-        double* at = block_ + column * m_;
+  // block, from the coordinates of all classes but the last to the slots of pivots p and q: T^T B T, where T is the
+  // identity with its row of the pivot set to -1.
+  template <int M>
+  void change_slots(double* block, int p, int q) const {
+    const int m = M > 0 ? M : m_;
+    if (p < m) {
+      for (int column = 0; column < m; ++column) {
+        double* at = block + column * m;
         const double own = at[p];
-        for (int row = 0; row < m_; ++row) at[row] = row == p ? -own : at[row] - own;
+        for (int row = 0; row < m; ++row) at[row] -= own;
+        at[p] = -own;
       }
     }
-    if (q < m_) {
-      double* own = block_ + q * m_;
-      for (int column = 0; column < m_; ++column) {
+    if (q < m) {
+      double* own = block + q * m;
+      for (int column = 0; column < m; ++column) {
         if (column == q) continue;
-        double* at = block_ + column * m_;
-        for (int row = 0; row < m_; ++row) at[row] -= own[row];
+        for (int row = 0; row < m; ++row) block[column * m + row] -= own[row];
       }
-      for (int row = 0; row < m_; ++row) own[row] = -own[row];
+      for (int row = 0; row < m; ++row) own[row] = -own[row];
     }
   }
 

@@ -45,7 +45,8 @@ void run(int n, int d, int k, Solver solver, double lambda1, double lambda2, dou
         Solutions<F>{W.data(), dual.data(), gap.data(), relative.data(), objective.data(), n_iter.data(), status.data(),
                      active.get()});
   for (F& g : grad_W) g = F(normal(generator));
-  adjoint(problems, dual.data(), grad_W.data(), Gradients<F>{grad_X.data(), g1.data(), g2.data(), g3.data()}, 2);
+  adjoint(problems, {dual.data(), active.get()}, grad_W.data(),
+          Gradients<F>{grad_X.data(), g1.data(), g2.data(), g3.data()}, 2);
   for (F g : grad_X) {
     if (!std::isfinite(g)) throw std::runtime_error("a gradient is not finite");
   }

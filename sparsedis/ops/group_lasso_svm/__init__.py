@@ -9,9 +9,9 @@ dtype (float32 for half precision); in the working precision dual (B, n, k), gap
 n_iter and status (B,) int64; active (B, d) bool. Labels of samples without weight may be anything. A backend with
 ``checks_values`` raises what :func:`sparsedis.checks.values` would; for others it is called beforehand.
 
-``adjoint(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, grad_weights)`` returns the gradients in
-features (their dtype), lambda1, lambda2 and dual_reg (working precision) for a loss whose gradient in the weights is
-grad_weights (B, d, k).
+``adjoint(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, active, grad_weights)``, the two last but
+one from the solution, returns the gradients in features (their dtype), lambda1, lambda2 and dual_reg (working precision)
+for a loss whose gradient in the weights is grad_weights (B, d, k).
 """
 
 import torch
@@ -108,6 +108,7 @@ def adjoint(
     dual_reg: Tensor,
     sample_weight: Tensor,
     dual: Tensor,
+    active: Tensor,
     grad_weights: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -122,12 +123,13 @@ def adjoint(
             dual_reg,
             sample_weight,
             dual,
+            active,
             grad_weights,
         )
 
 
 @adjoint.register_fake
-def _(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, grad_weights, backend):  # type: ignore[no-untyped-def]
+def _(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, active, grad_weights, backend):  # type: ignore[no-untyped-def]
     # Contiguous, whatever the strides of the input: what the backends return.
     return (
         features.new_empty(features.shape),
@@ -173,5 +175,5 @@ def _fold(op, n_tensors):  # type: ignore[no-untyped-def]
 
 
 solve.register_vmap(_fold(solve, 6))
-adjoint.register_vmap(_fold(adjoint, 8))
+adjoint.register_vmap(_fold(adjoint, 9))
 lambda1_max.register_vmap(_fold(lambda1_max, 3))

@@ -128,16 +128,18 @@ class CppBackend:
         dual_reg: Tensor,
         sample_weight: Tensor,
         dual: Tensor,
+        active: Tensor,
         grad_weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         given, features = features, _readable(features)
         out = features.new_empty(features.shape), *(torch.empty_like(lambda1) for _ in range(3))
         problem = _Problem(features, dual.shape[2], labels, lambda1, lambda2, dual_reg, sample_weight)
-        dual, grad_weights = dual.contiguous(), grad_weights.to(features.dtype).contiguous()
+        dual, active = dual.contiguous(), active.contiguous()
+        grad_weights = grad_weights.to(features.dtype).contiguous()
         adjoint = self._function("adjoint", features.dtype)
         adjoint(
             *problem.arguments,
-            dual.data_ptr(),
+            [dual.data_ptr(), active.data_ptr()],
             grad_weights.data_ptr(),
             torch.get_num_threads(),
             [value.data_ptr() for value in out],

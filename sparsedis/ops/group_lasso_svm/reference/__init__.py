@@ -74,12 +74,15 @@ class ReferenceBackend:
         dual_reg: Tensor,
         sample_weight: Tensor,
         dual: Tensor,
+        active: Tensor,
         grad_weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         parts = []
         for part in _chunks(features, dual.shape[2]):
+            # A feature that no task uses has no part in W nor in its derivative.
+            used = (active[part].any(0) | (lambda1[part] == 0).any()).nonzero()[:, 0]
             problem, scale = normalised(
-                features[part],
+                features[part][..., used],
                 labels[part],
                 lambda1[part],
                 lambda2[part],
@@ -87,8 +90,10 @@ class ReferenceBackend:
                 sample_weight[part],
                 dual.shape[2],
             )
-            grad_features, *others = adjoint(problem, dual[part], grad_weights[part].to(dual.dtype))
-            parts.append((grad_features.to(features.dtype), *(value / scale for value in others)))
+            grad_used, *others = adjoint(problem, dual[part], grad_weights[part][:, used].to(dual.dtype))
+            grad_features = torch.zeros_like(features[part], memory_format=torch.contiguous_format)
+            grad_features[..., used] = grad_used.to(features.dtype)
+            parts.append((grad_features, *(value / scale for value in others)))
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
 
 

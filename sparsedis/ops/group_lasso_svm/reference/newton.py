@@ -183,9 +183,10 @@ class LightForm(_Form):
 
 def active_curvature(problem: Problem, at: Certificate) -> Curvature:
     """Curvature of the dual objective: (1 - t) I + t u u^T over lambda2 on the active features, t = lambda1/||V_j||."""
-    active = at.norms > problem.lambda1[:, None]
+    lambda1 = problem.lambda1[:, None]
+    active = (at.norms > lambda1) | (lambda1 == 0)  # without a group Lasso also where V_j happens to be 0
     norms = at.norms.clamp_min(_TINY)
-    t = problem.lambda1[:, None] / norms
+    t = lambda1 / norms
     zero = torch.zeros_like(t)
     lambda2 = problem.lambda2[:, None]
     return Curvature(
