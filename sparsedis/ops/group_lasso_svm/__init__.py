@@ -9,8 +9,8 @@ dtype (float32 for half precision); in the working precision dual (B, n, k), gap
 n_iter and status (B,) int64; active (B, d) bool. Labels of samples without weight may be anything. A backend with
 ``checks_values`` raises what :func:`sparsedis.checks.values` would; for others it is called beforehand.
 
-``adjoint(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, active, grad_weights)``, the two last but
-one from the solution, returns the gradients in features (their dtype), lambda1, lambda2 and dual_reg (working precision)
+``adjoint(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, active, grad_weights)``, dual and active
+being the solution's, returns the gradients in features (their dtype), lambda1, lambda2 and dual_reg (working precision)
 for a loss whose gradient in the weights is grad_weights (B, d, k).
 """
 
