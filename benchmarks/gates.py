@@ -1,8 +1,10 @@
 """What stands between a peer and its figure: the certificate and the gradient, against float64.
 
-A peer hands over what it returned. The gap is recomputed here in float64; the gradient is compared with that of a
-float64 solve to 1e-12, task by task. A task whose exact gradient itself moves by more than 0.1% when the features move
-by 3e-7 is at a kink and has no gradient to compare with.
+A peer hands over what it returned. The gap is recomputed here in float64. Its gradient is compared, task by task, with
+that of a float64 solve to 1e-12, which tells what its gap costs in the gradient, and is printed; and where it promises
+one, with the float64 adjoint at the very L that it returned, which tells whether its derivative is right. A task whose
+exact gradient itself moves by more than 0.1% when the features move by 3e-7 is at a kink: there is no gradient to
+compare with.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.tasks import Tasks
 from sparsedis import solve_svm
+from sparsedis.ops.group_lasso_svm.reference.adjoint import adjoint
 from sparsedis.problem import Problem, certificate, margins, normalised, residual, row_norms, simplex_projection
 
 REFERENCE_TOL = 1e-12
@@ -66,6 +69,8 @@ class Verdict:
 
     The relative gap: largest and median over tasks. The relative errors of dloss/dX: largest and median over the
     tasks at no kink; those of dloss/dlambda in the norm over these tasks. None where the peer gives no gradient.
+    adjoint_error: the largest relative error of dloss/dX against the float64 adjoint at the same L; None where the peer
+    promises none.
     """
 
     gap: float
@@ -74,6 +79,7 @@ class Verdict:
     gradient_error_median: float | None = None
     lambda1_error: float | None = None
     lambda2_error: float | None = None
+    adjoint_error: float | None = None
     gradients_checked: int = 0
     refused: str | None = None
 
@@ -106,7 +112,8 @@ def judge(
         exact: the reference for the first G tasks, whose gradients are compared; an outcome without a dual must not
             have more.
         gap: the relative gap that every task must reach; None: any finite one.
-        gradient: the relative error allowed to dloss/dX in every task at no kink; None: any finite one.
+        gradient: the relative error allowed to dloss/dX in every task against the float64 adjoint at the outcome's own
+            L; None: any finite one.
     """
     count = len(outcome.weights)
     part = tasks.first(count)
@@ -136,10 +143,14 @@ def judge(
         else:
             difference = got[:both].double()[smooth] - expected[smooth]
             of_lambdas.append((difference.norm() / expected[smooth].norm()).item())
+    adjoint_error = None
     if not bool(torch.isfinite(outcome.grad_features).all()):
         refused = refused or "the gradient is not finite"
-    elif gradient is not None and largest is not None and largest > gradient:
-        refused = refused or f"gradient error {largest:.1e}, above the {gradient:.0e} allowed"
+    elif gradient is not None and outcome.dual is not None:
+        own = _adjoint(part.first(both), outcome.dual[:both].double())
+        adjoint_error = _relative(outcome.grad_features[:both].double(), own).max().item()
+        if adjoint_error > gradient:
+            refused = refused or f"gradient error {adjoint_error:.1e}, above the {gradient:.0e} allowed"
     return Verdict(
         worst,
         typical,
@@ -147,6 +158,7 @@ def judge(
         gradient_error_median=median,
         lambda1_error=of_lambdas[0],
         lambda2_error=of_lambdas[1],
+        adjoint_error=adjoint_error,
         gradients_checked=checked,
         refused=refused,
     )
@@ -188,6 +200,11 @@ def _relative(got: Tensor, expected: Tensor) -> Tensor:
     """Relative error per task in the norm, (B,); 0/0 is 0."""
     difference = (got - expected).flatten(1).norm(dim=1)
     return difference / expected.flatten(1).norm(dim=1).clamp_min(1e-300)
+
+
+def _adjoint(tasks: Tasks, dual: Tensor) -> Tensor:
+    """dloss/dX, (B, n, d), in float64 at L."""
+    return adjoint(float64_problem(tasks), dual, tasks.cotangent.double())[0]
 
 
 def _solve(tasks: Tasks, noise: float) -> Reference:

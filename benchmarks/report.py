@@ -90,7 +90,7 @@ def case_table(case: Record) -> str:
         "forward, ms",
         "forward + backward, ms",
         "gap: largest / median",
-        "gradient error: largest / median",
+        "gradient error: largest / median; adjoint at its own L",
         "in lambda1 / lambda2",
         "",
     ]
@@ -114,7 +114,8 @@ def case_table(case: Record) -> str:
                 _spread(row["forward"], scale),
                 _spread(row["forward_backward"], scale),
                 f"{_number(verdict['gap'])} / {_number(verdict['gap_median'])}",
-                f"{_number(verdict['gradient_error'])} / {_number(verdict['gradient_error_median'])}",
+                f"{_number(verdict['gradient_error'])} / {_number(verdict['gradient_error_median'])}; "
+                f"{_number(verdict['adjoint_error'])}",
                 f"{_number(verdict['lambda1_error'])} / {_number(verdict['lambda2_error'])}",
                 "; ".join(filter(None, notes)),
             ]

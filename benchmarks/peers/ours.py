@@ -20,7 +20,7 @@ class Ours:
     """See :class:`benchmarks.peers.Peer`."""
 
     gap: float | None = TOL
-    gradient: float | None = 0.1
+    gradient: float | None = 1e-3
 
     def __init__(self, backend: registry.Backend, solver: str, tol: float = TOL) -> None:
         self.backend, self.solver, self.tol = backend, solver, tol
