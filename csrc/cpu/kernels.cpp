@@ -42,14 +42,16 @@ bool moderate(const Samples& samples) {
 }
 
 // What one pass over the features tells before the first step.
+template <class F>
 struct Survey {
-  double theta;    // start_on_the_line
-  double longest;  // the largest ||x_j||, in screening units
+  double theta;      // start_on_the_line
+  const F* lengths;  // (d,), ||x_j|| in screening units
+  double longest;    // the largest of them
   bool finite;
 };
 
 template <class F>
-Survey survey(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features) {
+Survey<F> survey(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features) {
   const int n = samples.n, m = samples.m, d = features.features();
   const double unit = screening_unit(samples);
   F* rows = memory.take<F>(std::size_t(n) * m);
@@ -62,13 +64,17 @@ Survey survey(Memory& memory, const Team& team, const Samples& samples, const Fe
       rows[i * m + c] = F(unit * samples.s[i] * ((samples.is_label(i, c) ? 1 : 0) - 1.0 / samples.k));
     }
   }
+  F* lengths = memory.take<F>(d + kPad);
   F longest = 0;
   for (int from = 0; from < d; from += kBlock) {
     const int here = std::min(kBlock, d - from), length = int(padded(here));
     features.rows(from, here, block, x);
     F square[kBlock] = {};
-    if (!add_squares(x, length, n, F(unit), square)) return {1, 0, false};
-    for (int j = 0; j < here; ++j) longest = square[j] > longest ? square[j] : longest;
+    if (!add_squares(x, length, n, F(unit), square)) return {1, lengths, 0, false};
+    for (int j = 0; j < here; ++j) {
+      lengths[from + j] = std::sqrt(square[j]);
+      longest = square[j] > longest ? square[j] : longest;
+    }
     combine(x, length, n, rows, m, planes, kBlock);
     square_norms(planes, kBlock, m, length, norm + from);
     for (int j = 0; j < length; ++j) norm[from + j] = std::sqrt(norm[from + j]);
@@ -77,7 +83,7 @@ Survey survey(Memory& memory, const Team& team, const Samples& samples, const Fe
   Samples scaled = samples;
   scaled.lambda1 *= unit;
   scaled.lambda2 *= unit * unit;
-  return {start_on_the_line(team, scaled, d, norm), std::sqrt(double(longest)), true};
+  return {start_on_the_line(team, scaled, d, norm), lengths, std::sqrt(double(longest)), true};
 }
 
 // Where the solution of one task goes.
@@ -113,10 +119,10 @@ void write_best(const Team& team, Link& link, const Progress& progress, const Ou
 
 // Returns whether the task is done.
 template <class T, class F>
-bool light(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features, const Survey& survey,
-           NewtonSystem& system, Point& at, Progress& progress, std::int64_t max_iter, std::int64_t patience,
-           const Output<F>& output) {
-  SparseLink<F, T> link(memory, samples, features, survey.longest);
+bool light(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features,
+           const Survey<F>& survey, NewtonSystem& system, Point& at, Progress& progress, std::int64_t max_iter,
+           std::int64_t patience, const Output<F>& output) {
+  SparseLink<F, T> link(memory, samples, features, survey.lengths, survey.longest);
   const bool done =
       interior_point(team, samples, link, system, at, progress, max_iter, patience, kLightGap) || patience == max_iter;
   if (done) write_best(team, link, progress, output);
@@ -124,8 +130,8 @@ bool light(Memory& memory, const Team& team, const Samples& samples, const Featu
 }
 
 template <class F>
-void newton(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features, const Survey& survey,
-            Progress& progress, double tol, std::int64_t max_iter, const Output<F>& output) {
+void newton(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features,
+            const Survey<F>& survey, Progress& progress, double tol, std::int64_t max_iter, const Output<F>& output) {
   const std::size_t n = samples.n, k = samples.k, m = samples.m;
   Point at;
   at.place(memory.take<double>(Point::size(n, k)), n, k);
@@ -134,7 +140,7 @@ void newton(Memory& memory, const Team& team, const Samples& samples, const Feat
   if (samples.lambda1 == 0) {
     GramLink<F> link(memory, samples, features);
     interior_point(team, samples, link, system, at, progress, max_iter, max_iter, 0);
-    SparseLink<F, F> all(memory, samples, features, survey.longest);
+    SparseLink<F, F> all(memory, samples, features, survey.lengths, survey.longest);
     all.evaluate(team, progress.best());
     return output.write(all);
   }
@@ -149,7 +155,7 @@ void newton(Memory& memory, const Team& team, const Samples& samples, const Feat
     place_start(team, samples, features.features(), survey.theta, at);
   }
   using Link = SparseLink<F, double>;
-  Link link(memory, samples, features, survey.longest);
+  Link link(memory, samples, features, survey.lengths, survey.longest);
   FullForm<Link> form(samples, link, memory.take<double>(FullForm<Link>::size(features.features(), m)),
                       memory.take<double>(2 * n * m));
   form.start(team, at.L);
@@ -172,10 +178,10 @@ double lipschitz(Memory& memory, const Samples& samples, const Features<F>& feat
 
 template <class F>
 void first_order(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features,
-                 const Survey& survey, Progress& progress, Solver solver, std::int64_t max_iter,
+                 const Survey<F>& survey, Progress& progress, Solver solver, std::int64_t max_iter,
                  const Output<F>& output) {
   const std::size_t n = samples.n, k = samples.k;
-  SparseLink<F, double> link(memory, samples, features, survey.longest);
+  SparseLink<F, double> link(memory, samples, features, survey.lengths, survey.longest);
   if (solver == Solver::fista) {
     const double constant = lipschitz(memory, samples, features);
     fista(team, samples, link, constant, memory.take<double>(4 * n * k), progress, max_iter);
@@ -232,7 +238,7 @@ void solve_task(const Problems<F>& problems, const Options& options, const Solut
   if (samples.n == 0) {
     progress.record(team, best, 0, {0, 0}, 0);
   } else {
-    const Survey seen = survey(memory, team, samples, features);
+    const Survey<F> seen = survey(memory, team, samples, features);
     if (!seen.finite) throw std::domain_error("features: expected finite values");
     const Output<F> output{W, active, samples.k};
     if (options.solver == Solver::newton) {
@@ -298,7 +304,7 @@ void adjoint_task(const Problems<F>& problems, const Solved& solved, const F* al
   const F* grad_W = all_grad_W + index * d * k;
   using Link = SparseLink<F, F>;
   using Adjoint = Adjoint<Team, Link, NewtonSystem>;
-  Link link(memory, samples, features, 0);
+  Link link(memory, samples, features, nullptr, 0);
   NewtonSystem system(memory, samples);
   Adjoint adjoint(team, samples, link, system, kResidual<F>, memory.take<double>(Adjoint::size(n, k, link.ld())));
   link.evaluate_active(team, dual, solved.active + index * d);

@@ -10,6 +10,7 @@
 #include "memory.hpp"
 #include "products.hpp"
 #include "team.hpp"
+#include "working_set.hpp"
 
 namespace sparsedis::cpu {
 
@@ -24,8 +25,8 @@ inline double screening_unit(const Samples& samples) { return samples.lambda1 > 
 template <class F, class T>
 class SparseLink : public NoVariables {
  public:
-  // longest: the largest ||x_j||, in screening units.
-  SparseLink(Memory& memory, const Samples& samples, const Features<F>& features, double longest)
+  // lengths (d,): ||x_j||, in screening units, and the largest of them; null where only evaluate_active() is called.
+  SparseLink(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths, double longest)
       : samples_(samples),
         features_(features),
         n_(samples.n),
@@ -34,6 +35,7 @@ class SparseLink : public NoVariables {
         capacity_(int(std::min<std::size_t>(
             padded(d_), std::max<std::size_t>(kBlock, kGathered / (std::size_t(n_) * sizeof(T)) / kPad * kPad)))),
         hessian_(memory, n_, m_),
+        working_(memory, samples, features, lengths),
         longest_(longest) {
     A_ = memory.take<double>(std::size_t(n_) * m_);
     screening_ = memory.take<T>(std::size_t(n_) * m_);
@@ -83,25 +85,21 @@ class SparseLink : public NoVariables {
     std::fill(scores_, scores_ + n_ * m_, 0.0);
     penalty_ = 0;
     count_ = first_ = 0;
-    for (int from = 0; from < d_; from += kBlock) {
-      const int here = std::min(kBlock, d_ - from);
-      features_.rows(from, here, block_, rows_);
-      const int length = int(padded(here));
-      combine(rows_, length, n_, screening_, m_, planes_, kBlock);
-      const double bound = 1 - error * longest_;
-      const T least = samples_.lambda1 > 0 && bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1);
-      if (count_ - first_ + here > capacity_) take_gathered();
-      const int before = count_;
-      T square_norm[kBlock];
-      square_norms(planes_, kBlock, m_, length, square_norm);
-      for (int j = 0; j < here; ++j) {
-        index_[count_] = from + j;
-        count_ += square_norm[j] > least;
+    const double bound = 1 - error * longest_;
+    const T least = samples_.lambda1 > 0 && bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1);
+    if (working_.holds(A_)) {
+      for (int from = 0; from < working_.count(); from += kBlock) {
+        const int here = std::min(kBlock, working_.count() - from);
+        working_.rows(from, rows_);
+        screen(here, least, [&](int j) { return working_.feature(from + j); });
       }
-      for (int i = 0; i < n_; ++i) {
-        T* to = gathered_ + std::ptrdiff_t(i) * capacity_;
-        for (int a = before; a < count_; ++a) to[a - first_] = rows_[i][index_[a] - from];
+    } else {
+      for (int from = 0; from < d_; from += kBlock) {
+        const int here = std::min(kBlock, d_ - from);
+        features_.rows(from, here, block_, rows_);
+        working_.note(from, here, screen(here, least, [&](int j) { return from + j; }));
       }
+      working_.renew(A_, error);
     }
     spilled_ = first_ > 0;
     take_gathered();
@@ -236,6 +234,28 @@ class SparseLink : public NoVariables {
     return active(a) ? (1 - samples_.lambda1 * inverse_[a]) / samples_.lambda2 : 0;
   }
 
+  // Gathers those of the `here` columns in rows_ whose norm is above `least`; feature(j) is what column j is. Returns
+  // the squared norms.
+  template <class Index>
+  const T* screen(int here, T least, Index feature) {
+    const int length = int(padded(here));
+    combine(rows_, length, n_, screening_, m_, planes_, kBlock);
+    square_norms(planes_, kBlock, m_, length, square_norm_);
+    if (count_ - first_ + here > capacity_) take_gathered();
+    int found = 0;
+    for (int j = 0; j < here; ++j) {
+      found_[found] = j;
+      found += square_norm_[j] > least;
+    }
+    for (int a = 0; a < found; ++a) index_[count_ + a] = feature(found_[a]);
+    for (int i = 0; i < n_; ++i) {
+      T* to = gathered_ + std::ptrdiff_t(i) * capacity_ + (count_ - first_);
+      for (int a = 0; a < found; ++a) to[a] = rows_[i][found_[a]];
+    }
+    count_ += found;
+    return square_norm_;
+  }
+
   // V, W and the scores of the candidates gathered since `first_`, in double.
   void take_gathered() {
     const std::ptrdiff_t ldv = ld();
@@ -273,11 +293,14 @@ class SparseLink : public NoVariables {
   const Features<F>& features_;
   int n_, d_, m_, capacity_;
   Hessian<T> hessian_;
+  WorkingSet<F, T> working_;
   double *A_, *scores_, *exact_, *W_, *norm_, *inverse_, *V_, *K_;
   T *screening_, *block_, *planes_, *gathered_;
   const T** rows_;
   const double** exact_rows_;
   int* index_;
+  int found_[kBlock];
+  T square_norm_[kBlock];
   double longest_, penalty_ = 0;
   int count_ = 0, first_ = 0;
   bool spilled_ = false;

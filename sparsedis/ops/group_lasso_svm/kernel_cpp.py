@@ -23,7 +23,7 @@ class CppBackend:
 
     Results do not depend on the number of threads, ``torch.get_num_threads()``, nor on how a batch is cut. Scratch
     memory per thread: (n (k-1))^2/2 doubles for the Newton matrix, as much for its parts, some 20 k (n + d), and at
-    most 1 MiB of gathered features (or 256 features, where those take more); kept for the next call up to 16 MiB.
+    most 3 MiB of gathered features (or 256 features, where those take more); kept for the next call up to 16 MiB.
     """
 
     name = "cpp"

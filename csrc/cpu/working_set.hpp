@@ -1,0 +1,109 @@
+// The features that can be active near a point, kept together: later passes need not read the others from memory.
+//
+// V is linear in the residual A, so ||V_j(A)|| <= ||V_j(B)|| + ||x_j|| ||A - B||: a feature that is off at B by more
+// than
+// ||x_j|| r is off within r of B, and no step there has to look at it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+#include "../algorithm/samples.hpp"
+#include "features.hpp"
+#include "memory.hpp"
+#include "products.hpp"
+
+namespace sparsedis::cpu {
+
+// Features of fewer bytes than this stay in the caches by themselves; so many bytes of them are kept at most.
+constexpr std::size_t kSmall = std::size_t(1) << 18, kWorking = std::size_t(1) << 21;
+
+template <class F, class T>
+class WorkingSet {
+ public:
+  // lengths (d,): ||x_j|| in units of lambda1; null for a link that makes no passes.
+  WorkingSet(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths)
+      : features_(features), lengths_(lengths), n_(samples.n), m_(samples.m) {
+    const std::size_t n = n_, d = features.features();
+    wanted_ = lengths && samples.lambda1 > 0 && n * d * sizeof(T) >= kSmall;
+    if (!wanted_) return;
+    capacity_ = std::ptrdiff_t(std::min<std::size_t>(d / 4, kWorking / (n * sizeof(T)))) / kPad * kPad;
+    norm_ = memory.take<T>(d + kPad);
+    index_ = memory.take<int>(d);
+    columns_ = memory.take<T>(n * capacity_);
+    centre_ = memory.take<double>(n * m_);
+    last_ = memory.take<double>(n * m_);
+  }
+
+  int count() const { return count_; }
+  int feature(int a) const { return index_[a]; }
+
+  // Whether no feature outside the set can be active at A (n, m).
+  bool holds(const double* A) {
+    if (!wanted_) return false;
+    moved_ = seen_ ? distance(A, last_) : INFINITY;
+    seen_ = true;
+    std::copy(A, A + std::size_t(n_) * m_, last_);
+    return distance(A, centre_) <= radius_;
+  }
+
+  // Rows of a block of the set's columns, padded with zeros.
+  void rows(int from, const T** rows) const {
+    for (int i = 0; i < n_; ++i) rows[i] = columns_ + i * capacity_ + from;
+  }
+
+  // Takes in ||V_j||^2 of a block, as a pass over all features finds them.
+  void note(int from, int count, const T* square_norm) {
+    if (!wanted_) return;
+    for (int j = 0; j < count; ++j) norm_[from + j] = std::sqrt(square_norm[j]);
+  }
+
+  // The set around A, where all norms have been noted, for moves up to the length of the last one: steps get shorter.
+  // error: of ||V_j||, relative to ||x_j||.
+  void renew(const double* A, double error) {
+    if (!wanted_) return;
+    radius_ = -1;
+    const T reach = T(moved_ + error);
+    if (!std::isfinite(reach)) return;
+    int count = 0;
+    for (int j = 0; j < features_.features(); ++j) {
+      index_[count] = j;
+      count += norm_[j] + T(lengths_[j]) * reach > T(1 - 1e-5);
+    }
+    if (count > capacity_) return;
+    count_ = count;
+    radius_ = moved_;
+    std::copy(A, A + std::size_t(n_) * m_, centre_);
+    features_.gather(index_, count, columns_, capacity_);
+  }
+
+ private:
+  // In the Frobenius norm over all k classes.
+  double distance(const double* A, const double* B) const {
+    double square = 0;
+    for (int i = 0; i < n_; ++i) {
+      double last = 0;
+      for (int c = 0; c < m_; ++c) {
+        const double difference = A[i * m_ + c] - B[i * m_ + c];
+        square += difference * difference;
+        last += difference;
+      }
+      square += last * last;
+    }
+    return std::sqrt(square);
+  }
+
+  const Features<F>& features_;
+  const F* lengths_;
+  int n_, m_;
+  bool wanted_ = false, seen_ = false;
+  std::ptrdiff_t capacity_ = 0;
+  int count_ = 0;
+  double radius_ = -1, moved_ = INFINITY;
+  T *norm_ = nullptr, *columns_ = nullptr;
+  int* index_ = nullptr;
+  double *centre_ = nullptr, *last_ = nullptr;
+};
+
+}  // namespace sparsedis::cpu
