@@ -104,7 +104,7 @@ def _chunks(features: Tensor, n_classes: int) -> Iterator[slice]:
     if is_dense(n, d, n_classes):
         system = 4 * order**2 + 2 * order * min(d, FEATURE_BLOCK)
     else:
-        system = 4 * n_classes * n**2
+        system = 4 * n_classes * n**2 + 4 * n_classes * n * min(n, d)
     size = 8 * (4 * n * d + 12 * d * n_classes + system)
     step = max(1, _MEMORY // size)
     for start in range(0, batch, step):

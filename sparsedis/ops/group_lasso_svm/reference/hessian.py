@@ -138,25 +138,41 @@ def _cholesky(matrix: Tensor) -> Tensor:
 class IterativeSystem:
     """Conjugate gradients in the space of zero row sums, for matrices too large to be formed.
 
-    The preconditioner replaces u_j u_j^T by its mean over directions, I/(k-1): M becomes one n x n block a class, and
-    the row sums are eliminated through the sum of the blocks' inverses (a constraint preconditioner).
+    The preconditioner is M itself, but for the weakest of many features. Without its terms beta_j u_j u_j^T it is one
+    n x n block a class, and the row sums are eliminated through the sum of the blocks' inverses (a constraint
+    preconditioner); the terms are then put back by the matrix inversion lemma, as columns x_j (x) u_j sqrt(beta_j). Of
+    more features than samples the weaker ones keep the mean of their term over the directions, I/(k-1), in the blocks.
     """
 
     max_iter = 500
 
     def __init__(self, problem: Problem, curvature: Curvature, bounds: Tensor, dual: Tensor) -> None:
-        k = problem.shape[3]
+        n, k = problem.shape[1], problem.shape[3]
         self._features, curvature = _gathered(problem, curvature)
         self._curvature = curvature
         self._bounds = bounds
-        self._pivot = dual.argmax(-1, keepdim=True)
-        mean = curvature.alpha + curvature.beta / (k - 1)
+        self._pivot = dual.argmax(-1).unsqueeze(1)[..., None]  # (B, 1, n, 1)
+
+        width = self._features.shape[2]
+        strength = curvature.beta * (self._features**2).sum(1)
+        strong = strength.topk(min(width, n), dim=1).indices
+        mean = curvature.alpha + curvature.beta.scatter(1, strong, 0.0) / (k - 1)
         gram = (self._features * mean[:, None]) @ self._features.mT
         blocks = gram[:, None] + torch.diag_embed(bounds.mT)  # (B, k, n, n)
         # As explicit inverses: a product with them is several times faster than two triangular solves.
         factors = _cholesky(blocks.flatten(0, 1))
         self._inverses = torch.cholesky_inverse(factors).view(blocks.shape)
         self._row_sums = _cholesky(self._inverses.sum(1))
+
+        self._columns = self._features.gather(2, strong[:, None].expand(-1, n, -1))  # (B, n, r)
+        self._units = curvature.beta.gather(1, strong).sqrt()[..., None] * curvature.unit.gather(
+            1, strong[..., None].expand(-1, -1, k)
+        )
+        terms = self._units.mT[:, :, None] * self._columns[:, None]  # (B, k, n, r)
+        self._solved = self._solve_blocks(terms)
+        capacitance = terms.flatten(1, 2).mT @ self._solved.flatten(1, 2)
+        torch.diagonal(capacitance, dim1=1, dim2=2).add_(1)
+        self._capacitance = _cholesky((capacitance + capacitance.mT) / 2)
 
     def _multiply(self, rows: Tensor) -> Tensor:
         c = self._curvature
@@ -165,14 +181,22 @@ class IterativeSystem:
         V = c.alpha[..., None] * V + c.beta[..., None] * along * c.unit
         return self._features @ V + self._bounds * rows
 
-    def _precondition(self, rows: Tensor) -> Tensor:
-        free = (self._inverses @ rows.mT[..., None])[..., 0]  # (B, k, n)
-        multiplier = torch.cholesky_solve(free.sum(1)[..., None], self._row_sums)
-        step = (self._inverses @ multiplier[:, None])[..., 0]
+    def _solve_blocks(self, rows: Tensor) -> Tensor:
+        """The blocks' part of the inverse, for right-hand sides (B, k, n, any)."""
+        free = self._inverses @ rows
+        multiplier = torch.cholesky_solve(free.sum(1), self._row_sums)
+        free -= self._inverses @ multiplier[:, None]
         # The rows' sums are zero up to rounding; what is left goes to the pivot, whose bound is far. Spread over the
         # row it would be multiplied by the huge Z/L of the entries at their bounds.
-        result = (free - step).mT.scatter(2, self._pivot, 0.0)
-        return result.scatter(2, self._pivot, -result.sum(-1, keepdim=True))
+        pivot = self._pivot.expand(-1, -1, -1, free.shape[3])
+        free.scatter_(1, pivot, 0.0)
+        return free.scatter_(1, pivot, -free.sum(1, keepdim=True))
+
+    def _precondition(self, rows: Tensor) -> Tensor:
+        free = self._solve_blocks(rows.mT[..., None])[..., 0].mT
+        along = ((self._columns.mT @ free) * self._units).sum(-1, keepdim=True)  # (B, r, 1)
+        weights = torch.cholesky_solve(along, self._capacitance)
+        return free - (self._solved.flatten(1, 2) @ weights).view_as(rows.mT).mT
 
     def solve(self, rhs: Tensor, tolerance: float) -> Tensor:
         q = torch.zeros_like(rhs)
