@@ -13,8 +13,8 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-PACKAGE = "sparsedis.ops.group_lasso_svm"
-SOURCES = ["csrc/bindings.cpp", "csrc/cpu/kernels.cpp"]
+PACKAGE = "sparsedis.ops"
+SOURCES = ["csrc/bindings.cpp", "csrc/cpu/kernels.cpp", "csrc/cpu/lasso.cpp"]
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
 # A module for each: the same code, so one of them must not see another's functions, and the best that runs is imported.
 INSTRUCTION_SETS = {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "contract.hpp"
+#include "lasso.hpp"
 
 namespace py = pybind11;
 using namespace sparsedis;
@@ -79,6 +80,49 @@ void adjoint_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> s
 // Runs tasks on the threads of the OpenMP whose GOMP_parallel this is.
 void use_openmp(std::uintptr_t parallel) { share_threads(pointer<OpenMPParallel>(parallel)); }
 
+template <class F>
+Lassos<F> lassos(std::array<std::int64_t, 3> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
+                 std::array<std::uintptr_t, 4> others) {
+  Lassos<F> result{shape[0],
+                   shape[1],
+                   shape[2],
+                   pointer<const F*>(X),
+                   {},
+                   pointer<const double*>(others[0]),
+                   pointer<const double*>(others[1]),
+                   pointer<const double*>(others[2]),
+                   pointer<const double*>(others[3])};
+  for (int i = 0; i < 3; ++i) result.stride[i] = stride[i];
+  return result;
+}
+
+template <class F>
+void solve_lasso_of(std::array<std::int64_t, 3> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
+                    std::array<std::uintptr_t, 4> others, double tol, std::int64_t max_iter, int threads,
+                    std::array<std::uintptr_t, 8> out) {
+  const LassoSolutions<F> solutions{pointer<F*>(out[0]),
+                                    pointer<double*>(out[1]),
+                                    pointer<double*>(out[2]),
+                                    pointer<double*>(out[3]),
+                                    pointer<double*>(out[4]),
+                                    pointer<std::int64_t*>(out[5]),
+                                    pointer<std::int64_t*>(out[6]),
+                                    pointer<bool*>(out[7])};
+  const py::gil_scoped_release release;
+  solve_lasso(lassos<F>(shape, stride, X, others), tol, max_iter, threads, solutions);
+}
+
+template <class F>
+void adjoint_lasso_of(std::array<std::int64_t, 3> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
+                      std::array<std::uintptr_t, 4> others, std::uintptr_t w, std::uintptr_t grad_w, int threads,
+                      std::array<std::uintptr_t, 4> out) {
+  const LassoGradients<F> gradients{pointer<F*>(out[0]), pointer<double*>(out[1]), pointer<double*>(out[2]),
+                                    pointer<double*>(out[3])};
+  const py::gil_scoped_release release;
+  adjoint_lasso(lassos<F>(shape, stride, X, others), pointer<const F*>(w), pointer<const F*>(grad_w), gradients,
+                threads);
+}
+
 // Which of the optional builds of this module run on this processor, the best first. To be asked of the baseline build:
 // the others cannot even be imported where they do not run.
 std::vector<std::string> instruction_sets() {
@@ -104,4 +148,8 @@ SPARSEDIS_EXPAND(SPARSEDIS_MODULE, module) {
   module.def("solve_float64", &solve_of<double>);
   module.def("adjoint_float32", &adjoint_of<float>);
   module.def("adjoint_float64", &adjoint_of<double>);
+  module.def("solve_lasso_float32", &solve_lasso_of<float>);
+  module.def("solve_lasso_float64", &solve_lasso_of<double>);
+  module.def("adjoint_lasso_float32", &adjoint_lasso_of<float>);
+  module.def("adjoint_lasso_float64", &adjoint_lasso_of<double>);
 }

@@ -2,7 +2,9 @@
 
 from sparsedis import implicit, nn  # implicit ties the gradients to the operation
 from sparsedis._version import __version__
+from sparsedis.logistic import logistic_lambda1_max, solve_logistic
 from sparsedis.ops.registry import backends
+from sparsedis.regression import lasso_lambda1_max, solve_lasso, solve_ridge
 from sparsedis.solution import NotCertifiedError, Solution, Status
 from sparsedis.solve import lambda1_max, solve_svm
 
@@ -14,6 +16,11 @@ __all__ = [
     "backends",
     "implicit",
     "lambda1_max",
+    "lasso_lambda1_max",
+    "logistic_lambda1_max",
     "nn",
+    "solve_lasso",
+    "solve_logistic",
+    "solve_ridge",
     "solve_svm",
 ]

@@ -18,30 +18,60 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def task_tensors(features: Tensor, labels: Tensor, sample_weight: Tensor | None) -> None:
-    """Types, shapes and devices of the tensors that describe tasks."""
-    if not isinstance(features, Tensor):
-        raise TypeError(f"features: expected a torch.Tensor, got {type(features).__name__}")
+    """Types, shapes and devices of the tensors that describe classification tasks."""
+    _features(features)
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels: expected a torch.Tensor, got {type(labels).__name__}")
-    if features.dtype not in _FEATURE_DTYPES:
-        raise TypeError(f"features: expected a floating-point dtype, got {features.dtype}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels: expected an integer dtype (int64), got {labels.dtype}")
+    if labels.shape != features.shape[:-1]:
+        raise ValueError(f"labels: expected shape {tuple(features.shape[:-1])}, got {tuple(labels.shape)}")
+    same_device("labels", labels, features)
+    _sample_weight(sample_weight, features)
+
+
+def regression_tensors(
+    features: Tensor, targets: Tensor, sample_weight: Tensor | None, *, several_targets: bool = False
+) -> None:
+    """Types, shapes and devices of the tensors that describe regression tasks."""
+    _features(features)
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"targets: expected a torch.Tensor, got {type(targets).__name__}")
+    if targets.dtype not in _FEATURE_DTYPES:
+        raise TypeError(f"targets: expected a floating-point dtype, got {targets.dtype}")
+    samples = tuple(features.shape[:-1])
+    given = tuple(targets.shape)
+    if several_targets and len(given) == len(samples) + 1:
+        given = given[:-1]
+    if given != samples or 0 in targets.shape:
+        more = f" or {str(samples)[:-1].rstrip(',')}, m)" if several_targets else ""
+        raise ValueError(f"targets: expected shape {samples}{more}, got {tuple(targets.shape)}")
+    same_device("targets", targets, features)
+    _sample_weight(sample_weight, features)
+
+
+def _features(features: Tensor) -> None:
+    if not isinstance(features, Tensor):
+        raise TypeError(f"features: expected a torch.Tensor, got {type(features).__name__}")
+    if features.dtype not in _FEATURE_DTYPES:
+        raise TypeError(f"features: expected a floating-point dtype, got {features.dtype}")
     if features.dim() not in (2, 3):
         raise ValueError(f"features: expected shape (B, n, d) or (n, d), got {tuple(features.shape)}")
     if 0 in features.shape:
         raise ValueError(f"features: expected no empty dimension, got shape {tuple(features.shape)}")
-    if labels.shape != features.shape[:-1]:
-        raise ValueError(f"labels: expected shape {tuple(features.shape[:-1])}, got {tuple(labels.shape)}")
-    same_device("labels", labels, features)
-    if sample_weight is not None:
-        if not isinstance(sample_weight, Tensor):
-            raise TypeError(f"sample_weight: expected a torch.Tensor, got {type(sample_weight).__name__}")
-        if sample_weight.shape != labels.shape:
-            raise ValueError(f"sample_weight: expected shape {tuple(labels.shape)}, got {tuple(sample_weight.shape)}")
-        if sample_weight.is_complex():
-            raise TypeError(f"sample_weight: expected a real dtype, got {sample_weight.dtype}")
-        same_device("sample_weight", sample_weight, features)
+
+
+def _sample_weight(sample_weight: Tensor | None, features: Tensor) -> None:
+    if sample_weight is None:
+        return
+    if not isinstance(sample_weight, Tensor):
+        raise TypeError(f"sample_weight: expected a torch.Tensor, got {type(sample_weight).__name__}")
+    samples = tuple(features.shape[:-1])
+    if sample_weight.shape != samples:
+        raise ValueError(f"sample_weight: expected shape {samples}, got {tuple(sample_weight.shape)}")
+    if sample_weight.is_complex():
+        raise TypeError(f"sample_weight: expected a real dtype, got {sample_weight.dtype}")
+    same_device("sample_weight", sample_weight, features)
 
 
 def same_device(name: str, value: Tensor, features: Tensor) -> None:
@@ -95,16 +125,30 @@ def values(
     sample_weight: Tensor,
     classes: int,
 ) -> None:
-    """What can only be seen in the values: run where the values are, inside the operation."""
-    if not bool(torch.isfinite(features).all()):
-        where = (~torch.isfinite(features)).nonzero()
-        task, sample, feature = where[0].tolist()
-        raise ValueError(
-            f"features: expected finite values, got {len(where)} NaN or infinite ones "
-            f"(first: task {task}, sample {sample}, feature {feature})"
-        )
+    """What can only be seen in the values of an SVM: run where the values are, inside the operation."""
+    finite("features", features, ("task", "sample", "feature"))
+    weight_values(sample_weight)
+    label_values(labels, sample_weight, classes)
+    parameter_values(lambda1=lambda1, lambda2=lambda2, dual_reg=dual_reg, positive=("lambda2",))
+
+
+def finite(name: str, value: Tensor, dimensions: Sequence[str]) -> None:
+    """ValueError unless all values are finite; ``dimensions`` name those of ``value`` in the message."""
+    if bool(torch.isfinite(value).all()):
+        return
+    where = (~torch.isfinite(value)).nonzero()
+    first = ", ".join(f"{dimension} {i}" for dimension, i in zip(dimensions, where[0].tolist(), strict=False))
+    raise ValueError(f"{name}: expected finite values, got {len(where)} NaN or infinite ones (first: {first})")
+
+
+def weight_values(sample_weight: Tensor) -> None:
+    """ValueError unless all sample weights are finite and not negative."""
     if not bool((torch.isfinite(sample_weight) & (sample_weight >= 0)).all()):
         raise ValueError(f"sample_weight: expected finite values >= 0, got {sample_weight.min().item()}")
+
+
+def label_values(labels: Tensor, sample_weight: Tensor, classes: int) -> None:
+    """ValueError unless the labels of all samples with weight are from 0 to ``classes`` - 1."""
     outside = ((labels < 0) | (labels >= classes)) & (sample_weight > 0)
     if bool(outside.any()):
         task, sample = outside.nonzero()[0].tolist()
@@ -112,10 +156,13 @@ def values(
             f"labels: expected values from 0 to {classes - 1}, got {int(labels[task, sample])} "
             f"(task {task}, sample {sample})"
         )
-    for name, value in (("lambda1", lambda1), ("lambda2", lambda2), ("dual_reg", dual_reg)):
+
+
+def parameter_values(*, positive: Sequence[str] = (), **parameters: Tensor | None) -> None:
+    """ValueError unless the values, by name, are finite and not negative; above 0 for those in ``positive``."""
+    for name, value in parameters.items():
         if value is None:
             continue
-        positive = name == "lambda2"
-        bad = ~torch.isfinite(value) | (value < 0) | ((value == 0) & positive)
+        bad = ~torch.isfinite(value) | (value < 0) | ((value == 0) & (name in positive))
         if bool(bad.any()):
-            _sign(name, float(value[bad][0]), positive=positive)
+            _sign(name, float(value[bad][0]), positive=name in positive)

@@ -1,4 +1,4 @@
-"""The command line: sparsedis train | evaluate | info.
+"""The command line: sparsedis train | evaluate | synthetic | info.
 
 An error of the user is one line on standard error and exit code 2; an interruption is exit code 130.
 """
@@ -18,6 +18,7 @@ from typing import Annotated
 
 import tyro
 
+from sparsedis.disentangle.synthetic import SyntheticConfig
 from sparsedis.metalearn.config import TrainConfig
 
 _FAILURE, _INTERRUPTED, _BROKEN_PIPE = 2, 130, 141
@@ -90,8 +91,7 @@ class Evaluate:
         from sparsedis.metalearn.evaluate import encode, evaluate
         from sparsedis.metalearn.train import load_run
 
-        if self.json and (self.json.is_dir() or not self.json.parent.is_dir()):
-            raise ValueError(f"json: expected a file in an existing folder, got {str(self.json)!r}")
+        _check_file("json", self.json)
         learner, config = load_run(self.run_dir)
         data = load(self.data or config.data)
         channels = data.images.shape[1]
@@ -110,6 +110,37 @@ class Evaluate:
         if self.json:
             checkpoint.write_json(self.json, asdict(result))
         Console().print(report.table([result], f"{data.name}, {self.split} split, seed {result.seed}"))
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Lasso and ridge regression on disentangled and rotated features, beside the published means."""
+
+    config: tyro.conf.OmitArgPrefixes[SyntheticConfig]
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """File to write the means to."""
+    figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """PNG file to draw the means into."""
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from sparsedis.disentangle import synthetic
+        from sparsedis.metalearn import checkpoint
+
+        for name in ("json", "figure"):
+            _check_file(name, getattr(self, name))
+        rows = synthetic.run(self.config, progress=lambda line: print(line, file=sys.stderr, flush=True))
+        if self.json:
+            checkpoint.write_json(self.json, [asdict(row) for row in rows])
+        if self.figure:
+            self.figure.write_bytes(synthetic.figure(rows))
+        Console().print(synthetic.table(rows))
+
+
+def _check_file(name: str, path: Path | None) -> None:
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"{name}: expected a file in an existing folder, got {str(path)!r}")
 
 
 @dataclass(frozen=True)
@@ -140,7 +171,7 @@ def _run(argv: list[str]) -> int:
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
-            command = tyro.cli(Train | Evaluate | Info, prog="sparsedis", args=argv)  # type: ignore[arg-type]
+            command = tyro.cli(Train | Evaluate | Synthetic | Info, prog="sparsedis", args=argv)  # type: ignore[arg-type]
     except SystemExit as end:
         if end.code in (0, None):  # --help
             return 0

@@ -1,33 +1,56 @@
-"""Derivatives of the solution: what ties the operation's adjoint to autograd."""
+"""Derivatives of the solutions: what ties the operations' adjoints to autograd."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from sparsedis.ops import group_lasso_svm
+from sparsedis.ops import group_lasso_svm, lasso, logistic, ridge
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    # Nothing but the problem and its solution: the adjoint makes the rest again.
-    ctx.save_for_backward(*inputs[:6], output[1], output[7])
-    ctx.backend = inputs[8]
+def _tie(
+    operation: Any, kept: int, options: tuple[int, ...], differentiable: tuple[int, ...], needed: tuple[int, ...]
+) -> None:
+    """Register the derivative of an operation's ``solve``; its ``adjoint`` has none.
+
+    Nothing but the problem and its solution is kept: the adjoint makes the rest again.
+
+    Args:
+        operation: module with ``solve`` and ``adjoint``.
+        kept: how many of the first inputs describe the problem.
+        options: positions of the inputs that ``adjoint`` takes last: the backend's name, and others before it.
+        differentiable: positions of the inputs that ``adjoint`` returns gradients of, in its order.
+        needed: positions of the outputs that ``adjoint`` takes, between problem and gradient.
+    """
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs[:kept], *(output[i] for i in needed))
+        ctx.options, ctx.inputs = [inputs[i] for i in options], len(inputs)
+
+    def backward(ctx: Any, grad_weights: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        grads: list[Tensor | None] = [None] * ctx.inputs
+        values = operation.adjoint(*ctx.saved_tensors, grad_weights, *ctx.options)
+        for position, value in zip(differentiable, values, strict=True):
+            grads[position] = value
+        return tuple(grads)
+
+    operation.solve.register_autograd(backward, setup_context=save)
+    operation.adjoint.register_autograd(_no_second_derivative(operation.OPERATION))
 
 
-def _backward(ctx: Any, grad_weights: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, dual, active = ctx.saved_tensors
-    grads = group_lasso_svm.adjoint(*inputs, dual, active, grad_weights, ctx.backend)
-    features, lambda1, lambda2, dual_reg = grads
-    return (features, None, lambda1, lambda2, dual_reg, None, *[None] * 6)
+def _no_second_derivative(name: str) -> Callable[..., None]:
+    def refuse(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError(
+            f"sparsedis: the solution of {name} has a first derivative only; its gradient cannot be differentiated "
+            "again (create_graph=True, or a gradient inside a gradient)."
+        )
+
+    return refuse
 
 
-def _no_second_derivative(ctx: Any, *_: Tensor) -> None:
-    raise RuntimeError(
-        "sparsedis: the solution of a group-Lasso SVM has a first derivative only; its gradient cannot be "
-        "differentiated again (create_graph=True, or a gradient inside a gradient)."
-    )
-
-
-group_lasso_svm.solve.register_autograd(_backward, setup_context=_save)
-group_lasso_svm.adjoint.register_autograd(_no_second_derivative)
+_tie(group_lasso_svm, kept=6, options=(8,), differentiable=(0, 2, 3, 4), needed=(1, 7))
+_tie(lasso, kept=5, options=(5,), differentiable=(0, 1, 2, 3), needed=(0,))
+_tie(ridge, kept=4, options=(4,), differentiable=(0, 1, 2), needed=(0,))
+_tie(logistic, kept=5, options=(6, 7), differentiable=(0, 2, 3), needed=(0,))

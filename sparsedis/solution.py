@@ -23,7 +23,7 @@ class Status(IntEnum):
 _MESSAGES = {
     Status.CERTIFIED: "The relative duality gap is at most tol.",
     Status.MAX_ITER: (
-        "The maximum number of iterations was reached. Increase max_iter, use solver='newton', or increase lambda2."
+        "The maximum number of iterations was reached. Increase max_iter, increase lambda2, or use the default solver."
     ),
     Status.STALLED: (
         "The gap stopped decreasing above tol. Increase tol, give the features as float64, or increase lambda2."
@@ -39,20 +39,23 @@ class NotCertifiedError(RuntimeError):
 class Solution:
     """A batch of solved tasks; without the batch dimension B when one task was given.
 
-    Only :attr:`weights` carries gradients.
+    Only :attr:`weights` and :attr:`intercept` carry gradients.
 
     Attributes:
-        weights: W, (B, d, k), in the features' dtype (float32 for half precision).
-        dual: L, (B, n, k), rows in the simplex, in float64: the certificate can be computed again from it.
-        gap: P(W) - D(L) >= 0, (B,), float64.
-        relative_gap: gap / P(W), (B,), float64.
+        weights: in the features' dtype (float32 for half precision); W, (B, d, k), for classifiers, w, (B, d), for
+            regressions, (B, d, m) for m targets.
+        dual: the dual point, in float64: the certificate can be computed again from it. L, (B, n, k), rows in the
+            simplex, for classifiers; residuals (B, n) or (B, n, m) for regressions.
+        gap: P(W) - D >= 0, (B,), float64.
+        relative_gap: gap / P(W) for the SVM, gap / P(0) for the others, whose P(W) may vanish; (B,), float64.
         objective: P(W), (B,), float64.
         n_iter: iterations used, (B,), int64.
         status: values of :class:`Status`, (B,), int64.
-        active: (B, d) bool, True where the feature's row of W is not zero.
+        active: (B, d) bool, True where the feature's weight or row of W is not zero.
         sparsity: share of features off, (B,), float64.
         solver: the solver that ran.
         backend: the backend that ran.
+        intercept: (B, k), of a logistic regression solved with one; else None.
     """
 
     weights: Tensor
@@ -66,6 +69,31 @@ class Solution:
     sparsity: Tensor
     solver: str
     backend: str
+    intercept: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        values: tuple[Tensor, ...],
+        *,
+        single: bool,
+        solver: str,
+        backend: str,
+        intercept: Tensor | None = None,
+    ) -> Solution:
+        """From what an operation returns: weights, dual, gap, relative_gap, objective, n_iter, status, active.
+
+        All but weights and intercept are detached: dual points need not be unique, and a certificate is a statement,
+        not a function to train on. ``single`` takes the batch dimension away.
+        """
+        weights, *rest = values
+        rest = [value.detach() for value in rest]
+        sparsity = 1 - rest[-1].to(rest[1].dtype).mean(-1)
+        fields: list[Tensor] = [weights, *rest, sparsity]
+        if single:
+            fields = [value[0] for value in fields]
+            intercept = None if intercept is None else intercept[0]
+        return cls(*fields, solver=solver, backend=backend, intercept=intercept)  # type: ignore[misc, arg-type]
 
     @property
     def certified(self) -> Tensor:

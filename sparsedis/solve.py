@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsedis import checks
+from sparsedis.arguments import as_batch, class_count, per_task, weights_of
 from sparsedis.ops import group_lasso_svm, registry
 from sparsedis.problem import working_dtype
 from sparsedis.solution import Solution
@@ -66,7 +67,7 @@ def solve_svm(
     checks.task_tensors(features, labels, sample_weight)
     single = features.dim() == 2
     if single:
-        features, labels, sample_weight = _as_batch(features, labels, sample_weight)
+        features, labels, sample_weight = as_batch(features, labels, sample_weight)
     batch, n, d = features.shape
     parameters = {"lambda1": lambda1, "lambda2": lambda2, "dual_reg": dual_reg}
     for name, value in parameters.items():
@@ -75,18 +76,18 @@ def solve_svm(
     checks.one_of("solver", solver, ("auto", *group_lasso_svm.SOLVERS))
     if max_iter is not None:
         checks.number("max_iter", max_iter, above=0)
-    classes = _n_classes(labels, sample_weight, n_classes)
+    classes = class_count(labels, sample_weight, n_classes)
     if solver == "auto":
         solver = "newton"
     request = registry.Request(features.device, features.dtype, n, d, classes, solver)
     chosen = registry.choose(group_lasso_svm.OPERATION, backend, request).name
 
     working = working_dtype(features.device)
-    weights, *rest = group_lasso_svm.solve(
+    values = group_lasso_svm.solve(
         features,
         labels.to(torch.int64),
-        *(_per_task(value, batch, working, features.device) for value in parameters.values()),
-        _weight(sample_weight, labels, working),
+        *(per_task(value, batch, working, features.device) for value in parameters.values()),
+        weights_of(sample_weight, features, working),
         classes,
         solver,
         chosen,
@@ -94,13 +95,7 @@ def solve_svm(
         _MAX_ITER[solver] if max_iter is None else int(max_iter),
         throw,
     )
-    # Only W is differentiable: L need not be unique, and the certificate is a statement, not a function to train on.
-    dual, gap, relative_gap, objective, n_iter, status, active = (value.detach() for value in rest)
-    sparsity = 1 - active.to(working).mean(-1)
-    values: tuple[Tensor, ...] = (weights, dual, gap, relative_gap, objective, n_iter, status, active, sparsity)
-    if single:
-        values = tuple(value[0] for value in values)
-    return Solution(*values, solver=solver, backend=chosen)  # type: ignore[misc, arg-type]
+    return Solution.of(values, single=single, solver=solver, backend=chosen)
 
 
 def lambda1_max(
@@ -130,38 +125,8 @@ def lambda1_max(
     checks.task_tensors(features, labels, sample_weight)
     single = features.dim() == 2
     if single:
-        features, labels, sample_weight = _as_batch(features, labels, sample_weight)
-    classes = _n_classes(labels, sample_weight, n_classes)
-    weight = _weight(sample_weight, labels, working_dtype(features.device))
+        features, labels, sample_weight = as_batch(features, labels, sample_weight)
+    classes = class_count(labels, sample_weight, n_classes)
+    weight = weights_of(sample_weight, features, working_dtype(features.device))
     result = group_lasso_svm.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes)
     return result[0] if single else result
-
-
-def _as_batch(features: Tensor, labels: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    return features[None], labels[None], None if sample_weight is None else sample_weight[None]
-
-
-def _n_classes(labels: Tensor, sample_weight: Tensor | None, n_classes: int | None) -> int:
-    if n_classes is not None:
-        checks.n_classes(n_classes)
-        return n_classes
-    if torch.compiler.is_compiling():
-        raise ValueError("n_classes: expected an int under torch.compile, got None")
-    present = labels if sample_weight is None else torch.where(sample_weight > 0, labels, 0)
-    try:
-        largest = int(present.max())
-    except RuntimeError as error:  # the values cannot be read inside a torch.func transform
-        raise ValueError("n_classes: expected an int under torch.func.vmap, got None") from error
-    return max(largest + 1, 2)
-
-
-def _per_task(value: float | Tensor, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.to(device=device, dtype=dtype).expand(batch)
-    return torch.full((batch,), value, dtype=dtype, device=device)
-
-
-def _weight(sample_weight: Tensor | None, labels: Tensor, dtype: torch.dtype) -> Tensor:
-    if sample_weight is None:
-        return torch.ones(labels.shape, dtype=dtype, device=labels.device)
-    return sample_weight.detach().to(dtype)

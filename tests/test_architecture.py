@@ -9,22 +9,27 @@ import sparsedis
 
 PACKAGE = Path(sparsedis.__file__).parent
 LEAVES = {"problem", "solution", "checks", "_version"}
+SOLVES = {"solve", "regression", "logistic"}
 MAY_IMPORT = {
     "problem": set(),
     "solution": set(),
     "checks": set(),
     "_version": set(),
     "ops": LEAVES | {"ops"},
-    "solve": LEAVES | {"ops"},
-    "implicit": LEAVES | {"ops", "solve"},
-    "nn": LEAVES | {"ops", "solve", "implicit"},
+    "arguments": LEAVES,
+    "solve": LEAVES | {"arguments", "ops"},
+    "regression": LEAVES | {"arguments", "ops"},
+    "logistic": LEAVES | {"arguments", "ops"},
+    "implicit": LEAVES | {"ops"} | SOLVES,
+    "nn": LEAVES | {"ops", "implicit"} | SOLVES,
     "data": LEAVES | {"data"},
     "models": LEAVES | {"models"},
     "metalearn": LEAVES | {"data", "models", "nn", "metalearn"},
+    "disentangle": LEAVES | {"ops", "implicit", "nn", "data", "models", "disentangle"} | SOLVES,
     "info": LEAVES | {"ops"},
-    "cli": LEAVES | {"data", "metalearn", "info"},
+    "cli": LEAVES | {"data", "metalearn", "disentangle", "info"},
     "__main__": {"cli"},
-    "__init__": LEAVES | {"ops", "solve", "implicit", "nn"},
+    "__init__": LEAVES | {"ops", "implicit", "nn"} | SOLVES,
 }
 
 

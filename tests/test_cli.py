@@ -98,7 +98,9 @@ def test_prototypes_and_the_default_folder(quick: TrainConfig, here: Path, capsy
     assert [x["features_used"] for x in results["tests"]] == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "-h"], ["info"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["evaluate", "-h"], ["synthetic", "-h"], ["info"]]
+)
 def test_what_prints_and_ends(arguments: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     captured = capsys.readouterr()
@@ -109,8 +111,8 @@ def test_what_prints_and_ends(arguments: list[str], here: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "{train, evaluate, info}"),
-        ("trian", "Unrecognized options: trian; Available subcommands: train, evaluate, info"),
+        ("", "{train, evaluate, synthetic, info}"),
+        ("trian", "Unrecognized options: trian; Available subcommands: train, evaluate, synthetic, info"),
         ("train --bogus 3", "Unrecognized options: --bogus"),
         ("train stray", "Unrecognized options: stray"),
         ("train --way", "Missing value for argument '--way'"),
@@ -146,6 +148,12 @@ def test_what_prints_and_ends(arguments: list[str], here: Path, capsys: pytest.C
         ("evaluate {run} --data mnist", "data: expected one of"),
         ("evaluate {run} --split exam", "split: expected one of train, validation, test, got 'exam'"),
         ("evaluate {run} --json nowhere/x", "json: expected a file in an existing folder, got 'nowhere/x'"),
+        ("synthetic --seeds 0", "seeds: expected a whole number >= 1, got 0"),
+        ("synthetic --samples 3", "samples: expected at least 5 (folds), got 3"),
+        ("synthetic --useful 1.5", "useful: expected numbers > 0 and <= 1, got 1.5"),
+        ("synthetic --noise nan", "noise: expected a number >= 0 and < 1, got nan"),
+        ("synthetic --json nowhere/x", "json: expected a file in an existing folder, got 'nowhere/x'"),
+        ("synthetic --figure nowhere/x", "figure: expected a file in an existing folder, got 'nowhere/x'"),
         ("evaluate {run} --jsn x", "Unrecognized options: --jsn, x; Perhaps you meant: --json"),
     ],
 )
@@ -185,7 +193,7 @@ def test_errors_of_the_process(tmp_path: Path) -> None:
 def test_errors_look_the_same_in_any_encoding(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
     _, err = start("trian", cwd=tmp_path).communicate(timeout=60)
-    assert err == "sparsedis: Unrecognized options: trian; Available subcommands: train, evaluate, info\n"
+    assert err == "sparsedis: Unrecognized options: trian; Available subcommands: train, evaluate, synthetic, info\n"
 
 
 def test_a_full_disk(

@@ -5,13 +5,14 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 
 import pytest
 import torch
 
 import sparsedis
 from sparsedis import lambda1_max, solve_svm
-from sparsedis.ops import group_lasso_svm, registry
+from sparsedis.ops import compiled, group_lasso_svm, registry
 from sparsedis.ops.group_lasso_svm import kernel_cpp
 from tests.tasks import random_task
 
@@ -137,12 +138,11 @@ def test_the_same_bits_for_any_number_of_threads_and_any_cut(dtype, threads):
 
 def test_every_instruction_set_agrees(monkeypatch):
     X, y = random_task(6, way=5, shots=5, d=333, batch=2)
-    backend = registry.named(OPERATION, "cpp")
-    baseline = kernel_cpp.import_module(f"{kernel_cpp._PACKAGE}._cpp_baseline")
+    baseline = import_module("sparsedis.ops._cpp_baseline")
     options = {"lambda1": 0.2 * lambda1_max(X, y), "lambda2": 5.0, "tol": 1e-12}
     results = {}
     for name in ("baseline", *baseline.instruction_sets()):
-        monkeypatch.setattr(backend, "_kernels", kernel_cpp.import_module(f"{kernel_cpp._PACKAGE}._cpp_{name}"))
+        monkeypatch.setattr(compiled.COMPILED, "_kernels", import_module(f"sparsedis.ops._cpp_{name}"))
         results[name] = solve_and_differentiate(X, y, **options)
     expected, expected_grads = results["baseline"]
     for solution, grads in results.values():
@@ -192,8 +192,8 @@ def test_without_kernels_one_warning_and_the_reference(monkeypatch):
     def missing(name):
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(kernel_cpp, "import_module", missing)
-    backend = kernel_cpp.CppBackend()
+    monkeypatch.setattr(compiled, "import_module", missing)
+    backend = kernel_cpp.CppBackend(compiled.Compiled())
     monkeypatch.setitem(registry._registered, OPERATION, [backend, registry.named(OPERATION, "reference")])
     X, y = random_task(10)
     with pytest.warns(RuntimeWarning, match=r"kernels are missing, .* 10 to 100 times as long: .*SPARSEDIS_BUILD=cpu"):

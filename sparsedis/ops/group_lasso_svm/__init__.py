@@ -21,8 +21,8 @@ from sparsedis import checks
 from sparsedis.ops import registry
 from sparsedis.ops.group_lasso_svm.kernel_cpp import CppBackend
 from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
+from sparsedis.ops.operation import fold_batch, raise_unless_certified
 from sparsedis.problem import normalised, working_dtype, zero_threshold
-from sparsedis.solution import NotCertifiedError, Status
 
 OPERATION = "group_lasso_svm"
 SOLVERS = ("newton", "fista", "bcd")
@@ -64,22 +64,8 @@ def solve(
             max_iter,
         )
     if throw:
-        _raise_unless_certified(result[6], result[3], tol)
+        raise_unless_certified(result[6], result[3], tol)
     return result
-
-
-def _raise_unless_certified(status: Tensor, relative_gap: Tensor, tol: float) -> None:
-    failed = (status != Status.CERTIFIED).nonzero()[:, 0].tolist()
-    if not failed:
-        return
-    shown = "; ".join(
-        f"task {i}: relative gap {relative_gap[i].item():.1e}, {Status(int(status[i])).name}" for i in failed[:8]
-    )
-    more = f"; and {len(failed) - 8} more" if len(failed) > 8 else ""
-    advice = Status(int(status[failed[0]])).message
-    raise NotCertifiedError(
-        f"{len(failed)} of {len(status)} tasks are not certified at tol={tol:g} ({shown}{more}). {advice}"
-    )
 
 
 @solve.register_fake
@@ -154,26 +140,6 @@ def _(features, labels, sample_weight, n_classes):  # type: ignore[no-untyped-de
     return features.new_empty(len(features), dtype=working_dtype(features.device))
 
 
-def _fold(op, n_tensors):  # type: ignore[no-untyped-def]
-    """vmap of an op over tasks: the mapped dimension becomes part of the batch."""
-
-    def rule(info, in_dims, *args):  # type: ignore[no-untyped-def]
-        size = info.batch_size
-        folded = []
-        for position, (dim, value) in enumerate(zip(in_dims, args, strict=True)):
-            if position >= n_tensors:
-                folded.append(value)
-                continue
-            value = value.movedim(dim, 0) if dim is not None else value.expand(size, *value.shape)
-            folded.append(value.reshape(-1, *value.shape[2:]))
-        result = op(*folded)
-        if isinstance(result, Tensor):
-            return result.unflatten(0, (size, -1)), 0
-        return tuple(value.unflatten(0, (size, -1)) for value in result), (0,) * len(result)
-
-    return rule
-
-
-solve.register_vmap(_fold(solve, 6))
-adjoint.register_vmap(_fold(adjoint, 9))
-lambda1_max.register_vmap(_fold(lambda1_max, 3))
+solve.register_vmap(fold_batch(solve, 6))
+adjoint.register_vmap(fold_batch(adjoint, 9))
+lambda1_max.register_vmap(fold_batch(lambda1_max, 3))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import warnings
-from importlib import import_module
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
 from sparsedis import checks
+from sparsedis.ops.compiled import COMPILED, Compiled
 from sparsedis.ops.registry import Request
 
-_PACKAGE = "sparsedis.ops.group_lasso_svm"
 # Largest order n (k-1) of the Newton matrix, which is held and factored in double: 16 MiB a thread.
 LARGEST_ORDER = 2048
 
@@ -29,21 +24,16 @@ class CppBackend:
     name = "cpp"
     checks_values = True
 
-    def __init__(self) -> None:
-        self._kernels: ModuleType | None = None
-        self._reason: str | None = None
-        self._instruction_set = "baseline"
-        self._loaded = False
+    def __init__(self, compiled: Compiled = COMPILED) -> None:
+        self._compiled = compiled
 
     def available(self) -> str | None:
-        self._load()
-        return self._reason
+        return self._compiled.available()
 
     @property
     def instruction_set(self) -> str:
         """The build in use: "avx512", "avx2" or "baseline"."""
-        self._load()
-        return self._instruction_set
+        return self._compiled.instruction_set
 
     def supports(self, request: Request) -> str | None:
         if request.device.type != "cpu":
@@ -52,36 +42,6 @@ class CppBackend:
         if request.solver == "newton" and order > LARGEST_ORDER:
             return f"it factors matrices of order n (k - 1) up to {LARGEST_ORDER}, got {order}"
         return None
-
-    def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
-        try:
-            baseline = import_module(f"{_PACKAGE}._cpp_baseline")
-        except ImportError as error:
-            self._reason = f"its kernels are not built ({error}); install with a C++17 compiler, SPARSEDIS_BUILD=cpu"
-            warnings.warn(
-                "sparsedis: the C++ kernels are missing, solves on the CPU take 10 to 100 times as long: "
-                f"{self._reason}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return
-        self._kernels = baseline
-        for name in baseline.instruction_sets():
-            try:
-                self._kernels = import_module(f"{_PACKAGE}._cpp_{name}")
-            except ImportError:
-                continue  # built by a compiler that does not know it
-            self._instruction_set = name
-            break
-        if openmp := _openmp():
-            self._kernels.use_openmp(openmp)
-
-    def _function(self, operation: str, dtype: torch.dtype):  # type: ignore[no-untyped-def]
-        self._load()
-        return getattr(self._kernels, f"{operation}_{str(dtype).removeprefix('torch.')}")
 
     def solve(
         self,
@@ -110,7 +70,7 @@ class CppBackend:
             labels.new_empty((batch, d), dtype=torch.bool),
         )
         problem = _Problem(features, n_classes, labels, lambda1, lambda2, dual_reg, sample_weight)
-        solve = self._function("solve", features.dtype)
+        solve = self._compiled.function("solve", features.dtype)
         addresses = [value.data_ptr() for value in out]
         try:
             solve(*problem.arguments, solver, tol, max_iter, torch.get_num_threads(), addresses)
@@ -136,7 +96,7 @@ class CppBackend:
         problem = _Problem(features, dual.shape[2], labels, lambda1, lambda2, dual_reg, sample_weight)
         dual, active = dual.contiguous(), active.contiguous()
         grad_weights = grad_weights.to(features.dtype).contiguous()
-        adjoint = self._function("adjoint", features.dtype)
+        adjoint = self._compiled.function("adjoint", features.dtype)
         adjoint(
             *problem.arguments,
             [dual.data_ptr(), active.data_ptr()],
@@ -161,14 +121,6 @@ class _Problem:
             addresses[0],
             addresses[1:],
         )
-
-
-def _openmp() -> int:
-    """The address of GOMP_parallel in the OpenMP runtime that PyTorch loaded; 0 where it has none by that name."""
-    try:
-        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p).value or 0
-    except (AttributeError, OSError):
-        return 0
 
 
 def _readable(features: Tensor) -> Tensor:

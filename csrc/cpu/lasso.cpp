@@ -1,0 +1,542 @@
+// The Lasso on the CPU, a thread per task: Gram coordinate descent that ends with a direct solve on the support, as
+// sparsedis/ops/lasso/descent.py does it. Everything is double inside.
+#include <Eigen/Cholesky>
+#include <Eigen/Eigenvalues>
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "../contract.hpp"
+#include "../lasso.hpp"
+#include "memory.hpp"
+#include "parallel.hpp"
+
+namespace sparsedis {
+namespace cpu {
+namespace {
+
+using Matrix = Eigen::Map<Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic>>;
+using Rows = Eigen::Map<Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
+using Vector = Eigen::Map<Eigen::VectorXd>;
+
+constexpr double kSmallest = std::numeric_limits<double>::min();
+// Checks without a better gap after which a task has stalled.
+constexpr int kStallAfter = 20;
+// Solves on the support per iteration; each drops a feature, or is the last.
+constexpr int kFaces = 10;
+// Sweeps per iteration. A sweep is much cheaper than a solve on a support that is too large.
+constexpr int kSweeps = 10;
+// From this many features on, products go to Eigen.
+constexpr int kBlocked = 24;
+// Below this pivot of a factor, with a unit diagonal, features may be dependent: eigenvalues tell.
+constexpr double kSafePivot = 1e-9;
+
+double dot(const double* a, const double* b, int count) {
+  double part[4] = {0, 0, 0, 0};
+  int i = 0;
+  for (; i + 4 <= count; i += 4) {
+    for (int p = 0; p < 4; ++p) part[p] += a[i + p] * b[i + p];
+  }
+  for (; i < count; ++i) part[0] += a[i] * b[i];
+  return (part[0] + part[1]) + (part[2] + part[3]);
+}
+
+// What rounding leaves of a zero eigenvalue of a matrix with a unit diagonal, with a margin.
+double shift_of(int order) { return 16 * order * std::numeric_limits<double>::epsilon(); }
+
+// One task, its absent samples left out, with H = X^T diag(share) X + lambda2 and b = X^T diag(share) y.
+template <class F>
+struct LassoTask {
+  int n, d;
+  int* present;  // (n,), index in the batch's samples
+  double *X, *y, *share, *H, *b;
+  double lambda1, lambda2;
+
+  LassoTask(Memory& memory, const Lassos<F>& problems, std::int64_t index)
+      : n(0), d(int(problems.features)), lambda1(problems.lambda1[index]), lambda2(problems.lambda2[index]) {
+    const int all = int(problems.samples);
+    present = memory.take<int>(all);
+    X = memory.take<double>(std::size_t(all) * d);
+    y = memory.take<double>(all);
+    share = memory.take<double>(all);
+    H = memory.take<double>(std::size_t(d) * d);
+    b = memory.take<double>(d);
+    const double* weight = problems.weight + index * all;
+    double largest = 0;
+    for (int i = 0; i < all; ++i) largest = std::max(largest, weight[i]);
+    double total = 0;
+    for (int i = 0; i < all; ++i) {
+      if (!(weight[i] > 0)) continue;
+      const F* from = problems.X + index * problems.stride[0] + i * problems.stride[1];
+      double* to = X + std::size_t(n) * d;
+      if (problems.stride[2] == 1) {
+        for (int j = 0; j < d; ++j) to[j] = double(from[j]);
+      } else {
+        for (int j = 0; j < d; ++j) to[j] = double(from[j * problems.stride[2]]);
+      }
+      present[n] = i;
+      y[n] = problems.y[index * all + i];
+      share[n] = weight[i] / largest;
+      total += share[n++];
+    }
+    for (int i = 0; i < n; ++i) share[i] /= total;
+    gram(memory);
+  }
+
+  void gram(Memory& memory) {
+    double* weighted = memory.take<double>(std::size_t(n) * d);
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < d; ++j) weighted[std::size_t(i) * d + j] = share[i] * X[std::size_t(i) * d + j];
+    }
+    std::fill(b, b + d, 0.0);
+    for (int i = 0; i < n; ++i) {
+      const double* row = weighted + std::size_t(i) * d;
+      for (int j = 0; j < d; ++j) b[j] += row[j] * y[i];
+    }
+    if (d < kBlocked || n == 0) {  // Eigen divides by the number of samples
+      std::fill(H, H + std::size_t(d) * d, 0.0);
+      for (int i = 0; i < n; ++i) {
+        const double *row = weighted + std::size_t(i) * d, *x = X + std::size_t(i) * d;
+        for (int j = 0; j < d; ++j) {
+          for (int l = 0; l <= j; ++l) H[j * d + l] += row[j] * x[l];
+        }
+      }
+    } else {
+      Rows(H, d, d).triangularView<Eigen::Lower>() = Rows(weighted, n, d).transpose() * Rows(X, n, d);
+    }
+    for (int j = 0; j < d; ++j) {
+      H[std::size_t(j) * d + j] += lambda2;
+      for (int l = 0; l < j; ++l) H[std::size_t(l) * d + j] = H[std::size_t(j) * d + l];
+    }
+  }
+
+  const double* row(int i) const { return X + std::size_t(i) * d; }
+};
+
+// The rows and columns of H that belong to a support, with a unit diagonal.
+struct Face {
+  int* index;  // (size,)
+  int size = 0;
+  double* scale;  // (size,)
+  double* matrix;
+  double* step;
+
+  Face(Memory& memory, int d)
+      : index(memory.take<int>(d)),
+        scale(memory.take<double>(d)),
+        matrix(memory.take<double>(std::size_t(d) * d)),
+        step(memory.take<double>(d)) {}
+
+  // active(j): feature j is in the support.
+  template <class Active>
+  void choose(const double* H, int d, Active active) {
+    size = 0;
+    for (int j = 0; j < d; ++j) {
+      const double diagonal = H[std::size_t(j) * d + j];
+      if (!active(j)) continue;
+      index[size] = j;
+      scale[size++] = diagonal > 0 ? 1 / std::sqrt(diagonal) : 1;
+    }
+    fill(H, d);
+  }
+
+  void fill(const double* H, int d) {
+    for (int a = 0; a < size; ++a) {
+      const double* from = H + std::size_t(index[a]) * d;
+      double* to = matrix + std::size_t(a) * size;
+      for (int c = 0; c <= a; ++c) to[c] = scale[a] * scale[c] * from[index[c]];
+      to[a] = 1;
+    }
+  }
+
+  // In place, lower and row-major; the smallest square of a pivot, 0 where there is no factor.
+  double factor(double shift) {
+    for (int a = 0; a < size; ++a) matrix[std::size_t(a) * size + a] += shift;
+    if (size >= kBlocked) {
+      // Row-major lower is column-major upper.
+      Eigen::Ref<Eigen::MatrixXd> view = Matrix(matrix, size, size);
+      const Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>, Eigen::Upper> done(view);
+      if (done.info() != Eigen::Success) return 0;
+    } else {
+      for (int a = 0; a < size; ++a) {
+        double* row = matrix + std::size_t(a) * size;
+        for (int c = 0; c <= a; ++c) {
+          const double* other = matrix + std::size_t(c) * size;
+          double value = row[c];
+          for (int l = 0; l < c; ++l) value -= row[l] * other[l];
+          if (c < a) {
+            row[c] = value / other[c];
+          } else {
+            if (!(value > 0)) return 0;
+            row[c] = std::sqrt(value);
+          }
+        }
+      }
+    }
+    double least = INFINITY;
+    for (int a = 0; a < size; ++a) {
+      const double pivot = matrix[std::size_t(a) * size + a];
+      least = std::min(least, pivot * pivot);
+    }
+    return least > 0 ? least : 0;
+  }
+
+  // step = matrix^-1 of itself, by the factor.
+  void substitute() {
+    for (int a = 0; a < size; ++a) {
+      const double* row = matrix + std::size_t(a) * size;
+      step[a] = (step[a] - dot(row, step, a)) / row[a];
+    }
+    for (int a = size - 1; a >= 0; --a) {
+      const double* row = matrix + std::size_t(a) * size;
+      step[a] /= row[a];
+      for (int c = 0; c < a; ++c) step[c] -= row[c] * step[a];
+    }
+  }
+
+  // step = (H_A + shift)^-1 of gradient(j), the shift relative to the diagonal. A tiny one makes a factor exist where
+  // features are dependent: there the step is long along what does not change the fit.
+  template <class Gradient>
+  void damped(int d, Gradient gradient) {
+    const bool factored = factor(shift_of(d)) > 0;
+    for (int a = 0; a < size; ++a) step[a] = scale[a] * gradient(index[a]);
+    if (factored) substitute();
+    for (int a = 0; a < size; ++a) step[a] *= scale[a];
+  }
+
+  // step = H_A^+ of gradient(j): of least norm where features are dependent.
+  template <class Gradient>
+  void least(const double* H, int d, Gradient gradient) {
+    const bool safe = factor(0) > kSafePivot;
+    for (int a = 0; a < size; ++a) step[a] = scale[a] * gradient(index[a]);
+    if (safe) {
+      substitute();
+    } else if (size > 0) {
+      fill(H, d);
+      // Row-major lower is column-major upper: as the lower triangle of the transpose.
+      Eigen::MatrixXd full = Matrix(matrix, size, size).transpose();
+      const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> spectrum(full);
+      const Eigen::VectorXd& values = spectrum.eigenvalues();
+      const double cut = 100 * shift_of(d) * std::max(values[size - 1], 1.0);
+      Eigen::VectorXd along = spectrum.eigenvectors().transpose() * Vector(step, size);
+      for (int a = 0; a < size; ++a) along[a] = values[a] > cut ? along[a] / values[a] : 0;
+      Vector(step, size) = spectrum.eigenvectors() * along;
+    }
+    for (int a = 0; a < size; ++a) step[a] *= scale[a];
+  }
+};
+
+struct LassoCertificate {
+  double gap, relative_gap, objective;
+  double dual_scale;  // the dual point is this times the residual
+};
+
+template <class F>
+class Descent {
+ public:
+  Descent(Memory& memory, const LassoTask<F>& task)
+      : task_(task),
+        n_(task.n),
+        d_(task.d),
+        w_(memory.take<double>(task.d)),
+        g_(memory.take<double>(task.d)),
+        beyond_(memory.take<double>(task.d)),
+        v_(memory.take<double>(task.d)),
+        r_(memory.take<double>(task.n)),
+        face_(memory, task.d) {
+    std::fill(w_, w_ + d_, 0.0);
+    refresh();
+  }
+
+  const double* w() const { return w_; }
+  const double* residual() const { return r_; }
+
+  // One pass over the features; whether a sign changed.
+  bool sweep() {
+    const double lambda1 = task_.lambda1;
+    if (lambda1 == 0) return false;
+    bool changed = false;
+    for (int j = 0; j < d_; ++j) {
+      const double* row = task_.H + std::size_t(j) * d_;
+      const double diagonal = row[j];
+      if (!(diagonal > 0)) continue;
+      const double z = g_[j] + diagonal * w_[j];
+      const double size = std::fabs(z) - lambda1;
+      const double to = size > 0 ? std::copysign(size, z) / diagonal : 0;
+      const double change = to - w_[j];
+      if (change == 0) continue;
+      changed |= sign(to) != sign(w_[j]);
+      w_[j] = to;
+      for (int l = 0; l < d_; ++l) g_[l] -= row[l] * change;
+    }
+    return changed;
+  }
+
+  // Goes towards the minimum over the orthant of w, as far as it reaches; whether it ended at a boundary.
+  bool minimise_on_face() {
+    const double lambda1 = task_.lambda1;
+    refresh();
+    choose_support();
+    if (lambda1 == 0) {
+      face_.least(task_.H, d_, [&](int j) { return g_[j]; });
+    } else {
+      face_.damped(d_, [&](int j) { return g_[j] - lambda1 * sign(w_[j]); });
+    }
+    bool crossed = false;
+    double reach = 1;
+    for (int a = 0; a < face_.size; ++a) {
+      const int j = face_.index[a];
+      beyond_[a] = w_[j] + face_.step[a];
+      if (crosses(a)) {
+        crossed = true;
+        reach = std::min(reach, w_[j] / (w_[j] - beyond_[a]));
+      }
+    }
+    if (!crossed) {
+      for (int a = 0; a < face_.size; ++a) w_[face_.index[a]] = beyond_[a];
+      refresh();
+      return false;
+    }
+    // All that changed sign at zero, where that lowers the objective; else only as far as the first of them.
+    if (change_if_all_dropped() < 0) {
+      for (int a = 0; a < face_.size; ++a) {
+        const int j = face_.index[a];
+        w_[j] = crosses(a) ? 0 : beyond_[a];
+      }
+    } else {
+      for (int a = 0; a < face_.size; ++a) {
+        const int j = face_.index[a];
+        const bool first = crosses(a) && w_[j] / (w_[j] - beyond_[a]) <= reach;
+        w_[j] = first ? 0 : w_[j] + reach * face_.step[a];
+      }
+    }
+    refresh();
+    return true;
+  }
+
+  // As sparsedis/ops/lasso/problem.py's certificate.
+  LassoCertificate certify() {
+    const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
+    double misfit = 0, at_zero = 0;
+    std::fill(v_, v_ + d_, 0.0);
+    for (int i = 0; i < n_; ++i) {
+      const double* x = task_.row(i);
+      r_[i] = task_.y[i] - dot(x, w_, d_);
+      const double weighted = task_.share[i] * r_[i];
+      for (int j = 0; j < d_; ++j) v_[j] += weighted * x[j];
+      misfit += weighted * r_[i];
+      at_zero += task_.share[i] * task_.y[i] * task_.y[i];
+    }
+    double largest = 0, ridge = 0, norm = 0, by_conjugate = 0;
+    for (int j = 0; j < d_; ++j) {
+      const double size = std::fabs(w_[j]), correlation = std::fabs(v_[j]);
+      largest = std::max(largest, std::fabs(v_[j] - lambda2 * w_[j]));
+      ridge += lambda2 * w_[j] * w_[j];
+      norm += size;
+      if (lambda2 > 0) {
+        const double above = std::max(correlation - lambda1, 0.0);
+        if (v_[j] * w_[j] < 0) {
+          by_conjugate += (lambda1 + correlation) * size + lambda2 / 2 * size * size + above * above / (2 * lambda2);
+        } else {
+          const double off = lambda2 * size - above;
+          by_conjugate += std::max(lambda1 - correlation, 0.0) * size + off * off / (2 * lambda2);
+        }
+      }
+    }
+    const double a = largest > lambda1 ? lambda1 / largest : 1;
+    double gap = (1 - a) * (1 - a) / 2 * (misfit + ridge), scale = a;
+    for (int j = 0; j < d_; ++j) {
+      gap += std::max(lambda1 * std::fabs(w_[j]) - a * (v_[j] - lambda2 * w_[j]) * w_[j], 0.0);
+    }
+    if (lambda2 > 0 && by_conjugate < gap) gap = by_conjugate, scale = 1;
+    if (lambda1 == 0) {
+      choose_support();
+      face_.least(task_.H, d_, [&](int j) { return v_[j] - lambda2 * w_[j]; });
+      double to_minimum = 0;
+      for (int s = 0; s < face_.size; ++s) {
+        to_minimum += (v_[face_.index[s]] - lambda2 * w_[face_.index[s]]) * face_.step[s];
+      }
+      to_minimum = std::max(to_minimum / 2, 0.0);
+      if (to_minimum < gap) gap = to_minimum, scale = 1;
+    }
+    return {gap, gap / std::max(at_zero / 2, kSmallest), (misfit + ridge) / 2 + lambda1 * norm, scale};
+  }
+
+ private:
+  static double sign(double value) { return value > 0 ? 1 : value < 0 ? -1 : 0; }
+
+  bool crosses(int a) const { return task_.lambda1 > 0 && beyond_[a] * sign(w_[face_.index[a]]) <= 0; }
+
+  void choose_support() {
+    const bool all = task_.lambda1 == 0;
+    face_.choose(task_.H, d_, [&](int j) { return all ? task_.H[std::size_t(j) * d_ + j] > 0 : w_[j] != 0; });
+  }
+
+  // g = b - H w.
+  void refresh() {
+    std::copy(task_.b, task_.b + d_, g_);
+    for (int j = 0; j < d_; ++j) {
+      if (w_[j] == 0) continue;
+      const double *row = task_.H + std::size_t(j) * d_, value = w_[j];
+      for (int l = 0; l < d_; ++l) g_[l] -= row[l] * value;
+    }
+  }
+
+  double change_if_all_dropped() {
+    double change = 0;
+    for (int a = 0; a < face_.size; ++a) {
+      const int j = face_.index[a];
+      const double* row = task_.H + std::size_t(j) * d_;
+      const double to = crosses(a) ? 0 : beyond_[a];
+      double curvature = 0;
+      for (int c = 0; c < face_.size; ++c) {
+        const int l = face_.index[c];
+        curvature += row[l] * ((crosses(c) ? 0 : beyond_[c]) - w_[l]);
+      }
+      change += (to - w_[j]) * (curvature / 2 - g_[j]) + task_.lambda1 * (std::fabs(to) - std::fabs(w_[j]));
+    }
+    return change;
+  }
+
+  const LassoTask<F>& task_;
+  int n_, d_;
+  double *w_, *g_, *beyond_, *v_, *r_;
+  Face face_;
+};
+
+// Whether all values are what the problem allows.
+template <class F>
+bool valid(const Lassos<F>& problems, std::int64_t index) {
+  auto fine = [](double value) { return std::isfinite(value) && value >= 0; };
+  if (!fine(problems.lambda1[index]) || !fine(problems.lambda2[index])) return false;
+  bool finite = true;
+  for (std::int64_t i = 0; i < problems.samples; ++i) {
+    if (!fine(problems.weight[index * problems.samples + i])) return false;
+    if (!std::isfinite(problems.y[index * problems.samples + i])) return false;
+    const F* x = problems.X + index * problems.stride[0] + i * problems.stride[1];
+    for (std::int64_t j = 0; j < problems.features; ++j) {
+      const F value = x[j * problems.stride[2]];
+      finite &= value - value == 0;
+    }
+  }
+  return finite;
+}
+
+template <class F>
+void solve_task(const Lassos<F>& problems, double tol, std::int64_t max_iter, const LassoSolutions<F>& solutions,
+                std::int64_t index, Memory& memory) {
+  if (!valid(problems, index)) throw std::domain_error("a value that the problem does not allow");
+  const LassoTask<F> task(memory, problems, index);
+  const std::size_t all = problems.samples, d = problems.features;
+  Descent<F> descent(memory, task);
+  F* w = solutions.w + index * d;
+  double* dual = solutions.dual + index * all;
+  bool* active = solutions.active + index * d;
+  std::fill(dual, dual + all, 0.0);
+
+  LassoCertificate best{INFINITY, INFINITY, INFINITY, 1};
+  int since_better = 0;
+  Status status = Status::max_iter;
+  std::int64_t iteration = 0;
+  for (;; ++iteration) {
+    const LassoCertificate now = descent.certify();
+    if (now.relative_gap < best.relative_gap) {
+      best = now;
+      since_better = 0;
+      for (std::size_t j = 0; j < d; ++j) {
+        w[j] = F(descent.w()[j]);
+        active[j] = descent.w()[j] != 0;
+      }
+      for (int i = 0; i < task.n; ++i) dual[task.present[i]] = now.dual_scale * descent.residual()[i];
+    } else if (iteration == 0) {
+      std::fill(w, w + d, F(0));
+      std::fill(active, active + d, false);
+    } else {
+      ++since_better;
+    }
+    if (best.relative_gap <= tol) {
+      status = Status::certified;
+      break;
+    }
+    if (since_better >= kStallAfter || !std::isfinite(now.relative_gap)) {
+      status = Status::stalled;
+      break;
+    }
+    if (iteration == max_iter) break;
+    for (int sweeps = 0; sweeps < kSweeps && descent.sweep(); ++sweeps) {
+    }
+    for (int faces = 0; faces < kFaces && descent.minimise_on_face(); ++faces) {
+    }
+  }
+  solutions.gap[index] = best.gap;
+  solutions.relative_gap[index] = best.relative_gap;
+  solutions.objective[index] = best.objective;
+  solutions.n_iter[index] = iteration;
+  solutions.status[index] = std::int64_t(status);
+}
+
+template <class F>
+void adjoint_task(const Lassos<F>& problems, const F* all_w, const F* all_grad_w, const LassoGradients<F>& gradients,
+                  std::int64_t index, Memory& memory) {
+  const LassoTask<F> task(memory, problems, index);
+  const std::size_t all = problems.samples, d = problems.features;
+  const F *w = all_w + index * d, *grad_w = all_grad_w + index * d;
+  F* grad_X = gradients.X + index * all * d;
+  double* grad_y = gradients.y + index * all;
+  std::fill(grad_X, grad_X + all * d, F(0));
+  std::fill(grad_y, grad_y + all, 0.0);
+
+  Face face(memory, task.d);
+  face.choose(task.H, task.d, [&](int j) { return w[j] != 0; });
+  face.least(task.H, task.d, [&](int j) { return double(grad_w[j]); });
+  double by_lambda1 = 0, by_lambda2 = 0;
+  for (int a = 0; a < face.size; ++a) {
+    const double value = double(w[face.index[a]]);
+    by_lambda1 -= value > 0 ? face.step[a] : -face.step[a];
+    by_lambda2 -= face.step[a] * value;
+  }
+  gradients.lambda1[index] = by_lambda1;
+  gradients.lambda2[index] = by_lambda2;
+  for (int i = 0; i < task.n; ++i) {
+    const double* x = task.row(i);
+    double fit = 0, along = 0;
+    for (int a = 0; a < face.size; ++a) {
+      fit += x[face.index[a]] * double(w[face.index[a]]);
+      along += x[face.index[a]] * face.step[a];
+    }
+    const double by_target = task.share[i] * along, weighted = task.share[i] * (task.y[i] - fit);
+    grad_y[task.present[i]] = by_target;
+    F* row = grad_X + task.present[i] * d;
+    for (int a = 0; a < face.size; ++a) {
+      const int j = face.index[a];
+      row[j] = F(weighted * face.step[a] - by_target * double(w[j]));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace cpu
+
+template <class F>
+void solve_lasso(const Lassos<F>& problems, double tol, std::int64_t max_iter, int threads,
+                 const LassoSolutions<F>& solutions) {
+  cpu::for_each_task(problems.batch, threads, [&](std::int64_t index, cpu::Memory& memory) {
+    cpu::solve_task(problems, tol, max_iter, solutions, index, memory);
+  });
+}
+
+template <class F>
+void adjoint_lasso(const Lassos<F>& problems, const F* w, const F* grad_w, const LassoGradients<F>& gradients,
+                   int threads) {
+  cpu::for_each_task(problems.batch, threads, [&](std::int64_t index, cpu::Memory& memory) {
+    cpu::adjoint_task(problems, w, grad_w, gradients, index, memory);
+  });
+}
+
+template void solve_lasso(const Lassos<float>&, double, std::int64_t, int, const LassoSolutions<float>&);
+template void solve_lasso(const Lassos<double>&, double, std::int64_t, int, const LassoSolutions<double>&);
+template void adjoint_lasso(const Lassos<float>&, const float*, const float*, const LassoGradients<float>&, int);
+template void adjoint_lasso(const Lassos<double>&, const double*, const double*, const LassoGradients<double>&, int);
+
+}  // namespace sparsedis

@@ -1,0 +1,130 @@
+"""Logistic regression: check, choose, run, to a Solution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis import checks
+from sparsedis.arguments import as_batch, class_count, per_task, tolerance, weights_of
+from sparsedis.ops import logistic, registry
+from sparsedis.problem import working_dtype
+from sparsedis.solution import Solution
+
+_MAX_ITER = 500
+
+
+def solve_logistic(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    lambda1: float | Tensor,
+    lambda2: float | Tensor = 0.0,
+    intercept: bool = False,
+    relative: bool = False,
+    n_classes: int | None = None,
+    sample_weight: Tensor | None = None,
+    backend: str = "auto",
+    tol: float | None = None,
+    max_iter: int | None = None,
+    throw: bool = False,
+) -> Solution:
+    """Solve a batch of group-Lasso multinomial logistic regressions, each to its own certificate.
+
+    Every task minimises over W (d, k), and over an intercept b (k,) if asked for,
+
+        1/N sum_i s_i CE(x_i W + b, y_i) + lambda1 sum_j ||W_j||_2 + lambda2/2 ||W||^2,    N = sum_i s_i,
+
+    CE being the cross-entropy of the softmax, one group per feature; the intercept is in no penalty and sums to zero.
+    ``Solution.weights`` and ``Solution.intercept`` are differentiable in features, lambda1 and lambda2, by implicit
+    differentiation on the active rows. A second derivative raises RuntimeError. Works under
+    torch.compile(fullgraph=True), autocast and torch.func.vmap. Source: Lachapelle et al., ICML 2023, arXiv 2211.14666.
+
+    Args:
+        features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;
+            half precision is solved and returned in float32.
+        labels: (B, n) or (n,), integers from 0 to k-1. A class may have no sample, but not with an intercept.
+        lambda1: >= 0: a number, a 0-d tensor or (B,). lambda1 or lambda2 has to be above 0: no minimum else.
+        lambda2: >= 0, likewise.
+        intercept: with an intercept.
+        relative: lambda1 is a multiple of each task's :func:`logistic_lambda1_max`, held constant in the gradient.
+        n_classes: k >= 2; default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
+        sample_weight: s, (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
+        backend: "reference" (pure torch) or "auto".
+        tol: the gap to reach, relative to the objective at W = 0 (with the best intercept). Default: 1e-10 for float64
+            features, 1e-5 for others.
+        max_iter: default 500; an iteration is some sweeps of block coordinate descent and some Newton steps.
+        throw: raise instead of reporting a task that is not certified.
+
+    Returns:
+        The :class:`Solution` with weights (B, d, k), dual (B, n, k) and, if asked for, intercept (B, k).
+
+    Raises:
+        TypeError, ValueError: bad input; the message names what was expected and what came.
+        NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
+    """
+    checks.task_tensors(features, labels, sample_weight)
+    single = features.dim() == 2
+    if single:
+        features, labels, sample_weight = as_batch(features, labels, sample_weight)
+    batch, n, d = features.shape
+    for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
+        checks.hyperparameter(name, value, batch, features, positive=False)
+    tol = tolerance(tol, features)
+    if max_iter is not None:
+        checks.number("max_iter", max_iter, above=0)
+    classes = class_count(labels, sample_weight, n_classes)
+    request = registry.Request(features.device, features.dtype, n, d, classes, logistic.SOLVER)
+    chosen = registry.choose(logistic.OPERATION, backend, request).name
+
+    working = working_dtype(features.device)
+    weight, integers = weights_of(sample_weight, features, working), labels.to(torch.int64)
+    l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
+    if relative:
+        l1 = l1 * logistic.lambda1_max(features.detach(), integers, weight, classes, bool(intercept))
+    steps = _MAX_ITER if max_iter is None else int(max_iter)
+    weights, *rest = logistic.solve(
+        features, integers, l1, l2, weight, classes, bool(intercept), chosen, tol, steps, throw
+    )
+    return Solution.of(
+        (weights[:, :d], *rest),
+        single=single,
+        solver=logistic.SOLVER,
+        backend=chosen,
+        intercept=weights[:, d] if intercept else None,
+    )
+
+
+def logistic_lambda1_max(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    intercept: bool = False,
+    n_classes: int | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """max_j ||sum_i s_i x_ij (Y_i - p)|| / N, (B,): every row of W is zero from this lambda1 on, and only then.
+
+    p is 1/k, or the class frequencies with an intercept. Not differentiable: relative lambda1's hold it constant.
+
+    Args:
+        features: (B, n, d) or (n, d).
+        labels: (B, n) or (n,).
+        intercept: as :func:`solve_logistic`.
+        n_classes: default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
+        sample_weight: (B, n) >= 0; default 1.
+
+    Returns:
+        (B,), or a 0-d tensor for one task, in float64.
+
+    Raises:
+        TypeError, ValueError: as :func:`solve_logistic`.
+    """
+    checks.task_tensors(features, labels, sample_weight)
+    single = features.dim() == 2
+    if single:
+        features, labels, sample_weight = as_batch(features, labels, sample_weight)
+    classes = class_count(labels, sample_weight, n_classes)
+    weight = weights_of(sample_weight, features, working_dtype(features.device))
+    result = logistic.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes, bool(intercept))
+    return result[0] if single else result

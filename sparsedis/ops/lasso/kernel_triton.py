@@ -1,0 +1,89 @@
+"""The Triton backend: a program per task on a CUDA or ROCm device, or interpreted on the CPU for the tests."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.lasso import descent, reference
+from sparsedis.ops.lasso.problem import certificate
+from sparsedis.ops.least_squares import normal_equations, shares
+from sparsedis.ops.registry import Request
+from sparsedis.solution import Status
+
+# Largest number of features: a program holds their Gram matrix and its factor.
+LARGEST = 64
+
+
+class TritonBackend(reference.ReferenceBackend):
+    """See :mod:`sparsedis.ops.lasso` for the contract of ``solve`` and ``adjoint``; the latter is the reference's.
+
+    The Gram matrices and the certificates are PyTorch's, on the same device; what iterates is one kernel. Tasks without
+    lambda1 have nothing to iterate and are the reference's. With TRITON_INTERPRET=1 in the environment before Triton is
+    imported it takes CPU tensors. Nothing here imports Triton until it is needed.
+    """
+
+    name = "triton"
+
+    def available(self) -> str | None:
+        try:
+            import triton  # noqa: F401
+        except ImportError as error:
+            return f"Triton is not installed ({error}); pip install triton"
+        if _interpreted() or torch.cuda.is_available():
+            return None
+        return "there is no CUDA or ROCm device (TRITON_INTERPRET=1 interprets it on the CPU, for tests)"
+
+    def supports(self, request: Request) -> str | None:
+        if request.device.type != "cuda" and not (request.device.type == "cpu" and _interpreted()):
+            return f"it takes CUDA and ROCm tensors, got {request.device.type}"
+        if request.n_features > LARGEST:
+            return f"it takes up to {LARGEST} features, got {request.n_features}"
+        return None
+
+    def solve(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        lambda1: Tensor,
+        lambda2: Tensor,
+        sample_weight: Tensor,
+        tol: float,
+        max_iter: int,
+    ) -> tuple[Tensor, ...]:
+        parts = []
+        for part in reference.chunks(features):
+            X, y = reference.working(features[part]), reference.working(targets[part])
+            parts.append(
+                _solve(X, y, shares(sample_weight[part], X.dtype), lambda1[part], lambda2[part], tol, max_iter)
+            )
+        w, *others = (torch.cat(column) for column in zip(*parts, strict=True))
+        return (w.to(torch.promote_types(features.dtype, torch.float32)), *others, w != 0)
+
+
+def _solve(
+    X: Tensor, y: Tensor, share: Tensor, lambda1: Tensor, lambda2: Tensor, tol: float, max_iter: int
+) -> tuple[Tensor, ...]:
+    H, b = normal_equations(X, y[..., None], share, lambda2)
+    half = (share * y**2).sum(1) / 2
+    descend = import_module("sparsedis.ops.lasso.triton_descent").descend
+    w, n_iter = descend(H, b[..., 0].contiguous(), lambda1.contiguous(), half, tol, max_iter)
+    at = certificate(X, y, share, lambda1, lambda2, w, torch.zeros_like(w))
+    ended = torch.where(n_iter < max_iter, int(Status.STALLED), int(Status.MAX_ITER))
+    status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), ended)
+    columns = [w, *at, n_iter, status]
+    dense = lambda1 == 0
+    if bool(dense.any()):
+        w, at, n_iter, status = descent.descend(
+            X[dense], y[dense], share[dense], lambda1[dense], lambda2[dense], tol, max_iter
+        )
+        for column, value in zip(columns, [w, *at, n_iter, status], strict=True):
+            column[dense] = value
+    return tuple(columns)
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")

@@ -1,0 +1,157 @@
+"""The Lasso's kernel in Triton: coordinate descent and direct solves on the support, a program per task.
+
+As :mod:`sparsedis.ops.lasso.descent` does it, in float64 from the Gram matrix. Importing this imports Triton.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# What a program has room for, by number of features, and its warps: enough for no spills up to 32 features on sm_90.
+ROOMS = {16: 2, 32: 8, 64: 8}
+# As in descent.py and face.py.
+_SWEEPS, _FACES, _PATIENCE = 10, 10, 20
+
+
+def descend(H: Tensor, b: Tensor, lambda1: Tensor, half: Tensor, tol: float, max_iter: int) -> tuple[Tensor, Tensor]:
+    """Weights (B, d) and iterations (B,) of tasks with H (B, d, d), X^T diag(share) y = b (B, d) and P(0) = half (B,).
+
+    All are contiguous, in float64. Tasks without lambda1 come back as zero.
+    """
+    batch, d = b.shape
+    room = next(size for size in ROOMS if d <= size)
+    w = torch.empty_like(b)
+    n_iter = torch.empty(batch, dtype=torch.int64, device=b.device)
+    shift = 16 * d * torch.finfo(torch.float64).eps
+    # One value each, as scalars of a kernel would be float32.
+    options = torch.tensor([tol, shift], dtype=torch.float64, device=b.device)
+    _descend[(batch,)](
+        H, b, lambda1, half, options, w, n_iter, d, max_iter, ROOM=room, SWEEPS=_SWEEPS, FACES=_FACES,
+        PATIENCE=_PATIENCE, num_warps=ROOMS[room],
+    )  # fmt: skip
+    return w, n_iter
+
+
+@triton.jit
+def _sign(x):  # type: ignore[no-untyped-def]
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0)).to(tl.float64)
+
+
+@triton.jit
+def _gap(H, b, w, lambda1, half):  # type: ignore[no-untyped-def]
+    """The gap of w over P(0), from the Gram matrix: problem.py's first."""
+    Hw = tl.sum(H * w[None, :], 1)
+    v = b - Hw
+    largest = tl.max(tl.abs(v), 0)
+    a = tl.where(largest > lambda1, lambda1 / tl.where(largest > 0, largest, 1.0), 1.0)
+    misfit = 2 * half + tl.sum(w * (Hw - 2 * b), 0)
+    misfit = tl.where(misfit > 0, misfit, 0.0)
+    terms = lambda1 * tl.abs(w) - a * v * w
+    gap = (1 - a) * (1 - a) / 2 * misfit + tl.sum(tl.where(terms > 0, terms, 0.0), 0)
+    return gap / tl.where(half > 0, half, 1.0)
+
+
+@triton.jit
+def _solve_on(H, active, diagonal, right, shift, d, ROOM: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(H_A + shift)^-1 right on the active features, 0 elsewhere: Gauss-Jordan on a positive definite matrix."""
+    i = tl.arange(0, ROOM)
+    scale = tl.where(active & (diagonal > 0), 1 / tl.sqrt(tl.where(diagonal > 0, diagonal, 1.0)), 1.0)
+    both = active[:, None] & active[None, :]
+    eye = i[:, None] == i[None, :]
+    M = tl.where(eye, 1 + shift, tl.where(both, scale[:, None] * H * scale[None, :], 0.0))
+    x = tl.where(active, scale * right, 0.0)
+    for k in range(0, d):
+        row = tl.sum(tl.where(i[:, None] == k, M, 0.0), 0)
+        column = tl.sum(tl.where(i[None, :] == k, M, 0.0), 1)
+        pivot = tl.sum(tl.where(i == k, row, 0.0), 0)
+        factor = tl.where(i == k, 0.0, column / pivot)
+        x -= factor * tl.sum(tl.where(i == k, x, 0.0), 0)
+        M -= factor[:, None] * row[None, :]
+    return tl.where(active, scale * x / tl.sum(tl.where(eye, M, 0.0), 1), 0.0)
+
+
+@triton.jit
+def _descend(  # type: ignore[no-untyped-def]
+    H_ptr,
+    b_ptr,
+    lambda1_ptr,
+    half_ptr,
+    options_ptr,
+    w_ptr,
+    n_iter_ptr,
+    d,
+    max_iter,
+    ROOM: tl.constexpr,
+    SWEEPS: tl.constexpr,
+    FACES: tl.constexpr,
+    PATIENCE: tl.constexpr,
+):
+    task = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, ROOM)
+    inside = i < d
+    H_ptr += task * d * d
+    H = tl.load(H_ptr + i[:, None] * d + i[None, :], mask=inside[:, None] & inside[None, :], other=0.0)
+    b = tl.load(b_ptr + task * d + i, mask=inside, other=0.0)
+    lambda1, half = tl.load(lambda1_ptr + task), tl.load(half_ptr + task)
+    tol, shift = tl.load(options_ptr), tl.load(options_ptr + 1)
+    diagonal = tl.sum(tl.where(i[:, None] == i[None, :], H, 0.0), 1)
+
+    w = tl.zeros((ROOM,), tl.float64)
+    best = w
+    best_gap = _gap(H, b, w, lambda1, half)
+    since = 0
+    iteration = 0
+    going = (best_gap > tol) & (lambda1 > 0)
+    while going:
+        g = b - tl.sum(H * w[None, :], 1)
+        sweep = 0
+        changed = 1
+        while (sweep < SWEEPS) & (changed > 0):
+            changed = 0
+            for j in range(0, d):
+                # From memory: to pick a row out of registers would take a sum over all of H.
+                row = tl.load(H_ptr + j * d + i, mask=inside, other=0.0)
+                here = i == j
+                old = tl.sum(tl.where(here, w, 0.0), 0)
+                curvature = tl.sum(tl.where(here, diagonal, 0.0), 0)
+                z = tl.sum(tl.where(here, g, 0.0), 0) + curvature * old
+                size = tl.abs(z) - lambda1
+                to = tl.where((size > 0) & (curvature > 0), size / tl.where(curvature > 0, curvature, 1.0), 0.0)
+                to = tl.where(z > 0, to, -to)
+                changed += tl.where(((to > 0) != (old > 0)) | ((to < 0) != (old < 0)), 1, 0)
+                w = tl.where(here, to, w)
+                g -= row * (to - old)
+            sweep += 1
+        face = 0
+        ended = 1
+        while (face < FACES) & (ended > 0):
+            g = b - tl.sum(H * w[None, :], 1)
+            sign = _sign(w)
+            active = w != 0
+            step = _solve_on(H, active, diagonal, g - lambda1 * sign, shift, d, ROOM)
+            beyond = w + step
+            crossed = active & (beyond * sign <= 0)
+            ended = tl.sum(crossed.to(tl.int32), 0)
+            # All that changed sign at zero, where that lowers the objective; else only as far as the first of them.
+            dropped = tl.where(crossed, 0.0, beyond)
+            ratio = tl.where(crossed, w / tl.where(crossed, w - beyond, 1.0), 2.0)
+            reach = tl.min(ratio, 0)
+            reach = tl.where(reach < 1, reach, 1.0)
+            first = tl.where(crossed & (ratio <= reach), 0.0, w + reach * step)
+            move = dropped - w
+            change = tl.sum(move * (tl.sum(H * move[None, :], 1) / 2 - g), 0)
+            change += lambda1 * tl.sum(tl.abs(dropped) - tl.abs(w), 0)
+            w = tl.where((ended > 0) & (change >= 0), first, dropped)
+            face += 1
+        iteration += 1
+        gap = _gap(H, b, w, lambda1, half)
+        better = gap < best_gap
+        best = tl.where(better, w, best)
+        best_gap = tl.where(better, gap, best_gap)
+        since = tl.where(better, 0, since + 1)
+        going = (best_gap > tol) & (since < PATIENCE) & (iteration < max_iter)
+    tl.store(w_ptr + task * d + i, best, mask=inside)
+    tl.store(n_iter_ptr + task, tl.full((), 0, tl.int64) + iteration)

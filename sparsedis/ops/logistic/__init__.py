@@ -1,0 +1,113 @@
+"""The operation: batched group-Lasso multinomial logistic regressions, and the adjoint, as torch custom ops.
+
+The contract of a backend, B tasks of n samples, d features and k classes; d' = d, or d + 1 with an intercept, which is
+then the last row of the weights:
+
+``solve(features, labels, lambda1, lambda2, sample_weight, n_classes, intercept, tol, max_iter)`` with features
+(B, n, d) float32, float64, bfloat16 or float16; labels (B, n) int64; lambda1, lambda2 (B,) and sample_weight (B, n) in
+the working precision (float64; float32 on devices without it). Returns weights (B, d', k) in the features' dtype
+(float32 for half precision); in the working precision dual (B, n, k), gap, relative_gap and objective (B,); n_iter and
+status (B,) int64; active (B, d) bool. Labels of samples without weight may be anything.
+
+``adjoint(features, labels, lambda1, lambda2, sample_weight, weights, grad_weights, intercept)`` returns the gradients
+in features (their dtype), lambda1 and lambda2 (working precision) for a loss whose gradient in the weights is
+grad_weights.
+"""
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops import registry
+from sparsedis.ops.logistic.problem import Problem, check_values, zero_threshold
+from sparsedis.ops.logistic.reference import ReferenceBackend
+from sparsedis.ops.operation import fold_batch, raise_unless_certified
+from sparsedis.problem import working_dtype
+
+OPERATION = "logistic"
+SOLVER = "newton"
+
+registry.register(OPERATION, ReferenceBackend())
+
+
+@torch.library.custom_op("sparsedis::logistic", mutates_args=())
+def solve(
+    features: Tensor,
+    labels: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    sample_weight: Tensor,
+    n_classes: int,
+    intercept: bool,
+    backend: str,
+    tol: float,
+    max_iter: int,
+    throw: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Check the values, run the backend; see the module's docstring."""
+    check_values(features, labels, lambda1, lambda2, sample_weight, n_classes, intercept)
+    run = registry.named(OPERATION, backend).solve  # type: ignore[attr-defined]
+    with torch.autocast(features.device.type, enabled=False):
+        result = run(features, labels, lambda1, lambda2, sample_weight, n_classes, intercept, tol, max_iter)
+    if throw:
+        raise_unless_certified(result[6], result[3], tol)
+    return result
+
+
+@solve.register_fake
+def _(features, labels, lambda1, lambda2, sample_weight, n_classes, intercept, *options):  # type: ignore[no-untyped-def]
+    batch, n, d = features.shape
+    per_task = lambda1.new_empty(batch)
+    integer = labels.new_empty(batch, dtype=torch.int64)
+    return (
+        features.new_empty(batch, d + intercept, n_classes, dtype=torch.promote_types(features.dtype, torch.float32)),
+        lambda1.new_empty(batch, n, n_classes),
+        per_task,
+        torch.empty_like(per_task),
+        torch.empty_like(per_task),
+        integer,
+        torch.empty_like(integer),
+        features.new_empty(batch, d, dtype=torch.bool),
+    )
+
+
+@torch.library.custom_op("sparsedis::logistic_adjoint", mutates_args=())
+def adjoint(
+    features: Tensor,
+    labels: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    sample_weight: Tensor,
+    weights: Tensor,
+    grad_weights: Tensor,
+    intercept: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients at a solution; see the module's docstring."""
+    run = registry.named(OPERATION, backend).adjoint  # type: ignore[attr-defined]
+    with torch.autocast(features.device.type, enabled=False):
+        return run(features, labels, lambda1, lambda2, sample_weight, weights, grad_weights, intercept)
+
+
+@adjoint.register_fake
+def _(features, labels, lambda1, lambda2, *others):  # type: ignore[no-untyped-def]
+    # Contiguous, whatever the strides of the input: what the backends return.
+    return features.new_empty(features.shape), torch.empty_like(lambda1), torch.empty_like(lambda2)
+
+
+@torch.library.custom_op("sparsedis::logistic_lambda1_max", mutates_args=())
+def lambda1_max(features: Tensor, labels: Tensor, sample_weight: Tensor, n_classes: int, intercept: bool) -> Tensor:
+    """The smallest lambda1 with W = 0, (B,), in the working precision."""
+    check_values(features, labels, None, None, sample_weight, n_classes, intercept)
+    none = sample_weight.new_zeros(len(features))
+    with torch.autocast(features.device.type, enabled=False):
+        return zero_threshold(Problem.of(features, labels, none, none, sample_weight, n_classes, intercept))
+
+
+@lambda1_max.register_fake
+def _(features, labels, sample_weight, n_classes, intercept):  # type: ignore[no-untyped-def]
+    return features.new_empty(len(features), dtype=working_dtype(features.device))
+
+
+solve.register_vmap(fold_batch(solve, 5))
+adjoint.register_vmap(fold_batch(adjoint, 7))
+lambda1_max.register_vmap(fold_batch(lambda1_max, 3))

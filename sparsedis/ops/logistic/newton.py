@@ -1,0 +1,169 @@
+"""Block coordinate descent that ends with Newton's method: sweeps find the active rows, Newton their values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.logistic.problem import (
+    Certificate,
+    Problem,
+    certificate,
+    curvature,
+    loss,
+    penalty,
+    probabilities,
+    row_norms,
+)
+from sparsedis.ops.restricted import damped_step
+from sparsedis.solution import Status
+
+# Checks without a better gap after which a task has stalled.
+_PATIENCE = 20
+# Sweeps and Newton steps per iteration.
+_SWEEPS = 5
+_STEPS = 10
+_HALVINGS, _PATIENT = 25, 6
+_TINY = torch.finfo(torch.float64).tiny
+
+
+def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certificate, Tensor, Tensor]:
+    """Solve every task to a relative gap of ``tol``.
+
+    An iteration is some sweeps of proximal block coordinate descent, which let rows in and out until the active ones
+    stay, and some Newton steps on the active rows, where the objective is smooth. All lower the objective, so that
+    coordinate descent's convergence holds throughout; once the active rows are right Newton's does.
+
+    Returns:
+        The best W (B, d, k), its certificate, and n_iter and status, (B,) each.
+    """
+    W = problem.start()
+    best, at = W.clone(), certificate(problem, W)
+    batch = len(W)
+    n_iter = torch.zeros(batch, dtype=torch.int64, device=W.device)
+    status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), int(Status.MAX_ITER))
+    since = torch.zeros_like(n_iter)
+    going = (status != Status.CERTIFIED).nonzero()[:, 0]
+    part, W = problem.take(going), W[going]
+    for iteration in range(1, max_iter + 1):
+        if len(going) == 0:
+            break
+        W = _sweeps(part, W)
+        for _ in range(_STEPS):
+            W, moved = _newton_step(part, W)
+            if not bool(moved.any()):
+                break
+        now = certificate(part, W)
+        better = now.relative_gap < at.relative_gap[going]
+        improved = going[better]
+        best[improved] = W[better]
+        for old, new in zip(at, now, strict=True):
+            old[improved] = new[better]
+        since[going] = torch.where(better, 0, since[going] + 1)
+        n_iter[going] = iteration
+        certified = at.relative_gap[going] <= tol
+        stalled = ~certified & ((since[going] >= _PATIENCE) | ~torch.isfinite(now.relative_gap))
+        status[going[certified]] = int(Status.CERTIFIED)
+        status[going[stalled]] = int(Status.STALLED)
+        kept = ~(certified | stalled)
+        if not bool(kept.all()):
+            going, part, W = going[kept], part.take(kept), W[kept]
+    return best, at, n_iter, status
+
+
+def _sweeps(problem: Problem, W: Tensor) -> Tensor:
+    """Proximal steps row by row, in all tasks at once: the softmax's curvature is at most 1/2 in any direction."""
+    W = W.clone()
+    constant = (problem.share * problem.features**2).sum(1) / 2
+    scores = problem.features @ W
+    for _ in range(_SWEEPS):
+        before = row_norms(W) > 0
+        for j in range(W.shape[1]):
+            x = problem.features[:, :, j, None]
+            _, slope = probabilities(problem, scores)
+            size = constant[:, j, None]
+            point = size * W[:, j] - (x * slope).sum(1)
+            norm = torch.linalg.vector_norm(point, dim=-1, keepdim=True)
+            shrunk = (1 - problem.lambda1[:, j, None] / norm.clamp_min(_TINY)).clamp_min(0) * point
+            new = torch.where(size > 0, shrunk / (size + problem.lambda2[:, j, None]).clamp_min(_TINY), 0)
+            scores = scores + x * (new - W[:, j])[:, None]
+            W[:, j] = new
+        if bool(((row_norms(W) > 0) == before).all()):
+            break
+    return W
+
+
+def active_rows(problem: Problem, W: Tensor) -> Tensor:
+    """(B, d) bool: rows that are not zero, or have no group Lasso, and whose feature is not zero."""
+    seen = (problem.share * problem.features**2).sum(1) > 0
+    return seen & ((row_norms(W) > 0) | (problem.lambda1 == 0))
+
+
+class Rows:
+    """The active rows of every task moved together, (B, a, ...), a being the most that any task has."""
+
+    def __init__(self, problem: Problem, W: Tensor) -> None:
+        active = active_rows(problem, W)
+        count = max(1, int(active.sum(1).max()))
+        self.present, self.index = active.to(torch.int8).topk(count, dim=1)
+        self.present = self.present > 0
+        self.X = problem.features.gather(2, self.index[:, None].expand(-1, problem.features.shape[1], -1))
+        self.W = self.take(W)
+        self.lambda1 = problem.lambda1.gather(1, self.index)
+        self.lambda2 = problem.lambda2.gather(1, self.index)
+
+    def take(self, values: Tensor) -> Tensor:
+        """(B, d, k) -> (B, a, k), 0 where there is none."""
+        rows = values.gather(1, self.index[..., None].expand(-1, -1, values.shape[2]))
+        return rows * self.present[..., None]
+
+    def put(self, rows: Tensor, d: int) -> Tensor:
+        """(B, a, k) -> (B, d, k), 0 elsewhere."""
+        out = rows.new_zeros(len(rows), d, rows.shape[2])
+        return out.scatter_add(1, self.index[..., None].expand_as(rows), rows * self.present[..., None])
+
+    def curvature(self, problem: Problem, p: Tensor) -> Tensor:
+        return curvature(self.X, problem, p, self.W, self.lambda1, self.lambda2)
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, a k) bool."""
+        return self.present.repeat_interleave(self.W.shape[2], dim=1)
+
+
+def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
+    """One step on the active rows, shortened until it lowers the objective; and (B,) bool: it still did something."""
+    scores = problem.features @ W
+    p, slope = probabilities(problem, scores)
+    rows = Rows(problem, W)
+    norms = row_norms(rows.W)
+    unit = rows.W / norms.clamp_min(_TINY)[..., None]
+    gradient = rows.X.mT @ slope + rows.lambda1[..., None] * unit + rows.lambda2[..., None] * rows.W
+    gradient = gradient * rows.present[..., None]
+    step = -damped_step(rows.curvature(problem, p), rows.mask, gradient.flatten(1)).unflatten(1, gradient.shape[1:])
+    slope_along = (gradient * step).sum((1, 2))
+    before = loss(problem, scores) + penalty(problem, W)
+    # What rounding leaves of a difference of objectives.
+    noise = 1e-14 * before
+    # Where the first of the rows turns around.
+    against = torch.where(rows.lambda1 > 0, -(rows.W * step).sum(-1), 0)
+    first = torch.where(against > 0, norms**2 / against.clamp_min(_TINY), torch.inf).amin(1)
+    reach = torch.ones_like(before)
+    waiting = torch.ones_like(before, dtype=torch.bool)
+    result = W
+    for halving in range(_HALVINGS):
+        moved = rows.W + reach[:, None, None] * step
+        # A row that would turn around goes to zero: the minimum along its way lies there or on the other side.
+        turned = (against > 0) & (reach[:, None] * against >= norms**2 * (1 - 1e-12))
+        moved = torch.where(turned[..., None], 0, moved)
+        trial = rows.put(moved, W.shape[1])
+        after = loss(problem, problem.features @ trial) + penalty(problem, trial)
+        good = waiting & (after <= before + 1e-4 * reach * slope_along.clamp_max(0) + noise)
+        result = torch.where(good[:, None, None], trial, result)
+        waiting = waiting & ~good
+        if not bool(waiting.any()):
+            break
+        # With more rows than the samples determine, the step is long along what the loss does not see.
+        shorter = reach / 2 if halving < _PATIENT else torch.minimum(reach / 2, first)
+        reach = torch.where(waiting, shorter, reach)
+    return result, ~waiting & (-slope_along > 1e-28 * before)

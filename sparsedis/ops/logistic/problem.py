@@ -1,0 +1,250 @@
+"""Group-Lasso multinomial logistic regression: objective, certificate, derivatives, batched over tasks of one shape.
+
+    P(W) = sum_i c_i [lse(x_i W) - x_i W_{y_i}] + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,    c_i = s_i / sum s
+
+over W (d, k). An intercept is one more feature, of ones, the last row of W, in neither penalty. The dual variable L
+(n, k) has its rows in the simplex; with V = X^T diag(c)(Y - L) and g*(V) = sum_j (||V_j|| - lambda1)_+^2 / (2 lambda2),
+or the bound ||V_j|| <= lambda1 where lambda2 = 0, the dual objective is D(L) = sum_i c_i H(L_i) - g*(V), H being the
+entropy; an intercept adds the constraint that its row of V is zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsedis import checks
+from sparsedis.ops.least_squares import shares
+from sparsedis.problem import working_dtype
+
+_TINY = torch.finfo(torch.float64).tiny
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B tasks of one shape, in the working precision.
+
+    Attributes:
+        features: X, (B, n, d), with a last column of ones for an intercept.
+        targets: Y, one-hot, (B, n, k).
+        share: c, (B, n, 1); 0 marks padding.
+        lambda1, lambda2: of each row of W, (B, d): 0 for the intercept's.
+        intercept: whether the last row is an intercept.
+    """
+
+    features: Tensor
+    targets: Tensor
+    share: Tensor
+    lambda1: Tensor
+    lambda2: Tensor
+    intercept: bool
+
+    @classmethod
+    def of(
+        cls,
+        features: Tensor,
+        labels: Tensor,
+        lambda1: Tensor,
+        lambda2: Tensor,
+        sample_weight: Tensor,
+        n_classes: int,
+        intercept: bool,
+    ) -> Problem:
+        dtype = working_dtype(features.device)
+        X = features.to(dtype)
+        penalised = X.new_ones(X.shape[0], X.shape[2])
+        if intercept:
+            X = torch.cat([X, X.new_ones(*X.shape[:2], 1)], 2)
+            penalised = torch.nn.functional.pad(penalised, (0, 1))
+        # Labels of samples without weight may be anything.
+        known = torch.where(sample_weight > 0, labels, 0)
+        return cls(
+            X,
+            torch.nn.functional.one_hot(known, n_classes).to(dtype),
+            shares(sample_weight, dtype)[..., None],
+            lambda1.to(dtype)[:, None] * penalised,
+            lambda2.to(dtype)[:, None] * penalised,
+            intercept,
+        )
+
+    def take(self, index: Tensor) -> Problem:
+        """The tasks that ``index`` picks."""
+        tensors = {field.name: getattr(self, field.name)[index] for field in fields(self) if field.name != "intercept"}
+        return replace(self, **tensors)
+
+    @property
+    def frequencies(self) -> Tensor:
+        """Share of every class, (B, 1, k)."""
+        return (self.share * self.targets).sum(1, keepdim=True)
+
+    def start(self) -> Tensor:
+        """W = 0 with the intercept that is best for it, (B, d, k)."""
+        W = self.features.new_zeros(*self.features.shape[::2], self.targets.shape[2])
+        if self.intercept:
+            best = self.frequencies.clamp_min(_TINY).log()
+            W[:, -1:] = best - best.mean(-1, keepdim=True)
+        return W
+
+
+def loss(problem: Problem, scores: Tensor) -> Tensor:
+    """The cross-entropies of scores X W, (B,)."""
+    own = (scores * problem.targets).sum(-1, keepdim=True)
+    return (problem.share * (scores - own).logsumexp(-1, keepdim=True)).sum((1, 2))
+
+
+def penalty(problem: Problem, W: Tensor) -> Tensor:
+    """The group Lasso and the squared norm, (B,)."""
+    return (problem.lambda1 * row_norms(W) + problem.lambda2 / 2 * W.square().sum(-1)).sum(1)
+
+
+def row_norms(values: Tensor) -> Tensor:
+    """Euclidean norm over the classes: (B, d, k) -> (B, d)."""
+    return torch.linalg.vector_norm(values, dim=-1)
+
+
+def probabilities(problem: Problem, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(X W) and c (softmax(X W) - Y), rows of the second summing to zero, (B, n, k) each.
+
+    The label's entry is minus the sum of the others, not p - 1, which would keep only the rounding error.
+    """
+    p = scores.softmax(-1)
+    others = p * (1 - problem.targets)
+    return p, problem.share * (others - problem.targets * others.sum(-1, keepdim=True))
+
+
+class Certificate(NamedTuple):
+    """What one pass over the features says about weights."""
+
+    dual: Tensor  # L, (B, n, k)
+    gap: Tensor  # (B,)
+    relative_gap: Tensor  # gap / P(0), (B,)
+    objective: Tensor  # P(W), (B,)
+
+
+def certificate(problem: Problem, W: Tensor) -> Certificate:
+    """The duality gap of W (B, d, k), as a sum of terms that are not negative one by one: it does not cancel.
+
+    The dual point is L = Y + a (p - Y), p being the probabilities, mixed with a constant row where an intercept asks
+    for the class frequencies to be met. The smaller of two gaps: with a small enough for ||V_j|| <= lambda1, lambda2
+    seen as part of the features; and for lambda2 > 0 with a = 1, by g*.
+    """
+    scores = problem.features @ W
+    p, _ = probabilities(problem, scores)
+    Y, share = problem.targets, problem.share
+    off = p * (1 - Y)
+    if problem.intercept:
+        mean, wanted = (share * p).sum(1, keepdim=True), problem.frequencies
+        mix = ((mean - wanted) / mean.clamp_min(_TINY)).amax(-1, keepdim=True).clamp(0, 1)
+        row = torch.where(mix > 0, (wanted - (1 - mix) * mean).clamp_min(0), 0)  # times mix
+        off = ((1 - mix) * p + row) * (1 - Y)
+    # Y - L for a = 1, the label's entry as the sum of the others.
+    A = Y * off.sum(-1, keepdim=True) - off
+    V = problem.features.mT @ (share * A)
+    l1, l2 = problem.lambda1, problem.lambda2
+    size = row_norms(W)
+    penalised = torch.ones_like(size, dtype=torch.bool)
+    if problem.intercept:
+        penalised[:, -1] = False
+    v = (V - l2[..., None] * W) * penalised[..., None]
+    excess = torch.where(penalised, row_norms(v) / l1.clamp_min(_TINY), 0).amax(1)
+    a = (1 / excess.clamp_min(1))[:, None, None]
+
+    def mismatch(a: Tensor | float) -> Tensor:
+        """sum_i c_i KL(L_i || p_i), with KL summed from p phi(L/p - 1), phi(u) = (1 + u) log(1 + u) - u >= 0."""
+        L = Y - a * A
+        difference = torch.where(Y > 0, L - p, a * off - p)
+        # L - p of the label, from the entries that are not the label's.
+        own = (p * (1 - Y)).sum(-1, keepdim=True) - a * off.sum(-1, keepdim=True)
+        difference = torch.where(Y > 0, own, difference)
+        u = difference / p.clamp_min(_TINY)
+        phi = torch.where(u.abs() < 1e-4, u * u / 2 * (1 - u / 3 + u * u / 6), torch.xlogy(1 + u, 1 + u) - u)
+        return (share * p * phi).clamp_min(0).sum((1, 2))
+
+    scaled = mismatch(a) + (
+        l2 / 2 * (1 - a[..., 0]) ** 2 * size**2
+        + torch.where(penalised, (l1 * size - a[..., 0] * (v * W).sum(-1)).clamp_min(0), 0)
+    ).sum(1)
+    norms = row_norms(V)
+    above = (norms - l1).clamp_min(0)
+    terms = (
+        (l2 * size - above) ** 2 / (2 * l2).clamp_min(_TINY)
+        + (l1 - norms).clamp_min(0) * size
+        + (norms * size - (V * W).sum(-1)).clamp_min(0)
+    )
+    by_conjugate = mismatch(1.0) + torch.where(penalised, terms, 0).sum(1)
+    unscaled = (l2.amax(1) > 0) & (by_conjugate < scaled)
+    gap = torch.where(unscaled, by_conjugate, scaled)
+    a = torch.where(unscaled[:, None, None], 1.0, a)
+
+    start = problem.start()
+    at_zero = loss(problem, problem.features @ start)
+    return Certificate(Y - a * A, gap, gap / at_zero.clamp_min(_TINY), loss(problem, scores) + penalty(problem, W))
+
+
+def curvature(X: Tensor, problem: Problem, p: Tensor, W: Tensor, lambda1: Tensor, lambda2: Tensor) -> Tensor:
+    """The Hessian of P in rows W (B, a, k) that belong to features X (B, n, a), (B, a k, a k).
+
+    Adding one number to a row changes no probability; the curvature of the loss is filled up along it, which moves
+    nothing, as all gradients' rows sum to zero.
+    """
+    batch, _, a = X.shape
+    k = p.shape[2]
+    weighted = problem.share * p
+    H = X.new_zeros(batch, a, k, a, k)
+    for c in range(k):
+        for e in range(c + 1):
+            factor = weighted[..., c] * ((1.0 if c == e else 0.0) - p[..., e])
+            block = (factor[..., None] * X).mT @ X
+            H[:, :, c, :, e] = block
+            H[:, :, e, :, c] = block
+    norms = row_norms(W)
+    unit = W / norms.clamp_min(_TINY)[..., None]
+    bend = torch.where(norms > 0, lambda1 / norms.clamp_min(_TINY), 0)
+    eye = torch.eye(k, dtype=X.dtype, device=X.device)
+    rows = torch.arange(a, device=X.device)
+    fill = (problem.share * X**2).sum(1)[..., None, None] / k
+    own = (
+        bend[..., None, None] * (eye - unit[..., :, None] * unit[..., None, :])
+        + lambda2[..., None, None] * eye
+        + fill / k
+    )
+    H[:, rows, :, rows, :] += own.transpose(0, 1)
+    return H.reshape(batch, a * k, a * k)
+
+
+def zero_threshold(problem: Problem) -> Tensor:
+    """The smallest lambda1 with W = 0, (B,): max_j ||X_j^T diag(c)(Y - 1/k)||; with an intercept not 1/k but shares."""
+    k = problem.targets.shape[2]
+    p = problem.frequencies if problem.intercept else 1 / k
+    V = problem.features.mT @ (problem.share * (problem.targets - p))
+    return row_norms(V)[:, : V.shape[1] - problem.intercept].amax(1)
+
+
+def check_values(
+    features: Tensor,
+    labels: Tensor,
+    lambda1: Tensor | None,
+    lambda2: Tensor | None,
+    sample_weight: Tensor,
+    n_classes: int,
+    intercept: bool,
+) -> None:
+    """What can only be seen in the values: run where the values are, inside the operation."""
+    checks.finite("features", features, ("task", "sample", "feature"))
+    checks.weight_values(sample_weight)
+    checks.label_values(labels, sample_weight, n_classes)
+    checks.parameter_values(lambda1=lambda1, lambda2=lambda2)
+    if lambda1 is not None and lambda2 is not None and bool(((lambda1 == 0) & (lambda2 == 0)).any()):
+        raise ValueError("lambda1, lambda2: expected one of them > 0 in every task, got 0 for both")
+    if intercept:
+        known = torch.where(sample_weight > 0, labels, 0)
+        counts = (torch.nn.functional.one_hot(known, n_classes) * (sample_weight > 0)[..., None]).sum(1)
+        absent = (counts == 0) & (counts.sum(1, keepdim=True) > 0)
+        if bool(absent.any()):
+            task, label = absent.nonzero()[0].tolist()
+            raise ValueError(
+                f"labels: with an intercept every class needs a sample, class {label} of task {task} has none"
+            )

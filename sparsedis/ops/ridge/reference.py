@@ -1,0 +1,93 @@
+"""The pure-torch backend: any device, float64 inside."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.least_squares import differentiate, normal_equations, shares
+from sparsedis.ops.registry import Request
+from sparsedis.problem import working_dtype
+from sparsedis.solution import Status
+
+_TINY = torch.finfo(torch.float64).tiny
+# A direct solve is refined this often: what its rounding left is gone after one.
+_REFINEMENTS = 2
+
+
+class ReferenceBackend:
+    """See :mod:`sparsedis.ops.ridge` for the contract of ``solve`` and ``adjoint``."""
+
+    name = "reference"
+
+    def available(self) -> str | None:
+        return None
+
+    def supports(self, request: Request) -> str | None:
+        return None
+
+    def solve(
+        self, features: Tensor, targets: Tensor, lambda2: Tensor, sample_weight: Tensor, tol: float
+    ) -> tuple[Tensor, ...]:
+        X, Y = (value.to(working_dtype(features.device)) for value in (features, targets))
+        share = shares(sample_weight, X.dtype)[..., None]
+        system = _System(X, share, lambda2)
+        w = torch.zeros(X.shape[0], X.shape[2], Y.shape[2], dtype=X.dtype, device=X.device)
+        for _ in range(1 + _REFINEMENTS):
+            w = w + system.solve(X.mT @ (share * (Y - X @ w)) - lambda2[:, None, None] * w)
+        r = Y - X @ w
+        v = X.mT @ (share * r) - lambda2[:, None, None] * w
+        # With the residual as dual point: strong convexity, a sum of squares.
+        gap = v.square().sum((1, 2)) / (2 * lambda2)
+        objective = (share * r**2).sum((1, 2)) / 2 + lambda2 / 2 * w.square().sum((1, 2))
+        relative_gap = gap / ((share * Y**2).sum((1, 2)) / 2).clamp_min(_TINY)
+        status = torch.where(relative_gap <= tol, int(Status.CERTIFIED), int(Status.STALLED))
+        weights = w.to(torch.promote_types(features.dtype, torch.float32))
+        return weights, r, gap, relative_gap, objective, torch.ones_like(status), status, (w != 0).any(-1)
+
+    def adjoint(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        lambda2: Tensor,
+        sample_weight: Tensor,
+        weights: Tensor,
+        grad_weights: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        X, Y, w, c = (v.to(working_dtype(features.device)) for v in (features, targets, weights, grad_weights))
+        share = shares(sample_weight, X.dtype)
+        system = _System(X, share[..., None], lambda2)
+        q = system.solve(c)
+        for _ in range(_REFINEMENTS):
+            q = q + system.solve(c - X.mT @ (share[..., None] * (X @ q)) - lambda2[:, None, None] * q)
+        grad_features, grad_targets = differentiate(X, Y - X @ w, share, w, q)
+        return grad_features.to(features.dtype), grad_targets.to(targets.dtype), -(q * w).sum((1, 2))
+
+
+class _System:
+    """(X^T diag(share) X + lambda2)^-1, by a factor of the smaller of the two Gram matrices."""
+
+    def __init__(self, X: Tensor, share: Tensor, lambda2: Tensor) -> None:
+        self._X, self._lambda2 = X, lambda2[:, None, None]
+        self._root = share.sqrt()
+        self._by_samples = X.shape[1] < X.shape[2]
+        if self._by_samples:
+            rows = self._root * X
+            matrix = rows @ rows.mT
+            matrix.diagonal(dim1=1, dim2=2).add_(lambda2[:, None])
+        else:
+            matrix, _ = normal_equations(X, X[..., :0], share[..., 0], lambda2)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if bool(failed.any()):  # lambda2 below rounding: the refinement makes up for the shift
+            diagonal = matrix.diagonal(dim1=1, dim2=2)
+            shift = 16 * matrix.shape[1] * torch.finfo(matrix.dtype).eps * diagonal.amax(1, keepdim=True)
+            diagonal.add_(torch.where((failed > 0)[:, None], shift, 0))
+            factor, _ = torch.linalg.cholesky_ex(matrix)
+        self._factor = factor
+
+    def solve(self, right: Tensor) -> Tensor:
+        """(B, d, m) -> (B, d, m)."""
+        if not self._by_samples:
+            return torch.cholesky_solve(right, self._factor)
+        rows = self._root * self._X
+        return (right - rows.mT @ torch.cholesky_solve(rows @ right, self._factor)) / self._lambda2

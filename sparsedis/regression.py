@@ -1,0 +1,168 @@
+"""Lasso and ridge regression: check, choose, run, to a Solution."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sparsedis import checks
+from sparsedis.arguments import as_batch, per_task, tolerance, weights_of
+from sparsedis.ops import lasso, registry, ridge
+from sparsedis.problem import working_dtype
+from sparsedis.solution import Solution
+
+_MAX_ITER = 1000
+
+
+def solve_lasso(
+    features: Tensor,
+    targets: Tensor,
+    *,
+    lambda1: float | Tensor,
+    lambda2: float | Tensor = 0.0,
+    relative: bool = False,
+    sample_weight: Tensor | None = None,
+    backend: str = "auto",
+    tol: float | None = None,
+    max_iter: int | None = None,
+    throw: bool = False,
+) -> Solution:
+    """Solve a batch of Lassos or elastic nets, each to its own certificate.
+
+    Every task minimises over w (d,), without intercept,
+
+        1/(2 N) sum_i s_i (x_i.w - y_i)^2 + lambda1 ||w||_1 + lambda2/2 ||w||^2,    N = sum_i s_i.
+
+    ``Solution.weights`` is differentiable in features, targets, lambda1 and lambda2, by implicit differentiation on the
+    support. A second derivative raises RuntimeError. Works under torch.compile(fullgraph=True), autocast and
+    torch.func.vmap. Source: the inner problem of Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.2.
+
+    Args:
+        features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;
+            half precision is solved and returned in float32.
+        targets: y, (B, n) or (n,), floating point.
+        lambda1: >= 0: a number, a 0-d tensor or (B,). With lambda1 = lambda2 = 0: least squares of least norm (norms of
+            weights times the scale of their features).
+        lambda2: >= 0, likewise.
+        relative: lambda1 is a multiple of each task's :func:`lasso_lambda1_max`, held constant in the gradient.
+        sample_weight: s, (B, n) >= 0; 0 marks padding. Default: 1 everywhere.
+        backend: "reference" (pure torch), "cpp" (CPU kernel), or "auto": the fastest that can run the problem.
+        tol: the gap to reach, relative to the objective at w = 0, sum_i s_i y_i^2 / (2 N). Default: 1e-10 for float64
+            features, 1e-5 for others. The solve ends with a direct one on the support, mostly at 1e-15.
+        max_iter: default 1000; an iteration is up to ten sweeps of coordinate descent and direct solves on the support.
+        throw: raise instead of reporting a task that is not certified.
+
+    Returns:
+        The :class:`Solution` with weights (B, d) and dual (B, n), the scaled residual that certifies. Where features
+        are dependent the fit is unique, but the weights are one solution of several, and the gradient is that of the
+        weights of least change.
+
+    Raises:
+        TypeError, ValueError: bad input; the message names what was expected and what came.
+        NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
+    """
+    checks.regression_tensors(features, targets, sample_weight)
+    single = features.dim() == 2
+    if single:
+        features, targets, sample_weight = as_batch(features, targets, sample_weight)
+    batch, n, d = features.shape
+    for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
+        checks.hyperparameter(name, value, batch, features, positive=False)
+    tol = tolerance(tol, features)
+    if max_iter is not None:
+        checks.number("max_iter", max_iter, above=0)
+    request = registry.Request(features.device, features.dtype, n, d, 1, lasso.SOLVER)
+    chosen = registry.choose(lasso.OPERATION, backend, request).name
+
+    working = working_dtype(features.device)
+    weight = weights_of(sample_weight, features, working)
+    l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
+    if relative:
+        l1 = l1 * lasso.lambda1_max(features.detach(), targets.detach(), weight)
+    steps = _MAX_ITER if max_iter is None else int(max_iter)
+    values = lasso.solve(features, targets, l1, l2, weight, chosen, tol, steps, throw)
+    return Solution.of(values, single=single, solver=lasso.SOLVER, backend=chosen)
+
+
+def lasso_lambda1_max(features: Tensor, targets: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
+    """max_j |sum_i s_i x_ij y_i| / N, (B,): the Lasso's weights are zero from this lambda1 on, and only then.
+
+    Not differentiable: relative lambda1's hold it constant.
+
+    Args:
+        features: (B, n, d) or (n, d).
+        targets: (B, n) or (n,).
+        sample_weight: (B, n) >= 0; default 1.
+
+    Returns:
+        (B,), or a 0-d tensor for one task, in float64.
+
+    Raises:
+        TypeError, ValueError: as :func:`solve_lasso`.
+    """
+    checks.regression_tensors(features, targets, sample_weight)
+    single = features.dim() == 2
+    if single:
+        features, targets, sample_weight = as_batch(features, targets, sample_weight)
+    weight = weights_of(sample_weight, features, working_dtype(features.device))
+    result = lasso.lambda1_max(features.detach(), targets.detach(), weight)
+    return result[0] if single else result
+
+
+def solve_ridge(
+    features: Tensor,
+    targets: Tensor,
+    *,
+    lambda2: float | Tensor,
+    relative: bool = False,
+    sample_weight: Tensor | None = None,
+    backend: str = "auto",
+    tol: float | None = None,
+    throw: bool = False,
+) -> Solution:
+    """Solve a batch of ridge regressions in closed form.
+
+    Every task minimises over w (d,) or (d, m), without intercept,
+
+        1/(2 N) sum_i s_i ||x_i.w - y_i||^2 + lambda2/2 ||w||^2,    N = sum_i s_i:
+
+    the Lasso of :func:`solve_lasso` with lambda1 = 0. A system of order min(n, d) is factored, and refined.
+    ``Solution.weights`` is differentiable in features, targets and lambda2; the rest is as for :func:`solve_lasso`.
+
+    Args:
+        features: X, (B, n, d), or (n, d) for one task.
+        targets: y, (B, n), or (B, n, m) for m targets; (n,) or (n, m) for one task.
+        lambda2: > 0: a number, a 0-d tensor or (B,).
+        relative: lambda2 is a multiple of each task's mean squared norm of a sample, sum_i s_i ||x_i||^2 / N (that is
+            ||X||_F^2 / n without sample weights), which is held constant in the gradient.
+        sample_weight: s, (B, n) >= 0; 0 marks padding. Default: 1 everywhere.
+        backend: "reference" (pure torch) or "auto".
+        tol: as :func:`solve_lasso`; decides on the status only.
+        throw: raise instead of reporting a task that is not certified.
+
+    Returns:
+        The :class:`Solution` with weights (B, d) or (B, d, m) and dual, the residuals, of the targets' shape.
+
+    Raises:
+        TypeError, ValueError: bad input; the message names what was expected and what came.
+        NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
+    """
+    checks.regression_tensors(features, targets, sample_weight, several_targets=True)
+    single = features.dim() == 2
+    if single:
+        features, targets, sample_weight = as_batch(features, targets, sample_weight)
+    batch, n, d = features.shape
+    checks.hyperparameter("lambda2", lambda2, batch, features, positive=True)
+    tol = tolerance(tol, features)
+    one = targets.dim() == 2
+    request = registry.Request(features.device, features.dtype, n, d, 1 if one else targets.shape[2], ridge.SOLVER)
+    chosen = registry.choose(ridge.OPERATION, backend, request).name
+
+    working = working_dtype(features.device)
+    weight = weights_of(sample_weight, features, working)
+    l2 = per_task(lambda2, batch, working, features.device)
+    if relative:
+        l2 = l2 * ridge.scale(features.detach(), weight)
+    values = ridge.solve(features, targets[..., None] if one else targets, l2, weight, chosen, tol, throw)
+    if one:
+        values = (values[0][..., 0], values[1][..., 0], *values[2:])
+    return Solution.of(values, single=single, solver=ridge.SOLVER, backend=chosen)

@@ -1,0 +1,138 @@
+"""The Lasso's Triton backend: interpreted beside the reference, and compiled for the devices it can be launched on."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sparsedis import Status, lasso_lambda1_max, solve_lasso
+from sparsedis.ops import registry
+
+if "triton" not in sys.modules and not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+pytest.importorskip("triton")
+
+
+@pytest.fixture(autouse=True)
+def runs():
+    backend = registry.named("lasso", "triton")
+    request = registry.Request(torch.device(DEVICE), torch.float64, 20, 6, 1, "cd")
+    if reason := backend.available() or backend.supports(request):
+        pytest.skip(f"backend 'triton' cannot run: {reason}")
+
+
+def regression(seed, n, d, batch):
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.randn(batch, n, d, generator=generator, dtype=torch.float64)
+    y = X[..., 0] + 0.5 * torch.randn(batch, n, generator=generator, dtype=torch.float64)
+    return X.to(DEVICE), y.to(DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "relative", "lambda2"),
+    [(20, 1, 0.1, 0.0), (20, 6, 0.03, 0.0), (9, 16, 0.1, 0.0), (15, 17, 0.2, 0.1), (8, 33, 0.3, 0.0)],
+)
+def test_agrees_with_the_reference(n, d, relative, lambda2, monkeypatch):
+    X, y = regression(n + d, n, d, batch=3)
+    weight = torch.ones(3, n, device=DEVICE)
+    weight[:, 0], weight[:, 1] = 0, 2.5
+    lambda1 = torch.tensor([1.0, 0.0, 1.5], device=DEVICE) * relative * lasso_lambda1_max(X, y, sample_weight=weight)
+
+    def run(backend):
+        inputs = [X.clone().requires_grad_(), y.clone().requires_grad_(), lambda1.clone().requires_grad_()]
+        solution = solve_lasso(
+            inputs[0], inputs[1], lambda1=inputs[2], lambda2=lambda2, sample_weight=weight, backend=backend
+        )
+        return solution, torch.autograd.grad(solution.weights.square().sum(), inputs)
+
+    with monkeypatch.context() as patch:
+        # What the kernel does not write would show.
+        empty = torch.empty_like
+        patch.setattr(
+            torch, "empty_like", lambda *a, **k: (e := empty(*a, **k)).fill_(torch.nan if e.is_floating_point() else -9)
+        )
+        ours, our_grads = run("triton")
+    theirs, their_grads = run("reference")
+    assert ours.backend == "triton"
+    assert ours.certified.all()
+    torch.testing.assert_close(ours.weights, theirs.weights, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(ours.objective, theirs.objective)
+    assert torch.equal(ours.active, theirs.active)
+    for a, b in zip(our_grads, their_grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_zero_at_lambda1_max_and_degenerate_features():
+    X, y = regression(0, 12, 6, batch=2)
+    assert (solve_lasso(X, y, lambda1=1.0, relative=True, backend="triton").weights == 0).all()
+    X[..., 1], X[..., 2] = X[..., 0], 0
+    ours, theirs = (solve_lasso(X, y, lambda1=0.1, relative=True, backend=name) for name in ("triton", "reference"))
+    assert ours.certified.all()
+    torch.testing.assert_close(ours.objective, theirs.objective)
+
+
+def test_max_iter_and_stall():
+    X, y = regression(1, 10, 16, batch=1)
+    one = solve_lasso(X, y, lambda1=1e-3, relative=True, backend="triton", max_iter=1)
+    assert one.status.item() == Status.MAX_ITER
+    assert one.n_iter.item() == 1
+    stalled = solve_lasso(X[..., :3], y, lambda1=0.1, relative=True, backend="triton", tol=1e-30)
+    assert stalled.status.item() == Status.STALLED
+    assert stalled.relative_gap.item() < 1e-13
+
+
+def test_what_it_refuses():
+    X, y = regression(2, 5, 65, batch=1)
+    with pytest.raises(ValueError, match="'triton' cannot run this: it takes up to 64 features, got 65"):
+        solve_lasso(X, y, lambda1=0.1, backend="triton")
+
+
+_COMPILE = """
+import json, re, subprocess, sys, triton
+from pathlib import Path
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from sparsedis.ops.lasso import triton_descent as module
+pointers = {name: "*fp64" for name in ("H_ptr", "b_ptr", "lambda1_ptr", "half_ptr", "options_ptr", "w_ptr")}
+signature = {**pointers, "n_iter_ptr": "*i64", "d": "i32", "max_iter": "i32"}
+constants = {"SWEEPS": 10, "FACES": 10, "PATIENCE": 20}
+for target in (("cuda", 80, 32), ("cuda", 90, 32), ("cuda", 100, 32), ("hip", "gfx942", 64)):
+    for room, warps in module.ROOMS.items():
+        constexprs = {"ROOM": room, **constants}
+        full = {**signature, **{name: "constexpr" for name in constexprs}}
+        full = {name: full[name] for name in module._descend.arg_names}
+        source = ASTSource(fn=module._descend, signature=full, constexprs=constexprs)
+        done = triton.compile(source, target=GPUTarget(*target), options={"num_warps": warps})
+        spilled = None
+        if target[1] == 90:
+            ptx = Path(sys.argv[1]) / "kernel.ptx"
+            ptx.write_text(done.asm["ptx"])
+            ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+            command = [str(ptxas), "-v", "-arch=sm_90a", str(ptx), "-o", str(ptx.with_suffix(".cubin"))]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+            spilled = int(re.search(r"(\\d+) bytes spill stores", said)[1])
+        print(json.dumps([target[1], room, done.metadata.shared, sorted(done.asm), spilled]))
+"""
+
+
+@pytest.mark.slow
+def test_every_configuration_compiles(tmp_path):
+    """Without the interpreter, hence in a process of its own; binaries for three NVIDIA and one AMD generation."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", _COMPILE, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == 12
+    for target, room, shared, kinds, spilled in results:
+        if target == 90:
+            assert spilled <= (0 if room < 64 else 2048)
+        assert ("hsaco" if target == "gfx942" else "cubin") in kinds
+        assert shared <= 48 * 1024  # what any of these devices gives without asking
