@@ -21,8 +21,10 @@ MAY_IMPORT = {
     "data": LEAVES | {"data"},
     "models": LEAVES | {"models"},
     "metalearn": LEAVES | {"data", "models", "nn", "metalearn"},
+    # metalearn holds what all training runs share: checkpoints and the loop.
+    "disentangle": LEAVES | {"ops", "regression", "data", "models", "metalearn", "disentangle"},
     "info": LEAVES | {"ops"},
-    "cli": LEAVES | {"data", "metalearn", "info"},
+    "cli": LEAVES | {"data", "metalearn", "disentangle", "info"},
     "__main__": {"cli"},
     "__init__": LEAVES | {"ops", "solve", "implicit", "nn"},
 }
