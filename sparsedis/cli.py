@@ -1,4 +1,4 @@
-"""The command line: sparsedis train | evaluate | synthetic | info.
+"""The command line: sparsedis train | evaluate | synthetic | disentangle | disentangle-sweep | shapes3d | info.
 
 An error of the user is one line on standard error and exit code 2; an interruption is exit code 130.
 """
@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.synthetic import SyntheticConfig
 from sparsedis.metalearn.config import TrainConfig
 
@@ -51,12 +52,7 @@ class Train:
         return self.out or Path("runs") / f"{name}-{self.config.head}-{self.config.seed}"
 
     def _resume_command(self) -> str:
-        words = ["sparsedis", "train"]
-        for field in fields(TrainConfig):
-            value = getattr(self.config, field.name)
-            if value != field.default:
-                values = value if isinstance(value, tuple) else (value,)
-                words += ["--" + field.name.replace("_", "-"), *map(str, values)]
+        words = ["sparsedis", "train", *_options(self.config, TrainConfig())]
         return shlex.join([*words, "--out", str(self._folder()), "--resume"])
 
 
@@ -138,9 +134,101 @@ class Synthetic:
         Console().print(synthetic.table(rows))
 
 
-def _check_file(name: str, path: Path | None) -> None:
-    if path and (path.is_dir() or not path.parent.is_dir()):
-        raise ValueError(f"{name}: expected a file in an existing folder, got {str(path)!r}")
+@dataclass(frozen=True)
+class Disentangle:
+    """Train an encoder through sparse regressions on the factors of 3D Shapes; measure how far it disentangles them."""
+
+    config: tyro.conf.OmitArgPrefixes[DisentangleConfig]
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of the run; the default is runs/disentangle-INNER-RHO-SEED."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on with the run in the folder, which must have the same settings."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """File to write the result to."""
+
+    def run(self) -> None:
+        from sparsedis.disentangle.sweep import record
+        from sparsedis.disentangle.train import train
+        from sparsedis.metalearn import checkpoint
+
+        _check_file("json", self.json)
+        try:
+            train(self.config, self._folder(), resume=self.resume)
+        except FileExistsError as error:
+            raise ValueError(f"{error} (to resume: {self._resume_command()})") from error
+        except KeyboardInterrupt:
+            if (self._folder() / "config.json").exists():
+                print(f"Interrupted. To resume: {self._resume_command()}", flush=True)
+            raise
+        if self.json:
+            checkpoint.write_json(self.json, record(self._folder()))
+
+    def _folder(self) -> Path:
+        config = self.config
+        return self.out or Path("runs") / f"disentangle-{config.inner}-{config.rho:g}-{config.seed}"
+
+    def _resume_command(self) -> str:
+        words = ["sparsedis", "disentangle", *_options(self.config, DisentangleConfig(preset=self.config.preset))]
+        words += ["--json", str(self.json)] if self.json else []
+        return shlex.join([*words, "--out", str(self._folder()), "--resume"])
+
+
+@dataclass(frozen=True)
+class DisentangleSweep:
+    """Many such runs: inner Lasso, inner ridge and ridge with ICA, over a setting and seeds; a table and a figure."""
+
+    config: tyro.conf.OmitArgPrefixes[DisentangleConfig]
+    vary: Literal["rho", "noise", "tasks", "eps"] = "rho"
+    """Setting that varies."""
+    values: tuple[str, ...] = ()
+    """What it goes through; the default is a grid of its own."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run each, with Lasso and with ridge."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of the sweep, which goes on from what is there; the default is runs/sweep-VARY."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """File to write the list of results to."""
+
+    def run(self) -> None:
+        from sparsedis.disentangle.sweep import sweep
+        from sparsedis.metalearn import checkpoint
+
+        _check_file("json", self.json)
+        values: list[str | float] = list(self.values)
+        if self.vary != "tasks":
+            try:
+                values = [float(value) for value in self.values]
+            except ValueError as error:
+                raise ValueError(f"values: expected numbers, got {' '.join(self.values)!r}") from error
+        out = self.out or Path("runs") / f"sweep-{self.vary}"
+        records = sweep(self.config, out, vary=self.vary, values=values, seeds=self.seeds)
+        if self.json:
+            checkpoint.write_json(self.json, records)
+
+
+@dataclass(frozen=True)
+class Shapes3d:
+    """Draw the images of 3D Shapes: a contact sheet, or all 480,000 of them to a file of 5.9 GB."""
+
+    sheet: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """PNG file to draw a contact sheet to, a row per factor."""
+    cache: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """File to draw all images to, for --data cache:FILE; goes on where an interrupted call ended."""
+    data: str = "rendered"
+    """Images of the contact sheet: rendered, cache:FILE or h5:FILE."""
+
+    def run(self) -> None:
+        from sparsedis.data import shapes3d
+        from sparsedis.metalearn import checkpoint
+
+        if self.sheet is None and self.cache is None:
+            raise ValueError("shapes3d: expected --sheet FILE, --cache FILE or both")
+        _check_file("sheet", self.sheet)
+        _check_file("cache", self.cache)
+        if self.sheet:
+            checkpoint.write(self.sheet, shapes3d.contact_sheet(shapes3d.open_source(self.data)))
+        if self.cache:
+            shapes3d.write_cache(self.cache)
 
 
 @dataclass(frozen=True)
@@ -151,6 +239,9 @@ class Info:
         from sparsedis import info
 
         print(info.report())
+
+
+_COMMANDS = Train | Evaluate | Synthetic | Disentangle | DisentangleSweep | Shapes3d | Info
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,19 +256,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _BROKEN_PIPE
     except (ValueError, OSError) as error:
         return _fail(str(error))
+    except ImportError as error:  # of an extra that is not installed; the message says which
+        return _fail(str(error))
 
 
 def _run(argv: list[str]) -> int:
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
-            command = tyro.cli(Train | Evaluate | Synthetic | Info, prog="sparsedis", args=argv)  # type: ignore[arg-type]
+            command = tyro.cli(_COMMANDS, prog="sparsedis", args=argv)  # type: ignore[arg-type]
     except SystemExit as end:
         if end.code in (0, None):  # --help
             return 0
         return _fail(_summary(complaint.getvalue()))
     command.run()
     return 0
+
+
+def _options(config: Any, default: Any) -> list[str]:
+    """The options that make one configuration of the other."""
+    words = []
+    for field in fields(config):
+        value, name = getattr(config, field.name), field.name.replace("_", "-")
+        if value == getattr(default, field.name) and field.name != "preset":
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
+
+
+def _check_file(name: str, path: Path | None) -> None:
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"{name}: expected a file in an existing folder, got {str(path)!r}")
 
 
 def _summary(box: str) -> str:

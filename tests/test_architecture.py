@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "data": LEAVES | {"data"},
     "models": LEAVES | {"models"},
     "metalearn": LEAVES | {"data", "models", "nn", "metalearn"},
-    "disentangle": LEAVES | {"ops", "implicit", "nn", "data", "models", "disentangle"} | SOLVES,
+    # metalearn holds what all training runs share: checkpoints and the loop.
+    "disentangle": LEAVES | {"ops", "implicit", "nn", "data", "models", "metalearn", "disentangle"} | SOLVES,
     "info": LEAVES | {"ops"},
     "cli": LEAVES | {"data", "metalearn", "disentangle", "info"},
     "__main__": {"cli"},

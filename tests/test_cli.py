@@ -14,6 +14,7 @@ from sparsedis import cli
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.train import train
 
+COMMANDS = "train, evaluate, synthetic, disentangle, disentangle-sweep, shapes3d, info"
 FILES = ("config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "curves.png", "results.json")
 
 
@@ -111,8 +112,8 @@ def test_what_prints_and_ends(arguments: list[str], here: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "{train, evaluate, synthetic, info}"),
-        ("trian", "Unrecognized options: trian; Available subcommands: train, evaluate, synthetic, info"),
+        ("", f"{{{COMMANDS}}}"),
+        ("trian", f"Unrecognized options: trian; Available subcommands: {COMMANDS}"),
         ("train --bogus 3", "Unrecognized options: --bogus"),
         ("train stray", "Unrecognized options: stray"),
         ("train --way", "Missing value for argument '--way'"),
@@ -193,7 +194,7 @@ def test_errors_of_the_process(tmp_path: Path) -> None:
 def test_errors_look_the_same_in_any_encoding(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
     _, err = start("trian", cwd=tmp_path).communicate(timeout=60)
-    assert err == "sparsedis: Unrecognized options: trian; Available subcommands: train, evaluate, synthetic, info\n"
+    assert err == f"sparsedis: Unrecognized options: trian; Available subcommands: {COMMANDS}\n"
 
 
 def test_a_full_disk(

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from sparsedis.metalearn import checkpoint
 from sparsedis.metalearn.config import TrainConfig
-from sparsedis.metalearn.train import _FILES, Results, _Run, load_run, train
+from sparsedis.metalearn.loop import FILES
+from sparsedis.metalearn.train import Results, _Run, load_run, train
 
 
 def run(config: TrainConfig, out: Path, resume: bool = False) -> tuple[Results, str]:
@@ -31,8 +32,8 @@ def whole(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_equal(out: Path, whole: Path) -> None:
-    assert sorted(file.name for file in out.iterdir()) == sorted(_FILES)
-    for name in _FILES:
+    assert sorted(file.name for file in out.iterdir()) == sorted(FILES)
+    for name in FILES:
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
@@ -77,7 +78,7 @@ def test_interrupted_and_resumed(
     quick: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     """Ctrl-C during a step ends the run after it; resumed, it leaves the files of the uninterrupted run."""
-    step = _Run._step
+    step = _Run.advance
 
     def interrupted_step(self: _Run, *arguments: object) -> object:
         if self.progress.iteration + 1 == stop:
@@ -87,7 +88,7 @@ def test_interrupted_and_resumed(
     out = tmp_path / "run"
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "_step", interrupted_step)
+        patch.setattr(_Run, "advance", interrupted_step)
         with pytest.raises(KeyboardInterrupt):
             run(quick, out)
     assert signal.getsignal(signal.SIGINT) is handler
@@ -159,10 +160,10 @@ def test_sigkill(quick: TrainConfig, tmp_path: Path) -> None:
 
 
 def test_a_finished_run_can_be_resumed(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
-    before = {name: (whole / name).read_bytes() for name in _FILES}
+    before = {name: (whole / name).read_bytes() for name in FILES}
     _, text = run(quick, whole, resume=True)
     assert "3-way 1-shot" in text
-    assert {name: (whole / name).read_bytes() for name in _FILES} == before
+    assert {name: (whole / name).read_bytes() for name in FILES} == before
 
 
 def test_a_run_is_not_overwritten(quick: TrainConfig, whole: Path) -> None:
@@ -191,7 +192,7 @@ def test_errors_leave_nothing(quick: TrainConfig, tmp_path: Path, changes: dict[
 def test_damaged_runs(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    for name in _FILES:
+    for name in FILES:
         (out / name).write_bytes((whole / name).read_bytes())
 
     def damaged(name: str, tensors: dict[str, torch.Tensor], about: dict[str, object], message: str) -> None:

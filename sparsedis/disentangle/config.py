@@ -1,0 +1,176 @@
+"""What determines a disentanglement run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from sparsedis.data.factors import Factors
+from sparsedis.disentangle.tasks import TaskDistribution
+
+Inner = Literal["lasso", "ridge"]
+Preset = Literal["quick", "published"]
+Schedule = Literal["preset", "cosine", "constant"]
+Kind = Literal["gaussian", "uniform"]
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "iterations": 1500,
+        "groups": 2,
+        "group_tasks": 32,
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "validate_every": 150,
+    },
+    "published": {
+        "iterations": 20_000,
+        "groups": 8,
+        "group_tasks": 1,
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "validate_every": 1000,
+    },
+}
+
+_LEAST = {
+    "iterations": 1,
+    "groups": 1,
+    "group_tasks": 1,
+    "validate_every": 1,
+    "seed": 0,
+    "inner_samples": 1,
+    "outer_samples": 1,
+    "features": 1,
+    "patience": 0,
+    "validation_batches": 1,
+    "test_batches": 1,
+    "measured_images": 20,
+    "log_every": 1,
+    "save_every": 1,
+}
+_NOT_NEGATIVE = ("rho", "noise", "eps", "outer_l1", "outer_l2", "target_noise", "weight_decay")
+
+
+@dataclass(frozen=True)
+class DisentangleConfig:
+    """All settings of a run; two runs with equal settings on the same machine are equal.
+
+    A number of 0 where it says so stands for the preset's, which replaces it.
+
+    Raises:
+        ValueError: a setting of the wrong type or out of its range; the message names it.
+    """
+
+    preset: Preset = "quick"
+    """quick: minutes, 32 tasks in common to 50 images; published: 20,000 batches of 8 tasks, images for each."""
+    inner: Inner = "lasso"
+    """Regression that every task fits on the features."""
+    rho: float = 0.9
+    """Correlation of any two factors before they are restricted to the grid."""
+    eps: float = 0.1
+    """Penalty: of the Lasso as a multiple of one that turns all features off, of ridge of the features' mean square."""
+    tasks: str = "bernoulli"
+    """Coefficients: bernoulli, fixed-K, blocks-K, finite-K, laplace, gaussian."""
+    noise: float = 1.0
+    """Uniform noise on the factors that make the targets, in steps of the grid, 0 to 1."""
+    data: str = "rendered"
+    """Images: rendered, cache:FILE (sparsedis shapes3d --cache), h5:FILE (the published 3dshapes.h5)."""
+    seed: int = 0
+    """Of the initial weights, the noise on the factors and all tasks."""
+    iterations: int = 0
+    """Steps of the outer optimiser (AdamW); 0: the preset's."""
+    groups: int = 0
+    """Sets of images per step; 0: the preset's."""
+    group_tasks: int = 0
+    """Tasks per set of images; 1 draws images for every task; 0: the preset's."""
+    inner_samples: int = 25
+    """Images that a task's regression is fitted to."""
+    outer_samples: int = 25
+    """Images that the outer loss is measured on."""
+    split: bool = False
+    """Keep the two apart; else the regression is fitted to both, and the loss measured on both."""
+    outer_l1: float = 0.0
+    """L1 penalty in the outer loss, as eps is."""
+    outer_l2: float = 0.0
+    """L2 penalty in the outer loss, as ridge's eps is."""
+    factors: Kind = "gaussian"
+    """Distribution of the images; uniform needs rho 0."""
+    target_noise: float = 0.1
+    """Standard deviation of the noise on the targets, as a multiple of theirs."""
+    features: int = 6
+    """Features of the encoder."""
+    learning_rate: float = 0.0
+    """Initial learning rate; 0: the preset's."""
+    schedule: Schedule = "preset"
+    """Learning rate: constant, cosine (decay to 0), or the preset's."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    patience: int = 0
+    """Validations without progress before the run stops; 0: it does not."""
+    validate_every: int = 0
+    """Steps between validations; the best of them is what is tested; 0: the preset's."""
+    validation_batches: int = 10
+    """Batches of 128 tasks per validation."""
+    test_batches: int = 50
+    """Batches of 128 tasks in the test."""
+    measured_images: int = 10_000
+    """Images that the metrics are computed on at the end; a fifth of them in validations."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = 100
+    """Steps between checkpoints to resume from."""
+    threads: int | None = None
+    """CPU threads; the default is PyTorch's."""
+    device: str = "cpu"
+    """Where to train, as PyTorch names it: cpu, cuda, mps..."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("preset", get_args(Preset)),
+            ("inner", get_args(Inner)),
+            ("factors", get_args(Kind)),
+            ("schedule", get_args(Schedule)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name, value in _PRESETS[self.preset].items():
+            given = getattr(self, name)
+            if given == "preset" or (given == 0 and given is not False):
+                object.__setattr__(self, name, value)
+        for name in ("tasks", "data", "device"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: expected a string, got {getattr(self, name)!r}")
+        if not isinstance(self.split, bool):
+            raise ValueError(f"split: expected true or false, got {self.split!r}")
+        for name, least in {**_LEAST, "threads": 1}.items():
+            value = getattr(self, name)
+            if name == "threads" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
+        for name in (*_NOT_NEGATIVE, "learning_rate"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or value < 0:
+                raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+            object.__setattr__(self, name, float(value))
+        Factors.check(self.factors, self.rho, self.noise)
+        TaskDistribution(self.tasks)
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON has them; :meth:`from_json` reads them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, settings: Any) -> DisentangleConfig:
+        """The inverse of :meth:`as_json`; ValueError where something is missing, unknown or bad."""
+        known = [field.name for field in fields(cls)]
+        if not isinstance(settings, Mapping) or set(settings) != set(known):
+            raise ValueError(f"settings: expected exactly {', '.join(known)}")
+        return cls(**settings)
+
+    def difference(self, other: DisentangleConfig) -> str | None:
+        """Name of the first setting in which the two differ."""
+        return next((f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)), None)

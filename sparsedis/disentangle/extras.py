@@ -1,0 +1,15 @@
+"""Packages of the extra [disentangle], with an explanation where they are missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def need(module: str) -> Any:
+    """Import a module of scipy or scikit-learn; ImportError says how to get it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = {"sklearn": "scikit-learn"}.get(module.partition(".")[0], module.partition(".")[0])
+        raise ImportError(f"this needs {package}: pip install 'sparsedis[disentangle]'") from error

@@ -1,0 +1,193 @@
+"""How well features are the factors: MCC, R and DCI, and independent component analysis as the baseline.
+
+Factors (N, m) and features (N, d) are float arrays, a row per sample. For a statement about disentanglement, draw the
+factors uniformly: with correlated ones an entangled feature correlates with every factor.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sparsedis.disentangle.extras import need
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DCI:
+    """Disentanglement, completeness and informativeness (Eastwood and Williams, ICLR 2018), each at best 1.
+
+    Attributes:
+        disentanglement: how far a feature tells of one factor only; mean over features, weighted by their importance.
+        completeness: how far a factor is told by one feature only; mean over factors, weighted likewise.
+        informativeness: R^2 of the factors predicted from all features, on samples that the predictor has not seen, at
+            least 0; mean over factors. (The paper has the error instead, which depends on the factors' scale.)
+        importance: (d, m), non-negative, of every feature for every factor.
+    """
+
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    importance: Array
+
+
+def check_installed() -> None:
+    """ImportError unless what the metrics need is installed; to be told before a long run, not after it."""
+    need("scipy.optimize")
+    need("sklearn.decomposition")
+
+
+def correlations(factors: ArrayLike, features: ArrayLike, method: str = "pearson") -> Array:
+    """(m, d) correlations; 0 where a factor or feature is constant.
+
+    Args:
+        factors: (N, m).
+        features: (N, d).
+        method: "pearson", or "spearman": of the ranks (ties share their mean rank), which any increasing function of a
+            feature leaves as they are.
+
+    Raises:
+        ValueError: another method; arrays that are not two-dimensional, have no or other numbers of rows, or hold NaN.
+    """
+    z, f = _pair(factors, features)
+    if method not in ("pearson", "spearman"):
+        raise ValueError(f"method: expected 'pearson' or 'spearman', got {method!r}")
+    if method == "spearman":
+        rank = need("scipy.stats").rankdata
+        z, f = rank(z, axis=0), rank(f, axis=0)
+    return np.clip(_standard(z).T @ _standard(f) / len(z), -1, 1)
+
+
+def mcc(factors: ArrayLike, features: ArrayLike, method: str = "pearson") -> float:
+    """Mean over factors of |correlation| with the feature assigned to it, for the best one-to-one assignment.
+
+    1 if and only if the features are the factors up to order and scale (and shift). With fewer features than factors,
+    the factors left over count 0.
+
+    Args, raises: as :func:`correlations`.
+    """
+    strength = np.abs(correlations(factors, features, method))
+    rows, columns = need("scipy.optimize").linear_sum_assignment(-strength)
+    return float(strength[rows, columns].sum() / len(strength))
+
+
+def assignment(factors: ArrayLike, features: ArrayLike) -> NDArray[np.int64]:
+    """(m,) the feature that :func:`mcc` assigns to every factor; -1 where there are fewer features."""
+    strength = np.abs(correlations(factors, features))
+    rows, columns = need("scipy.optimize").linear_sum_assignment(-strength)
+    result = np.full(len(strength), -1)
+    result[rows] = columns
+    return result
+
+
+def r_score(factors: ArrayLike, features: ArrayLike) -> float:
+    """R: mean over factors of the square root of R^2 of the best linear map of the features, with a constant.
+
+    1 if and only if the factors are linear in the features; no smaller than :func:`mcc`. R^2 is that of the fitted
+    samples, so take many more of them than features.
+
+    Args, raises: as :func:`correlations`.
+    """
+    z, f = _pair(factors, features)
+    z, f = _standard(z), _standard(f)
+    fitted = f @ np.linalg.lstsq(f, z, rcond=1e-10)[0]
+    return float(np.sqrt(np.clip((fitted * z).mean(0), 0, 1)).mean())
+
+
+def dci(factors: ArrayLike, features: ArrayLike, predictor: str = "lasso", *, seed: int = 0) -> DCI:
+    """DCI by importances from scikit-learn's predictors, fitted on half of the samples.
+
+    Args:
+        factors: (N, m), N >= 20.
+        features: (N, d); they are standardised first.
+        predictor: "lasso": |coefficients| of LassoCV, three folds; "forest": impurity importances of a random forest of
+            100 trees, which need no linear map.
+        seed: of the split into halves and of the forest.
+
+    Raises:
+        ValueError: as :func:`correlations`; another predictor; too few samples.
+        ImportError: scikit-learn is not installed.
+    """
+    z, f = _pair(factors, features)
+    if predictor not in ("lasso", "forest"):
+        raise ValueError(f"predictor: expected 'lasso' or 'forest', got {predictor!r}")
+    if len(z) < 20:
+        raise ValueError(f"factors: expected 20 samples or more, got {len(z)}")
+    z, f = _standard(z), _standard(f)
+    order = np.random.default_rng(seed).permutation(len(z))
+    fit, test = order[: len(z) // 2], order[len(z) // 2 :]
+    importance = np.zeros((f.shape[1], z.shape[1]))
+    informed = np.zeros(z.shape[1])
+    for j in range(z.shape[1]):
+        if not z[:, j].any():  # a constant factor: nothing to be told
+            continue
+        if predictor == "lasso":
+            model = need("sklearn.linear_model").LassoCV(cv=3)
+        else:
+            model = need("sklearn.ensemble").RandomForestRegressor(n_estimators=100, random_state=seed)
+        model.fit(f[fit], z[fit, j])
+        importance[:, j] = np.abs(model.coef_) if predictor == "lasso" else model.feature_importances_
+        informed[j] = max(0.0, model.score(f[test], z[test, j]))
+    return DCI(
+        disentanglement=_concentration(importance),
+        completeness=_concentration(importance.T),
+        informativeness=float(informed.mean()),
+        importance=importance,
+    )
+
+
+def ica(train: ArrayLike, features: ArrayLike, *, seed: int = 0) -> Array:
+    """Features (N, d) turned by the FastICA (scikit-learn, logcosh) that is fitted to the features (M, d) of training.
+
+    Raises:
+        ValueError: arrays of the wrong shape, or NaN.
+        ImportError: scikit-learn is not installed.
+    """
+    fitted, turned = np.asarray(train, np.float64), np.asarray(features, np.float64)
+    if fitted.ndim != 2 or turned.ndim != 2 or fitted.shape[1] != turned.shape[1] or not len(fitted):
+        raise ValueError(f"features: expected (M, d) and (N, d), got {fitted.shape} and {turned.shape}")
+    if not (np.isfinite(fitted).all() and np.isfinite(turned).all()):
+        raise ValueError("features: expected finite values, got NaN or infinite ones")
+    model = need("sklearn.decomposition").FastICA(
+        n_components=fitted.shape[1], whiten="unit-variance", max_iter=1000, tol=1e-4, random_state=seed
+    )
+    with warnings.catch_warnings():
+        # Where the components are not independent there need be no fixed point; the last iterate is as good as another.
+        warnings.filterwarnings("ignore", module="sklearn")
+        return np.asarray(model.fit(fitted).transform(turned))
+
+
+def _pair(factors: ArrayLike, features: ArrayLike) -> tuple[Array, Array]:
+    z, f = np.asarray(factors, np.float64), np.asarray(features, np.float64)
+    for name, value in (("factors", z), ("features", f)):
+        if value.ndim != 2 or 0 in value.shape:
+            raise ValueError(f"{name}: expected a non-empty array (N, number), got shape {value.shape}")
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name}: expected finite values, got NaN or infinite ones")
+    if len(z) != len(f):
+        raise ValueError(f"features: expected {len(z)} rows, as factors have, got {len(f)}")
+    return z, f
+
+
+def _standard(values: Array) -> Array:
+    """Columns of mean 0 and variance 1; constant ones, which rounding may hide, are 0."""
+    centred = values - values.mean(0)
+    scale = np.sqrt((centred**2).mean(0))
+    constant = scale <= 1e-12 * np.abs(values).max(0)
+    return np.where(constant, 0, centred) / np.where(constant, 1, scale)
+
+
+def _concentration(importance: Array) -> float:
+    """Mean over rows, weighted by their sums, of 1 - entropy of the row in base of its length."""
+    total = importance.sum(1)
+    if not total.any():
+        return 0.0
+    if importance.shape[1] == 1:
+        return 1.0
+    share = importance / np.where(total > 0, total, 1)[:, None]
+    entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(1) / np.log(importance.shape[1])
+    return float(((1 - entropy) * total).sum() / total.sum())

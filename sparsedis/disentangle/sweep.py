@@ -1,0 +1,123 @@
+"""Many runs that differ in one setting, the inner regression and the seed; and what came of them.
+
+Every run has its own folder inside the sweep's, and the sweep goes on from what is there: finished runs are skipped,
+and an interrupted one is resumed. After every run sweep.json, sweep.md and sweep.png are written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from sparsedis.disentangle import report
+from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.train import seconds, train
+from sparsedis.metalearn import checkpoint, loop
+
+Vary = Literal["rho", "noise", "tasks", "eps"]
+
+VALUES: dict[str, tuple[float | str, ...]] = {
+    "rho": (0.0, 0.5, 0.9),
+    "noise": (0.0, 0.5, 1.0),
+    "tasks": ("bernoulli", "fixed-2", "blocks-2", "finite-2", "gaussian"),
+    "eps": (0.01, 0.03, 0.1, 0.3),
+}
+"""What each setting goes through."""
+
+JSON, TABLE, FIGURE = "sweep.json", "sweep.md", "sweep.png"
+
+
+def sweep(
+    base: DisentangleConfig,
+    out: str | Path,
+    *,
+    vary: str = "rho",
+    values: Sequence[float | str] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    inners: Sequence[str] = ("lasso", "ridge"),
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Run, or go on with, a sweep.
+
+    Args:
+        base: the settings that all runs share.
+        out: its folder.
+        vary: name of the setting that varies.
+        values: what it goes through; default: :data:`VALUES`.
+        seeds: one run each.
+        inners: inner regressions, one run each.
+        console: where to report; default: standard output.
+
+    Returns:
+        One record per finished run: {inner, rho, eps, ...} as :func:`record` has it.
+
+    Raises:
+        ValueError: an unknown setting, or what :func:`sparsedis.disentangle.train.train` raises.
+    """
+    if vary not in VALUES:
+        raise ValueError(f"vary: expected one of {', '.join(VALUES)}, got {vary!r}")
+    out, console = Path(out), console or Console()
+    configs = [
+        replace(base, **{vary: value, "seed": seed, "inner": inner})  # type: ignore[arg-type]
+        for seed in seeds  # outermost, so that an unfinished sweep has every setting
+        for value in values or VALUES[vary]
+        for inner in inners
+    ]
+    records = []
+    for config in configs:
+        folder = out / f"{vary}-{getattr(config, vary)}-{config.inner}-{config.seed}"
+        if not (folder / loop.RESULTS).exists():
+            train(config, folder, resume=(folder / loop.CONFIG).exists(), console=console)
+        else:
+            loop.check_folder(folder, config, resume=True)
+        records.append(record(folder))
+        groups = summary(records, vary)
+        checkpoint.write_json(out / JSON, {"vary": vary, "runs": records, "summary": groups})
+        checkpoint.write(out / TABLE, report.sweep_table(groups, vary).encode())
+        checkpoint.write(out / FIGURE, report.sweep_figure(groups, vary))
+    console.print(report.sweep_table(summary(records, vary), vary), markup=False, highlight=False, soft_wrap=True)
+    return records
+
+
+def record(folder: str | Path) -> dict[str, Any]:
+    """What a finished run's folder says, on one level: what ``--json`` writes."""
+    folder = Path(folder)
+    config = DisentangleConfig.from_json(json.loads((folder / loop.CONFIG).read_bytes()))
+    results = json.loads((folder / loop.RESULTS).read_bytes())
+    return {
+        **{name: getattr(config, name) for name in ("inner", "rho", "eps", "noise", "tasks", "preset")},
+        "mcc": results["mcc"],
+        "r": results["r"],
+        "dci": {name: results[name] for name in ("disentanglement", "completeness", "informativeness")},
+        "mcc_ica": results["mcc_ica"],
+        "r_ica": results["r_ica"],
+        "iterations": results["iterations"],
+        "seed": config.seed,
+        "seconds": seconds(folder),
+    }
+
+
+def summary(records: Sequence[dict[str, Any]], vary: str) -> list[dict[str, Any]]:
+    """Means and standard deviations over seeds, by value and method: inner lasso, inner ridge, ridge and ICA."""
+    groups = []
+    methods: list[tuple[str, str, Callable[[dict[str, Any]], tuple[float, float]]]] = [
+        ("inner lasso", "lasso", lambda x: (x["mcc"], x["r"])),
+        ("inner ridge", "ridge", lambda x: (x["mcc"], x["r"])),
+        ("inner ridge + ICA", "ridge", lambda x: (x["mcc_ica"], x["r_ica"])),
+    ]
+    for value in dict.fromkeys(one[vary] for one in records):
+        for name, inner, scores in methods:
+            chosen = [scores(one) for one in records if one[vary] == value and one["inner"] == inner]
+            if chosen:
+                group: dict[str, Any] = {"value": value, "method": name, "seeds": len(chosen)}
+                for key, column in zip(("mcc", "r"), zip(*chosen, strict=True), strict=True):
+                    group[f"{key}_mean"] = statistics.fmean(column)
+                    group[f"{key}_sd"] = statistics.stdev(column) if len(column) > 1 else 0.0
+                groups.append(group)
+    return groups

@@ -1,0 +1,377 @@
+"""The outer loop: an encoder trained through the regressions that tasks fit on its features.
+
+A run lives in one folder, see :mod:`sparsedis.metalearn.loop`; this one adds
+
+correlations.png   the features' correlations with the factors
+seconds.json       the time that the run has taken, over all its parts
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.random import PCG64, Generator, SeedSequence
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from sparsedis.data import shapes3d
+from sparsedis.data.factors import Factors
+from sparsedis.disentangle import metrics, report
+from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.tasks import TaskBatch, TaskDistribution, Tasks
+from sparsedis.metalearn import checkpoint, loop
+from sparsedis.models.factor_encoder import FactorEncoder
+from sparsedis.regression import lasso_lambda1_max, solve_lasso, solve_ridge
+
+CORRELATIONS, SECONDS = "correlations.png", "seconds.json"
+
+_IMAGES_AT_ONCE = 250
+_UNIFORM_STREAM, _OWN_STREAM = 5, 6  # of the seed: images that the metrics are computed on
+_WARM_UP = 50  # steps over which the learning rate rises, so that Adam's first steps are not its largest
+
+
+@dataclass(frozen=True)
+class Results:
+    """How a run ended. Metrics are those of the learner that did best in validation.
+
+    Attributes:
+        iteration: the step of that learner.
+        iterations: steps done.
+        validation_loss, test_loss: outer loss.
+        features_used: share of the features that a test task's regression uses.
+        certified: share of the test tasks solved to their certificate.
+        mcc, mcc_spearman, r: on factors drawn uniformly.
+        disentanglement, completeness, informativeness: DCI, likewise.
+        mcc_ica, r_ica: of the features, turned by the FastICA fitted to features of the training's distribution.
+        correlations: (6, d) of factors with features, on factors drawn uniformly; the features in the order of the
+            assignment of ``mcc``.
+    """
+
+    iteration: int
+    iterations: int
+    validation_loss: float
+    test_loss: float
+    features_used: float
+    certified: float
+    mcc: float
+    mcc_spearman: float
+    r: float
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    mcc_ica: float
+    r_ica: float
+    correlations: list[list[float]]
+
+
+class Outcome(NamedTuple):
+    """Of a batch of tasks: the loss to minimise, the share of features used, and of tasks certified."""
+
+    loss: Tensor
+    used: float
+    certified: float
+
+
+def train(
+    config: DisentangleConfig, out: str | Path, *, resume: bool = False, console: Console | None = None
+) -> Results:
+    """Train an encoder, then measure the one that did best in validation.
+
+    The same settings give the same files, byte for byte on the same CPU (but for seconds.json), whether or not the run
+    was interrupted and resumed. The global random state is left as it was; the number of threads is set where
+    ``config.threads`` says so.
+
+    Args:
+        config: the settings.
+        out: the folder of the run; made when everything is known to be in order.
+        resume: go on with the run in ``out``, from its last checkpoint.
+        console: where to report; default: standard output.
+
+    Raises:
+        ValueError: the run in ``out`` has other settings, or a damaged checkpoint; the loss is no longer finite.
+        FileExistsError: ``out`` holds a run, and ``resume`` is not set.
+        FileNotFoundError: the data, or the run to resume, is not there.
+        ImportError: scipy or scikit-learn is not installed.
+        KeyboardInterrupt: after Ctrl-C; the last checkpoint is saved first.
+    """
+    metrics.check_installed()
+    name, colon, path = config.data.partition(":")
+    config = replace(config, data=name + colon + (str(Path(path).expanduser().absolute()) if path else ""))
+    out = Path(out)
+    loop.check_folder(out, config, resume)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    source = shapes3d.open_source(config.data)
+    device = loop.device_named(config.device)
+    world = World(config, source)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        encoder = FactorEncoder(config.features).to(device)
+        run = _Run(out, config, encoder, world, console or Console(), resume)
+        with _clock(out / SECONDS):
+            run.run(
+                f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}, tasks {config.tasks}: "
+                f"iterations {run.progress.iteration} to {config.iterations}, in {out}"
+            )
+            return run.finish()
+
+
+def load_run(out: str | Path) -> tuple[FactorEncoder, DisentangleConfig]:
+    """The encoder of a run that did best in validation so far, on the CPU, and the run's settings.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it has not come to its first validation.
+        ValueError: its checkpoint is damaged.
+    """
+    path = Path(out) / loop.BEST
+    tensors, about = checkpoint.load(path)
+    try:
+        config = DisentangleConfig.from_json(about.get("config"))
+        with torch.device("meta"):  # to compare shapes before any memory is taken
+            expected = FactorEncoder(config.features).state_dict()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"checkpoint: {path} is damaged: {error}") from error
+    state = loop.with_prefix(tensors, loop.LEARNER)
+    checkpoint.check(expected, state, path)
+    encoder = FactorEncoder(config.features)
+    encoder.load_state_dict(state)
+    return encoder.eval(), config
+
+
+def outer_loss(features: Tensor, targets: Tensor, config: DisentangleConfig) -> Outcome:
+    """Fit every task's regression and measure it.
+
+    The loss is half the mean squared error, plus the outer penalties, averaged over tasks. Penalties are relative: to
+    the Lasso's lambda1_max, and to the mean squared norm of the features; both are held constant in the gradient.
+
+    Args:
+        features: (G, n, d), the inner samples first.
+        targets: (G, T, n).
+        config: the settings.
+
+    Source: Lachapelle et al., ICML 2023, problem (8).
+    """
+    groups, tasks, n = targets.shape
+    x = features[:, None].expand(-1, tasks, -1, -1).reshape(groups * tasks, n, -1)
+    y = targets.reshape(groups * tasks, n)
+    cut = config.inner_samples if config.split else n
+    inner_x, inner_y = x[:, :cut], y[:, :cut]
+    outer_x, outer_y = (x[:, cut:], y[:, cut:]) if config.split else (x, y)
+    if config.inner == "ridge" and config.eps:
+        solution = solve_ridge(inner_x, inner_y, lambda2=config.eps, relative=True)
+    else:  # at eps 0 both are least squares
+        solution = solve_lasso(inner_x, inner_y, lambda1=config.eps, relative=True)
+    w = solution.weights
+    error = (outer_x @ w[..., None])[..., 0] - outer_y
+    loss = error.square().mean() / 2
+    if config.outer_l1:
+        scale = lasso_lambda1_max(outer_x, outer_y).to(w.dtype)
+        loss = loss + config.outer_l1 * (scale * w.abs().sum(-1)).mean()
+    if config.outer_l2:
+        scale = outer_x.detach().square().sum(-1).mean(-1)
+        loss = loss + config.outer_l2 / 2 * (scale * w.square().sum(-1)).mean()
+    used = (w != 0).double().mean().item()
+    return Outcome(loss, used, solution.certified.double().mean().item())
+
+
+class World:
+    """The images, the factors and the tasks that a configuration stands for."""
+
+    def __init__(self, config: DisentangleConfig, source: shapes3d.Shapes3D) -> None:
+        self.source, self.config = source, config
+        self.factors = Factors(config.factors, config.rho, config.noise, config.seed)
+        self.distribution = TaskDistribution(config.tasks, seed=config.seed)
+        self.training = self._tasks("train", config.groups, config.group_tasks)
+        self.validation = self._tasks("validation", 4, 32)
+        self.test = self._tasks("test", 4, 32)
+        # Validations measure the first fifth.
+        self.uniform = self._generator(_UNIFORM_STREAM).integers(shapes3d.COUNT, size=config.measured_images)
+
+    def _tasks(self, split: str, groups: int, tasks: int) -> Tasks:
+        config = self.config
+        return Tasks(
+            self.factors,
+            self.distribution,
+            split,
+            groups=groups,
+            tasks=tasks,
+            samples=config.inner_samples + config.outer_samples,
+            target_noise=config.target_noise,
+            seed=config.seed,
+        )
+
+    def _generator(self, stream: int) -> Generator:
+        return Generator(PCG64(SeedSequence([self.config.seed, stream])))
+
+    def images(self, indices: Tensor, device: torch.device) -> Tensor:
+        """(N, 3, 64, 64) float32 from 0 to 1."""
+        return self.source.images(indices).to(device).float().div_(255)
+
+    def features(self, encoder: FactorEncoder, batch: TaskBatch, device: torch.device) -> Tensor:
+        """(G, n, d), in one pass: all samples share the statistics of the batch normalisation."""
+        groups, n = batch.indices.shape
+        return encoder(self.images(batch.indices.flatten(), device)).reshape(groups, n, -1)
+
+    @torch.no_grad()
+    def encode(self, encoder: FactorEncoder, indices: Tensor, device: torch.device) -> NDArray[np.float64]:
+        """(N, d) with the running statistics of the normalisation."""
+        training = encoder.training
+        encoder.eval()
+        parts = [encoder(self.images(part, device)).cpu() for part in indices.split(_IMAGES_AT_ONCE)]
+        encoder.train(training)
+        return torch.cat(parts).double().numpy()
+
+    @torch.no_grad()
+    def evaluate(self, encoder: FactorEncoder, tasks: Tasks, batches: int, device: torch.device) -> Outcome:
+        """Means over the first batches of ``tasks``."""
+        training = encoder.training
+        encoder.eval()
+        outcomes = []
+        for index in range(batches):
+            batch = tasks.batch(index)
+            features = self.features(encoder, batch, device)
+            outcomes.append(outer_loss(features, batch.targets.to(device), self.config))
+        encoder.train(training)
+        loss = torch.stack([one.loss for one in outcomes]).mean()
+        used, certified = (sum(column) / batches for column in list(zip(*outcomes, strict=True))[1:])
+        return Outcome(loss, used, certified)
+
+    def drawn(self, count: int) -> Tensor:
+        """Indices of images of the training's distribution, for FastICA."""
+        return self.factors.sample(self._generator(_OWN_STREAM), (count,))
+
+
+@dataclass
+class _Progress(loop.Progress):
+    best_loss: float | None = None
+    without_progress: int = 0  # validations since
+
+
+class _Run(loop.Loop):
+    """A run in its folder: steps, validations, and the metrics at the end."""
+
+    config: DisentangleConfig
+    learner: FactorEncoder
+    progress: _Progress
+
+    def __init__(
+        self,
+        out: Path,
+        config: DisentangleConfig,
+        encoder: FactorEncoder,
+        world: World,
+        console: Console,
+        resume: bool,
+    ) -> None:
+        self.world = world
+        self.device = next(encoder.parameters()).device
+        optimizer = torch.optim.AdamW(encoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        super().__init__(out, config, encoder, optimizer, _Progress(), console, resume)
+
+    def finished(self) -> bool:
+        patience = self.config.patience
+        return super().finished() or (patience > 0 and self.progress.without_progress >= patience)
+
+    def advance(self) -> dict[str, float | None]:
+        config, done = self.config, self.progress.iteration
+        rate = config.learning_rate * min(1.0, (done + 1) / _WARM_UP)
+        if config.schedule == "cosine":
+            rate *= (1 + math.cos(math.pi * done / config.iterations)) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = self.world.training.batch(done)
+        self.learner.train()
+        features = self.world.features(self.learner, batch, self.device)
+        outcome = outer_loss(features, batch.targets.to(self.device), config)
+        if not bool(torch.isfinite(outcome.loss)):
+            raise ValueError(f"iteration {done + 1}: the loss is {outcome.loss.item()}; try a lower learning_rate")
+        self.optimizer.zero_grad()
+        outcome.loss.backward()
+        self.optimizer.step()
+        self.progress.iteration += 1
+        return {"loss": outcome.loss.item(), "features_used": outcome.used, "certified": outcome.certified}
+
+    def validate(self, measured: dict[str, float | None], rate: float) -> None:
+        world, config, progress = self.world, self.config, self.progress
+        outcome = world.evaluate(self.learner, world.validation, config.validation_batches, self.device)
+        chosen = torch.from_numpy(world.uniform[: max(len(world.uniform) // 5, 20)])
+        z = world.factors.values[chosen].numpy()
+        f = world.encode(self.learner, chosen, self.device)
+        loss, mcc, r = outcome.loss.item(), metrics.mcc(z, f), metrics.r_score(z, f)
+        values = {"loss": loss, "mcc": mcc, "r": r, "features_used": outcome.used, "certified": outcome.certified}
+        self.log("validation", values)
+        self.say(
+            f"iteration {progress.iteration}/{config.iterations}: loss {measured['loss']:.4f}, validation {loss:.4f}, "
+            f"MCC {mcc:.3f}, R {r:.3f}, features used {100 * outcome.used:.1f}%; "
+            f"{rate:.1f} steps/s, {(config.iterations - progress.iteration) / rate:.0f} s left"
+        )
+        if progress.best_loss is None or loss < progress.best_loss:
+            progress.best_loss, progress.without_progress = loss, 0
+            self.keep({"iteration": progress.iteration, "loss": loss, "config": config.as_json()})
+        else:
+            progress.without_progress += 1
+
+    def finish(self) -> Results:
+        """Test and measure the best learner; write and show the results."""
+        world, config = self.world, self.config
+        encoder, _ = load_run(self.out)
+        encoder.to(self.device)
+        outcome = world.evaluate(encoder, world.test, config.test_batches, self.device)
+        chosen = torch.from_numpy(world.uniform)
+        z = world.factors.values[chosen].double().numpy()
+        f = world.encode(encoder, chosen, self.device)
+        own = world.encode(encoder, world.drawn(config.measured_images), self.device)
+        turned = metrics.ica(own, f, seed=config.seed)
+        told = metrics.dci(z, f, seed=config.seed)
+        matched = [int(i) for i in metrics.assignment(z, f) if i >= 0]
+        order = [*matched, *(i for i in range(f.shape[1]) if i not in matched)]
+        results = Results(
+            iteration=self.progress.best_iteration,
+            iterations=self.progress.iteration,
+            validation_loss=float(self.progress.best_loss or 0.0),
+            test_loss=outcome.loss.item(),
+            features_used=outcome.used,
+            certified=outcome.certified,
+            mcc=metrics.mcc(z, f),
+            mcc_spearman=metrics.mcc(z, f, "spearman"),
+            r=metrics.r_score(z, f),
+            disentanglement=told.disentanglement,
+            completeness=told.completeness,
+            informativeness=told.informativeness,
+            mcc_ica=metrics.mcc(z, turned),
+            r_ica=metrics.r_score(z, turned),
+            correlations=metrics.correlations(z, f)[:, order].tolist(),
+        )
+        checkpoint.write(self.out / loop.CURVES, report.curves(self.metrics()))
+        title = f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}: MCC {results.mcc:.3f}"
+        checkpoint.write(self.out / CORRELATIONS, report.heat_map(results.correlations, shapes3d.FACTORS, title))
+        checkpoint.write_json(self.out / loop.RESULTS, asdict(results))  # last: a sweep takes it for the end of the run
+        self.console.print(report.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
+        return results
+
+
+def seconds(out: str | Path) -> float:
+    """The time that the run in a folder has taken."""
+    path = Path(out) / SECONDS
+    return float(json.loads(path.read_text())) if path.exists() else 0.0
+
+
+@contextmanager
+def _clock(path: Path) -> Iterator[None]:
+    """Adds the time taken to the number in a file, however it ends."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        before = seconds(path.parent)
+        checkpoint.write_json(path, round(before + time.monotonic() - start, 3))

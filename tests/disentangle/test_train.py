@@ -1,0 +1,280 @@
+import io
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from sparsedis.disentangle import train as module
+from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.train import Outcome, Results, _Run, load_run, outer_loss, seconds, train
+from sparsedis.metalearn import checkpoint
+from sparsedis.metalearn.loop import FILES
+
+pytest.importorskip("scipy")
+sklearn = pytest.importorskip("sklearn.linear_model")
+
+WRITTEN = (*FILES, "correlations.png")
+
+
+def run(config: DisentangleConfig, out: Path, resume: bool = False) -> tuple[Results, str]:
+    text = io.StringIO()
+    return train(config, out, resume=resume, console=Console(file=text, width=200)), text.getvalue()
+
+
+@pytest.fixture(scope="module")
+def whole(small: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run(small, out)
+    return out
+
+
+def assert_equal(out: Path, whole: Path) -> None:
+    assert sorted(file.name for file in out.iterdir()) == sorted([*WRITTEN, "seconds.json"])
+    for name in WRITTEN:
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_what_a_run_leaves(small: DisentangleConfig, whole: Path) -> None:
+    assert DisentangleConfig.from_json(json.loads((whole / "config.json").read_text())) == small
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [x["iteration"] for x in lines if x["split"] == "train"] == [2, 4, 6, 8, 10, 12, 14]
+    validations = [x for x in lines if x["split"] == "validation"]
+    assert [x["iteration"] for x in validations] == [5, 10, 14]
+    assert all(x["certified"] == 1 and 0 < x["features_used"] <= 1 for x in lines)
+    assert all(0 <= x["mcc"] <= x["r"] + 1e-6 <= 1 + 1e-5 for x in validations)
+    results = json.loads((whole / "results.json").read_text())
+    best = min(validations, key=lambda x: x["loss"])
+    assert (results["iteration"], results["validation_loss"]) == (best["iteration"], best["loss"])
+    # The features are shown in the order of the assignment, so that MCC is the mean of the diagonal.
+    correlations = np.abs(results["correlations"])
+    assert correlations.shape == (6, 6)
+    assert results["mcc"] == pytest.approx(np.diag(correlations).mean())
+    assert results["r_ica"] == pytest.approx(results["r"], abs=1e-6)  # ICA is a linear map
+    encoder, config = load_run(whole)
+    assert config == small
+    assert not encoder.training
+    assert seconds(whole) > 0
+
+
+def tasks(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (2, 30, 4) and targets (2, 3, 30) of sparse regressions."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 30, 4, generator=generator, dtype=torch.float64)
+    w = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64).clamp(-1, 1)
+    w[..., 2:] = 0
+    y = w @ x.mT + 0.1 * torch.randn(2, 3, 30, generator=generator, dtype=torch.float64)
+    return x.to(dtype), y.to(dtype)
+
+
+@pytest.mark.parametrize("inner", ["lasso", "ridge"])
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("eps", [0.0, 0.2])
+def test_outer_loss_against_scikit_learn(inner: str, split: bool, eps: float) -> None:
+    x, y = tasks()
+    config = DisentangleConfig(
+        inner=inner, split=split, eps=eps, outer_l1=0.3, outer_l2=0.05, inner_samples=20, outer_samples=10
+    )
+    losses, used = [], []
+    for g in range(2):
+        for t in range(3):
+            features, targets = x[g].numpy(), y[g, t].numpy()
+            fit = slice(0, 20) if split else slice(None)
+            out = slice(20, None) if split else slice(None)
+            a, b = features[fit], targets[fit]
+            if eps == 0:
+                w = np.linalg.lstsq(a, b, rcond=None)[0]
+            elif inner == "lasso":
+                alpha = eps * np.abs(a.T @ b).max() / len(b)
+                w = sklearn.Lasso(alpha=alpha, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(a, b).coef_
+            else:
+                w = sklearn.Ridge(alpha=eps * (a**2).sum(), fit_intercept=False).fit(a, b).coef_
+            a, b = features[out], targets[out]
+            loss = 0.5 * ((a @ w - b) ** 2).mean()
+            loss += 0.3 * np.abs(a.T @ b).max() / len(b) * np.abs(w).sum()
+            loss += 0.5 * 0.05 * (a**2).sum() / len(b) * (w**2).sum()
+            losses.append(loss)
+            used.append((np.abs(w) > 1e-9).mean())
+    outcome = outer_loss(x, y, config)
+    assert outcome.loss.item() == pytest.approx(np.mean(losses), rel=1e-6)
+    assert outcome.used == pytest.approx(np.mean(used))
+    assert outcome.certified == 1
+
+
+@pytest.mark.parametrize("inner", ["lasso", "ridge"])
+@pytest.mark.parametrize("split", [False, True])
+def test_gradient_of_the_outer_loss(inner: str, split: bool) -> None:
+    """Finite differences of the loss with the relative penalties held constant: so with an absolute inner penalty."""
+    x, y = tasks()
+    config = DisentangleConfig(inner=inner, split=split, eps=0.1, inner_samples=20, outer_samples=10)
+    x.requires_grad_(True)
+    outer_loss(x, y, config).loss.backward()
+    fit = slice(0, 20) if split else slice(None)
+    out = slice(20, None) if split else slice(None)
+    with torch.no_grad():
+        inner_y = y[:, :, fit]
+        alpha = 0.1 * (x[:, fit].mT[:, None] @ inner_y[..., None])[..., 0].abs().amax(-1) / inner_y.shape[-1]
+        beta = 0.1 * x[:, fit].square().sum((1, 2))
+
+    def loss(features: np.ndarray) -> float:
+        total = 0.0
+        for g in range(2):
+            for t in range(3):
+                a, b = features[g][fit], y[g, t].numpy()[fit]
+                if inner == "lasso":
+                    model = sklearn.Lasso(alpha[g, t].item(), fit_intercept=False, tol=1e-14, max_iter=10**6)
+                else:
+                    model = sklearn.Ridge(beta[g].item(), fit_intercept=False)
+                w = model.fit(a, b).coef_
+                total += 0.5 * ((features[g][out] @ w - y[g, t].numpy()[out]) ** 2).mean() / 6
+        return total
+
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        direction = generator.standard_normal(x.shape)
+        base = x.detach().numpy()
+        slope = (loss(base + 1e-5 * direction) - loss(base - 1e-5 * direction)) / 2e-5
+        assert (x.grad.numpy() * direction).sum() == pytest.approx(slope, rel=1e-4, abs=1e-7)
+
+
+def test_the_loss_falls(small: DisentangleConfig, tmp_path: Path) -> None:
+    config = replace(small, iterations=60, group_tasks=16, inner_samples=25, outer_samples=25, rho=0.0)
+    config = replace(config, validate_every=20, validation_batches=2)
+    run(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    validations = [x for x in lines if x["split"] == "validation"]
+    assert validations[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert validations[-1]["r"] > 0.6
+
+
+def test_the_random_state_of_the_caller_is_kept(small: DisentangleConfig, whole: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run(small, tmp_path / "run")
+    assert torch.equal(torch.rand(3), expected)
+    assert_equal(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 13])
+def test_interrupted_and_resumed(
+    small: DisentangleConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Ctrl-C during a step ends the run after it; resumed, it leaves the files of the uninterrupted run."""
+    advance = _Run.advance
+
+    def interrupted(self: _Run) -> dict[str, float | None]:
+        if self.progress.iteration + 1 == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return advance(self)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(small, out)
+    assert checkpoint.load(out / "last.safetensors")[1]["iteration"] == stop
+    before = seconds(out)
+    run(small, out, resume=True)
+    assert seconds(out) > before > 0
+    assert_equal(out, whole)
+
+
+@pytest.mark.parametrize("stop", [2, 7, 16, 25])
+def test_killed_at_a_write_and_resumed(
+    small: DisentangleConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """The process dies at its stop-th write to disk, between the two halves of it."""
+
+    class Killed(BaseException):
+        pass
+
+    writes, sync = 0, os.fsync
+
+    def dying_sync(descriptor: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == stop:
+            raise Killed
+        sync(descriptor)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", dying_sync)
+        with pytest.raises(Killed):
+            run(small, out)
+    run(small, out, resume=True)
+    assert_equal(out, whole)
+
+
+def test_early_stopping(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two validations without progress end the run, and a resumed one does not go on."""
+    losses = iter([3.0, 2.0, 2.5, 2.0, 1.0])
+    evaluate = module.World.evaluate
+
+    def scripted(self: module.World, encoder: object, tasks: object, batches: int, device: object) -> Outcome:
+        outcome = evaluate(self, encoder, tasks, batches, device)  # type: ignore[arg-type]
+        return outcome._replace(loss=torch.tensor(next(losses))) if tasks is self.validation else outcome
+
+    monkeypatch.setattr(module.World, "evaluate", scripted)
+    config = replace(small, iterations=50, validate_every=3, patience=2)
+    results, _ = run(config, tmp_path / "run")
+    assert (results.iteration, results.iterations, results.validation_loss) == (6, 12, 2.0)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert max(x["iteration"] for x in lines) == 12
+    again, _ = run(config, tmp_path / "run", resume=True)
+    assert again == results
+
+
+def test_a_run_is_not_overwritten(small: DisentangleConfig, whole: Path) -> None:
+    with pytest.raises(FileExistsError, match=r"whole already holds config\.json"):
+        train(small, whole)
+    with pytest.raises(ValueError, match=r"resume: eps: the run in .*whole has 0\.1, got 0\.3"):
+        train(replace(small, eps=0.3), whole, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "zip:x"}, "data: expected one of"),
+        ({"data": "cache:nowhere"}, "found no file at /"),
+        ({"device": "warp"}, "device: 'warp' is not available"),
+    ],
+)
+def test_errors_leave_nothing(
+    small: DisentangleConfig, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(replace(small, **changes), tmp_path / "a" / "b")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_runs(small: DisentangleConfig, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in FILES:
+        (out / name).write_bytes((whole / name).read_bytes())
+    tensors, about = checkpoint.load(out / "last.safetensors")
+    for changed in ({}, {**about, "iteration": -1}, {**about, "best_iteration": "x"}):
+        checkpoint.save(out / "last.safetensors", tensors, changed)
+        with pytest.raises(ValueError, match="is damaged"):
+            train(small, out, resume=True)
+    tensors, about = checkpoint.load(out / "best.safetensors")
+    checkpoint.save(out / "best.safetensors", tensors, {})
+    with pytest.raises(ValueError, match="is damaged"):
+        load_run(out)
+    checkpoint.save(out / "best.safetensors", {**tensors, "learner.norm.running_mean": torch.ones(3)}, about)
+    with pytest.raises(ValueError, match="does not fit its settings"):
+        load_run(out)
+
+
+def test_a_loss_that_is_not_finite(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "outer_loss", lambda *_: Outcome(torch.tensor(float("nan")), 0.5, 1.0))
+    with pytest.raises(ValueError, match="iteration 1: the loss is nan; try a lower learning_rate"):
+        train(small, tmp_path / "run")

@@ -1,0 +1,155 @@
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparsedis import cli
+from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.train import train
+
+pytest.importorskip("scipy")
+pytest.importorskip("sklearn")
+
+CONFIG = DisentangleConfig(
+    iterations=12,
+    groups=1,
+    group_tasks=4,
+    inner_samples=4,
+    outer_samples=4,
+    validate_every=6,
+    validation_batches=1,
+    test_batches=1,
+    measured_images=60,
+    log_every=1,
+    save_every=2,
+    threads=1,
+    eps=0.05,
+    rho=0.5,
+)
+
+
+def options(config: DisentangleConfig) -> list[str]:
+    words = []
+    for field in fields(config):
+        name, value = field.name.replace("_", "-"), getattr(config, field.name)
+        words += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
+    return words
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    # A shell that starts the tests in the background has SIGINT ignored, which children inherit.
+    return subprocess.Popen(
+        [sys.executable, "-m", "sparsedis", *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def test_interrupt_and_resume(tmp_path: Path) -> None:
+    """Ctrl-C, the command that is then printed, and a result as if nothing had happened."""
+    process = start("disentangle", *options(CONFIG), "--out", "run", "--json", "result.json", cwd=tmp_path)
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (130, "")
+    command = re.search(r"Interrupted\. To resume: sparsedis (disentangle .* --resume)\n", out)
+    assert command is not None
+    assert not (tmp_path / "result.json").exists()
+
+    process = start(*command[1].split(), cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert "MCC after FastICA" in out
+    train(CONFIG, tmp_path / "whole")
+    for name in ("results.json", "metrics.jsonl", "best.safetensors", "correlations.png", "curves.png"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result) >= {"inner", "rho", "eps", "mcc", "r", "dci", "mcc_ica", "iterations", "seed", "seconds"}
+    assert set(result["dci"]) == {"disentanglement", "completeness", "informativeness"}
+    assert (result["inner"], result["rho"], result["eps"], result["iterations"]) == ("lasso", 0.5, 0.05, 12)
+    assert 0 < result["mcc"] <= result["r"] <= 1
+    assert result["seconds"] > 0
+
+
+def test_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["disentangle-sweep", *options(CONFIG), "--iterations", "2", "--vary", "tasks", "--values", "gaussian"]
+    arguments += ["--seeds", "3", "--out", "sweep", "--json", "all.json"]
+    assert cli.main(arguments) == 0
+    records = json.loads((here / "all.json").read_text())
+    assert [(x["inner"], x["tasks"], x["seed"]) for x in records] == [
+        ("lasso", "gaussian", 3),
+        ("ridge", "gaussian", 3),
+    ]
+    assert "| gaussian | inner ridge + ICA | 1 |" in capsys.readouterr().out
+    assert (here / "sweep" / "sweep.png").exists()
+
+
+def test_contact_sheet(here: Path) -> None:
+    assert cli.main(["shapes3d", "--sheet", "sheet.png"]) == 0
+    assert np.asarray(Image.open(here / "sheet.png")).shape == (2 * 6 * 66, 2 * 15 * 66, 3)
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("disentangle", "disentangle-sweep", "shapes3d"):
+        assert cli.main([command, "--help"]) == 0
+        assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("disentangle --rho 1.5", "rho: expected a number from 0 to below 1, got 1.5"),
+        ("disentangle --inner lars", "invalid choice 'lars' for argument '--inner'"),
+        ("disentangle --tasks blocks-4", "tasks: expected blocks that divide 6 factors, got 'blocks-4'"),
+        ("disentangle --iterations -1", "iterations: expected a whole number >= 1, got -1"),
+        ("disentangle --data png", "data: expected one of rendered, cache:FILE, h5:FILE, got 'png'"),
+        ("disentangle --data h5:nowhere", "expected the file 3dshapes.h5, found none at"),
+        ("disentangle --device warp", "device: 'warp' is not available"),
+        ("disentangle --resume", "expected a run in runs/disentangle-lasso-0.9-0, found no config.json there"),
+        ("disentangle --json nowhere/x", "json: expected a file in an existing folder, got 'nowhere/x'"),
+        ("disentangle-sweep --vary width", "invalid choice 'width' for argument '--vary'"),
+        ("disentangle-sweep --vary rho --values low", "values: expected numbers, got 'low'"),
+        ("disentangle-sweep --vary rho --values 2", "rho: expected a number from 0 to below 1, got 2.0"),
+        ("shapes3d", "shapes3d: expected --sheet FILE, --cache FILE or both"),
+        ("shapes3d --sheet nowhere/x", "sheet: expected a file in an existing folder, got 'nowhere/x'"),
+        ("shapes3d --sheet x --data cache:none", "expected a cache, found no file at none"),
+    ],
+)
+def test_errors_are_one_line(arguments: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("sparsedis: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(here.iterdir())
+
+
+def test_a_missing_extra_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "sklearn":
+            monkeypatch.setitem(sys.modules, name, None)
+    assert cli.main(["disentangle"]) == 2
+    assert capsys.readouterr().err == ("sparsedis: this needs scikit-learn: pip install 'sparsedis[disentangle]'\n")
+    assert not list(here.iterdir())
