@@ -133,7 +133,12 @@ def test_zero_exactly_from_lambda1_max_on():
     assert (below.active.sum(1) == 1).all()
 
 
-@given(seed=st.integers(0, 10**6), relative=st.floats(0.001, 1.1), lambda2=st.sampled_from([0.0, 0.1]))
+# Not just below the maximum, where w = 0 is certified as well.
+@given(
+    seed=st.integers(0, 10**6),
+    relative=st.floats(0.001, 0.99) | st.floats(1.001, 1.1),
+    lambda2=st.sampled_from([0.0, 0.1]),
+)
 @settings(max_examples=20)
 def test_permutations_and_scale(seed, relative, lambda2):
     X, y = random_regression(seed, 15, 8)

@@ -2,7 +2,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
+#ifdef SPARSEDIS_POISON
+#include <cstring>
+#endif
 #include <memory>
 #include <new>
 #include <vector>
@@ -25,6 +29,9 @@ class Memory {
       if (!block.data) throw std::bad_alloc();
       block.size = bytes;
     }
+#ifdef SPARSEDIS_POISON
+    std::memset(block.data.get(), 0xff, bytes);  // NaN: a value read before it is written shows
+#endif
     const auto address = reinterpret_cast<std::uintptr_t>(block.data.get());
     return reinterpret_cast<T*>((address + kAlign - 1) / kAlign * kAlign);
   }
