@@ -45,7 +45,8 @@ def solve_lasso(
         lambda2: >= 0, likewise.
         relative: lambda1 is a multiple of each task's :func:`lasso_lambda1_max`, held constant in the gradient.
         sample_weight: s, (B, n) >= 0; 0 marks padding. Default: 1 everywhere.
-        backend: "reference" (pure torch), "cpp" (CPU kernel), or "auto": the fastest that can run the problem.
+        backend: "cpp" (CPU, up to 1024 features), "triton" (CUDA or ROCm, up to 64), "reference" (pure torch),
+            or "auto": the first of these that can run the problem.
         tol: the gap to reach, relative to the objective at w = 0, sum_i s_i y_i^2 / (2 N). Default: 1e-10 for float64
             features, 1e-5 for others. The solve ends with a direct one on the support, mostly at 1e-15.
         max_iter: default 1000; an iteration is up to ten sweeps of coordinate descent and direct solves on the support.
