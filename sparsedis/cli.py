@@ -1,4 +1,4 @@
-"""The command line: sparsedis train | evaluate | info.
+"""The command line: sparsedis train | evaluate | compare | sweep | data | info.
 
 An error of the user is one line on standard error and exit code 2; an interruption is exit code 130.
 """
@@ -8,108 +8,18 @@ from __future__ import annotations
 import io
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import tyro
 
-from sparsedis.metalearn.config import TrainConfig
+from sparsedis.metalearn.commands import Compare, Data, Evaluate, Sweep, Train
+from sparsedis.metalearn.presets import PRESETS
 
 _FAILURE, _INTERRUPTED, _BROKEN_PIPE = 2, 130, 141
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train an encoder through the classifiers that tasks fit on its features, and test it."""
-
-    config: tyro.conf.OmitArgPrefixes[TrainConfig]
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Folder of the run; the default is runs/DATA-HEAD-SEED."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on with the run in the folder, which must have the same settings."""
-
-    def run(self) -> None:
-        from sparsedis.metalearn.train import train
-
-        try:
-            train(self.config, self._folder(), resume=self.resume)
-        except FileExistsError as error:
-            raise ValueError(f"{error} (to resume: {self._resume_command()})") from error
-        except KeyboardInterrupt:
-            if (self._folder() / "config.json").exists():
-                print(f"Interrupted. To resume: {self._resume_command()}", flush=True)
-            raise
-
-    def _folder(self) -> Path:
-        name = self.config.data.partition(":")[0]
-        return self.out or Path("runs") / f"{name}-{self.config.head}-{self.config.seed}"
-
-    def _resume_command(self) -> str:
-        words = ["sparsedis", "train"]
-        for field in fields(TrainConfig):
-            value = getattr(self.config, field.name)
-            if value != field.default:
-                values = value if isinstance(value, tuple) else (value,)
-                words += ["--" + field.name.replace("_", "-"), *map(str, values)]
-        return shlex.join([*words, "--out", str(self._folder()), "--resume"])
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Test the best learner of a run on episodes of classes that it was not trained on."""
-
-    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
-    """Folder of the run."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="NAME[:PATH]", help_behavior_hint="")] = None
-    """Data set; the default is the run's."""
-    split: str = "test"
-    """Classes to draw from: train, validation or test."""
-    way: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Classes per task; the default is the run's."""
-    shot: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Support images per class; the default is the run's."""
-    query: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Query images per class; the default is the run's."""
-    episodes: int = 600
-    """Number of tasks."""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Of the tasks; the default is the run's."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """File to write the result to."""
-
-    def run(self) -> None:
-        from rich.console import Console
-
-        from sparsedis.data import Episodes, load
-        from sparsedis.metalearn import checkpoint, report
-        from sparsedis.metalearn.evaluate import encode, evaluate
-        from sparsedis.metalearn.train import load_run
-
-        if self.json and (self.json.is_dir() or not self.json.parent.is_dir()):
-            raise ValueError(f"json: expected a file in an existing folder, got {str(self.json)!r}")
-        learner, config = load_run(self.run_dir)
-        data = load(self.data or config.data)
-        channels = data.images.shape[1]
-        if channels != learner.encoder.in_channels:
-            raise ValueError(f"data: expected images of {learner.encoder.in_channels} channels, got {channels}")
-        episodes = Episodes(
-            data,
-            self.split,
-            way=config.way if self.way is None else self.way,
-            shot=config.shot if self.shot is None else self.shot,
-            query=config.query if self.query is None else self.query,
-            seed=config.seed if self.seed is None else self.seed,
-            length=self.episodes,
-        )
-        result = evaluate(learner, encode(learner, data, self.split), episodes)
-        if self.json:
-            checkpoint.write_json(self.json, asdict(result))
-        Console().print(report.table([result], f"{data.name}, {self.split} split, seed {result.seed}"))
 
 
 @dataclass(frozen=True)
@@ -140,13 +50,29 @@ def _run(argv: list[str]) -> int:
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
-            command = tyro.cli(Train | Evaluate | Info, prog="sparsedis", args=argv)  # type: ignore[arg-type]
+            command: Any = tyro.cli(_commands(argv), prog="sparsedis", args=argv)
     except SystemExit as end:
         if end.code in (0, None):  # --help
             return 0
         return _fail(_summary(complaint.getvalue()))
     command.run()
     return 0
+
+
+def _commands(argv: list[str]) -> Any:
+    """The commands; the defaults of train are those of the preset that the command line names."""
+    settings = PRESETS.get(_preset(argv), PRESETS["quick"])
+    training = Annotated[Train, tyro.conf.subcommand("train", default=Train(config=settings))]
+    return training | Evaluate | Compare | Sweep | Data | Info
+
+
+def _preset(argv: list[str]) -> str:
+    for i, word in enumerate(argv):
+        if word == "--preset":
+            return "".join(argv[i + 1 : i + 2])
+        if word.startswith("--preset="):
+            return word.partition("=")[2]
+    return "quick"
 
 
 def _summary(box: str) -> str:

@@ -7,9 +7,11 @@ last.safetensors   everything that the next step depends on
 best.safetensors   the learner that did best in validation; what is tested
 curves.png         metrics.jsonl as a picture
 results.json       the tests
+tensorboard/       metrics.jsonl for TensorBoard, if asked for
 
 Episodes are functions of their index and the learning rate is one of the step, so the state of a run is its
-learner, its optimiser, the random state and the best validation so far.
+learner, its optimiser, the random state and the best validation so far. Several processes (``torchrun``, ``accelerate
+launch``) share the episodes of a step out; only the first of them writes, and all of them read the folder to resume.
 """
 
 from __future__ import annotations
@@ -29,14 +31,15 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from sparsedis.data.dataset import FewShotData, absolute, load
 from sparsedis.data.episodes import Episodes
-from sparsedis.metalearn import checkpoint, report
+from sparsedis.metalearn import checkpoint, recipe, report
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation, encode, evaluate
 from sparsedis.metalearn.learner import Learner
+from sparsedis.metalearn.runtime import Runtime, runtime
 
 _FILES = (
     "config.json",
@@ -47,12 +50,13 @@ _FILES = (
     "results.json",
 )
 _CONFIG, _METRICS, _LAST, _BEST, _CURVES, _RESULTS = _FILES
+_BOARD = "tensorboard"
 _LEARNER, _OPTIMIZER, _RANDOM = "learner.", "optimizer.", "random.torch"
 
 
 @dataclass(frozen=True)
 class Results:
-    """How a run ended.
+    """How a run ended; what results.json holds.
 
     Attributes:
         iteration: of the learner that did best in validation.
@@ -74,45 +78,61 @@ class _Progress:
     best_accuracy: float = -1.0
 
 
-def train(config: TrainConfig, out: str | Path, *, resume: bool = False, console: Console | None = None) -> Results:
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    encoder: nn.Module | None = None,
+) -> Results:
     """Meta-train a learner, then test the one that did best in validation.
 
     The same settings give the same files, byte for byte on the same CPU, whether or not the run was
-    interrupted and resumed. The global random state is left as it was; the number of threads is set where
-    ``config.threads`` says so.
+    interrupted and resumed; and the same losses, up to rounding, in any number of processes. The global random state is
+    left as it was; the number of threads is set where ``config.threads`` says so.
 
     Args:
         config: the settings.
         out: the folder of the run; made when everything is known to be in order.
         resume: go on with the run in ``out``, from its last checkpoint.
         console: where to report; default: standard output.
+        encoder: for ``config.encoder`` "custom": from images (N, *shape) to features (N, d). It is trained in place.
 
     Raises:
         ValueError: the data has too few classes or images; the run in ``out`` has other settings, or a
-            damaged checkpoint; the loss is no longer finite.
+            damaged checkpoint; the loss is no longer finite; the device or a package is missing; the processes do not
+            divide the batch.
         FileExistsError: ``out`` holds a run, and ``resume`` is not set.
         FileNotFoundError: the data, or the run to resume, is not there.
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is saved first.
     """
-    config = replace(config, data=absolute(config.data))
+    config = replace(config.settled(), data=absolute(config.data))
     out = Path(out)
-    _check_folder(out, config, resume)
+    check_folder(out, config, resume)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    data = load(config.data)
-    training = _episodes(config, data, "train", config.shot, config.iterations * config.batch)
-    validation = _episodes(config, data, "validation", config.shot, config.validation_episodes)
-    tests = [_episodes(config, data, "test", shot, config.test_episodes) for shot in config.test_shots]
+    data = load(config.data, config.image_size)
+    training = _episodes(config, data, "train", config.shot, config.query, config.iterations * config.batch)
+    later = config.query if config.test_query is None else config.test_query
+    shot = config.shot if config.validation_shot is None else config.validation_shot
+    validation = _episodes(config, data, "validation", shot, later, config.validation_episodes)
+    tests = [_episodes(config, data, "test", shot, later, config.test_episodes) for shot in config.test_shots]
+    processes = runtime(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        learner = Learner(config, data.images.shape[1]).to(_device(config.device))
-        run = _Run(out, config, learner, console or Console(), resume)
+        learner = Learner(config, data.images.shape[1:], encoder).to(processes.device)
+        run = _Run(out, config, learner, processes, console or Console(quiet=not processes.main), resume)
         run.loop(training, validation)
-        return run.finish(tests)
+        return run.finish(tests, encoder)
 
 
-def load_run(out: str | Path) -> tuple[Learner, TrainConfig]:
+def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner, TrainConfig]:
     """The learner of a run that did best in validation so far, on the CPU, and the run's settings.
+
+    Args:
+        out: folder of the run.
+        encoder: a module like the one that was trained, for ``config.encoder`` "custom"; its parameters are replaced.
 
     Raises:
         FileNotFoundError: there is no such run, or it has not come to its first validation.
@@ -120,32 +140,56 @@ def load_run(out: str | Path) -> tuple[Learner, TrainConfig]:
     """
     path = Path(out) / _BEST
     tensors, about = checkpoint.load(path)
+    state = with_prefix(tensors, _LEARNER)
     try:
         config = TrainConfig.from_json(about.get("config"))
-        first = tensors[_LEARNER + "encoder.blocks.0.0.weight"]
+        shape = tuple(about["shape"])
+        if len(shape) not in (1, 3) or not all(type(n) is int and 0 < n < 1 << 16 for n in shape):
+            raise ValueError(f"shape {shape}")
         with torch.device("meta"):  # to compare shapes before any memory is taken
-            learner = Learner(config, first.shape[1])
-        state = learner.state_dict()
+            expected = Learner(config, shape, encoder).state_dict()
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
         raise ValueError(f"checkpoint: {path} is damaged: {error}") from error
-    checkpoint.check(state, _with_prefix(tensors, _LEARNER), path)
-    learner = Learner(config, first.shape[1])
-    learner.load_state_dict(_with_prefix(tensors, _LEARNER))
-    return learner.eval(), config
+    checkpoint.check(expected, state, path)
+    learner = Learner(config, shape, encoder)
+    learner.load_state_dict(state)
+    return learner.cpu().eval(), config
+
+
+def results_of(out: str | Path) -> Results:
+    """How a finished run ended.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it is not finished.
+        ValueError: its results are damaged.
+    """
+    path = Path(out) / _RESULTS
+    try:
+        held = json.loads(path.read_bytes())
+        return Results(held["iteration"], held["validation"], tuple(Evaluation(**test) for test in held["tests"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"results: {path} is damaged: {error}") from error
 
 
 class _Run:
     """A run in its folder: steps, what is written of them, and the tests at the end."""
 
-    def __init__(self, out: Path, config: TrainConfig, learner: Learner, console: Console, resume: bool) -> None:
-        self.out, self.config, self.learner, self.console = out, config, learner, console
-        self.optimizer = torch.optim.Adam(learner.parameters(), lr=config.learning_rate)
+    def __init__(
+        self, out: Path, config: TrainConfig, learner: Learner, runtime: Runtime, console: Console, resume: bool
+    ) -> None:
+        self.out, self.config, self.learner, self.runtime, self.console = out, config, learner, runtime, console
+        self.optimizer = recipe.optimizer(config, learner)
         self.progress = _Progress()
         if resume:
             self._restore()
-        else:
+        runtime.wait()  # nobody writes before all have looked
+        if runtime.main and not resume:
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.write_json(out / _CONFIG, config.as_json())
+        self._module, self._stepper = runtime.prepare(learner, self.optimizer)
+        self._board = (
+            report.board(out / _BOARD, self.progress.iteration) if config.tensorboard and runtime.main else None
+        )
 
     def loop(self, training: Episodes, validation: Episodes) -> None:
         """Steps from where the run stands to its end, with validations and checkpoints in between."""
@@ -158,7 +202,7 @@ class _Run:
         with _bar(self.console) as bar, _interrupt_noted() as interrupted:
             task = bar.add_task("training", total=config.iterations, completed=first)
             while progress.iteration < config.iterations:
-                measured = self._step(training)
+                measured, stop = self._step(training, interrupted)
                 bar.update(task, completed=progress.iteration)
                 if self._due(config.log_every):
                     self._log("train", measured)
@@ -166,53 +210,67 @@ class _Run:
                 if validated:
                     rate = (progress.iteration - first) / (time.monotonic() - start)
                     self._validate(validation, measured["loss"], rate)
-                if validated or self._due(config.save_every) or interrupted():
+                if validated or self._due(config.save_every) or stop:
                     self._save()
-                if interrupted():
+                if stop:
                     raise KeyboardInterrupt
 
-    def finish(self, tests: list[Episodes]) -> Results:
+    def finish(self, tests: list[Episodes], encoder: nn.Module | None) -> Results:
         """Test the best learner; write and show the results."""
-        checkpoint.write(self.out / _CURVES, report.curves(_read_metrics(self.out / _METRICS)))
-        learner, _ = load_run(self.out)
+        if self._board is not None:
+            self._board.close()
+        self.runtime.wait()
+        learner, _ = load_run(self.out, encoder)
         learner.to(self.learner.device)
-        features = encode(learner, tests[0].data, "test")
+        features = encode(learner, tests[0].data, "test", self.runtime)
         results = Results(
             self.progress.best_iteration,
             self.progress.best_accuracy,
-            tuple(evaluate(learner, features, episodes) for episodes in tests),
+            tuple(evaluate(learner, features, episodes, self.runtime) for episodes in tests),
         )
-        checkpoint.write_json(self.out / _RESULTS, asdict(results))
+        if self.runtime.main:
+            checkpoint.write(self.out / _CURVES, report.curves(_read_metrics(self.out / _METRICS)))
+            checkpoint.write_json(self.out / _RESULTS, asdict(results))
         validation = report.percent(results.validation)
         title = f"Test of the learner of iteration {results.iteration} (validation {validation})"
         self.console.print(report.table(results.tests, title))
+        self.runtime.wait()
         return results
 
-    def _step(self, training: Episodes) -> dict[str, float | None]:
-        config, done = self.config, self.progress.iteration
+    def _step(self, training: Episodes, interrupted: Callable[[], bool]) -> tuple[dict[str, float | None], bool]:
+        """One step; what was measured, over all processes, and whether any of them is to stop."""
+        config, runtime, done = self.config, self.runtime, self.progress.iteration
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * (1 + math.cos(math.pi * done / config.iterations)) / 2
-        batch = training.images(training.batch(done * config.batch, (done + 1) * config.batch))
+            group["lr"] = recipe.learning_rate(config, done)
+        share = config.batch // runtime.size
+        first = done * config.batch + runtime.rank * share
+        batch = training.raw(training.batch(first, first + share))
         self.learner.train()
-        output = self.learner(batch, config.way)
-        labels = batch.query_labels.to(self.learner.device)
-        loss = F.cross_entropy(output.logits.flatten(0, 1), labels.flatten())
-        if not bool(torch.isfinite(loss)):
-            raise ValueError(f"iteration {done + 1}: the loss is {loss.item()}; try a lower learning_rate")
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        passes = config.batch // (config.micro_batch or config.batch)
+        with self.learner.statistics.step(passes > 1, runtime.mean):
+            output = self._module(batch, config.way, first)
+            labels = batch.query_labels.to(self.learner.device)
+            loss = recipe.loss(config, output.logits, labels)
+            accuracy = (output.logits.argmax(-1) == labels).double().mean()
+            used = (~output.sparsity).double().mean()
+            certified = self.learner.certified()
+            measured = torch.stack([loss.detach().double(), accuracy, used])
+            rest = measured.new_tensor([0.0 if certified is None else certified, float(interrupted())])
+            values = runtime.mean(torch.cat([measured, rest])).tolist()
+            if not math.isfinite(values[0]):
+                raise ValueError(f"iteration {done + 1}: the loss is {values[0]}; try a lower learning_rate")
+            self._stepper.zero_grad()
+            runtime.backward(loss)
+        self._stepper.step()
+        self.learner.step()
         self.progress.iteration += 1
-        return {
-            "loss": loss.item(),
-            "accuracy": (output.logits.argmax(-1) == labels).double().mean().item(),
-            "features_used": (~output.sparsity).double().mean().item(),
-            "certified": self.learner.certified(),
-        }
+        names = ("loss", "accuracy", "features_used", "certified")
+        logged: dict[str, float | None] = dict(zip(names, values, strict=False))
+        return {**logged, "certified": None if certified is None else values[3]}, values[4] > 0
 
     def _validate(self, validation: Episodes, loss: float | None, rate: float) -> None:
-        features = encode(self.learner, validation.data, "validation")
-        result = evaluate(self.learner, features, validation)
+        features = encode(self.learner, validation.data, "validation", self.runtime)
+        result = evaluate(self.learner, features, validation, self.runtime)
         progress, config = self.progress, self.config
         self._log(
             "validation",
@@ -231,13 +289,25 @@ class _Run:
         )
         if result.accuracy > progress.best_accuracy:
             progress.best_iteration, progress.best_accuracy = progress.iteration, result.accuracy
-            about = {"iteration": progress.iteration, "accuracy": result.accuracy, "config": config.as_json()}
-            checkpoint.save(self.out / _BEST, _prefixed(_LEARNER, self.learner.state_dict()), about)
+            about = {
+                "iteration": progress.iteration,
+                "accuracy": result.accuracy,
+                "config": config.as_json(),
+                "shape": list(self.learner.shape),
+            }
+            if self.runtime.main:
+                checkpoint.save(self.out / _BEST, prefixed(_LEARNER, self.learner.state_dict()), about)
 
     def _due(self, every: int) -> bool:
         return self.progress.iteration % every == 0 or self.progress.iteration == self.config.iterations
 
     def _log(self, split: str, values: Mapping[str, float | None]) -> None:
+        if not self.runtime.main:
+            return
+        if self._board is not None:
+            for name, value in values.items():
+                if value is not None:
+                    self._board.add_scalar(f"{split}/{name}", value, self.progress.iteration)
         line = json.dumps({"iteration": self.progress.iteration, "split": split, **values})
         with (self.out / _METRICS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -245,12 +315,14 @@ class _Run:
             os.fsync(file.fileno())  # a checkpoint must not be ahead of its metrics
 
     def _save(self) -> None:
+        if not self.runtime.main:
+            return
         tensors = {
-            **_prefixed(_LEARNER, self.learner.state_dict()),
-            **_prefixed(_OPTIMIZER, checkpoint.optimizer_tensors(self.optimizer)),
+            **prefixed(_LEARNER, self.learner.state_dict()),
+            **prefixed(_OPTIMIZER, checkpoint.optimizer_tensors(self.optimizer)),
             _RANDOM: torch.get_rng_state(),
         }
-        checkpoint.save(self.out / _LAST, tensors, asdict(self.progress))
+        checkpoint.save(self.out / _LAST, tensors, {**asdict(self.progress), **self.runtime.state()})
 
     def _restore(self) -> None:
         path = self.out / _LAST
@@ -261,12 +333,15 @@ class _Run:
                 if not 0 <= self.progress.best_iteration <= self.progress.iteration <= self.config.iterations:
                     raise ValueError(f"iterations {about}")
                 torch.set_rng_state(tensors[_RANDOM])
+                self.runtime.restore(about)
             except (ValueError, TypeError, KeyError, RuntimeError) as error:
                 raise ValueError(f"checkpoint: {path} is damaged: {error}") from error
-            state = _with_prefix(tensors, _LEARNER)
+            state = with_prefix(tensors, _LEARNER)
             checkpoint.check(self.learner.state_dict(), state, path)
             self.learner.load_state_dict(state)
-            checkpoint.fill_optimizer(self.optimizer, _with_prefix(tensors, _OPTIMIZER), path)
+            checkpoint.fill_optimizer(self.optimizer, with_prefix(tensors, _OPTIMIZER), path)
+        if not self.runtime.main:
+            return
         metrics = self.out / _METRICS
         kept = [line for line in _read_metrics(metrics) if line["iteration"] <= self.progress.iteration]
         checkpoint.write(metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
@@ -275,7 +350,8 @@ class _Run:
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
-def _check_folder(out: Path, config: TrainConfig, resume: bool) -> None:
+def check_folder(out: Path, config: TrainConfig, resume: bool) -> None:
+    """Raise unless a run can begin in the folder, or go on there: as :func:`train`."""
     if not resume:
         if held := [name for name in _FILES if (out / name).exists()]:
             raise FileExistsError(f"out: {out} already holds {held[0]}; resume that run, or choose another folder")
@@ -292,17 +368,8 @@ def _check_folder(out: Path, config: TrainConfig, resume: bool) -> None:
         raise ValueError(f"resume: {name}: the run in {out} has {theirs!r}, got {ours!r}")
 
 
-def _episodes(config: TrainConfig, data: FewShotData, split: str, shot: int, length: int) -> Episodes:
-    return Episodes(data, split, way=config.way, shot=shot, query=config.query, seed=config.seed, length=length)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch built without CUDA
-        raise ValueError(f"device: {name!r} is not available: {str(error).splitlines()[0]}") from error
-    return device
+def _episodes(config: TrainConfig, data: FewShotData, split: str, shot: int, query: int, length: int) -> Episodes:
+    return Episodes(data, split, way=config.way, shot=shot, query=query, seed=config.seed, length=length)
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -316,11 +383,11 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in tensors.items()}
 
 
-def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
