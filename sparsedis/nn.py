@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsedis import checks
+from sparsedis.logistic import solve_logistic
+from sparsedis.regression import solve_ridge
 from sparsedis.solution import Solution
 from sparsedis.solve import lambda1_max, solve_svm
 
@@ -21,72 +23,53 @@ class HeadOutput(NamedTuple):
     sparsity: Tensor
 
 
-class GroupLassoSVM(nn.Module):
-    """Group-Lasso multiclass SVM head: solves one SVM per task on its support set, differentiably.
+class SparseHead(nn.Module):
+    """What the heads that solve have in common: hyperparameters, fixed or trained, and logits by the weights found.
 
-    Source: the base-learner of Lachapelle et al., ICML 2023, section 3.3, with a trainable scale of the logits as in
-    MetaOptNet (Lee et al., CVPR 2019).
+    A head of one's own gives the start of its hyperparameters, and a method ``solve``.
 
     Args:
-        lambda1: weight of the group Lasso; with ``relative`` a multiple of each task's :func:`sparsedis.lambda1_max`.
-        lambda2: weight of the squared norm.
-        dual_reg: smoothing of the hinge; 0 is the exact hinge.
-        relative: lambda1 is relative; the maximum is held constant in the gradient.
-        learn: names among "lambda1", "lambda2", "dual_reg" that become positive trainable parameters (their logarithm
-            is what is trained).
+        start: the hyperparameters by name.
+        positive: names of those that must be above 0; the others must be 0 or above.
+        learn: names of those that become positive trainable parameters (their logarithm is what is trained).
+        relative: whether the weights of the penalties are multiples of each task's own scale.
         logit_scale: initial value of the trainable scale.
-        solver, backend, tol, max_iter, throw: as :func:`sparsedis.solve_svm`.
 
     Attributes:
         last_solution: the Solution of the last forward pass, detached; None before it.
 
     Raises:
-        TypeError, ValueError: a bad argument; a name in ``learn`` that is unknown, or whose start is 0.
+        TypeError, ValueError: a bad number; a name in ``learn`` that is unknown, or whose start is 0.
     """
 
     last_solution: Solution | None = None
 
     def __init__(
         self,
-        lambda1: float = 0.1,
-        lambda2: float = 1.0,
-        dual_reg: float = 0.0,
-        relative: bool = True,
-        learn: Sequence[str] = (),
-        *,
-        logit_scale: float = 1.0,
-        solver: str = "auto",
-        backend: str = "auto",
-        tol: float = 1e-5,
-        max_iter: int | None = None,
-        throw: bool = False,
+        start: Mapping[str, float],
+        positive: Sequence[str],
+        learn: Sequence[str],
+        relative: bool,
+        logit_scale: float,
     ) -> None:
         super().__init__()
-        start = {"lambda1": lambda1, "lambda2": lambda2, "dual_reg": dual_reg}
         if isinstance(learn, str):
             raise TypeError(f"learn: expected a sequence of names, got the string {learn!r}")
         for name in learn:
             checks.one_of("learn", name, tuple(start))
         for name, value in start.items():
             checks.number(name, value, above=-1.0)
-            if value < 0 or (value == 0 and (name == "lambda2" or name in learn)):
-                needed = "> 0" if name == "lambda2" or name in learn else ">= 0"
-                raise ValueError(f"{name}: expected a number {needed}, got {value}")
+            above = name in positive or name in learn
+            if value < 0 or (value == 0 and above):
+                raise ValueError(f"{name}: expected a number {'> 0' if above else '>= 0'}, got {value}")
         self.learn = tuple(learn)
         self._fixed = {name: float(value) for name, value in start.items() if name not in learn}
         self.log = nn.ParameterDict({name: nn.Parameter(torch.tensor(float(start[name])).log()) for name in self.learn})
         self.relative = relative
         self.scale = nn.Parameter(torch.tensor(float(logit_scale)))
-        self._options = {
-            "solver": solver,
-            "backend": backend,
-            "tol": tol,
-            "max_iter": max_iter,
-            "throw": throw,
-        }
 
     def hyperparameter(self, name: str) -> float | Tensor:
-        """The present value of "lambda1", "lambda2" or "dual_reg"; a 0-d tensor where it is trained."""
+        """The present value of a hyperparameter; a 0-d tensor where it is trained."""
         return self.log[name].exp() if name in self.log else self._fixed[name]
 
     def solve(
@@ -97,19 +80,7 @@ class GroupLassoSVM(nn.Module):
         sample_weight: Tensor | None = None,
     ) -> Solution:
         """Solve the tasks of a support set: support (B, n, d), support_labels (B, n), sample_weight (B, n)."""
-        lambda1 = self.hyperparameter("lambda1")
-        if self.relative:
-            lambda1 = lambda1 * lambda1_max(support, support_labels, n_classes=n_way, sample_weight=sample_weight)
-        return solve_svm(
-            support,
-            support_labels,
-            lambda1=lambda1,
-            lambda2=self.hyperparameter("lambda2"),
-            dual_reg=self.hyperparameter("dual_reg"),
-            n_classes=n_way,
-            sample_weight=sample_weight,
-            **self._options,  # type: ignore[arg-type]
-        )
+        raise NotImplementedError
 
     def forward(
         self,
@@ -129,18 +100,200 @@ class GroupLassoSVM(nn.Module):
             n_shot: not needed; taken so that code written for the published head runs as it is.
 
         Returns:
-            The logits scale * X W, (B, q, k), and the features off, (B, d) bool.
+            The logits scale * (X W + b), (B, q, k), and the features off, (B, d) bool.
         """
         _check_query(query, support)
         solution = self.solve(support, support_labels, n_way)
         if not torch.compiler.is_compiling():
-            self.last_solution = replace(solution, weights=solution.weights.detach())
-        logits = self.scale * (query @ solution.weights.to(query.dtype))
-        return HeadOutput(logits, ~solution.active)
+            self.last_solution = replace(
+                solution,
+                weights=solution.weights.detach(),
+                intercept=None if solution.intercept is None else solution.intercept.detach(),
+            )
+        scores = query @ solution.weights.to(query.dtype)
+        if solution.intercept is not None:
+            scores = scores + solution.intercept.to(query.dtype)[:, None]
+        return HeadOutput(self.scale * scores, ~solution.active)
 
     def extra_repr(self) -> str:
         values = ", ".join(f"{name}={value:g}" for name, value in self._fixed.items())
         return f"{values}, relative={self.relative}, learn={self.learn}"
+
+
+class GroupLassoSVM(SparseHead):
+    """Group-Lasso multiclass SVM head: solves one SVM per task on its support set, differentiably.
+
+    Source: the base-learner of Lachapelle et al., ICML 2023, section 3.3, with a trainable scale of the logits as in
+    MetaOptNet (Lee et al., CVPR 2019), whose dense head this is at ``lambda1=0``.
+
+    Args:
+        lambda1: weight of the group Lasso; with ``relative`` a multiple of each task's :func:`sparsedis.lambda1_max`.
+        lambda2: weight of the squared norm.
+        dual_reg: smoothing of the hinge; 0 is the exact hinge.
+        relative: lambda1 is relative; the maximum is held constant in the gradient.
+        learn: names among "lambda1", "lambda2", "dual_reg" that become positive trainable parameters (their logarithm
+            is what is trained).
+        logit_scale: initial value of the trainable scale.
+        solver, backend, tol, max_iter, throw: as :func:`sparsedis.solve_svm`.
+
+    Attributes:
+        last_solution: the Solution of the last forward pass, detached; None before it.
+
+    Raises:
+        TypeError, ValueError: a bad argument; a name in ``learn`` that is unknown, or whose start is 0.
+    """
+
+    def __init__(
+        self,
+        lambda1: float = 0.1,
+        lambda2: float = 1.0,
+        dual_reg: float = 0.0,
+        relative: bool = True,
+        learn: Sequence[str] = (),
+        *,
+        logit_scale: float = 1.0,
+        solver: str = "auto",
+        backend: str = "auto",
+        tol: float = 1e-5,
+        max_iter: int | None = None,
+        throw: bool = False,
+    ) -> None:
+        start = {"lambda1": lambda1, "lambda2": lambda2, "dual_reg": dual_reg}
+        super().__init__(start, ("lambda2",), learn, relative, logit_scale)
+        self._options = {
+            "solver": solver,
+            "backend": backend,
+            "tol": tol,
+            "max_iter": max_iter,
+            "throw": throw,
+        }
+
+    def solve(
+        self,
+        support: Tensor,
+        support_labels: Tensor,
+        n_way: int | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Solution:
+        """As :meth:`SparseHead.solve`."""
+        lambda1 = self.hyperparameter("lambda1")
+        if self.relative and not (isinstance(lambda1, float) and lambda1 == 0):
+            lambda1 = lambda1 * lambda1_max(support, support_labels, n_classes=n_way, sample_weight=sample_weight)
+        return solve_svm(
+            support,
+            support_labels,
+            lambda1=lambda1,
+            lambda2=self.hyperparameter("lambda2"),
+            dual_reg=self.hyperparameter("dual_reg"),
+            n_classes=n_way,
+            sample_weight=sample_weight,
+            **self._options,  # type: ignore[arg-type]
+        )
+
+
+class GroupLassoLogistic(SparseHead):
+    """Group-Lasso multinomial logistic regression head: one regression per task on its support set, differentiably.
+
+    Args:
+        lambda1: weight of the group Lasso; with ``relative`` a multiple of each task's
+            :func:`sparsedis.logistic_lambda1_max`, from which on every feature is off.
+        lambda2: weight of the squared norm; one of the two has to be above 0.
+        intercept: with an intercept, in no penalty.
+        relative: lambda1 is relative; the maximum is held constant in the gradient.
+        learn: names among "lambda1", "lambda2" that are trained.
+        logit_scale: initial value of the trainable scale.
+        backend, tol, max_iter, throw: as :func:`sparsedis.solve_logistic`.
+
+    Raises:
+        TypeError, ValueError: a bad argument; a name in ``learn`` that is unknown, or whose start is 0.
+    """
+
+    def __init__(
+        self,
+        lambda1: float = 0.1,
+        lambda2: float = 0.0,
+        intercept: bool = False,
+        relative: bool = True,
+        learn: Sequence[str] = (),
+        *,
+        logit_scale: float = 1.0,
+        backend: str = "auto",
+        tol: float | None = None,
+        max_iter: int | None = None,
+        throw: bool = False,
+    ) -> None:
+        super().__init__({"lambda1": lambda1, "lambda2": lambda2}, (), learn, relative, logit_scale)
+        self.intercept = intercept
+        self._options = {"backend": backend, "tol": tol, "max_iter": max_iter, "throw": throw}
+
+    def solve(
+        self,
+        support: Tensor,
+        support_labels: Tensor,
+        n_way: int | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Solution:
+        """As :meth:`SparseHead.solve`."""
+        return solve_logistic(
+            support,
+            support_labels,
+            lambda1=self.hyperparameter("lambda1"),
+            lambda2=self.hyperparameter("lambda2"),
+            intercept=self.intercept,
+            relative=self.relative,
+            n_classes=n_way,
+            sample_weight=sample_weight,
+            **self._options,  # type: ignore[arg-type]
+        )
+
+
+class Ridge(SparseHead):
+    """Ridge regression onto the one-hot labels, the dense head of R2-D2 (Bertinetto et al., ICLR 2019).
+
+    Args:
+        lambda2: weight of the squared norm; with ``relative`` a multiple of each task's mean squared norm of a sample.
+        relative: lambda2 is relative; the scale is held constant in the gradient.
+        learn: ("lambda2",) trains it, as R2-D2 does.
+        logit_scale: initial value of the trainable scale. (R2-D2's bias is the same for all classes, which changes no
+            probability.)
+        backend, tol, throw: as :func:`sparsedis.solve_ridge`.
+
+    Raises:
+        TypeError, ValueError: a bad argument.
+    """
+
+    def __init__(
+        self,
+        lambda2: float = 0.1,
+        relative: bool = True,
+        learn: Sequence[str] = (),
+        *,
+        logit_scale: float = 1.0,
+        backend: str = "auto",
+        tol: float | None = None,
+        throw: bool = False,
+    ) -> None:
+        super().__init__({"lambda2": lambda2}, ("lambda2",), learn, relative, logit_scale)
+        self._options = {"backend": backend, "tol": tol, "throw": throw}
+
+    def solve(
+        self,
+        support: Tensor,
+        support_labels: Tensor,
+        n_way: int | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Solution:
+        """As :meth:`SparseHead.solve`; no feature is ever off by more than chance."""
+        checks.task_tensors(support, support_labels, sample_weight)
+        targets = _one_hot(support_labels, n_way, support)
+        return solve_ridge(
+            support,
+            targets,
+            lambda2=self.hyperparameter("lambda2"),
+            relative=self.relative,
+            sample_weight=sample_weight,
+            **self._options,  # type: ignore[arg-type]
+        )
 
 
 class Prototypes(nn.Module):
@@ -167,13 +320,17 @@ class Prototypes(nn.Module):
         """As :meth:`GroupLassoSVM.forward`; no feature is ever off."""
         _check_query(query, support)
         checks.task_tensors(support, support_labels, None)
-        classes = int(support_labels.max()) + 1 if n_way is None else n_way
-        member = nn.functional.one_hot(support_labels, classes).to(support.dtype)
+        member = _one_hot(support_labels, n_way, support)
         count = member.sum(1).clamp_min(1)
         means = (member.mT @ support) / count[..., None]
         distance = (query**2).sum(-1, keepdim=True) - 2 * query @ means.mT + (means**2).sum(-1)[:, None]
         sparsity = torch.zeros(support.shape[0], support.shape[2], dtype=torch.bool, device=support.device)
         return HeadOutput(-self.scale * distance / support.shape[-1], sparsity)
+
+
+def _one_hot(labels: Tensor, n_way: int | None, like: Tensor) -> Tensor:
+    classes = int(labels.max()) + 1 if n_way is None else n_way
+    return nn.functional.one_hot(labels, classes).to(like.dtype)
 
 
 def _check_query(query: Tensor, support: Tensor) -> None:

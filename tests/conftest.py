@@ -30,6 +30,15 @@ def importable() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder: tests leave the user's alone, and find nothing of each other's."""
+    folder = tmp_path_factory.mktemp("cache") / "sparsedis"
+    monkeypatch.setenv("SPARSEDIS_CACHE", str(folder))
+    monkeypatch.delenv("SPARSEDIS_DATA", raising=False)
+    return folder
+
+
 @pytest.fixture(params=["cpp", "reference"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The backend that "auto" tries first; those registered before it are out of sight."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsedis import lambda1_max, solve_svm
-from sparsedis.nn import GroupLassoSVM, HeadOutput, Prototypes
+from sparsedis.nn import GroupLassoLogistic, GroupLassoSVM, HeadOutput, Prototypes, Ridge, SparseHead
 from tests.tasks import random_task
 
 
@@ -128,6 +128,94 @@ def test_prototypes_are_nearest_class_means(task):
     assert not sparsity.any()
 
 
+def test_a_dense_svm_is_the_group_lasso_svm_without_its_weight(task):
+    support, labels, query, _ = task
+    output = GroupLassoSVM(0.0, 2.0)(query, support, labels)
+    torch.testing.assert_close(output.logits, query @ solve_svm(support, labels, lambda1=0.0, lambda2=2.0).weights)
+    assert not output.sparsity.any()
+
+
+def test_ridge_is_the_closed_form(task):
+    """(X^T X / n + lambda2 m I) W = X^T Y / n with m the mean squared norm of a sample, solved densely in float64."""
+    support, labels, query, _ = task
+    output = Ridge(0.3, logit_scale=1.7)(query, support, labels, 3, 4)
+    X, n = support.double(), support.shape[1]
+    scale = X.square().sum((1, 2)) / n
+    targets = torch.nn.functional.one_hot(labels, 3).double()
+    system = X.mT @ X / n + 0.3 * scale[:, None, None] * torch.eye(X.shape[2], dtype=torch.float64)
+    expected = 1.7 * query.double() @ torch.linalg.solve(system, X.mT @ targets / n)
+    torch.testing.assert_close(output.logits.double(), expected, rtol=1e-3, atol=1e-4)
+    assert not output.sparsity.any()
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+def test_logistic_meets_the_conditions_of_its_minimum(task, intercept):
+    support, labels, query, _ = task
+    support, query = support.double(), query.double()
+    head = GroupLassoLogistic(0.3, 0.05, intercept, relative=True, logit_scale=2.0).double()
+    output = head(query, support, labels, 3)
+    solution, n = head.last_solution, support.shape[1]
+    W, b = solution.weights, solution.intercept if intercept else torch.zeros(2, 3, dtype=torch.float64)
+    targets = torch.nn.functional.one_hot(labels, 3).double()
+    residual = (support @ W + b[:, None]).softmax(-1) - targets
+    zero = targets.mean(1, keepdim=True) if intercept else torch.full((2, 1, 3), 1 / 3, dtype=torch.float64)
+    lambda1 = 0.3 * (support.mT @ (targets - zero) / n).norm(dim=2).amax(1)
+    gradient = support.mT @ residual / n + 0.05 * W
+    active = W.norm(dim=2) > 0
+    assert 0 < active.sum() < active.numel()
+    assert torch.equal(output.sparsity, ~active)
+    stationary = gradient + lambda1[:, None, None] * W / W.norm(dim=2, keepdim=True).clamp_min(1e-300)
+    assert stationary[active].abs().max() < 1e-4 * lambda1.max()
+    assert (gradient.norm(dim=2)[~active] <= (lambda1[:, None].expand_as(active) * (1 + 1e-4))[~active]).all()
+    if intercept:
+        assert residual.sum(1).abs().max() < 1e-4
+    torch.testing.assert_close(output.logits, 2.0 * (query @ W + b[:, None]))
+
+
+HEADS = {
+    "group-lasso-svm": GroupLassoSVM,
+    "ridge": Ridge,
+    "group-lasso-logistic": lambda **options: GroupLassoLogistic(lambda2=0.01, **options),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_one_interface(name, task):
+    """Gradients reach features, scale and learned hyperparameters; the solution that is kept holds no graph."""
+    support, labels, query, query_labels = task
+    head = HEADS[name](learn=("lambda2",))
+    support = support.clone().requires_grad_()
+    output = head(query, support, labels, n_way=3, n_shot=4)
+    assert (output.logits.shape, output.sparsity.shape) == ((2, 12, 3), (2, 40))
+    torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), query_labels.flatten()).backward()
+    assert support.grad.abs().sum() > 0
+    assert head.log["lambda2"].grad.abs() > 0
+    assert head.scale.grad.abs() > 0
+    assert set(head.state_dict()) == {"scale", "log.lambda2"}
+    assert not head.last_solution.weights.requires_grad
+    assert head.last_solution.certified.all()
+
+
+def test_a_head_of_ones_own_needs_a_solve(task):
+    support, labels, query, _ = task
+    with pytest.raises(NotImplementedError):
+        SparseHead({"lambda2": 1.0}, ("lambda2",), (), True, 1.0)(query, support, labels)
+
+
+@pytest.mark.parametrize(
+    ("head", "arguments", "message"),
+    [
+        (Ridge, {"lambda2": 0.0}, r"lambda2: expected a number > 0, got 0\.0"),
+        (Ridge, {"learn": ("lambda1",)}, "learn: expected one of 'lambda2', got 'lambda1'"),
+        (GroupLassoLogistic, {"lambda1": -1.0}, "lambda1: expected"),
+        (GroupLassoLogistic, {"learn": ("lambda2",)}, r"lambda2: expected a number > 0, got 0\.0"),
+    ],
+)
+def test_bad_arguments_of_the_others(head, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        head(**arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -144,7 +232,7 @@ def test_bad_arguments(arguments, error, message):
         GroupLassoSVM(**arguments)
 
 
-@pytest.mark.parametrize("head", [GroupLassoSVM(), Prototypes()])
+@pytest.mark.parametrize("head", [GroupLassoSVM(), Prototypes(), Ridge(), GroupLassoLogistic()])
 def test_bad_shapes(head, task):
     support, labels, query, _ = task
     with pytest.raises(ValueError, match=r"query: expected shape \(2, q, 40\), got \(2, 12, 39\)"):

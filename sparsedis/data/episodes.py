@@ -17,8 +17,8 @@ class Episode(NamedTuple):
     """A k-way task, or a batch of them with a leading dimension B.
 
     Attributes:
-        support: images (n, C, H, W) float32 in 0..1, or indices (n,) of images; n = way * shot, class by
-            class.
+        support: images (n, C, H, W) float32 in 0..1, rows (n, d) of a table of features, or indices (n,) of
+            images; n = way * shot, class by class.
         support_labels: int64 (n,), 0 to way-1.
         query: images (q, C, H, W), or indices (q,); q = way * query.
         query_labels: int64 (q,).
@@ -118,8 +118,18 @@ class Episodes(Dataset[Episode]):
 
     def images(self, indices: Episode) -> Episode:
         """The episode, or batch of episodes, with images in place of their indices."""
+        raw = self.raw(indices)
+        return raw._replace(support=scaled(raw.support), query=scaled(raw.query))
+
+    def raw(self, indices: Episode) -> Episode:
+        """As :meth:`images`, with the images as the data set has them: uint8, or rows of a table of features."""
         pixels = self.data.images
-        return indices._replace(support=pixels[indices.support] / 255, query=pixels[indices.query] / 255)
+        return indices._replace(support=pixels[indices.support], query=pixels[indices.query])
+
+
+def scaled(images: Tensor) -> Tensor:
+    """uint8 images as float32 in 0..1; others as they are."""
+    return images / 255 if images.dtype == torch.uint8 else images
 
 
 def _choose(bits: PCG64, population: int, count: int) -> np.ndarray:

@@ -28,7 +28,8 @@ SIDE = 28
 """Height and width of the images, in pixels."""
 
 _SOURCE_SIZE = (105, 105)
-_MAX_BYTES = 1 << 16  # the published files are below 1 KiB
+MAX_BYTES = 1 << 16
+"""Limit of an image file; the published ones are below 1 KiB."""
 _LAYOUT = "images_background*/ALPHABET/characterNN/*.png or images_evaluation/..., as folders or in .zip files"
 _MEMBER = re.compile(r"(?:.*/)?images_(background|evaluation)[^/]*/([^/]+)/(character\d+)/([^/]+\.png)")
 
@@ -66,7 +67,7 @@ def load(path: str | Path) -> FewShotData:
     images: dict[_Key, np.ndarray] = {}
     for key, name, content in _files(path):
         if key not in images:
-            images[key] = _pixels(name, content)
+            images[key] = decode(name, content)
     if not images:
         raise ValueError(f"omniglot: expected {_LAYOUT}, found none in {str(path)!r}")
     keys = sorted(images)
@@ -98,16 +99,17 @@ def _files(path: Path) -> Iterator[tuple[_Key, str, bytes]]:
     if path.is_dir():
         for file in sorted(path.rglob("*.png")):
             if match := _MEMBER.fullmatch(file.absolute().as_posix()):
-                yield _key(match), str(file), _read(file)
+                yield _key(match), str(file), read(file)
         for archive in sorted(path.glob("*.zip")):
             yield from _members(archive)
     else:
         yield from _members(path)
 
 
-def _read(file: Path) -> bytes:
+def read(file: Path) -> bytes:
+    """A file, up to one byte more than the limit."""
     with file.open("rb") as stream:
-        return stream.read(_MAX_BYTES + 1)
+        return stream.read(MAX_BYTES + 1)
 
 
 def _members(path: Path) -> Iterator[tuple[_Key, str, bytes]]:
@@ -118,16 +120,17 @@ def _members(path: Path) -> Iterator[tuple[_Key, str, bytes]]:
                 if member.filename.startswith("/") or ".." in PurePosixPath(member.filename).parts:
                     raise ValueError(f"omniglot: expected members inside the archive, got {name}")
                 if match := _MEMBER.fullmatch(member.filename):
-                    yield _key(match), name, _extract(archive, member, name)
+                    yield _key(match), name, extract(archive, member, name)
     except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
         raise ValueError(f"omniglot: expected a zip file, got {path}: {error}") from error
 
 
-def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
+def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
+    """A member of an archive, up to one byte more than the limit; ValueError, with ``name``, if it is broken."""
     # The size in the header may lie, so the limit is on what is read. RuntimeError: the member is encrypted.
     try:
         with archive.open(member) as stream:
-            return stream.read(_MAX_BYTES + 1)
+            return stream.read(MAX_BYTES + 1)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise ValueError(f"omniglot: broken member {name}: {error}") from error
 
@@ -137,9 +140,10 @@ def _key(match: re.Match[str]) -> _Key:
     return _Key(alphabet, character, file, part)
 
 
-def _pixels(name: str, content: bytes) -> np.ndarray:
-    if len(content) > _MAX_BYTES:
-        raise ValueError(f"omniglot: expected an image of at most {_MAX_BYTES} bytes, got more in {name}")
+def decode(name: str, content: bytes) -> np.ndarray:
+    """A 105x105 PNG image as 28x28 uint8 with bright ink; ValueError, with ``name``, if it is none."""
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"omniglot: expected an image of at most {MAX_BYTES} bytes, got more in {name}")
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             size = image.size  # known before a pixel is decoded

@@ -4,11 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, NamedTuple, get_args
 
-Head = Literal["group-lasso-svm", "prototypes"]
+Head = Literal["group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic"]
+Encoder = Literal["conv4", "resnet12", "resnet12-pooled", "r2d2", "identity", "custom"]
+Augmentation = Literal["none", "crop-flip", "crop-flip-color"]
+Optimizer = Literal["adam", "sgd"]
+Schedule = Literal["cosine", "metaoptnet"]
+Precision = Literal["no", "bf16", "fp16"]
 
+
+class Hyperparameters(NamedTuple):
+    """A head's hyperparameters where the settings leave them open; None where it has no such thing."""
+
+    lambda1: float | None
+    lambda2: float | None
+    dual_reg: float | None
+    logit_scale: float
+
+
+HEADS: dict[str, Hyperparameters] = {
+    "group-lasso-svm": Hyperparameters(0.1, 60.0, 0.0, 5.0),
+    "svm": Hyperparameters(None, 60.0, 0.0, 5.0),
+    "ridge": Hyperparameters(None, 0.1, None, 10.0),
+    "prototypes": Hyperparameters(None, None, None, 5.0),
+    "group-lasso-logistic": Hyperparameters(0.1, 0.01, None, 2.0),
+}
+
+_CHOICES = {
+    "head": Head,
+    "encoder": Encoder,
+    "augment": Augmentation,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "precision": Precision,
+}
 _LEAST = {
     "way": 2,
     "shot": 1,
@@ -23,8 +54,9 @@ _LEAST = {
     "log_every": 1,
     "save_every": 1,
 }
-_POSITIVE = ("learning_rate", "lambda2", "logit_scale")
-_NOT_NEGATIVE = ("lambda1", "dual_reg")
+_LEAST_IF_SET = {"threads": 1, "micro_batch": 1, "image_size": 1, "validation_shot": 1, "test_query": 1}
+_POSITIVE = ("learning_rate", "logit_scale")
+_NOT_NEGATIVE = ("lambda1", "lambda2", "dual_reg", "weight_decay", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -36,7 +68,7 @@ class TrainConfig:
     """
 
     data: str = "pictograms"
-    """Data set, NAME[:PATH]: pictograms or omniglot:PATH."""
+    """Data set, NAME[:PATH]; `sparsedis data` lists them."""
     head: Head = "group-lasso-svm"
     """Classifier that every task fits on the features."""
     way: int = 5
@@ -46,23 +78,26 @@ class TrainConfig:
     query: int = 10
     """Query images per class."""
     iterations: int = 600
-    """Steps of the outer optimiser (Adam, cosine decay to 0)."""
+    """Steps of the outer optimiser."""
     seed: int = 0
     """Of the initial weights and of all episodes."""
     batch: int = 4
-    """Tasks per step."""
+    """Tasks per step, over all processes."""
     learning_rate: float = 1e-3
     """Initial learning rate."""
-    lambda1: float = 0.1
-    """Weight of the group Lasso, as a multiple of one that turns all features of the task off."""
-    lambda2: float = 60.0
-    """Weight of the squared norm."""
-    dual_reg: float = 0.0
-    """Smoothing of the hinge; 0 is the exact hinge."""
-    logit_scale: float = 5.0
-    """Initial value of the trainable scale of the logits."""
+    lambda1: float | None = None
+    """Weight of the group Lasso, as a multiple of one that turns all features of the task off; the default is the
+    head's, 0.1."""
+    lambda2: float | None = None
+    """Weight of the squared norm; the default is the head's: 60 for the SVMs, 0.1 for ridge (a multiple of the mean
+    squared norm of a sample), 0.01 for logistic regression."""
+    dual_reg: float | None = None
+    """Smoothing of the hinge of the SVMs; the default, 0, is the exact hinge."""
+    logit_scale: float | None = None
+    """Initial value of the trainable scale of the logits; the default is the head's: 5, for ridge 10, for logistic
+    regression 2."""
     width: int = 64
-    """Channels of the encoder."""
+    """Channels of the encoder's first block."""
     validate_every: int = 200
     """Steps between validations; the best of them is what is tested."""
     validation_episodes: int = 200
@@ -79,30 +114,97 @@ class TrainConfig:
     """CPU threads; the default is PyTorch's."""
     device: str = "cpu"
     """Where to train, as PyTorch names it: cpu, cuda, mps..."""
+    learn: tuple[Literal["lambda1", "lambda2", "dual_reg"], ...] = ()
+    """Hyperparameters of the head that are trained too."""
+    encoder: Encoder = "conv4"
+    """From images to features: 576 of 28x28 images by conv4; identity is for tables of features."""
+    image_size: int | None = None
+    """Side to which images of a folder are scaled."""
+    augment: Augmentation = "none"
+    """Random changes of the training images."""
+    micro_batch: int | None = None
+    """Tasks per pass of the encoder, over which batch normalisation takes its statistics; the default is the batch. The
+    solves are one call in any case."""
+    optimizer: Optimizer = "adam"
+    """Adam, or SGD with Nesterov momentum 0.9."""
+    weight_decay: float = 0.0
+    """Weight decay of the optimiser."""
+    schedule: Schedule = "cosine"
+    """Of the learning rate: cosine decay to 0, or times 0.06, 0.012 and 0.0024 from 1/3, 2/3 and 5/6 of the steps
+    on."""
+    label_smoothing: float = 0.0
+    """Probability taken from the right class, and shared by the others, in the loss."""
+    validation_shot: int | None = None
+    """Support images per class in validation; the default is that of training."""
+    test_query: int | None = None
+    """Query images per class in validation and tests; the default is that of training."""
+    precision: Precision = "no"
+    """Mixed precision of the encoder; the solves are never below float32."""
+    tensorboard: bool = False
+    """Write TensorBoard files too."""
 
     def __post_init__(self) -> None:
         for name in ("data", "device"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}: expected a string, got {getattr(self, name)!r}")
-        if self.head not in get_args(Head):
-            raise ValueError(f"head: expected one of {', '.join(get_args(Head))}, got {self.head!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name}: expected one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
+        if not isinstance(self.tensorboard, bool):
+            raise ValueError(f"tensorboard: expected true or false, got {self.tensorboard!r}")
         for name, least in _LEAST.items():
             _whole(name, getattr(self, name), least)
+        for name, least in _LEAST_IF_SET.items():
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), least)
         if not isinstance(self.test_shots, tuple) or not self.test_shots:
             raise ValueError(f"test_shots: expected one number or more, got {self.test_shots!r}")
         for shot in self.test_shots:
             _whole("test_shots", shot, 1)
-        if self.threads is not None:
-            _whole("threads", self.threads, 1)
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            raise ValueError(f"micro_batch: expected a divisor of batch, {self.batch}, got {self.micro_batch}")
+        self._check_head()
         for name in _POSITIVE + _NOT_NEGATIVE:
-            value, zero = getattr(self, name), name in _NOT_NEGATIVE
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (value == 0 and not zero):
-                raise ValueError(f"{name}: expected a finite number {'>= 0' if zero else '> 0'}, got {value!r}")
+            zero = name in _NOT_NEGATIVE and not (name == "lambda2" and self.head.endswith(("svm", "ridge")))
+            if name not in Hyperparameters._fields or getattr(self, name) is not None:
+                _number(name, getattr(self, name), zero)
+        if self.label_smoothing >= 1:
+            raise ValueError(f"label_smoothing: expected a number below 1, got {self.label_smoothing}")
+
+    def _check_head(self) -> None:
+        own = HEADS[self.head]._asdict()
+        for name, value in own.items():
+            given = getattr(self, name)
+            if value is None and given is not None and given != 0:
+                raise ValueError(
+                    f"{name}: expected none for the head {self.head}, which has no such thing, got {given!r}"
+                )
+        if not isinstance(self.learn, tuple) or not set(self.learn) <= {k for k, v in own.items() if v is not None}:
+            known = ", ".join(name for name, value in own.items() if value is not None and name != "logit_scale")
+            raise ValueError(
+                f"learn: expected names among {known or 'none'} for the head {self.head}, got {self.learn!r}"
+            )
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The head's: those of the settings, and its own where the settings leave them open."""
+        own = HEADS[self.head]._asdict()
+        given = {name: getattr(self, name) for name in own}
+        return Hyperparameters(**{name: own[name] if given[name] is None else given[name] for name in own})
+
+    def settled(self) -> TrainConfig:
+        """The same settings with nothing left open: the head's hyperparameters as numbers, 0 for those it has not."""
+        own = self.hyperparameters._asdict()
+        values: dict[str, Any] = {name: 0.0 if value is None else value for name, value in own.items()}
+        return replace(self, **values)
+
+    def with_head(self, head: Head) -> TrainConfig:
+        """The same settings with another head, and that head's own hyperparameters."""
+        return replace(self, head=head, learn=(), lambda1=None, lambda2=None, dual_reg=None, logit_scale=None)
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON has them; :meth:`from_json` reads them."""
-        return {**asdict(self), "test_shots": list(self.test_shots)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, settings: Any) -> TrainConfig:
@@ -110,8 +212,8 @@ class TrainConfig:
         known = [field.name for field in fields(cls)]
         if not isinstance(settings, Mapping) or set(settings) != set(known):
             raise ValueError(f"settings: expected exactly {', '.join(known)}")
-        shots = settings["test_shots"]
-        return cls(**{**settings, "test_shots": tuple(shots) if isinstance(shots, list) else shots})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**values)
 
     def difference(self, other: TrainConfig) -> str | None:
         """Name of the first setting in which the two differ."""
@@ -121,3 +223,9 @@ class TrainConfig:
 def _whole(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
+
+
+def _number(name: str, value: object, zero: bool) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
+        raise ValueError(f"{name}: expected a finite number {'>= 0' if zero else '> 0'}, got {value!r}")

@@ -10,9 +10,11 @@ from torch import Tensor
 from sparsedis.data.dataset import FewShotData
 from sparsedis.data.episodes import Episodes
 from sparsedis.metalearn.learner import Learner
+from sparsedis.metalearn.runtime import Runtime
 
 _IMAGES_AT_ONCE = 256
 _EPISODES_AT_ONCE = 50
+_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Evaluation:
             episodes).
         features_used: share of the features that an episode's classifier uses.
         certified: share of the episodes solved to their certificate; None for a head that has none.
+        calibration_error: expected calibration error: the mean over query images of the distance between accuracy and
+            confidence within their bin, 15 bins of equal width (Guo et al., ICML 2017).
     """
 
     split: str
@@ -39,56 +43,127 @@ class Evaluation:
     ci95: float
     features_used: float
     certified: float | None
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class Details:
+    """What the means are of.
+
+    Attributes:
+        accuracy: (E,) of every episode.
+        active: (E, d) bool, the features that every episode's classifier uses.
+        classes: (E, way), the classes of every episode, indices into the data's names.
+        bins: (15, 3): of every bin of confidence the number of query images, of right ones, and the sum of confidences.
+    """
+
+    accuracy: Tensor
+    active: Tensor
+    classes: Tensor
+    bins: Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of some of a data set's images, by the places of these images in the data set.
+
+    Attributes:
+        table: (M, d), one row per encoded image.
+        rows: (N,), for every image of the data set its row; -1 for those that were not encoded.
+    """
+
+    table: Tensor
+    rows: Tensor
+
+    def __getitem__(self, images: Tensor) -> Tensor:
+        """Features (..., d) of images (...)."""
+        return self.table[self.rows[images].to(self.table.device)]
 
 
 @torch.no_grad()
-def encode(learner: Learner, data: FewShotData, split: str) -> Tensor:
-    """Features (N, d) of the images of a split, each encoded once; the rows of other images are 0.
+def encode(learner: Learner, data: FewShotData, split: str, runtime: Runtime | None = None) -> Features:
+    """Features of the images of a split, each encoded once.
 
     Batch normalisation uses its running statistics, so an image's features do not depend on the episode it is
-    in.
+    in. Several processes share the images out.
     """
+    runtime = runtime or Runtime(learner.device)
     training = learner.encoder.training
     learner.encoder.eval()
-    _, _, height, width = data.images.shape
-    features = torch.zeros(len(data.images), learner.encoder.features(height, width), device=learner.device)
     wanted = torch.isin(data.labels, torch.tensor(data.splits[split])).nonzero()[:, 0]
-    for rows in wanted.split(_IMAGES_AT_ONCE):
-        features[rows] = learner.encoder(data.images[rows].to(learner.device) / 255)
+    rows = torch.full((len(data.images),), -1)
+    rows[wanted] = torch.arange(len(wanted))
+    table = torch.zeros(len(wanted), 0, device=learner.device)
+    for i, images in enumerate(wanted.split(_IMAGES_AT_ONCE)):
+        if i and i % runtime.size != runtime.rank:
+            continue
+        part = learner.encode(data.images[images]).float()
+        if not i:  # everyone's, for the number of features
+            table = torch.zeros(len(wanted), part.shape[1], device=learner.device)
+        if i % runtime.size == runtime.rank:
+            table[rows[images]] = part
     learner.encoder.train(training)
-    return features
+    return Features(runtime.sum(table), rows)
 
 
-@torch.no_grad()
-def evaluate(learner: Learner, features: Tensor, episodes: Episodes) -> Evaluation:
+def evaluate(learner: Learner, features: Features, episodes: Episodes, runtime: Runtime | None = None) -> Evaluation:
     """Fit and test the head on every episode.
 
     Args:
         learner: its head is used.
-        features: (N, d), from :func:`encode` for the data and split of ``episodes``.
+        features: from :func:`encode` for the data and split of ``episodes``.
         episodes: what to evaluate on.
+        runtime: several processes share the episodes out; each gets the whole result.
     """
-    accuracy, used, certified = [], [], []
-    for start in range(0, len(episodes), _EPISODES_AT_ONCE):
-        stop = min(start + _EPISODES_AT_ONCE, len(episodes))
-        batch = episodes.batch(start, stop)
+    return examine(learner, features, episodes, runtime)[0]
+
+
+@torch.no_grad()
+def examine(
+    learner: Learner, features: Features, episodes: Episodes, runtime: Runtime | None = None
+) -> tuple[Evaluation, Details]:
+    """As :func:`evaluate`, with what the means are of."""
+    runtime = runtime or Runtime(learner.device)
+    count, way = len(episodes), episodes.way
+    accuracy, certified = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
+    active = torch.zeros(count, features.table.shape[1], dtype=torch.uint8)
+    classes = torch.zeros(count, way, dtype=torch.int64)
+    bins = torch.zeros(_BINS, 3, dtype=torch.float64)
+    known = True
+    for i, start in enumerate(range(0, count, _EPISODES_AT_ONCE)):
+        if i % runtime.size != runtime.rank:
+            continue
+        place = slice(start, min(start + _EPISODES_AT_ONCE, count))
+        batch = episodes.batch(place.start, place.stop)
         labels = batch.support_labels.to(learner.device)
-        output = learner.head(features[batch.query], features[batch.support], labels, episodes.way)
+        output = learner.head(features[batch.query], features[batch.support], labels, way)
+        confidence = output.logits.double().cpu().softmax(-1).amax(-1)
         right = output.logits.argmax(-1).cpu() == batch.query_labels
-        accuracy.append(right.double().mean(-1))
-        used.append((~output.sparsity).double().mean(-1).cpu())
-        certified.append((stop - start, learner.certified()))
-    scores = torch.cat(accuracy)
-    shares = [count * share for count, share in certified if share is not None]
-    return Evaluation(
+        accuracy[place] = right.double().mean(-1)
+        active[place] = (~output.sparsity).byte().cpu()
+        classes[place] = episodes.data.labels[batch.support].unflatten(1, (way, episodes.shot))[:, :, 0]
+        where = (confidence * _BINS).long().clamp(max=_BINS - 1).flatten()
+        for column, values in enumerate((torch.ones_like(confidence), right.double(), confidence)):
+            bins[:, column].index_add_(0, where, values.flatten())
+        share = learner.certified()
+        known = known and share is not None
+        certified[place] = 0.0 if share is None else share
+    if runtime.size > 1:
+        accuracy, certified, active, classes, bins = (
+            runtime.sum(value.to(learner.device)).cpu() for value in (accuracy, certified, active, classes, bins)
+        )
+        known = bool(runtime.mean(torch.tensor(float(known), device=learner.device)) == 1)
+    evaluation = Evaluation(
         split=episodes.split,
-        way=episodes.way,
+        way=way,
         shot=episodes.shot,
         query=episodes.query,
-        episodes=len(episodes),
+        episodes=count,
         seed=episodes.seed,
-        accuracy=scores.mean().item(),
-        ci95=1.96 * scores.std(correction=0).item() / len(scores) ** 0.5,
-        features_used=torch.cat(used).mean().item(),
-        certified=sum(shares) / len(episodes) if shares else None,
+        accuracy=accuracy.mean().item(),
+        ci95=1.96 * accuracy.std(correction=0).item() / count**0.5,
+        features_used=active.double().mean(-1).mean().item(),
+        certified=certified.mean().item() if known else None,
+        calibration_error=((bins[:, 1] - bins[:, 2]).abs().sum() / bins[:, 0].sum()).item(),
     )
+    return evaluation, Details(accuracy, active.bool(), classes, bins)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Sequence
 
-from sparsedis.data.episodes import Episode
+import numpy as np
+import torch
+from numpy.random import SeedSequence
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sparsedis.data.augment import augmentation
+from sparsedis.data.episodes import Episode, scaled
 from sparsedis.metalearn.config import TrainConfig
-from sparsedis.models.conv4 import Conv4
-from sparsedis.nn import GroupLassoSVM, HeadOutput, Prototypes
+from sparsedis.metalearn.statistics import Statistics
+from sparsedis.models.drop_block import DropBlock
+from sparsedis.models.encoders import build
+from sparsedis.nn import GroupLassoLogistic, GroupLassoSVM, HeadOutput, Prototypes, Ridge, SparseHead
 
 
 class Learner(nn.Module):
@@ -16,30 +24,95 @@ class Learner(nn.Module):
 
     Args:
         config: the settings.
-        in_channels: channels of the images.
+        shape: of one input: (C, H, W), or (d,) for a table of features.
+        encoder: from (N, *shape) to features (N, d); for ``config.encoder`` "custom".
+
+    Raises:
+        ValueError: the encoder does not fit the shape; or "custom" without one, or one without "custom".
     """
 
-    def __init__(self, config: TrainConfig, in_channels: int = 1) -> None:
+    def __init__(
+        self, config: TrainConfig, shape: Sequence[int] = (1, 28, 28), encoder: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.encoder = Conv4(config.width, in_channels)
-        self.head: GroupLassoSVM | Prototypes
-        if config.head == "group-lasso-svm":
-            self.head = GroupLassoSVM(config.lambda1, config.lambda2, config.dual_reg, logit_scale=config.logit_scale)
-        else:
-            self.head = Prototypes(logit_scale=config.logit_scale)
+        if (config.encoder == "custom") != (encoder is not None):
+            raise ValueError(f"encoder: a module is given exactly for 'custom', got {config.encoder!r}")
+        self.shape = tuple(shape)
+        self.encoder = build(config.encoder, shape, config.width) if encoder is None else encoder
+        self.head = _head(config)
+        if config.augment != "none" and len(shape) != 3:
+            raise ValueError(f"augment: expected none for inputs of shape {self.shape}, got {config.augment!r}")
+        self.augment = augmentation(config.augment, (shape[-2], shape[-1])) if len(shape) == 3 else nn.Identity()
+        self.micro_batch, self.seed = config.micro_batch, config.seed
+        self.statistics = Statistics(self.encoder)
 
     @property
     def device(self) -> torch.device:
         return self.head.scale.device
 
-    def forward(self, episodes: Episode, way: int) -> HeadOutput:
-        """Logits (B, q, way) of the query images of a batch of episodes, and the features off (B, d)."""
+    def forward(self, episodes: Episode, way: int, first: int | None = None) -> HeadOutput:
+        """Logits (B, q, way) of the query images of a batch of episodes, and the features off (B, d).
+
+        Args:
+            episodes: as :meth:`sparsedis.data.Episodes.images` or ``raw`` gives them, stacked.
+            way: classes.
+            first: number of the first episode. In training, the random state of every pass of the encoder is set by its
+                first episode's number, so that the batch gives the same however it is shared out.
+        """
         n = episodes.support.shape[1]
         # One pass, so that support and query share the statistics of the batch normalisation.
-        features = self.encoder(torch.cat([episodes.support, episodes.query], 1).to(self.device))
+        features = self.features(torch.cat([episodes.support, episodes.query], 1), first)
         return self.head(features[:, n:], features[:, :n], episodes.support_labels.to(self.device), way)
+
+    def features(self, images: Tensor, first: int | None = None) -> Tensor:
+        """Features (B, m, d) of the images (B, m, ...) of B episodes, ``micro_batch`` episodes at a time.
+
+        Where that is several passes, nothing is kept of them: each is run again when its gradient is due, so that the
+        memory is that of one pass and of all features.
+        """
+        passes = images.split(self.micro_batch or len(images))
+        features = []
+        for i, part in enumerate(passes):
+            number = None if first is None else first + i * (self.micro_batch or 0)
+            if len(passes) > 1 and torch.is_grad_enabled():
+                # _encode sets the random state itself where there is one to set.
+                repeat = first is None
+                features.append(checkpoint(self._encode, part, number, use_reentrant=False, preserve_rng_state=repeat))
+            else:
+                features.append(self._encode(part, number))
+            self.statistics.add()
+        return features[0] if len(features) == 1 else torch.cat(features)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (N, d) of images (N, *shape), raw or in 0..1, without augmentation."""
+        return self.encoder(scaled(images.to(self.device)))
+
+    def step(self) -> None:
+        """An optimiser step is done: let the encoder's schedules go on."""
+        for module in self.encoder.modules():
+            if isinstance(module, DropBlock):
+                module.step()
 
     def certified(self) -> float | None:
         """Share of the last forward pass's tasks solved to their certificate; None for a head without one."""
         solution = self.head.last_solution
         return None if solution is None else solution.certified.double().mean().item()
+
+    def _encode(self, images: Tensor, number: int | None) -> Tensor:
+        if self.training and number is not None:
+            torch.manual_seed(int(SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0]))
+        flat = scaled(images.to(self.device)).flatten(0, 1)
+        return self.encoder(self.augment(flat) if self.training else flat).unflatten(0, images.shape[:2])
+
+
+def _head(config: TrainConfig) -> SparseHead | Prototypes:
+    values = config.hyperparameters
+    lambda1, lambda2, dual_reg = (value or 0.0 for value in values[:3])
+    scale = values.logit_scale
+    if config.head in ("group-lasso-svm", "svm"):
+        return GroupLassoSVM(lambda1, lambda2, dual_reg, learn=config.learn, logit_scale=scale)
+    if config.head == "group-lasso-logistic":
+        return GroupLassoLogistic(lambda1, lambda2, learn=config.learn, logit_scale=scale)
+    if config.head == "ridge":
+        return Ridge(lambda2, learn=config.learn, logit_scale=scale)
+    return Prototypes(logit_scale=scale)

@@ -80,6 +80,7 @@ class Loop(ABC):
         progress: that of a run that begins.
         console: where to report.
         resume: go on from what the folder holds.
+        main: whether this process is the one that writes.
 
     Raises:
         ValueError: with ``resume``, a damaged checkpoint.
@@ -94,12 +95,14 @@ class Loop(ABC):
         progress: Progress,
         console: Console,
         resume: bool,
+        main: bool = True,
     ) -> None:
+        self.main = main
         self.out, self.config, self.learner, self.optimizer = out, config, learner, optimizer
         self.progress, self.console = progress, console
         if resume:
             self._restore()
-        else:
+        elif main:
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.write_json(out / CONFIG, config.as_json())
 
@@ -115,6 +118,17 @@ class Loop(ABC):
             measured: what the last step returned.
             rate: steps per second.
         """
+
+    def state(self) -> dict[str, Any]:
+        """What the next step depends on besides learner, optimiser, random state and progress, for JSON."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027, nothing for most
+        """The inverse of :meth:`state`."""
+
+    def stopping(self, interrupted: bool) -> bool:
+        """Whether to end after this step, Ctrl-C having been noted here or not."""
+        return interrupted
 
     def finished(self) -> bool:
         """Whether there is no step left."""
@@ -138,18 +152,22 @@ class Loop(ABC):
                 validated = self._due(self.config.validate_every)
                 if validated:
                     self.validate(measured, (self.progress.iteration - first) / (time.monotonic() - start))
-                if validated or self._due(self.config.save_every) or interrupted():
+                stop = self.stopping(interrupted())
+                if validated or self._due(self.config.save_every) or stop:
                     self._save()
-                if interrupted():
+                if stop:
                     raise KeyboardInterrupt
 
     def keep(self, about: Mapping[str, Any]) -> None:
         """Write the learner as the best so far, with a JSON object that says what it is."""
         self.progress.best_iteration = self.progress.iteration
-        checkpoint.save(self.out / BEST, prefixed(LEARNER, self.learner.state_dict()), about)
+        if self.main:
+            checkpoint.save(self.out / BEST, prefixed(LEARNER, self.learner.state_dict()), about)
 
     def log(self, split: str, values: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
+        if not self.main:
+            return
         line = json.dumps({"iteration": self.progress.iteration, "split": split, **values})
         with (self.out / METRICS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -168,12 +186,14 @@ class Loop(ABC):
         return self.progress.iteration % every == 0 or self.finished()
 
     def _save(self) -> None:
+        if not self.main:
+            return
         tensors = {
             **prefixed(LEARNER, self.learner.state_dict()),
             **prefixed(_OPTIMIZER, checkpoint.optimizer_tensors(self.optimizer)),
             _RANDOM: torch.get_rng_state(),
         }
-        checkpoint.save(self.out / LAST, tensors, asdict(self.progress))
+        checkpoint.save(self.out / LAST, tensors, {**asdict(self.progress), **self.state()})
 
     def _restore(self) -> None:
         path = self.out / LAST
@@ -185,12 +205,15 @@ class Loop(ABC):
                 if not 0 <= self.progress.best_iteration <= self.progress.iteration <= self.config.iterations:
                     raise ValueError(f"iterations {about}")
                 torch.set_rng_state(tensors[_RANDOM])
+                self.restore(about)
             except (ValueError, TypeError, KeyError, RuntimeError) as error:
                 raise ValueError(f"checkpoint: {path} is damaged: {error}") from error
             state = with_prefix(tensors, LEARNER)
             checkpoint.check(self.learner.state_dict(), state, path)
             self.learner.load_state_dict(state)
             checkpoint.fill_optimizer(self.optimizer, with_prefix(tensors, _OPTIMIZER), path)
+        if not self.main:
+            return
         metrics = self.out / METRICS
         kept = [line for line in _read_metrics(metrics) if line["iteration"] <= self.progress.iteration]
         checkpoint.write(metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())

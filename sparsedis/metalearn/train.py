@@ -1,26 +1,36 @@
-"""Meta-training: the outer loop over episodes. A run lives in one folder; see :mod:`sparsedis.metalearn.loop`."""
+"""Meta-training: the outer loop over episodes. A run lives in one folder; see :mod:`sparsedis.metalearn.loop`.
+
+tensorboard/ holds metrics.jsonl for TensorBoard, if asked for. Several processes (``torchrun``, ``accelerate launch``)
+share the episodes of a step out; only the first of them writes, and all of them read the folder to resume.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
-from torch.nn import functional as F
+from torch import nn
 
 from sparsedis.data.dataset import FewShotData, absolute, load
 from sparsedis.data.episodes import Episodes
-from sparsedis.metalearn import checkpoint, loop, report
+from sparsedis.metalearn import checkpoint, loop, recipe, report
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation, encode, evaluate
 from sparsedis.metalearn.learner import Learner
+from sparsedis.metalearn.runtime import Runtime, runtime
+
+_BOARD = "tensorboard"
 
 
 @dataclass(frozen=True)
 class Results:
-    """How a run ended.
+    """How a run ended; what results.json holds.
 
     Attributes:
         iteration: of the learner that did best in validation.
@@ -38,48 +48,66 @@ class _Progress(loop.Progress):
     best_accuracy: float = -1.0
 
 
-def train(config: TrainConfig, out: str | Path, *, resume: bool = False, console: Console | None = None) -> Results:
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    encoder: nn.Module | None = None,
+) -> Results:
     """Meta-train a learner, then test the one that did best in validation.
 
     The same settings give the same files, byte for byte on the same CPU, whether or not the run was
-    interrupted and resumed. The global random state is left as it was; the number of threads is set where
-    ``config.threads`` says so.
+    interrupted and resumed; and the same losses, up to rounding, in any number of processes. The global random state is
+    left as it was; the number of threads is set where ``config.threads`` says so.
 
     Args:
         config: the settings.
         out: the folder of the run; made when everything is known to be in order.
         resume: go on with the run in ``out``, from its last checkpoint.
         console: where to report; default: standard output.
+        encoder: for ``config.encoder`` "custom": from images (N, *shape) to features (N, d). It is trained in place.
 
     Raises:
         ValueError: the data has too few classes or images; the run in ``out`` has other settings, or a
-            damaged checkpoint; the loss is no longer finite.
+            damaged checkpoint; the loss is no longer finite; the device or a package is missing; the processes do not
+            divide the batch.
         FileExistsError: ``out`` holds a run, and ``resume`` is not set.
         FileNotFoundError: the data, or the run to resume, is not there.
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is saved first.
     """
-    config = replace(config, data=absolute(config.data))
+    config = replace(config.settled(), data=absolute(config.data))
     out = Path(out)
     loop.check_folder(out, config, resume)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    data = load(config.data)
-    training = _episodes(config, data, "train", config.shot, config.iterations * config.batch)
-    validation = _episodes(config, data, "validation", config.shot, config.validation_episodes)
-    tests = [_episodes(config, data, "test", shot, config.test_episodes) for shot in config.test_shots]
+    data = load(config.data, config.image_size)
+    training = _episodes(config, data, "train", config.shot, config.query, config.iterations * config.batch)
+    later = config.query if config.test_query is None else config.test_query
+    shot = config.shot if config.validation_shot is None else config.validation_shot
+    validation = _episodes(config, data, "validation", shot, later, config.validation_episodes)
+    tests = [_episodes(config, data, "test", shot, later, config.test_episodes) for shot in config.test_shots]
+    processes = runtime(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        learner = Learner(config, data.images.shape[1]).to(loop.device_named(config.device))
-        run = _Run(out, config, learner, training, validation, console or Console(), resume)
+        learner = Learner(config, data.images.shape[1:], encoder).to(processes.device)
+        processes.wait()  # nobody writes before all have looked
+        shown = console or Console(quiet=not processes.main)
+        run = _Run(out, config, learner, training, validation, processes, shown, resume)
         run.run(
             f"{config.head} on {data.name}: {config.way}-way {config.shot}-shot, "
             f"iterations {run.progress.iteration} to {config.iterations}, in {out}"
         )
-        return run.finish(tests)
+        return run.finish(tests, encoder)
 
 
-def load_run(out: str | Path) -> tuple[Learner, TrainConfig]:
+def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner, TrainConfig]:
     """The learner of a run that did best in validation so far, on the CPU, and the run's settings.
+
+    Args:
+        out: folder of the run.
+        encoder: a module like the one that was trained, for ``config.encoder`` "custom"; its parameters are replaced.
 
     Raises:
         FileNotFoundError: there is no such run, or it has not come to its first validation.
@@ -87,18 +115,35 @@ def load_run(out: str | Path) -> tuple[Learner, TrainConfig]:
     """
     path = Path(out) / loop.BEST
     tensors, about = checkpoint.load(path)
+    state = loop.with_prefix(tensors, loop.LEARNER)
     try:
         config = TrainConfig.from_json(about.get("config"))
-        first = tensors[loop.LEARNER + "encoder.blocks.0.0.weight"]
+        shape = tuple(about["shape"])
+        if len(shape) not in (1, 3) or not all(type(n) is int and 0 < n < 1 << 16 for n in shape):
+            raise ValueError(f"shape {shape}")
         with torch.device("meta"):  # to compare shapes before any memory is taken
-            learner = Learner(config, first.shape[1])
-        state = learner.state_dict()
+            expected = Learner(config, shape, encoder).state_dict()
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
         raise ValueError(f"checkpoint: {path} is damaged: {error}") from error
-    checkpoint.check(state, loop.with_prefix(tensors, loop.LEARNER), path)
-    learner = Learner(config, first.shape[1])
-    learner.load_state_dict(loop.with_prefix(tensors, loop.LEARNER))
-    return learner.eval(), config
+    checkpoint.check(expected, state, path)
+    learner = Learner(config, shape, encoder)
+    learner.load_state_dict(state)
+    return learner.cpu().eval(), config
+
+
+def results_of(out: str | Path) -> Results:
+    """How a finished run ended.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it is not finished.
+        ValueError: its results are damaged.
+    """
+    path = Path(out) / loop.RESULTS
+    try:
+        held = json.loads(path.read_bytes())
+        return Results(held["iteration"], held["validation"], tuple(Evaluation(**test) for test in held["tests"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"results: {path} is damaged: {error}") from error
 
 
 class _Run(loop.Loop):
@@ -115,55 +160,90 @@ class _Run(loop.Loop):
         learner: Learner,
         training: Episodes,
         validation: Episodes,
+        runtime: Runtime,
         console: Console,
         resume: bool,
     ) -> None:
-        self.training, self.validation = training, validation
-        optimizer = torch.optim.Adam(learner.parameters(), lr=config.learning_rate)
-        super().__init__(out, config, learner, optimizer, _Progress(), console, resume)
+        self.training, self.validation, self.runtime = training, validation, runtime
+        optimizer = recipe.optimizer(config, learner)
+        super().__init__(out, config, learner, optimizer, _Progress(), console, resume, runtime.main)
+        self._module, self._stepper = runtime.prepare(learner, optimizer)
+        self._board = (
+            report.board(out / _BOARD, self.progress.iteration) if config.tensorboard and runtime.main else None
+        )
 
-    def finish(self, tests: list[Episodes]) -> Results:
+    def finish(self, tests: list[Episodes], encoder: nn.Module | None) -> Results:
         """Test the best learner; write and show the results."""
-        checkpoint.write(self.out / loop.CURVES, report.curves(self.metrics()))
-        learner, _ = load_run(self.out)
+        if self._board is not None:
+            self._board.close()
+        self.runtime.wait()
+        learner, _ = load_run(self.out, encoder)
         learner.to(self.learner.device)
-        features = encode(learner, tests[0].data, "test")
+        features = encode(learner, tests[0].data, "test", self.runtime)
         results = Results(
             self.progress.best_iteration,
             self.progress.best_accuracy,
-            tuple(evaluate(learner, features, episodes) for episodes in tests),
+            tuple(evaluate(learner, features, episodes, self.runtime) for episodes in tests),
         )
-        checkpoint.write_json(self.out / loop.RESULTS, asdict(results))
+        if self.main:
+            checkpoint.write(self.out / loop.CURVES, report.curves(self.metrics()))
+            checkpoint.write_json(self.out / loop.RESULTS, asdict(results))
         validation = report.percent(results.validation)
         title = f"Test of the learner of iteration {results.iteration} (validation {validation})"
         self.console.print(report.table(results.tests, title))
+        self.runtime.wait()
         return results
 
     def advance(self) -> dict[str, float | None]:
-        config, training, done = self.config, self.training, self.progress.iteration
+        config, runtime, training, done = self.config, self.runtime, self.training, self.progress.iteration
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * (1 + math.cos(math.pi * done / config.iterations)) / 2
-        batch = training.images(training.batch(done * config.batch, (done + 1) * config.batch))
+            group["lr"] = recipe.learning_rate(config, done)
+        share = config.batch // runtime.size
+        first = done * config.batch + runtime.rank * share
+        batch = training.raw(training.batch(first, first + share))
         self.learner.train()
-        output = self.learner(batch, config.way)
-        labels = batch.query_labels.to(self.learner.device)
-        loss = F.cross_entropy(output.logits.flatten(0, 1), labels.flatten())
-        if not bool(torch.isfinite(loss)):
-            raise ValueError(f"iteration {done + 1}: the loss is {loss.item()}; try a lower learning_rate")
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        passes = config.batch // (config.micro_batch or config.batch)
+        with self.learner.statistics.step(passes > 1, runtime.mean):
+            output = self._module(batch, config.way, first)
+            labels = batch.query_labels.to(self.learner.device)
+            loss = recipe.loss(config, output.logits, labels)
+            accuracy = (output.logits.argmax(-1) == labels).double().mean()
+            used = (~output.sparsity).double().mean()
+            certified = self.learner.certified()
+            measured = torch.stack([loss.detach().double(), accuracy, used])
+            share_certified = measured.new_tensor([0.0 if certified is None else certified])
+            values = runtime.mean(torch.cat([measured, share_certified])).tolist()
+            if not math.isfinite(values[0]):
+                raise ValueError(f"iteration {done + 1}: the loss is {values[0]}; try a lower learning_rate")
+            self._stepper.zero_grad()
+            runtime.backward(loss)
+        self._stepper.step()
+        self.learner.step()
         self.progress.iteration += 1
-        return {
-            "loss": loss.item(),
-            "accuracy": (output.logits.argmax(-1) == labels).double().mean().item(),
-            "features_used": (~output.sparsity).double().mean().item(),
-            "certified": self.learner.certified(),
-        }
+        names = ("loss", "accuracy", "features_used", "certified")
+        logged: dict[str, float | None] = dict(zip(names, values, strict=True))
+        return {**logged, "certified": None if certified is None else values[3]}
+
+    def stopping(self, interrupted: bool) -> bool:
+        """Whether any of the processes is to end."""
+        return self.runtime.sum(torch.tensor(float(interrupted), device=self.learner.device)).item() > 0
+
+    def state(self) -> dict[str, Any]:
+        return self.runtime.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.runtime.restore(dict(state))
+
+    def log(self, split: str, values: Mapping[str, Any]) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                if value is not None:
+                    self._board.add_scalar(f"{split}/{name}", value, self.progress.iteration)
+        super().log(split, values)
 
     def validate(self, measured: dict[str, float | None], rate: float) -> None:
-        features = encode(self.learner, self.validation.data, "validation")
-        result = evaluate(self.learner, features, self.validation)
+        features = encode(self.learner, self.validation.data, "validation", self.runtime)
+        result = evaluate(self.learner, features, self.validation, self.runtime)
         progress, config = self.progress, self.config
         self.log(
             "validation",
@@ -182,9 +262,14 @@ class _Run(loop.Loop):
         )
         if result.accuracy > progress.best_accuracy:
             progress.best_accuracy = result.accuracy
-            about = {"iteration": progress.iteration, "accuracy": result.accuracy, "config": config.as_json()}
+            about = {
+                "iteration": progress.iteration,
+                "accuracy": result.accuracy,
+                "config": config.as_json(),
+                "shape": list(self.learner.shape),
+            }
             self.keep(about)
 
 
-def _episodes(config: TrainConfig, data: FewShotData, split: str, shot: int, length: int) -> Episodes:
-    return Episodes(data, split, way=config.way, shot=shot, query=config.query, seed=config.seed, length=length)
+def _episodes(config: TrainConfig, data: FewShotData, split: str, shot: int, query: int, length: int) -> Episodes:
+    return Episodes(data, split, way=config.way, shot=shot, query=query, seed=config.seed, length=length)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sparsedis.models.shape import by_image, check_positive, check_size
+
 
 class Conv4(nn.Module):
     """Four blocks of 3x3 convolution, batch normalisation, ReLU and 2x2 max pooling; the last one without
@@ -20,9 +22,7 @@ class Conv4(nn.Module):
 
     def __init__(self, width: int = 64, in_channels: int = 1, final_pool: bool = False) -> None:
         super().__init__()
-        for name, value in (("width", width), ("in_channels", in_channels)):
-            if value < 1:
-                raise ValueError(f"{name}: expected a number >= 1, got {value}")
+        check_positive(width=width, in_channels=in_channels)
         self.width, self.in_channels, self.final_pool = width, in_channels, final_pool
         self.blocks = nn.Sequential(
             _block(in_channels, width, pool=True),
@@ -35,16 +35,12 @@ class Conv4(nn.Module):
     def features(self, height: int, width: int) -> int:
         """Number of features d of images of this size."""
         shrink = 16 if self.final_pool else 8
-        if height < shrink or width < shrink:
-            raise ValueError(f"images: expected at least {shrink}x{shrink} pixels, got {height}x{width}")
+        check_size(height, width, shrink)
         return self.width * (height // shrink) * (width // shrink)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (..., d) of images (..., C, H, W)."""
-        if images.dim() < 3 or images.shape[-3] != self.in_channels:
-            raise ValueError(f"images: expected shape (..., {self.in_channels}, H, W), got {tuple(images.shape)}")
-        flat = images.reshape(-1, *images.shape[-3:]).contiguous(memory_format=torch.channels_last)
-        return self.blocks(flat).flatten(1).reshape(*images.shape[:-3], -1)
+        return by_image(images, self.in_channels, lambda flat: self.blocks(flat).flatten(1))
 
 
 def _block(in_channels: int, out_channels: int, *, pool: bool) -> nn.Sequential:

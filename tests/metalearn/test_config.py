@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedis.metalearn.config import TrainConfig
+from sparsedis.metalearn.config import HEADS, TrainConfig
 
 
 def test_json_and_back(quick: TrainConfig) -> None:
@@ -23,7 +23,10 @@ def test_difference(quick: TrainConfig) -> None:
         ({"shot": True}, "shot: expected a whole number >= 1, got True"),
         ({"iterations": 2.5}, r"iterations: expected a whole number >= 1, got 2\.5"),
         ({"threads": 0}, "threads: expected a whole number >= 1, got 0"),
-        ({"head": "knn"}, "head: expected one of group-lasso-svm, prototypes, got 'knn'"),
+        (
+            {"head": "knn"},
+            "head: expected one of group-lasso-svm, svm, ridge, prototypes, group-lasso-logistic, got 'knn'",
+        ),
         ({"learning_rate": float("nan")}, "learning_rate: expected a finite number > 0, got nan"),
         ({"lambda1": -0.1}, r"lambda1: expected a finite number >= 0, got -0\.1"),
         ({"lambda2": 0}, "lambda2: expected a finite number > 0, got 0"),
@@ -31,6 +34,16 @@ def test_difference(quick: TrainConfig) -> None:
         ({"test_shots": ()}, "test_shots: expected one number or more"),
         ({"test_shots": (1, 0)}, "test_shots: expected a whole number >= 1, got 0"),
         ({"data": None}, "data: expected a string, got None"),
+        ({"encoder": "vgg"}, "encoder: expected one of conv4, resnet12"),
+        ({"micro_batch": 3}, "micro_batch: expected a divisor of batch, 4, got 3"),
+        ({"micro_batch": 0}, "micro_batch: expected a whole number >= 1, got 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing: expected a number below 1"),
+        ({"head": "svm", "lambda1": 0.1}, "lambda1: expected none for the head svm, which has no such thing, got 0.1"),
+        ({"head": "ridge", "dual_reg": 1.0}, "dual_reg: expected none for the head ridge"),
+        ({"head": "ridge", "lambda2": 0.0}, "lambda2: expected a finite number > 0, got 0.0"),
+        ({"head": "prototypes", "learn": ("lambda2",)}, "learn: expected names among none for the head prototypes"),
+        ({"learn": ("scale",)}, "learn: expected names among lambda1, lambda2, dual_reg"),
+        ({"tensorboard": 1}, "tensorboard: expected true or false, got 1"),
     ],
 )
 def test_bad_settings(changes: dict[str, object], message: str) -> None:
@@ -42,3 +55,17 @@ def test_bad_settings(changes: dict[str, object], message: str) -> None:
 def test_json_of_something_else(settings: object) -> None:
     with pytest.raises(ValueError, match="settings: expected exactly data, head"):
         TrainConfig.from_json(settings)
+
+
+def test_every_head_brings_its_hyperparameters() -> None:
+    assert TrainConfig().hyperparameters == (0.1, 60.0, 0.0, 5.0)
+    changed = TrainConfig(lambda1=0.4, learn=("lambda1",), seed=3)
+    assert changed.hyperparameters == (0.4, 60.0, 0.0, 5.0)
+    assert changed.with_head("ridge") == TrainConfig(head="ridge", seed=3)
+    assert changed.with_head("svm").settled() == TrainConfig(
+        head="svm", lambda1=0.0, lambda2=60.0, dual_reg=0.0, logit_scale=5.0, seed=3
+    )
+    for head in HEADS:
+        settled = TrainConfig().with_head(head).settled()  # type: ignore[arg-type]
+        assert settled.settled() == settled
+        assert TrainConfig.from_json(settled.as_json()) == settled

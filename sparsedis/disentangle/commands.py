@@ -1,0 +1,140 @@
+"""The commands of disentanglement, as dataclasses that the command line fills in and runs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.synthetic import SyntheticConfig
+from sparsedis.metalearn import options
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Lasso and ridge regression on disentangled and rotated features, beside the published means."""
+
+    config: tyro.conf.OmitArgPrefixes[SyntheticConfig]
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """File to write the means to."""
+    figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """PNG file to draw the means into."""
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from sparsedis.disentangle import synthetic
+        from sparsedis.metalearn import checkpoint
+
+        for name in ("json", "figure"):
+            options.check_file(name, getattr(self, name))
+        rows = synthetic.run(self.config, progress=lambda line: print(line, file=sys.stderr, flush=True))
+        if self.json:
+            checkpoint.write_json(self.json, [asdict(row) for row in rows])
+        if self.figure:
+            self.figure.write_bytes(synthetic.figure(rows))
+        Console().print(synthetic.table(rows))
+
+
+@dataclass(frozen=True)
+class Disentangle:
+    """Train an encoder through sparse regressions on the factors of 3D Shapes; measure how far it disentangles them."""
+
+    config: tyro.conf.OmitArgPrefixes[DisentangleConfig]
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of the run; the default is runs/disentangle-INNER-RHO-SEED."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on with the run in the folder, which must have the same settings."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """File to write the result to."""
+
+    def run(self) -> None:
+        from sparsedis.disentangle.sweep import record
+        from sparsedis.disentangle.train import train
+        from sparsedis.metalearn import checkpoint
+
+        options.check_file("json", self.json)
+        try:
+            train(self.config, self._folder(), resume=self.resume)
+        except FileExistsError as error:
+            raise ValueError(f"{error} (to resume: {self._resume_command()})") from error
+        except KeyboardInterrupt:
+            if (self._folder() / "config.json").exists():
+                print(f"Interrupted. To resume: {self._resume_command()}", flush=True)
+            raise
+        if self.json:
+            checkpoint.write_json(self.json, record(self._folder()))
+
+    def _folder(self) -> Path:
+        config = self.config
+        return self.out or Path("runs") / f"disentangle-{config.inner}-{config.rho:g}-{config.seed}"
+
+    def _resume_command(self) -> str:
+        preset = self.config.preset
+        words = ["sparsedis", "disentangle", "--preset", preset]
+        words += options.words(self.config, DisentangleConfig(preset=preset))
+        words += ["--json", str(self.json)] if self.json else []
+        return shlex.join([*words, "--out", str(self._folder()), "--resume"])
+
+
+@dataclass(frozen=True)
+class DisentangleSweep:
+    """Many such runs: inner Lasso, inner ridge and ridge with ICA, over a setting and seeds; a table and a figure."""
+
+    config: tyro.conf.OmitArgPrefixes[DisentangleConfig]
+    vary: Literal["rho", "noise", "tasks", "eps"] = "rho"
+    """Setting that varies."""
+    values: tuple[str, ...] = ()
+    """What it goes through; the default is a grid of its own."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run each, with Lasso and with ridge."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of the sweep, which goes on from what is there; the default is runs/sweep-VARY."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """File to write the list of results to."""
+
+    def run(self) -> None:
+        from sparsedis.disentangle.sweep import sweep
+        from sparsedis.metalearn import checkpoint
+
+        options.check_file("json", self.json)
+        values: list[str | float] = list(self.values)
+        if self.vary != "tasks":
+            try:
+                values = [float(value) for value in self.values]
+            except ValueError as error:
+                raise ValueError(f"values: expected numbers, got {' '.join(self.values)!r}") from error
+        out = self.out or Path("runs") / f"sweep-{self.vary}"
+        records = sweep(self.config, out, vary=self.vary, values=values, seeds=self.seeds)
+        if self.json:
+            checkpoint.write_json(self.json, records)
+
+
+@dataclass(frozen=True)
+class Shapes3d:
+    """Draw the images of 3D Shapes: a contact sheet, or all 480,000 of them to a file of 5.9 GB."""
+
+    sheet: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """PNG file to draw a contact sheet to, a row per factor."""
+    cache: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """File to draw all images to, for --data cache:FILE; goes on where an interrupted call ended."""
+    data: str = "rendered"
+    """Images of the contact sheet: rendered, cache:FILE or h5:FILE."""
+
+    def run(self) -> None:
+        from sparsedis.data import shapes3d
+        from sparsedis.metalearn import checkpoint
+
+        if self.sheet is None and self.cache is None:
+            raise ValueError("shapes3d: expected --sheet FILE, --cache FILE or both")
+        options.check_file("sheet", self.sheet)
+        options.check_file("cache", self.cache)
+        if self.sheet:
+            checkpoint.write(self.sheet, shapes3d.contact_sheet(shapes3d.open_source(self.data)))
+        if self.cache:
+            shapes3d.write_cache(self.cache)

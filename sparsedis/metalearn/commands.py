@@ -1,0 +1,285 @@
+"""The commands of few-shot learning, as dataclasses that the command line fills in and runs."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from sparsedis.metalearn import options
+from sparsedis.metalearn.config import Head, TrainConfig
+from sparsedis.metalearn.presets import PRESETS, Preset
+
+if TYPE_CHECKING:
+    from sparsedis.metalearn.learner import Learner
+
+Settings = tyro.conf.OmitArgPrefixes[TrainConfig]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an encoder through the classifiers that tasks fit on its features, and test it.
+
+    Several processes share a step's tasks out: torchrun --nproc-per-node N -m sparsedis train ... --micro-batch M
+    """
+
+    config: Settings = field(default_factory=TrainConfig)
+    preset: Preset = "quick"
+    """Settings to begin with; options change them. metaoptnet: Lee et al., CVPR 2019, for miniImageNet."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of the run; the default is runs/DATA-HEAD-SEED."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on with the run in the folder, which must have the same settings."""
+    profile: Annotated[int | None, tyro.conf.arg(metavar="STEPS", help_behavior_hint="")] = None
+    """Instead of training, time so many steps, and print where the time goes."""
+
+    def run(self) -> None:
+        if self.profile is not None:
+            self._profile(self.profile)
+            return
+        from sparsedis.metalearn.train import train
+
+        try:
+            train(self.config, self._folder(), resume=self.resume)
+        except FileExistsError as error:
+            raise ValueError(f"{error} (to resume: {self._resume_command()})") from error
+        except KeyboardInterrupt:
+            if (self._folder() / "config.json").exists():
+                print(f"Interrupted. To resume: {self._resume_command()}", flush=True)
+            raise
+
+    def _profile(self, steps: int) -> None:
+        from rich.console import Console
+
+        from sparsedis.metalearn import report
+        from sparsedis.metalearn.profile import profile
+
+        if steps < 1:
+            raise ValueError(f"profile: expected a whole number >= 1, got {steps}")
+        Console().print(report.profile_table(profile(self.config, steps), self.config))
+
+    def _folder(self) -> Path:
+        name = self.config.data.partition(":")[0]
+        return self.out or Path("runs") / f"{name}-{self.config.head}-{self.config.seed}"
+
+    def _resume_command(self) -> str:
+        words = ["sparsedis", "train", *([] if self.preset == "quick" else ["--preset", self.preset])]
+        words += options.words(self.config, PRESETS[self.preset])
+        return shlex.join([*words, "--out", str(self._folder()), "--resume"])
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Test the best learner of a run on episodes of classes that it was not trained on."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """Folder of the run."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="NAME[:PATH]", help_behavior_hint="")] = None
+    """Data set; the default is the run's. For the protocol omniglot-one-shot: all_runs.zip, or its folder."""
+    protocol: Literal["episodes", "omniglot-one-shot"] = "episodes"
+    """Random episodes, or the 20 published runs of within-alphabet one-shot classification."""
+    split: str = "test"
+    """Classes to draw from: train, validation or test."""
+    way: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """Classes per task; the default is the run's."""
+    shot: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """Support images per class; the default is the run's."""
+    query: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """Query images per class; the default is the run's."""
+    episodes: int = 600
+    """Number of tasks."""
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """Of the tasks; the default is the run's."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """File to write the result to."""
+    reliability: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """PNG file for the reliability diagram."""
+    patterns: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """.npz file for the features that every task uses: active (E, d), classes (E, way), class_names, accuracy (E,)."""
+
+    def run(self) -> None:
+        from sparsedis.metalearn.train import load_run
+
+        for name in ("json", "reliability", "patterns"):
+            options.check_file(name, getattr(self, name))
+        if self.patterns and self.patterns.suffix != ".npz":
+            raise ValueError(f"patterns: expected a name that ends in .npz, got {str(self.patterns)!r}")
+        learner, config = load_run(self.run_dir)
+        if self.protocol == "omniglot-one-shot":
+            self._one_shot(learner)
+        else:
+            self._episodes(learner, config)
+
+    def _episodes(self, learner: Learner, config: TrainConfig) -> None:
+        from rich.console import Console
+
+        from sparsedis.data import Episodes, load
+        from sparsedis.metalearn import checkpoint, figures, report
+        from sparsedis.metalearn.evaluate import encode, examine
+
+        spec = self.data or config.data
+        data = load(spec, config.image_size if self.data is None or spec.startswith("images:") else None)
+        if data.images.shape[1] != learner.shape[0]:
+            kind = "images of {} channels" if len(learner.shape) == 3 else "rows of {} features"
+            raise ValueError(f"data: expected {kind.format(learner.shape[0])}, got {data.images.shape[1]}")
+        episodes = Episodes(
+            data,
+            self.split,
+            way=config.way if self.way is None else self.way,
+            shot=config.shot if self.shot is None else self.shot,
+            query=(config.test_query or config.query) if self.query is None else self.query,
+            seed=config.seed if self.seed is None else self.seed,
+            length=self.episodes,
+        )
+        result, details = examine(learner, encode(learner, data, self.split), episodes)
+        if self.json:
+            checkpoint.write_json(self.json, asdict(result))
+        if self.reliability:
+            checkpoint.write(self.reliability, figures.reliability(details.bins))
+        if self.patterns:
+            checkpoint.write(self.patterns, report.patterns(details, data.class_names))
+        Console().print(report.table([result], f"{data.name}, {self.split} split, seed {result.seed}"))
+
+    def _one_shot(self, learner: Learner) -> None:
+        from rich.console import Console
+
+        from sparsedis.data import omniglot_runs
+        from sparsedis.metalearn import checkpoint, report
+        from sparsedis.metalearn.one_shot import one_shot
+
+        if self.data is None:
+            raise ValueError("data: expected the path of all_runs.zip, or of its folder, for omniglot-one-shot")
+        for name in ("reliability", "patterns"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: expected none for omniglot-one-shot")
+        if learner.shape != (1, 28, 28):
+            raise ValueError(f"omniglot-one-shot: expected a learner of 1x28x28 images, got one of {learner.shape}")
+        result = one_shot(learner, omniglot_runs.load(self.data))
+        if self.json:
+            checkpoint.write_json(self.json, asdict(result))
+        Console().print(report.one_shot_table(result))
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train learners that differ in the head alone, over several seeds, and print one table of their tests.
+
+    The head and the seed of the settings are replaced; their hyperparameters of the head, where given, are for the head
+    that they name. Whatever is done already in the folder is not done again. For the sparse heads several weights of
+    the group Lasso may be given; the table has the one that is best in validation.
+    """
+
+    config: Settings = field(default_factory=TrainConfig)
+    heads: tuple[Head, ...] = ("group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic")
+    """Heads to train."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run each."""
+    eps: tuple[float, ...] = ()
+    """Relative weights of the group Lasso to try; the default is the settings' lambda1."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/compare")
+    """Folder of the runs, of compare.md and of compare.json."""
+
+    def run(self) -> None:
+        from sparsedis.metalearn import grid
+
+        configs = grid.settings(self.config, self.heads, self.eps)
+        entries = [entry for entry, _ in grid.run_all(configs, self.seeds, self.out)]
+        print(grid.write(self.out, "compare", entries, grid.best(entries), _about(self.config)), end="")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train learners over weights of the group Lasso: accuracy against the share of features used.
+
+    Beside them dense heads, as lines in the figure. The folder gets sweep.json, sweep.md, sweep.png, and features.png:
+    which features which classes use, of the learner that is best in validation. What is done is not done again.
+    """
+
+    config: Settings = field(default_factory=TrainConfig)
+    eps: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+    """Relative weights of the group Lasso."""
+    baselines: tuple[Head, ...] = ("svm", "ridge", "prototypes")
+    """Dense heads to train for comparison."""
+    seeds: tuple[int, ...] = (0,)
+    """One run each."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/sweep")
+    """Folder of the runs and of the results."""
+
+    def run(self) -> None:
+        from sparsedis.metalearn import checkpoint, figures, grid
+        from sparsedis.metalearn.config import HEADS
+
+        if HEADS[self.config.head].lambda1 is None or not self.eps or len(set(self.eps)) < len(self.eps):
+            raise ValueError("sweep: expected a head with a group Lasso, and different weights of it")
+        configs = grid.settings(self.config, (self.config.head, *self.baselines), self.eps)
+        done = grid.run_all(configs, self.seeds, self.out)
+        entries = [entry for entry, _ in done]
+        checkpoint.write(self.out / "sweep.png", figures.sweep(entries))
+        chosen = grid.best([entry for entry in entries if entry.head == self.config.head])[0]
+        folder = next(folders[0] for entry, folders in done if entry is chosen)
+        checkpoint.write(self.out / "features.png", _features(folder))
+        print(grid.write(self.out, "sweep", entries, entries, _about(self.config)), end="")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Say what a data set needs, where it is looked for, whether its files are the known ones, and what they hold.
+
+    Digests are checked against those that are known, and those in a file SHA256SUMS beside, as sha256sum writes it.
+    """
+
+    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="NAME[:PATH]", help_behavior_hint="")] = (
+        None
+    )
+    """Data set; none lists them all. Without PATH it is looked for in $SPARSEDIS_DATA/NAME."""
+    image_size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """Side to which images of a folder are scaled."""
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from sparsedis.data import inspect, load
+        from sparsedis.metalearn import report
+
+        console = Console()
+        if self.name is None:
+            console.print(report.sources_table())
+            return
+        report.say_source(console, self.name)
+        files = inspect.files(self.name)
+        if files:
+            console.print(report.files_table(files))
+        if wrong := [file.path.name for file in files if file.known is False]:
+            raise ValueError(f"data: expected other digests (SHA-256), got those above for {', '.join(wrong)}")
+        data = load(self.name, self.image_size)
+        console.print(report.counts_table(data, inspect.counts(data)))
+
+
+def _about(config: TrainConfig) -> dict[str, Any]:
+    settings = config.as_json()
+    return {"config": {name: value for name, value in settings.items() if name not in ("head", "seed", "lambda1")}}
+
+
+def _features(folder: Path) -> bytes:
+    from sparsedis.data import Episodes, load
+    from sparsedis.metalearn import figures
+    from sparsedis.metalearn.evaluate import encode, examine
+    from sparsedis.metalearn.train import load_run
+
+    learner, config = load_run(folder)
+    data = load(config.data, config.image_size)
+    episodes = Episodes(
+        data,
+        "test",
+        way=config.way,
+        shot=max(config.test_shots),
+        query=config.test_query or config.query,
+        seed=config.seed,
+        length=config.test_episodes,
+    )
+    _, details = examine(learner, encode(learner, data, "test"), episodes)
+    classes, shares = figures.usage(details.active, details.classes)
+    return figures.heat_map(shares, [data.class_names[i] for i in classes.tolist()])

@@ -1,0 +1,27 @@
+"""What the commands share: settings back to words of a command line, files to write to."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+
+def words(config: Any, default: Any) -> list[str]:
+    """The options that make one configuration, a dataclass, of the other."""
+    result = []
+    for field in fields(config):
+        value, name = getattr(config, field.name), field.name.replace("_", "-")
+        if value == getattr(default, field.name):
+            continue
+        if isinstance(value, bool):
+            result.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            result += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return result
+
+
+def check_file(name: str, path: Path | None) -> None:
+    """ValueError unless a file can be written there."""
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"{name}: expected a file in an existing folder, got {str(path)!r}")

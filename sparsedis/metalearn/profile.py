@@ -1,0 +1,101 @@
+"""Where the time of a training step goes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from sparsedis.data.dataset import load
+from sparsedis.data.episodes import Episodes
+from sparsedis.metalearn import recipe
+from sparsedis.metalearn.config import TrainConfig
+from sparsedis.metalearn.learner import Learner
+from sparsedis.metalearn.runtime import runtime
+
+_WARM_UP = 3
+
+
+@dataclass
+class Profile:
+    """Milliseconds of every step, by part.
+
+    Attributes:
+        parts: in the order of a step: "episodes", "encoder forward", "head forward" (the solves), "head backward",
+            "encoder backward", "optimiser".
+    """
+
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+    def medians(self) -> dict[str, float]:
+        """The median of every part."""
+        return {name: statistics.median(values) for name, values in self.parts.items()}
+
+    def share(self, *names: str) -> float:
+        """Of some parts in the sum of the medians."""
+        medians = self.medians()
+        return sum(medians[name] for name in names) / sum(medians.values())
+
+
+def profile(config: TrainConfig, steps: int = 20) -> Profile:
+    """Time some training steps, after a few that are not counted. Nothing is written.
+
+    The step is that of :func:`sparsedis.metalearn.train.train`, taken apart where the features are: their gradient by
+    the head is one part, its way through the encoder another.
+
+    Raises:
+        ValueError: as :func:`sparsedis.metalearn.train.train`.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    data = load(config.data, config.image_size)
+    episodes = Episodes(
+        data,
+        "train",
+        way=config.way,
+        shot=config.shot,
+        query=config.query,
+        seed=config.seed,
+        length=config.batch * (steps + _WARM_UP),
+    )
+    device = runtime(config).device
+    measured = Profile()
+
+    @contextmanager
+    def part(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        measured.parts.setdefault(name, []).append(1000 * (time.perf_counter() - start))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        learner = Learner(config, data.images.shape[1:]).to(device).train()
+        optimizer = recipe.optimizer(config, learner)
+        for step in range(steps + _WARM_UP):
+            if step == _WARM_UP:
+                measured.parts.clear()
+            first = step * config.batch
+            with part("episodes"):
+                batch = episodes.raw(episodes.batch(first, first + config.batch))
+            with part("encoder forward"):
+                features = learner.features(torch.cat([batch.support, batch.query], 1), first)
+                leaf = features.detach().requires_grad_()
+            n = batch.support.shape[1]
+            with part("head forward"):
+                output = learner.head(leaf[:, n:], leaf[:, :n], batch.support_labels.to(device), config.way)
+                loss = recipe.loss(config, output.logits, batch.query_labels.to(device))
+            optimizer.zero_grad()
+            with part("head backward"):
+                loss.backward()
+            with part("encoder backward"):
+                if features.requires_grad:
+                    features.backward(leaf.grad)
+            with part("optimiser"):
+                optimizer.step()
+    return measured

@@ -1,0 +1,44 @@
+"""How a learner is optimised: optimiser, learning rate, loss."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparsedis.metalearn.config import TrainConfig
+
+_STEPS = ((1 / 3, 0.06), (2 / 3, 0.012), (5 / 6, 0.0024))
+"""From this share of the run on, this factor: epochs 20, 40 and 50 of 60 (Lee et al., CVPR 2019)."""
+
+
+def optimizer(config: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of the settings over all parameters."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            learner.parameters(),
+            lr=config.learning_rate,
+            momentum=0.9,
+            weight_decay=config.weight_decay,
+            nesterov=True,
+        )
+    return torch.optim.Adam(learner.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def learning_rate(config: TrainConfig, done: int) -> float:
+    """Of the step after ``done`` steps."""
+    if config.schedule == "cosine":
+        return config.learning_rate * (1 + math.cos(math.pi * done / config.iterations)) / 2
+    passed = [factor for share, factor in _STEPS if done / config.iterations >= share]
+    return config.learning_rate * (passed[-1] if passed else 1.0)
+
+
+def loss(config: TrainConfig, logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (B, q, k) and labels (B, q), with the settings' label smoothing."""
+    flat, right = logits.flatten(0, 1), labels.flatten()
+    if not config.label_smoothing:
+        return F.cross_entropy(flat, right)
+    # PyTorch shares the probability out to all k classes, the right one among them.
+    return F.cross_entropy(flat, right, label_smoothing=config.label_smoothing * config.way / (config.way - 1))

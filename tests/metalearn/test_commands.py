@@ -1,0 +1,216 @@
+"""The commands beside train, from the command line, on small data."""
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sparsedis import cli
+from sparsedis.metalearn import grid
+from sparsedis.metalearn.config import TrainConfig
+from sparsedis.metalearn.evaluate import Evaluation
+from sparsedis.metalearn.figures import usage
+from sparsedis.metalearn.presets import PRESETS
+from sparsedis.metalearn.profile import profile
+from sparsedis.metalearn.train import load_run, train
+from tests.command_line import options
+from tests.data.test_omniglot_runs import write_runs
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def trained(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("commands") / "run"
+    train(replace(quick, iterations=60, validate_every=60), out)
+    return out
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_runs(here / "all_runs")
+    arguments = ["evaluate", str(trained), "--protocol", "omniglot-one-shot", "--data", str(data)]
+    assert cli.main([*arguments, "--json", "result.json"]) == 0
+    result = json.loads((here / "result.json").read_text())
+    assert list(result["error_per_run"]) == ["run01", "run02", "run03"]
+    assert result["error"] == pytest.approx(sum(result["error_per_run"].values()) / 3)
+    assert result["error"] < 0.5, "chance is 0.8"
+    assert result["certified"] == 1
+    assert "run02" in capsys.readouterr().out
+    # Called by other names, every item is wrong: the labels are those of class_labels.txt.
+    for labels in data.glob("*/class_labels.txt"):
+        words = [line.split() for line in labels.read_text().splitlines()]
+        turned = [(test, words[i - 1][1]) for i, (test, _) in enumerate(words)]
+        labels.write_text("".join(f"{test} {training}\n" for test, training in turned))
+    before = result["error"]
+    assert cli.main([*arguments, "--json", "result.json"]) == 0
+    assert json.loads((here / "result.json").read_text())["error"] >= 1 - before
+
+
+def test_what_evaluate_saves(trained: Path, here: Path) -> None:
+    files = ["--json", "x.json", "--reliability", "x.png", "--patterns", "x.npz"]
+    assert cli.main(["evaluate", str(trained), "--episodes", "30", *files]) == 0
+    assert (here / "x.png").read_bytes().startswith(PNG)
+    result = json.loads((here / "x.json").read_text())
+    with np.load(here / "x.npz") as patterns:
+        assert patterns["active"].shape == (30, 8 * 3 * 3)
+        assert patterns["active"].mean() == pytest.approx(result["features_used"])
+        assert patterns["accuracy"].mean() == pytest.approx(result["accuracy"])
+        assert patterns["classes"].shape == (30, 3)
+        assert patterns["class_names"][0] == "Alphabet0/character01"
+    assert 0 < result["calibration_error"] < 1
+
+
+def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    heads = ("group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic")
+    config = replace(quick, iterations=4, validate_every=4, test_episodes=10, lambda2=5.0)
+    arguments = ["compare", *options(config), "--seeds", "0", "1", "--eps", "0.1", "0.3", "--out", "grid"]
+    assert cli.main(arguments) == 0
+    table = capsys.readouterr().out.partition("| head |")
+    text = (here / "grid" / "compare.md").read_text()
+    assert table[1] + table[2] == text
+    rows = text.splitlines()[2:]
+    assert [row.split("|")[1].split(",")[0].strip() for row in rows] == list(heads)
+    found = json.loads((here / "grid" / "compare.json").read_text())
+    assert len(found["entries"]) == 7
+    assert [entry["lambda1"] for entry in found["entries"]] == [0.1, 0.3, None, None, None, 0.1, 0.3]
+    for entry in found["entries"]:
+        runs = [
+            json.loads((here / "grid" / f"{entry['head']}{suffix}-{seed}" / "results.json").read_text())
+            for seed in (0, 1)
+            for suffix in ["" if entry["lambda1"] is None else f"-{entry['lambda1']:g}"]
+        ]
+        mean = np.mean([run["tests"][0]["accuracy"] for run in runs])
+        assert entry["tests"]["3-way 1-shot"]["accuracy"] == pytest.approx(mean)
+        assert entry["seeds"] == [0, 1]
+
+    # Again: nothing is trained; and what is missing alone is.
+    (here / "grid" / "ridge-1" / "results.json").unlink()
+    times = {file: file.stat().st_mtime_ns for file in here.rglob("last.safetensors")}
+    assert cli.main(arguments) == 0
+    assert (here / "grid" / "compare.md").read_text() == text
+    assert {file: file.stat().st_mtime_ns for file in here.rglob("last.safetensors")} == times
+
+    assert cli.main([*arguments, "--width", "4"]) == 2
+    assert "width: the run in" in capsys.readouterr().err
+
+
+def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(quick, iterations=4, validate_every=4, test_episodes=10)
+    arguments = ["sweep", *options(config), "--eps", "0.05", "0.6", "--baselines", "ridge", "--out", "grid"]
+    assert cli.main(arguments) == 0
+    entries = json.loads((here / "grid" / "sweep.json").read_text())["entries"]
+    used = [entry["tests"]["3-way 2-shot"]["features_used"] for entry in entries]
+    assert used[0] > used[1]
+    assert used[2] > used[1]
+    for name in ("sweep.png", "features.png"):
+        assert (here / "grid" / name).read_bytes().startswith(PNG)
+    assert "group-lasso-svm, lambda1 = 0.6" in capsys.readouterr().out
+    assert cli.main([*arguments, "--head", "ridge"]) == 2
+
+
+def evaluation(accuracy: float, ci95: float) -> Evaluation:
+    return Evaluation("test", 5, 1, 10, 100, 0, accuracy, ci95, 0.5, None, 0.1)
+
+
+def test_pooled_interval() -> None:
+    """Of two runs of equal spread it is that of one run of twice the episodes."""
+    both = grid.pooled([evaluation(0.5, 0.02), evaluation(0.7, 0.02)])
+    assert (both.accuracy, both.lowest, both.highest) == pytest.approx((0.6, 0.5, 0.7))
+    assert both.ci95 == pytest.approx(0.02 / 2**0.5)
+    assert both.certified is None
+
+
+def test_usage_by_hand() -> None:
+    active = torch.tensor([[True, False], [True, True], [False, False]])
+    classes = torch.tensor([[7, 2], [2, 5], [5, 7]])
+    found, shares = usage(active, classes)
+    assert found.tolist() == [2, 5, 7]
+    assert shares.tolist() == [[1, 0.5], [0.5, 0.5], [0.5, 0]]
+
+
+def test_data(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(["data"]) == 0
+    assert "tieredimagenet:PATH" in capsys.readouterr().out
+    assert cli.main(["data", "pictograms"]) == 0
+    assert "28x28" in capsys.readouterr().out
+    for split, count in (("train", 6), ("val", 3), ("test", 4)):
+        images = np.zeros((5 * count, 8, 8, 3), np.uint8)
+        content = {"data": images, "labels": [i % count for i in range(5 * count)]}
+        (here / f"FC100_{split}.pickle").write_bytes(pickle.dumps(content))
+    assert cli.main(["data", f"fc100:{here}"]) == 0
+    out = capsys.readouterr().out
+    for text in ("FC100_train.pickle", "expected classes: 60, 20, 20", "not known", "30", "3x8x8"):
+        assert text in out
+    (here / "SHA256SUMS").write_text("0" * 64 + "  FC100_val.pickle\n")
+    assert cli.main(["data", f"fc100:{here}"]) == 2
+    assert "expected other digests (SHA-256), got those above for FC100_val.pickle" in capsys.readouterr().err
+    monkeypatch.setenv("SPARSEDIS_DATA", str(here))
+    assert cli.main(["data", "cifar-fs"]) == 2
+    assert f"expected a folder with CIFAR_FS_{{train,val,test}}.pickle, found nothing at '{here}/cifar-fs'" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_profile(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", *options(quick), "--profile", "2"]) == 0
+    out = capsys.readouterr().out
+    for part in ("encoder forward", "head forward", "head backward", "encoder backward"):
+        assert part in out
+    assert not list(here.iterdir())
+    measured = profile(quick, 4)
+    assert {len(values) for values in measured.parts.values()} == {4}
+    assert measured.share(*measured.parts) == pytest.approx(1)
+
+
+def test_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Named anywhere on the line, and changed by the other options; what is then missing is the data."""
+    assert cli.main(["train", "--batch", "16", "--preset", "metaoptnet"]) == 2
+    assert "data: expected 'miniimagenet:PATH'" in capsys.readouterr().err
+    assert cli.main(["train", "--preset", "metaoptnet", "--help"]) == 0
+    assert "60000" in capsys.readouterr().out
+    assert cli.main(["train", "--preset", "slow"]) == 2
+    assert PRESETS["quick"] == TrainConfig()
+    for head in ("svm", "ridge"):  # the head brings its own hyperparameters, whatever the preset's are
+        assert cli.main(["train", "--head", head, "--data", "omniglot:nowhere"]) == 2
+        assert "nowhere" in capsys.readouterr().err
+
+
+def test_an_encoder_of_ones_own(quick: TrainConfig, tmp_path: Path) -> None:
+    def made() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.BatchNorm1d(30), nn.ReLU())
+
+    config = replace(quick, encoder="custom")
+    torch.manual_seed(0)
+    results = train(config, tmp_path / "run", encoder=made())
+    learner, held = load_run(tmp_path / "run", made())
+    assert held == config.settled()
+    assert learner.encoder[1].weight.abs().sum() > 0
+    assert results.tests[0].episodes == 20
+    with pytest.raises(ValueError, match="encoder: a module is given exactly for 'custom'"):
+        load_run(tmp_path / "run")
+
+
+def test_tensorboard(quick: TrainConfig, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="the extra 'fewshot' is not installed"
+    )
+    train(replace(quick, tensorboard=True), tmp_path / "run")
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for split in ("train", "validation"):
+        expected = [(line["iteration"], line["accuracy"]) for line in lines if line["split"] == split]
+        came = [(event.step, event.value) for event in events.Scalars(f"{split}/accuracy")]
+        assert [step for step, _ in came] == [step for step, _ in expected]
+        assert [value for _, value in came] == pytest.approx([value for _, value in expected])
