@@ -66,7 +66,8 @@ void run(int n, int d, int k, Solver solver, double lambda1, double lambda2, dou
 }  // namespace
 
 int main() {
-  const int sizes[][3] = {{1, 1, 2}, {7, 63, 3}, {25, 640, 5}, {10, 1601, 2}, {40, 17, 4}, {20, 300, 20}, {9, 12000, 3}};
+  const int sizes[][3] = {{1, 1, 2},   {7, 63, 3},    {25, 640, 5}, {10, 1601, 2},
+                          {40, 17, 4}, {20, 300, 20}, {9, 12000, 3}};
   for (const auto& size : sizes) {
     for (Solver solver : {Solver::newton, Solver::fista, Solver::bcd}) {
       for (double lambda1 : {0.0, 0.5, 3.0, 1e3}) {
