@@ -8,9 +8,16 @@ from torch import Tensor
 from sparsedis import checks
 
 
-def as_batch(features: Tensor, targets: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One task as a batch of one; ``targets`` are labels or regression targets."""
-    return features[None], targets[None], None if sample_weight is None else sample_weight[None]
+def as_batch(
+    features: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+    """One task as a batch of one, a batch as it is, and whether it was one task.
+
+    ``targets`` are labels or regression targets.
+    """
+    if features.dim() != 2:
+        return features, targets, sample_weight, False
+    return features[None], targets[None], None if sample_weight is None else sample_weight[None], True
 
 
 def class_count(labels: Tensor, sample_weight: Tensor | None, n_classes: int | None) -> int:
@@ -40,6 +47,14 @@ def weights_of(sample_weight: Tensor | None, features: Tensor, dtype: torch.dtyp
     if sample_weight is None:
         return torch.ones(features.shape[:2], dtype=dtype, device=features.device)
     return sample_weight.detach().to(dtype)
+
+
+def step_limit(max_iter: int | None, default: int) -> int:
+    """The largest number of iterations given, checked, or the default."""
+    if max_iter is None:
+        return default
+    checks.number("max_iter", max_iter, above=0)
+    return int(max_iter)
 
 
 def tolerance(tol: float | None, features: Tensor) -> float:

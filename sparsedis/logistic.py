@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.arguments import as_batch, class_count, per_task, tolerance, weights_of
+from sparsedis.arguments import as_batch, class_count, per_task, step_limit, tolerance, weights_of
 from sparsedis.ops import logistic, registry
 from sparsedis.problem import working_dtype
 from sparsedis.solution import Solution
@@ -64,15 +64,12 @@ def solve_logistic(
         NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
     """
     checks.task_tensors(features, labels, sample_weight)
-    single = features.dim() == 2
-    if single:
-        features, labels, sample_weight = as_batch(features, labels, sample_weight)
+    features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
     batch, n, d = features.shape
     for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
         checks.hyperparameter(name, value, batch, features, positive=False)
     tol = tolerance(tol, features)
-    if max_iter is not None:
-        checks.number("max_iter", max_iter, above=0)
+    steps = step_limit(max_iter, _MAX_ITER)
     classes = class_count(labels, sample_weight, n_classes)
     request = registry.Request(features.device, features.dtype, n, d, classes, logistic.SOLVER)
     chosen = registry.choose(logistic.OPERATION, backend, request).name
@@ -82,7 +79,6 @@ def solve_logistic(
     l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
     if relative:
         l1 = l1 * logistic.lambda1_max(features.detach(), integers, weight, classes, bool(intercept))
-    steps = _MAX_ITER if max_iter is None else int(max_iter)
     weights, *rest = logistic.solve(
         features, integers, l1, l2, weight, classes, bool(intercept), chosen, tol, steps, throw
     )
@@ -121,9 +117,7 @@ def logistic_lambda1_max(
         TypeError, ValueError: as :func:`solve_logistic`.
     """
     checks.task_tensors(features, labels, sample_weight)
-    single = features.dim() == 2
-    if single:
-        features, labels, sample_weight = as_batch(features, labels, sample_weight)
+    features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)
     weight = weights_of(sample_weight, features, working_dtype(features.device))
     result = logistic.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes, bool(intercept))

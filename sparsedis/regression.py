@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.arguments import as_batch, per_task, tolerance, weights_of
+from sparsedis.arguments import as_batch, per_task, step_limit, tolerance, weights_of
 from sparsedis.ops import lasso, registry, ridge
 from sparsedis.problem import working_dtype
 from sparsedis.solution import Solution
@@ -62,15 +62,12 @@ def solve_lasso(
         NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
     """
     checks.regression_tensors(features, targets, sample_weight)
-    single = features.dim() == 2
-    if single:
-        features, targets, sample_weight = as_batch(features, targets, sample_weight)
+    features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
     batch, n, d = features.shape
     for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
         checks.hyperparameter(name, value, batch, features, positive=False)
     tol = tolerance(tol, features)
-    if max_iter is not None:
-        checks.number("max_iter", max_iter, above=0)
+    steps = step_limit(max_iter, _MAX_ITER)
     request = registry.Request(features.device, features.dtype, n, d, 1, lasso.SOLVER)
     chosen = registry.choose(lasso.OPERATION, backend, request).name
 
@@ -79,7 +76,6 @@ def solve_lasso(
     l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
     if relative:
         l1 = l1 * lasso.lambda1_max(features.detach(), targets.detach(), weight)
-    steps = _MAX_ITER if max_iter is None else int(max_iter)
     values = lasso.solve(features, targets, l1, l2, weight, chosen, tol, steps, throw)
     return Solution.of(values, single=single, solver=lasso.SOLVER, backend=chosen)
 
@@ -101,9 +97,7 @@ def lasso_lambda1_max(features: Tensor, targets: Tensor, *, sample_weight: Tenso
         TypeError, ValueError: as :func:`solve_lasso`.
     """
     checks.regression_tensors(features, targets, sample_weight)
-    single = features.dim() == 2
-    if single:
-        features, targets, sample_weight = as_batch(features, targets, sample_weight)
+    features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
     weight = weights_of(sample_weight, features, working_dtype(features.device))
     result = lasso.lambda1_max(features.detach(), targets.detach(), weight)
     return result[0] if single else result
@@ -148,9 +142,7 @@ def solve_ridge(
         NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
     """
     checks.regression_tensors(features, targets, sample_weight, several_targets=True)
-    single = features.dim() == 2
-    if single:
-        features, targets, sample_weight = as_batch(features, targets, sample_weight)
+    features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
     batch, n, d = features.shape
     checks.hyperparameter("lambda2", lambda2, batch, features, positive=True)
     tol = tolerance(tol, features)

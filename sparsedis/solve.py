@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.arguments import as_batch, class_count, per_task, weights_of
+from sparsedis.arguments import as_batch, class_count, per_task, step_limit, weights_of
 from sparsedis.ops import group_lasso_svm, registry
 from sparsedis.problem import working_dtype
 from sparsedis.solution import Solution
@@ -65,20 +65,17 @@ def solve_svm(
         NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
     """
     checks.task_tensors(features, labels, sample_weight)
-    single = features.dim() == 2
-    if single:
-        features, labels, sample_weight = as_batch(features, labels, sample_weight)
+    features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
     batch, n, d = features.shape
     parameters = {"lambda1": lambda1, "lambda2": lambda2, "dual_reg": dual_reg}
     for name, value in parameters.items():
         checks.hyperparameter(name, value, batch, features, positive=name == "lambda2")
     checks.number("tol", tol, above=0)
     checks.one_of("solver", solver, ("auto", *group_lasso_svm.SOLVERS))
-    if max_iter is not None:
-        checks.number("max_iter", max_iter, above=0)
-    classes = class_count(labels, sample_weight, n_classes)
     if solver == "auto":
         solver = "newton"
+    steps = step_limit(max_iter, _MAX_ITER[solver])
+    classes = class_count(labels, sample_weight, n_classes)
     request = registry.Request(features.device, features.dtype, n, d, classes, solver)
     chosen = registry.choose(group_lasso_svm.OPERATION, backend, request).name
 
@@ -92,7 +89,7 @@ def solve_svm(
         solver,
         chosen,
         float(tol),
-        _MAX_ITER[solver] if max_iter is None else int(max_iter),
+        steps,
         throw,
     )
     return Solution.of(values, single=single, solver=solver, backend=chosen)
@@ -123,9 +120,7 @@ def lambda1_max(
         TypeError, ValueError: as :func:`solve_svm`.
     """
     checks.task_tensors(features, labels, sample_weight)
-    single = features.dim() == 2
-    if single:
-        features, labels, sample_weight = as_batch(features, labels, sample_weight)
+    features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)
     weight = weights_of(sample_weight, features, working_dtype(features.device))
     result = group_lasso_svm.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes)

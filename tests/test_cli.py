@@ -12,7 +12,7 @@ import pytest
 from sparsedis import cli
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.train import train
-from tests.command_line import options
+from tests.command_line import options, start
 
 COMMANDS = "train, evaluate, compare, sweep, data, synthetic, disentangle, disentangle-sweep, shapes3d, info"
 FILES = ("config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "curves.png", "results.json")
@@ -23,24 +23,6 @@ def trained(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("cli") / "run"
     train(quick, out)
     return out
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    # A shell that starts the tests in the background has SIGINT ignored, which children inherit.
-    return subprocess.Popen(
-        [sys.executable, "-m", "sparsedis", *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
 
 
 def test_train_interrupt_resume_evaluate(quick: TrainConfig, trained: Path, tmp_path: Path) -> None:

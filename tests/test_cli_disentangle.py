@@ -1,10 +1,8 @@
 import json
 import re
 import signal
-import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from PIL import Image
 from sparsedis import cli
 from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.train import train
+from tests.command_line import options, start
 
 pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
@@ -34,32 +33,6 @@ CONFIG = DisentangleConfig(
     eps=0.05,
     rho=0.5,
 )
-
-
-def options(config: DisentangleConfig) -> list[str]:
-    words = []
-    for field in fields(config):
-        name, value = field.name.replace("_", "-"), getattr(config, field.name)
-        words += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
-    return words
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    # A shell that starts the tests in the background has SIGINT ignored, which children inherit.
-    return subprocess.Popen(
-        [sys.executable, "-m", "sparsedis", *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
 
 
 def test_interrupt_and_resume(tmp_path: Path) -> None:

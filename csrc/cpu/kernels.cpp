@@ -1,5 +1,4 @@
 // The contract's functions on the CPU: a thread per task.
-#include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
 #include <stdexcept>
 #include <type_traits>

@@ -59,14 +59,8 @@ class Disentangle:
         from sparsedis.metalearn import checkpoint
 
         options.check_file("json", self.json)
-        try:
+        with options.resumable(self._folder(), self._resume_command()):
             train(self.config, self._folder(), resume=self.resume)
-        except FileExistsError as error:
-            raise ValueError(f"{error} (to resume: {self._resume_command()})") from error
-        except KeyboardInterrupt:
-            if (self._folder() / "config.json").exists():
-                print(f"Interrupted. To resume: {self._resume_command()}", flush=True)
-            raise
         if self.json:
             checkpoint.write_json(self.json, record(self._folder()))
 

@@ -42,14 +42,8 @@ class Train:
             return
         from sparsedis.metalearn.train import train
 
-        try:
+        with options.resumable(self._folder(), self._resume_command()):
             train(self.config, self._folder(), resume=self.resume)
-        except FileExistsError as error:
-            raise ValueError(f"{error} (to resume: {self._resume_command()})") from error
-        except KeyboardInterrupt:
-            if (self._folder() / "config.json").exists():
-                print(f"Interrupted. To resume: {self._resume_command()}", flush=True)
-            raise
 
     def _profile(self, steps: int) -> None:
         from rich.console import Console

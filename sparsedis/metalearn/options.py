@@ -1,7 +1,9 @@
-"""What the commands share: settings back to words of a command line, files to write to."""
+"""What the commands share: settings back to words of a command line, how to resume, files to write to."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,23 @@ def words(config: Any, default: Any) -> list[str]:
         else:
             result += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
     return result
+
+
+@contextmanager
+def resumable(out: Path, command: str) -> Iterator[None]:
+    """Says, of a run in the folder that has ended early or was there before, by which command it goes on.
+
+    Raises:
+        ValueError: for FileExistsError, with the command.
+    """
+    try:
+        yield
+    except FileExistsError as error:
+        raise ValueError(f"{error} (to resume: {command})") from error
+    except KeyboardInterrupt:
+        if (out / "config.json").exists():
+            print(f"Interrupted. To resume: {command}", flush=True)
+        raise
 
 
 def check_file(name: str, path: Path | None) -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _PACKAGE = "sparsedis.ops"
 
@@ -74,3 +75,26 @@ def _openmp() -> int:
 
 
 COMPILED = Compiled()
+
+
+class CompiledBackend:
+    """What the C++ backends of all operations have in common."""
+
+    name = "cpp"
+    checks_values = True
+
+    def __init__(self, compiled: Compiled = COMPILED) -> None:
+        self._compiled = compiled
+
+    def available(self) -> str | None:
+        return self._compiled.available()
+
+    @property
+    def instruction_set(self) -> str:
+        """The build in use: "avx512", "avx2" or "baseline"."""
+        return self._compiled.instruction_set
+
+
+def readable(features: Tensor) -> Tensor:
+    """The features themselves, or half precision as float32."""
+    return features.to(torch.promote_types(features.dtype, torch.float32)).resolve_neg()

@@ -1,8 +1,35 @@
-"""What the operations share: certificates that are demanded, and vmap."""
+"""What the operations share: room for results, certificates that are demanded, and vmap."""
 
+import torch
 from torch import Tensor
 
 from sparsedis.solution import NotCertifiedError, Status
+
+
+def empty_solution(
+    features: Tensor, per_task: Tensor, weights: tuple[int, ...], dual: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Uninitialised room for what ``solve`` returns, of every operation.
+
+    Args:
+        features: (B, n, d).
+        per_task: (B,) in the working precision.
+        weights, dual: their shapes without B.
+
+    Returns:
+        weights, dual, gap, relative_gap, objective, n_iter, status, active.
+    """
+    batch, _, d = features.shape
+    return (
+        features.new_empty(batch, *weights, dtype=torch.promote_types(features.dtype, torch.float32)),
+        per_task.new_empty(batch, *dual),
+        per_task.new_empty(batch),
+        per_task.new_empty(batch),
+        per_task.new_empty(batch),
+        per_task.new_empty(batch, dtype=torch.int64),
+        per_task.new_empty(batch, dtype=torch.int64),
+        features.new_empty(batch, d, dtype=torch.bool),
+    )
 
 
 def raise_unless_certified(status: Tensor, relative_gap: Tensor, tol: float) -> None:

@@ -21,7 +21,7 @@ from sparsedis import checks
 from sparsedis.ops import registry
 from sparsedis.ops.group_lasso_svm.kernel_cpp import CppBackend
 from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
-from sparsedis.ops.operation import fold_batch, raise_unless_certified
+from sparsedis.ops.operation import empty_solution, fold_batch, raise_unless_certified
 from sparsedis.problem import normalised, working_dtype, zero_threshold
 
 OPERATION = "group_lasso_svm"
@@ -70,19 +70,8 @@ def solve(
 
 @solve.register_fake
 def _(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes, *options):  # type: ignore[no-untyped-def]
-    batch, n, d = features.shape
-    per_task = lambda1.new_empty(batch)
-    integer = labels.new_empty(batch, dtype=torch.int64)
-    return (
-        features.new_empty(batch, d, n_classes, dtype=torch.promote_types(features.dtype, torch.float32)),
-        lambda1.new_empty(batch, n, n_classes),
-        per_task,
-        torch.empty_like(per_task),
-        torch.empty_like(per_task),
-        integer,
-        torch.empty_like(integer),
-        features.new_empty(batch, d, dtype=torch.bool),
-    )
+    _, n, d = features.shape
+    return empty_solution(features, lambda1, (d, n_classes), (n, n_classes))
 
 
 @torch.library.custom_op("sparsedis::group_lasso_svm_adjoint", mutates_args=())

@@ -6,34 +6,21 @@ import torch
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.ops.compiled import COMPILED, Compiled
+from sparsedis.ops.compiled import CompiledBackend, readable
+from sparsedis.ops.operation import empty_solution
 from sparsedis.ops.registry import Request
 
 # Largest order n (k-1) of the Newton matrix, which is held and factored in double: 16 MiB a thread.
 LARGEST_ORDER = 2048
 
 
-class CppBackend:
+class CppBackend(CompiledBackend):
     """See :mod:`sparsedis.ops.group_lasso_svm` for the contract of ``solve`` and ``adjoint``.
 
     Results do not depend on the number of threads, ``torch.get_num_threads()``, nor on how a batch is cut. Scratch
     memory per thread: (n (k-1))^2/2 doubles for the Newton matrix, as much for its parts, some 20 k (n + d), and at
     most 3 MiB of gathered features (or 256 features, where those take more); kept for the next call up to 16 MiB.
     """
-
-    name = "cpp"
-    checks_values = True
-
-    def __init__(self, compiled: Compiled = COMPILED) -> None:
-        self._compiled = compiled
-
-    def available(self) -> str | None:
-        return self._compiled.available()
-
-    @property
-    def instruction_set(self) -> str:
-        """The build in use: "avx512", "avx2" or "baseline"."""
-        return self._compiled.instruction_set
 
     def supports(self, request: Request) -> str | None:
         if request.device.type != "cpu":
@@ -56,19 +43,9 @@ class CppBackend:
         tol: float,
         max_iter: int,
     ) -> tuple[Tensor, ...]:
-        features = _readable(features)
-        batch, n, d = features.shape
-        double = lambda1.new_empty
-        out = (
-            features.new_empty(batch, d, n_classes),
-            double(batch, n, n_classes),
-            double(batch),
-            double(batch),
-            double(batch),
-            labels.new_empty(batch),
-            labels.new_empty(batch),
-            labels.new_empty((batch, d), dtype=torch.bool),
-        )
+        features = readable(features)
+        _, n, d = features.shape
+        out = empty_solution(features, lambda1, (d, n_classes), (n, n_classes))
         problem = _Problem(features, n_classes, labels, lambda1, lambda2, dual_reg, sample_weight)
         solve = self._compiled.function("solve", features.dtype)
         addresses = [value.data_ptr() for value in out]
@@ -91,7 +68,7 @@ class CppBackend:
         active: Tensor,
         grad_weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        given, features = features, _readable(features)
+        given, features = features, readable(features)
         out = features.new_empty(features.shape), *(torch.empty_like(lambda1) for _ in range(3))
         problem = _Problem(features, dual.shape[2], labels, lambda1, lambda2, dual_reg, sample_weight)
         dual, active = dual.contiguous(), active.contiguous()
@@ -121,8 +98,3 @@ class _Problem:
             addresses[0],
             addresses[1:],
         )
-
-
-def _readable(features: Tensor) -> Tensor:
-    """The features themselves, or half precision as float32."""
-    return features.to(torch.promote_types(features.dtype, torch.float32)).resolve_neg()

@@ -22,7 +22,7 @@ from sparsedis.ops.lasso.kernel_triton import TritonBackend
 from sparsedis.ops.lasso.problem import check_values, zero_threshold
 from sparsedis.ops.lasso.reference import ReferenceBackend
 from sparsedis.ops.least_squares import shares
-from sparsedis.ops.operation import fold_batch, raise_unless_certified
+from sparsedis.ops.operation import empty_solution, fold_batch, raise_unless_certified
 from sparsedis.problem import working_dtype
 
 OPERATION = "lasso"
@@ -58,19 +58,8 @@ def solve(
 
 @solve.register_fake
 def _(features, targets, lambda1, lambda2, sample_weight, *options):  # type: ignore[no-untyped-def]
-    batch, n, d = features.shape
-    per_task = lambda1.new_empty(batch)
-    integer = lambda1.new_empty(batch, dtype=torch.int64)
-    return (
-        features.new_empty(batch, d, dtype=torch.promote_types(features.dtype, torch.float32)),
-        lambda1.new_empty(batch, n),
-        per_task,
-        torch.empty_like(per_task),
-        torch.empty_like(per_task),
-        integer,
-        torch.empty_like(integer),
-        features.new_empty(batch, d, dtype=torch.bool),
-    )
+    _, n, d = features.shape
+    return empty_solution(features, lambda1, (d,), (n,))
 
 
 @torch.library.custom_op("sparsedis::lasso_adjoint", mutates_args=())

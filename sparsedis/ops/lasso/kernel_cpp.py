@@ -5,34 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedis.ops.compiled import COMPILED, Compiled
+from sparsedis.ops.compiled import CompiledBackend, readable
 from sparsedis.ops.lasso.problem import check_values
+from sparsedis.ops.operation import empty_solution
 from sparsedis.ops.registry import Request
 
 # Largest number of features: their Gram matrix and a factor of it are held in double, 16 MiB a thread.
 LARGEST = 1024
 
 
-class CppBackend:
+class CppBackend(CompiledBackend):
     """See :mod:`sparsedis.ops.lasso` for the contract of ``solve`` and ``adjoint``.
 
     Results do not depend on the number of threads, ``torch.get_num_threads()``, nor on how a batch is cut. Scratch
     memory per thread: some 2 d (n + d) doubles.
     """
-
-    name = "cpp"
-    checks_values = True
-
-    def __init__(self, compiled: Compiled = COMPILED) -> None:
-        self._compiled = compiled
-
-    def available(self) -> str | None:
-        return self._compiled.available()
-
-    @property
-    def instruction_set(self) -> str:
-        """The build in use: "avx512", "avx2" or "baseline"."""
-        return self._compiled.instruction_set
 
     def supports(self, request: Request) -> str | None:
         if request.device.type != "cpu":
@@ -51,19 +38,9 @@ class CppBackend:
         tol: float,
         max_iter: int,
     ) -> tuple[Tensor, ...]:
-        X = _readable(features)
-        batch, n, d = X.shape
-        double, integer = torch.float64, torch.int64
-        out = (
-            X.new_empty(batch, d),
-            X.new_empty(batch, n, dtype=double),
-            X.new_empty(batch, dtype=double),
-            X.new_empty(batch, dtype=double),
-            X.new_empty(batch, dtype=double),
-            X.new_empty(batch, dtype=integer),
-            X.new_empty(batch, dtype=integer),
-            X.new_empty((batch, d), dtype=torch.bool),
-        )
+        X = readable(features)
+        _, n, d = X.shape
+        out = empty_solution(X, lambda1, (d,), (n,))
         problem = _Problem(X, targets, lambda1, lambda2, sample_weight)
         run = self._compiled.function("solve_lasso", X.dtype)
         addresses = [value.data_ptr() for value in out]
@@ -84,7 +61,7 @@ class CppBackend:
         weights: Tensor,
         grad_weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        X = _readable(features)
+        X = readable(features)
         out = (
             X.new_empty(X.shape),
             X.new_empty(targets.shape, dtype=torch.float64),
@@ -111,8 +88,3 @@ class _Problem:
         self._held = [features, *(value.to(torch.float64).contiguous().resolve_neg() for value in others)]
         addresses = [value.data_ptr() for value in self._held]
         self.arguments = (features.shape, features.stride(), addresses[0], addresses[1:])
-
-
-def _readable(features: Tensor) -> Tensor:
-    """The features themselves, or half precision as float32."""
-    return features.to(torch.promote_types(features.dtype, torch.float32)).resolve_neg()

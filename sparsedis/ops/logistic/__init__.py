@@ -20,7 +20,7 @@ from torch import Tensor
 from sparsedis.ops import registry
 from sparsedis.ops.logistic.problem import Problem, check_values, zero_threshold
 from sparsedis.ops.logistic.reference import ReferenceBackend
-from sparsedis.ops.operation import fold_batch, raise_unless_certified
+from sparsedis.ops.operation import empty_solution, fold_batch, raise_unless_certified
 from sparsedis.problem import working_dtype
 
 OPERATION = "logistic"
@@ -55,19 +55,8 @@ def solve(
 
 @solve.register_fake
 def _(features, labels, lambda1, lambda2, sample_weight, n_classes, intercept, *options):  # type: ignore[no-untyped-def]
-    batch, n, d = features.shape
-    per_task = lambda1.new_empty(batch)
-    integer = labels.new_empty(batch, dtype=torch.int64)
-    return (
-        features.new_empty(batch, d + intercept, n_classes, dtype=torch.promote_types(features.dtype, torch.float32)),
-        lambda1.new_empty(batch, n, n_classes),
-        per_task,
-        torch.empty_like(per_task),
-        torch.empty_like(per_task),
-        integer,
-        torch.empty_like(integer),
-        features.new_empty(batch, d, dtype=torch.bool),
-    )
+    _, n, d = features.shape
+    return empty_solution(features, lambda1, (d + intercept, n_classes), (n, n_classes))
 
 
 @torch.library.custom_op("sparsedis::logistic_adjoint", mutates_args=())

@@ -17,7 +17,7 @@ from torch import Tensor
 from sparsedis import checks
 from sparsedis.ops import registry
 from sparsedis.ops.least_squares import shares
-from sparsedis.ops.operation import fold_batch, raise_unless_certified
+from sparsedis.ops.operation import empty_solution, fold_batch, raise_unless_certified
 from sparsedis.ops.ridge.reference import ReferenceBackend
 from sparsedis.problem import working_dtype
 
@@ -56,20 +56,8 @@ def _check_values(features: Tensor, targets: Tensor, lambda2: Tensor | None, sam
 
 @solve.register_fake
 def _(features, targets, lambda2, sample_weight, *options):  # type: ignore[no-untyped-def]
-    batch, n, d = features.shape
-    m = targets.shape[2]
-    per_task = lambda2.new_empty(batch)
-    integer = lambda2.new_empty(batch, dtype=torch.int64)
-    return (
-        features.new_empty(batch, d, m, dtype=torch.promote_types(features.dtype, torch.float32)),
-        lambda2.new_empty(batch, n, m),
-        per_task,
-        torch.empty_like(per_task),
-        torch.empty_like(per_task),
-        integer,
-        torch.empty_like(integer),
-        features.new_empty(batch, d, dtype=torch.bool),
-    )
+    (_, n, d), m = features.shape, targets.shape[2]
+    return empty_solution(features, lambda2, (d, m), (n, m))
 
 
 @torch.library.custom_op("sparsedis::ridge_adjoint", mutates_args=())

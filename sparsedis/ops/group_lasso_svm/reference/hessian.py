@@ -153,9 +153,9 @@ class IterativeSystem:
         self._bounds = bounds
         self._pivot = dual.argmax(-1).unsqueeze(1)[..., None]  # (B, 1, n, 1)
 
-        width = self._features.shape[2]
         strength = curvature.beta * (self._features**2).sum(1)
-        strong = strength.topk(min(width, n), dim=1).indices
+        directed = int((strength > 0).sum(1).max())  # none without a group Lasso
+        strong = strength.topk(min(directed, n), dim=1).indices
         mean = curvature.alpha + curvature.beta.scatter(1, strong, 0.0) / (k - 1)
         gram = (self._features * mean[:, None]) @ self._features.mT
         blocks = gram[:, None] + torch.diag_embed(bounds.mT)  # (B, k, n, n)
