@@ -12,13 +12,15 @@ functions here are the formulas and nothing else: no input checks, no iteration.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 _TINY = torch.finfo(torch.float64).tiny
+
+P = TypeVar("P", bound="Problem")
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,16 @@ class Problem:
     lambda2: Tensor
     rho: Tensor
 
-    def take(self, index: Tensor | slice) -> Problem:
+    def take(self: P, index: Tensor | slice) -> P:
         """The tasks that ``index`` picks."""
-        return Problem(*(getattr(self, field.name)[index] for field in fields(self)))
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def with_unit_lambda1(self: P) -> P:
+        """The same tasks, features divided by lambda1: L and the gap do not change."""
+        l1 = self.lambda1
+        return replace(
+            self, features=self.features / l1[:, None, None], lambda1=torch.ones_like(l1), lambda2=self.lambda2 / l1**2
+        )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

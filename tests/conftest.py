@@ -16,6 +16,9 @@ import sparsedis
 from sparsedis.data import FewShotData
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.ops import registry
+from tests import interpreter
+
+interpreter.turn_on()
 
 # A time limit per example would make the tests depend on the load of the machine.
 settings.register_profile("sparsedis", deadline=None, derandomize=True)

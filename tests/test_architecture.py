@@ -60,8 +60,9 @@ def test_dependencies_go_one_way(path):
 
 def test_kernels_do_not_import_each_other():
     for operation in (PACKAGE / "ops").iterdir():
-        for path in operation.glob("kernel_*.py"):
-            assert not any("kernel_" in name and path.stem not in name for name in imports(path))
+        for kernel in operation.glob("kernel_*"):
+            for path in kernel.rglob("*.py") if kernel.is_dir() else [kernel]:
+                assert not any("kernel_" in name and kernel.stem not in name for name in imports(path))
 
 
 def test_every_room_is_listed():

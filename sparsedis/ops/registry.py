@@ -8,7 +8,7 @@ import torch
 
 
 class Request(NamedTuple):
-    """What is asked of a backend, as far as shapes and types tell."""
+    """What is asked of a backend, as far as shapes and types tell; ``named``: the backend is asked for by its name."""
 
     device: torch.device
     dtype: torch.dtype
@@ -16,6 +16,7 @@ class Request(NamedTuple):
     n_features: int
     n_classes: int
     solver: str
+    named: bool = False
 
 
 class Backend(Protocol):
@@ -67,7 +68,7 @@ def choose(operation: str, name: str, request: Request) -> Backend:
     """
     if name != "auto":
         backend = named(operation, name)
-        if reason := backend.available() or backend.supports(request):
+        if reason := backend.available() or backend.supports(request._replace(named=True)):
             raise ValueError(f"backend {name!r} cannot run this: {reason}")
         return backend
     reasons = []

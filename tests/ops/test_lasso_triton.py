@@ -1,18 +1,12 @@
 """The Lasso's Triton backend: interpreted beside the reference, and compiled for the devices it can be launched on."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from sparsedis import Status, lasso_lambda1_max, solve_lasso
 from sparsedis.ops import registry
+from tests import compiler
 
-if "triton" not in sys.modules and not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 pytest.importorskip("triton")
@@ -21,7 +15,7 @@ pytest.importorskip("triton")
 @pytest.fixture(autouse=True)
 def runs():
     backend = registry.named("lasso", "triton")
-    request = registry.Request(torch.device(DEVICE), torch.float64, 20, 6, 1, "cd")
+    request = registry.Request(torch.device(DEVICE), torch.float64, 20, 6, 1, "cd", named=True)
     if reason := backend.available() or backend.supports(request):
         pytest.skip(f"backend 'triton' cannot run: {reason}")
 
@@ -92,47 +86,10 @@ def test_what_it_refuses():
         solve_lasso(X, y, lambda1=0.1, backend="triton")
 
 
-_COMPILE = """
-import json, re, subprocess, sys, triton
-from pathlib import Path
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from sparsedis.ops.lasso import triton_descent as module
-pointers = {name: "*fp64" for name in ("H_ptr", "b_ptr", "lambda1_ptr", "half_ptr", "options_ptr", "w_ptr")}
-signature = {**pointers, "n_iter_ptr": "*i64", "d": "i32", "max_iter": "i32"}
-constants = {"SWEEPS": 10, "FACES": 10, "PATIENCE": 20}
-for target in (("cuda", 80, 32), ("cuda", 90, 32), ("cuda", 100, 32), ("hip", "gfx942", 64)):
-    for room, warps in module.ROOMS.items():
-        constexprs = {"ROOM": room, **constants}
-        full = {**signature, **{name: "constexpr" for name in constexprs}}
-        full = {name: full[name] for name in module._descend.arg_names}
-        source = ASTSource(fn=module._descend, signature=full, constexprs=constexprs)
-        done = triton.compile(source, target=GPUTarget(*target), options={"num_warps": warps})
-        spilled = None
-        if target[1] == 90:
-            ptx = Path(sys.argv[1]) / "kernel.ptx"
-            ptx.write_text(done.asm["ptx"])
-            ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
-            command = [str(ptxas), "-v", "-arch=sm_90a", str(ptx), "-o", str(ptx.with_suffix(".cubin"))]
-            said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-            spilled = int(re.search(r"(\\d+) bytes spill stores", said)[1])
-        print(json.dumps([target[1], room, done.metadata.shared, sorted(done.asm), spilled]))
-"""
-
-
 @pytest.mark.slow
 def test_every_configuration_compiles(tmp_path):
-    """Without the interpreter, hence in a process of its own; binaries for three NVIDIA and one AMD generation."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", _COMPILE, str(tmp_path)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    results = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(results) == 12
-    for target, room, shared, kinds, spilled in results:
-        if target == 90:
-            assert spilled <= (0 if room < 64 else 2048)
-        assert ("hsaco" if target == "gfx942" else "cubin") in kinds
-        assert shared <= 48 * 1024  # what any of these devices gives without asking
+    results = compiler.compiled(tmp_path, tiles="lasso", targets="sm_80,sm_90,sm_100,gfx942")
+    assert len(results) == 4 * 3
+    for row in results:
+        assert row["spills"] <= (0 if row["constants"]["ROOM"] != "64" else 300)
+        assert row["shared"] <= 48 * 1024  # what any of these devices gives without asking

@@ -20,6 +20,7 @@ from torch import Tensor
 from sparsedis import checks
 from sparsedis.ops import registry
 from sparsedis.ops.group_lasso_svm.kernel_cpp import CppBackend
+from sparsedis.ops.group_lasso_svm.kernel_triton import TritonBackend
 from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
 from sparsedis.ops.operation import empty_solution, fold_batch, raise_unless_certified
 from sparsedis.problem import normalised, working_dtype, zero_threshold
@@ -28,6 +29,7 @@ OPERATION = "group_lasso_svm"
 SOLVERS = ("newton", "fista", "bcd")
 
 registry.register(OPERATION, CppBackend())
+registry.register(OPERATION, TritonBackend())
 registry.register(OPERATION, ReferenceBackend())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 
 import torch
@@ -12,13 +11,14 @@ from sparsedis.ops.lasso import descent, reference
 from sparsedis.ops.lasso.problem import certificate
 from sparsedis.ops.least_squares import normal_equations, shares
 from sparsedis.ops.registry import Request
+from sparsedis.ops.triton_device import TritonDevices
 from sparsedis.solution import Status
 
 # Largest number of features: a program holds their Gram matrix and its factor.
 LARGEST = 64
 
 
-class TritonBackend(reference.ReferenceBackend):
+class TritonBackend(TritonDevices, reference.ReferenceBackend):
     """See :mod:`sparsedis.ops.lasso` for the contract of ``solve`` and ``adjoint``; the latter is the reference's.
 
     The Gram matrices and the certificates are PyTorch's, on the same device; what iterates is one kernel. Tasks without
@@ -26,20 +26,9 @@ class TritonBackend(reference.ReferenceBackend):
     imported it takes CPU tensors. Nothing here imports Triton until it is needed.
     """
 
-    name = "triton"
-
-    def available(self) -> str | None:
-        try:
-            import triton  # noqa: F401
-        except ImportError as error:
-            return f"Triton is not installed ({error}); pip install triton"
-        if _interpreted() or torch.cuda.is_available():
-            return None
-        return "there is no CUDA or ROCm device (TRITON_INTERPRET=1 interprets it on the CPU, for tests)"
-
     def supports(self, request: Request) -> str | None:
-        if request.device.type != "cuda" and not (request.device.type == "cpu" and _interpreted()):
-            return f"it takes CUDA and ROCm tensors, got {request.device.type}"
+        if reason := self.refuses_device(request):
+            return reason
         if request.n_features > LARGEST:
             return f"it takes up to {LARGEST} features, got {request.n_features}"
         return None
@@ -83,7 +72,3 @@ def _solve(
         for column, value in zip(columns, [w, *at, n_iter, status], strict=True):
             column[dense] = value
     return tuple(columns)
-
-
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")

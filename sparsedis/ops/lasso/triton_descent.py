@@ -10,7 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# What a program has room for, by number of features, and its warps: enough for no spills up to 32 features on sm_90.
+from sparsedis.ops.triton_launch import launch
+
+# What a program has room for, by number of features, and its warps: no spills up to 32 features, some 240 bytes
+# for each thread at 64 on NVIDIA's (the matrix read again where needed, and 4, 16 or 32 warps, did not end them).
 ROOMS = {16: 2, 32: 8, 64: 8}
 # As in descent.py and face.py.
 _SWEEPS, _FACES, _PATIENCE = 10, 10, 20
@@ -28,10 +31,9 @@ def descend(H: Tensor, b: Tensor, lambda1: Tensor, half: Tensor, tol: float, max
     shift = 16 * d * torch.finfo(torch.float64).eps
     # One value each, as scalars of a kernel would be float32.
     options = torch.tensor([tol, shift], dtype=torch.float64, device=b.device)
-    _descend[(batch,)](
-        H, b, lambda1, half, options, w, n_iter, d, max_iter, ROOM=room, SWEEPS=_SWEEPS, FACES=_FACES,
-        PATIENCE=_PATIENCE, num_warps=ROOMS[room],
-    )  # fmt: skip
+    constants = {"ROOM": room, "SWEEPS": _SWEEPS, "FACES": _FACES, "PATIENCE": _PATIENCE}
+    given = (H, b, lambda1, half, options)
+    launch(descend_kernel, (batch,), *given, w, n_iter, d, max_iter, num_warps=ROOMS[room], **constants)
     return w, n_iter
 
 
@@ -74,7 +76,7 @@ def _solve_on(H, active, diagonal, right, shift, d, ROOM: tl.constexpr):  # type
 
 
 @triton.jit
-def _descend(  # type: ignore[no-untyped-def]
+def descend_kernel(  # type: ignore[no-untyped-def]
     H_ptr,
     b_ptr,
     lambda1_ptr,

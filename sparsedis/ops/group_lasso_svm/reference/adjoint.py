@@ -26,10 +26,7 @@ def adjoint(problem: Problem, dual: Tensor, grad_weights: Tensor) -> tuple[Tenso
     """
     at = certificate(problem, dual)
     curvature = active_curvature(problem, at)
-    gradient = dual_gradient(problem, dual, at.scores)
-    multipliers = gradient - gradient.amin(-1, keepdim=True)
-    bounds = multipliers / dual.clamp_min(_FLOOR) + problem.weight * problem.rho[:, None, None]
-    system = newton_system(problem, curvature, bounds, dual)
+    system = newton_system(problem, curvature, bound_diagonal(problem, dual, at.scores), dual)
 
     present = (problem.weight > 0).to(dual.dtype)
     J = _link_derivative(curvature, grad_weights)
@@ -47,6 +44,13 @@ def adjoint(problem: Problem, dual: Tensor, grad_weights: Tensor) -> tuple[Tenso
     grad_lambda2 = (-(c * at.weights).sum((1, 2)) + problem.rho * smoothing) / lambda2
     grad_dual_reg = -smoothing / lambda2
     return grad_features, grad_lambda1, grad_lambda2, grad_dual_reg
+
+
+def bound_diagonal(problem: Problem, dual: Tensor, scores: Tensor) -> Tensor:
+    """Z/L + s rho at a solution, (B, n, k): the multiplier Z of a bound is the gradient above its row's smallest."""
+    gradient = dual_gradient(problem, dual, scores)
+    multipliers = gradient - gradient.amin(-1, keepdim=True)
+    return multipliers / dual.clamp_min(_FLOOR) + problem.weight * problem.rho[:, None, None]
 
 
 def _link_derivative(curvature: Curvature, c: Tensor) -> Tensor:

@@ -80,10 +80,7 @@ class DenseSystem:
 
     def __init__(self, problem: Problem, curvature: Curvature, bounds: Tensor, dual: Tensor) -> None:
         batch, n, _, k = problem.shape
-        pivot = dual.argmax(-1, keepdim=True)
-        classes = torch.arange(k - 1, device=dual.device)
-        self._pivot = pivot
-        self._kept = classes + (classes >= pivot)  # (B, n, k-1): every class but the pivot
+        pivot = self._choose_coordinates(dual)
         features, curvature = _gathered(problem, curvature)
 
         # <e_l - e_pivot, e_r - e_pivot'> for every pair of reduced coordinates, times the Gram matrix of the samples.
@@ -104,7 +101,14 @@ class DenseSystem:
         diagonal = torch.diagonal(blocks, dim1=1, dim2=3)  # (B, k-1, k-1, n)
         diagonal += bounds.gather(2, pivot).permute(0, 2, 1)[:, :, None]
         torch.diagonal(matrix, dim1=1, dim2=2).add_(bounds.gather(2, self._kept).flatten(1))
-        self._factor = _cholesky(matrix)
+        self._factor = factored(matrix)
+
+    def _choose_coordinates(self, dual: Tensor) -> Tensor:
+        """Every sample's pivot class, (B, n, 1), and the other classes in :attr:`_kept`, (B, n, k-1)."""
+        self._pivot = dual.argmax(-1, keepdim=True)
+        classes = torch.arange(dual.shape[2] - 1, device=dual.device)
+        self._kept = classes + (classes >= self._pivot)
+        return self._pivot
 
     @staticmethod
     def _take(values: Tensor, index: Tensor) -> Tensor:
@@ -117,7 +121,7 @@ class DenseSystem:
         return full.scatter(2, self._pivot, -kept.sum(-1, keepdim=True))
 
 
-def _cholesky(matrix: Tensor) -> Tensor:
+def factored(matrix: Tensor) -> Tensor:
     """Lower Cholesky factors of (B, N, N), overwriting ``matrix``'s diagonal.
 
     The solution L need not be unique, M may be singular up to rounding: a relative ridge, raised where it does not do.
@@ -160,9 +164,9 @@ class IterativeSystem:
         gram = (self._features * mean[:, None]) @ self._features.mT
         blocks = gram[:, None] + torch.diag_embed(bounds.mT)  # (B, k, n, n)
         # As explicit inverses: a product with them is several times faster than two triangular solves.
-        factors = _cholesky(blocks.flatten(0, 1))
+        factors = factored(blocks.flatten(0, 1))
         self._inverses = torch.cholesky_inverse(factors).view(blocks.shape)
-        self._row_sums = _cholesky(self._inverses.sum(1))
+        self._row_sums = factored(self._inverses.sum(1))
 
         self._columns = self._features.gather(2, strong[:, None].expand(-1, n, -1))  # (B, n, r)
         self._units = curvature.beta.gather(1, strong).sqrt()[..., None] * curvature.unit.gather(
@@ -172,7 +176,7 @@ class IterativeSystem:
         self._solved = self._solve_blocks(terms)
         capacitance = terms.flatten(1, 2).mT @ self._solved.flatten(1, 2)
         torch.diagonal(capacitance, dim1=1, dim2=2).add_(1)
-        self._capacitance = _cholesky((capacitance + capacitance.mT) / 2)
+        self._capacitance = factored((capacitance + capacitance.mT) / 2)
 
     def _multiply(self, rows: Tensor) -> Tensor:
         c = self._curvature

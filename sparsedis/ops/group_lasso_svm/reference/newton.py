@@ -22,10 +22,10 @@ from sparsedis.solution import Status
 
 _TINY = torch.finfo(torch.float64).tiny
 # Share of the way to the boundary that a step may go.
-_TO_BOUNDARY = 0.995
+TO_BOUNDARY = 0.995
 # Where the predictor can go less than this share of its way, the corrector's second-order term, which holds for a whole
 # step, is damped by the share it can go: undamped it points out of the interior, and the first steps are lost.
-_SHORT = 0.1
+SHORT = 0.1
 # A feature whose curvature b is below this share of the task's largest is left out of the Hessian. Larger cuts cost
 # nothing at lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence. A share of the largest, not
 # of the 1/lambda2 that b tends to on active features: where all features are off there are none, and every b is small.
@@ -45,8 +45,8 @@ _CENTRE = 0.3
 # lambda1^2/lambda2 up to which the light form is tried: with at least as many features as samples, and with fewer.
 _LIGHT, _SURELY_LIGHT = 0.3, 1e-3
 # The light form makes way for the full one where its gap is above this from this iteration on.
-_LIGHT_ITERATIONS = 8
-_LIGHT_GAP = 1e-2
+LIGHT_ITERATIONS = 8
+LIGHT_GAP = 1e-2
 
 
 def light_form_pays(problem: Problem) -> Tensor:
@@ -73,7 +73,7 @@ def start_on_the_line(problem: Problem) -> Tensor:
     """
     k = problem.shape[3]
     norms = row_norms(correlation(problem, problem.weight * (problem.targets - 1 / k)))
-    reward = problem.lambda2 * (1 - 1 / k) * problem.weight.sum((1, 2))
+    reward = reward_on_the_line(problem)
     theta = torch.ones_like(problem.lambda1)
     for _ in range(100):
         excess = (theta[:, None] * norms - problem.lambda1[:, None]).clamp_min(0)
@@ -85,7 +85,12 @@ def start_on_the_line(problem: Problem) -> Tensor:
     return theta
 
 
-class _Form:
+def reward_on_the_line(problem: Problem) -> Tensor:
+    """lambda2 times what the linear part of the dual gains along that line, (B,)."""
+    return problem.lambda2 * (1 - 1 / problem.shape[3]) * problem.weight.sum((1, 2))
+
+
+class Form:
     """Variables of an interior point: pairs of positives whose products go to mu, and what else there is."""
 
     problem: Problem
@@ -104,10 +109,24 @@ class _Form:
         """Factor the Newton system; the result maps targets of the pairs' products to a direction."""
         raise NotImplementedError
 
+    # What touches the features or a whole batch of variables; a backend with kernels brings its own.
+
+    def _line(self) -> Tensor:
+        return start_on_the_line(self.problem)
+
+    def _correlation(self, rows: Tensor) -> Tensor:
+        return correlation(self.problem, rows)
+
+    def _scores(self, weights: Tensor) -> Tensor:
+        return self.problem.features @ weights
+
+    def _system(self, curvature: Curvature, bounds: Tensor) -> NewtonSystem:
+        return newton_system(self.problem, curvature, bounds, self.dual)
+
     def _start(self) -> tuple[Tensor, Tensor]:
         _, n, d, k = self.problem.shape
         least = _LEAST_START_OF_FEW if d < n else _LEAST_START
-        share = start_on_the_line(self.problem).clamp(least, _MOST_START)[:, None, None]
+        share = self._line().clamp(least, _MOST_START)[:, None, None]
         uniform = share / k
         dual = (1 - share) * self.problem.targets + uniform
         return dual, _CENTRE * uniform / dual
@@ -139,15 +158,20 @@ class _Form:
     def advance(self, at: Certificate) -> None:
         """One predictor-corrector step."""
         direction_to = self.linearise(at)
-        mu = self._centrality(self.variables)
         predictor = direction_to([torch.zeros_like(a) for a, _ in self._pairs(self.variables)])
+        self._move(direction_to(self._corrected(predictor)))
+
+    def _corrected(self, predictor: tuple[Tensor, ...]) -> list[Tensor]:
+        """The targets of the pairs' products that the predictor asks for."""
+        mu = self._centrality(self.variables)
         reach = self._step_to(1.0, predictor)
         ahead = self._moved(reach, predictor)
         sigma = (self._centrality(ahead).clamp_min(0) / mu.clamp_min(_TINY)).clamp_max(1) ** 3
-        damping = torch.where(reach < _SHORT, reach, 1.0)
-        corrected = [_of(sigma * mu, a) - _of(damping, a) * a * b for a, b in self._pairs(predictor)]
-        direction = direction_to(corrected)
-        self.variables = self._moved(self._step_to(_TO_BOUNDARY, direction), direction)
+        damping = torch.where(reach < SHORT, reach, 1.0)
+        return [_of(sigma * mu, a) - _of(damping, a) * a * b for a, b in self._pairs(predictor)]
+
+    def _move(self, direction: tuple[Tensor, ...]) -> None:
+        self.variables = self._moved(self._step_to(TO_BOUNDARY, direction), direction)
 
     def _bounded(self, system: NewtonSystem, gradient: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Directions of L and Z for a target of L Z."""
@@ -162,7 +186,7 @@ def _of(per_task: Tensor, values: Tensor) -> Tensor:
     return per_task.view(-1, *[1] * (values.dim() - 1))
 
 
-class LightForm(_Form):
+class LightForm(Form):
     """Newton on L alone, on the C1 dual objective: only active features have curvature."""
 
     n_positive = 2
@@ -176,7 +200,7 @@ class LightForm(_Form):
         L, Z = self.variables
         curvature = active_curvature(problem, at)
         bounds = Z / L + problem.weight * problem.rho[:, None, None]
-        system = newton_system(problem, curvature, bounds, L)
+        system = self._system(curvature, bounds)
         gradient = dual_gradient(problem, L, at.scores)
         return lambda targets: self._bounded(system, gradient, targets[0])
 
@@ -196,7 +220,7 @@ def active_curvature(problem: Problem, at: Certificate) -> Curvature:
     )
 
 
-class FullForm(_Form):
+class FullForm(Form):
     """Primal-dual: the group norms' own dual variables U (||U_j|| <= 1), multipliers th and slacks w are iterated too.
 
     Minimises over L through h(V) = min over ||U_j|| <= lambda1 of ||V - U||^2 / (2 lambda2), with W_j = th_j U_j,
@@ -207,17 +231,9 @@ class FullForm(_Form):
     n_positive = 4
 
     def __init__(self, problem: Problem) -> None:
-        l1 = problem.lambda1
-        self.problem = Problem(
-            problem.features / l1[:, None, None],
-            problem.targets,
-            problem.weight,
-            torch.ones_like(l1),
-            problem.lambda2 / l1**2,
-            problem.rho,
-        )
+        self.problem = problem.with_unit_lambda1()
         L, Z = self._start()
-        V = correlation(self.problem, residual(self.problem, L))
+        V = self._correlation(residual(self.problem, L))
         norms = row_norms(V)
         U = V * (0.9 / norms.clamp_min(_TINY)).clamp_max(1)[..., None]
         w = ((1 - (U**2).sum(-1)) / 2).clamp_min(0.01)
@@ -241,8 +257,8 @@ class FullForm(_Form):
         zero = torch.zeros_like(a)
         curvature = Curvature(torch.where(kept, a, zero), torch.where(kept, (b - a).clamp_min(0), zero), e)
         bounds = Z / L + problem.weight * problem.rho[:, None, None]
-        system = newton_system(problem, curvature, bounds, L)
-        gradient = dual_gradient(problem, L, problem.features @ (th[..., None] * U))
+        system = self._system(curvature, bounds)
+        gradient = dual_gradient(problem, L, self._scores(th[..., None] * U))
 
         def direction(targets: Sequence[Tensor]) -> tuple[Tensor, ...]:
             rC = targets[1] - th * w - th * rw
@@ -250,9 +266,9 @@ class FullForm(_Form):
             dU0 = (rU - rr[..., None] * e) / stretch[..., None] + dUr0[..., None] * e
             dth0 = (rC + th * u * dUr0) / w
             dW0 = dth0[..., None] * U + th[..., None] * dU0
-            moved = gradient - problem.weight * (problem.features @ dW0)
+            moved = gradient - problem.weight * self._scores(dW0)
             dL, dZ = self._bounded(system, moved, targets[0])
-            dV = correlation(problem, -problem.weight * dL)
+            dV = self._correlation(-problem.weight * dL)
             along = (e * dV).sum(-1)
             dUr = along / q
             dU = dU0 + (dV - along[..., None] * e) / stretch[..., None] + dUr[..., None] * e
@@ -293,7 +309,7 @@ def _interior_point(
         if may_give_up:
             stuck = (progress.status[index] != Status.CERTIFIED) & (iteration < max_iter)
             stuck &= full_form_exists(form.problem)
-            stuck &= ~going | ((iteration >= _LIGHT_ITERATIONS) & ~(at.relative_gap <= _LIGHT_GAP))
+            stuck &= ~going | ((iteration >= LIGHT_ITERATIONS) & ~(at.relative_gap <= LIGHT_GAP))
             given_up = torch.cat([given_up, index[stuck]])
             going &= ~stuck
         going &= iteration < max_iter

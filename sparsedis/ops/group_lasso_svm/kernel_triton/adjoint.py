@@ -1,0 +1,231 @@
+"""Gradients of the solution: two fused passes over the features around one factored Newton system."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sparsedis.ops.group_lasso_svm.kernel_triton.certify import check
+from sparsedis.ops.group_lasso_svm.kernel_triton.device import (
+    load_features,
+    load_rows,
+    one_hot,
+    residual,
+    shrinkage,
+    store_rows,
+)
+from sparsedis.ops.group_lasso_svm.kernel_triton.hessian import newton_matrix
+from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import Tasks
+from sparsedis.ops.group_lasso_svm.kernel_triton.tiles import checked_tile
+from sparsedis.ops.group_lasso_svm.reference.adjoint import bound_diagonal
+from sparsedis.ops.group_lasso_svm.reference.hessian import DenseSystem, factored
+from sparsedis.ops.group_lasso_svm.reference.newton import active_curvature
+from sparsedis.ops.triton_launch import launch, span, splits
+
+
+@triton.jit
+def link_derivative(V, norm, c, lambda1, lambda2):
+    """J_j(c) = [(1 - t_j) c_j + t_j u_j <u_j, c_j>] / lambda2 on the active features, 0 elsewhere; and <u_j, c_j>."""
+    active = norm > lambda1
+    safe = tl.where(active, norm, 1.0)
+    t = lambda1 / safe
+    along = tl.where(active, tl.sum(V * c, 1) / safe, 0.0)
+    J = (1.0 - t)[:, None] * c + (t * along / safe)[:, None] * V
+    return tl.where(active[:, None], J / lambda2, 0.0), along
+
+
+@triton.jit
+def right_side_kernel(
+    X,
+    stride_b,
+    stride_n,
+    stride_d,
+    scale,
+    lambda1,
+    lambda2,
+    V_at,
+    norms,
+    grad,
+    out,
+    n,
+    d,
+    k,
+    features_each,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A program's part of X J(dloss/dW) for one task."""
+    b = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    l1 = tl.load(lambda1 + b)
+    l2 = tl.load(lambda2 + b)
+    factor = tl.load(scale + b)
+    start = part * features_each
+    stop = tl.minimum(start + features_each, d)
+    total = tl.zeros((N, K), tl.float64)
+    for first in range(start, stop, BLOCK):
+        j = first + tl.arange(0, BLOCK)
+        at = (b * d + first) * k
+        V = load_rows(V_at + at, stop - first, k, BLOCK, K, tl.float64)
+        norm = tl.load(norms + b * d + j, mask=j < stop, other=0.0)
+        # dloss/dW of the scaled problem, whose W is W / scale.
+        g = load_rows(grad + at, stop - first, k, BLOCK, K, tl.float64) * factor
+        J, _along = link_derivative(V, norm, g, l1, l2)
+        x = load_features(X + b * stride_b, stride_n, stride_d, first, n, stop, factor, N, BLOCK, tl.float64)
+        total = tl.dot(x, J, total, input_precision="ieee", out_dtype=tl.float64)
+    store_rows(out + (b * tl.num_programs(1) + part) * n * k, total, n, k, N, K)
+
+
+@triton.jit
+def gradient_kernel(
+    X,
+    stride_b,
+    stride_n,
+    stride_d,
+    scale,
+    labels,
+    weight,
+    lambda1,
+    lambda2,
+    dual,
+    q_at,
+    V_at,
+    norms,
+    grad,
+    grad_features,
+    scalars,
+    n,
+    d,
+    k,
+    features_each,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A program's features of dloss/dX = A J(c~)^T + diag(s) q W^T, c~ = dloss/dW + X^T diag(s) q, for one task.
+
+    And its parts of sum_S <c~_j, u_j> and <c~, W>.
+    """
+    b = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    i = tl.arange(0, N)
+    s = tl.load(weight + b * n + i, mask=i < n, other=0.0)
+    A = residual(load_rows(dual + b * n * k, n, k, N, K, tl.float64), one_hot(labels + b * n, n, N, K), s, tl.float64)
+    q = load_rows(q_at + b * n * k, n, k, N, K, tl.float64) * s[:, None]
+    l1 = tl.load(lambda1 + b)
+    l2 = tl.load(lambda2 + b)
+    factor = tl.load(scale + b)
+    start = part * features_each
+    stop = tl.minimum(start + features_each, d)
+    along_sum = tl.zeros((BLOCK,), tl.float64)
+    product_sum = tl.zeros((BLOCK,), tl.float64)
+    for first in range(start, stop, BLOCK):
+        j = first + tl.arange(0, BLOCK)
+        at = (b * d + first) * k
+        V = load_rows(V_at + at, stop - first, k, BLOCK, K, tl.float64)
+        norm = tl.load(norms + b * d + j, mask=j < stop, other=0.0)
+        x = load_features(X + b * stride_b, stride_n, stride_d, first, n, stop, factor, N, BLOCK, tl.float64)
+        c = load_rows(grad + at, stop - first, k, BLOCK, K, tl.float64) * factor
+        c = tl.dot(tl.trans(x), q, c, input_precision="ieee", out_dtype=tl.float64)
+        J, along = link_derivative(V, norm, c, l1, l2)
+        W = V * shrinkage(norm, l1, l2)[:, None]
+        along_sum += along
+        product_sum += tl.sum(c * W, 1)
+        # Of the scaled features, hence times the scale.
+        dX = tl.dot(A, tl.trans(J), input_precision="ieee", out_dtype=tl.float64)
+        dX = tl.dot(q, tl.trans(W), dX, input_precision="ieee", out_dtype=tl.float64) * factor
+        place = grad_features + b * n * d + i[:, None] * d + j[None, :]
+        tl.store(place, dX.to(grad_features.dtype.element_ty), mask=(i < n)[:, None] & (j < stop)[None, :])
+    slot = (b * tl.num_programs(1) + part) * 2
+    tl.store(scalars + slot, tl.sum(along_sum, 0))
+    tl.store(scalars + slot + 1, tl.sum(product_sum, 0))
+
+
+class _Factored(DenseSystem):
+    """The reference's system and its handling of singular matrices; the matrix made by kernels, in float64."""
+
+    def __init__(self, tasks: Tasks, curvature, bounds: Tensor, dual: Tensor, everyone: Tensor) -> None:  # type: ignore[no-untyped-def]
+        pivot = self._choose_coordinates(dual)
+        self._factor = factored(newton_matrix(tasks, curvature, bounds, pivot[..., 0], everyone, torch.float64))
+
+
+def adjoint(tasks: Tasks, dual: Tensor, grad_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of a loss at the solution ``dual`` (B, n, k) float64, by the reference's formulas.
+
+    Args:
+        grad_weights: dloss/dW for W of the features as they came, (B, d, k).
+
+    Returns:
+        Gradients in the features as they came (B, n, d), in their dtype, and in lambda1, lambda2 and dual_reg, (B,),
+        for weights whose largest is 1.
+    """
+    batch, n, d, k = tasks.shape
+    everyone = torch.ones_like(tasks.labels[:, 0])
+    at = check(tasks, dual, everyone, torch.float64, store=True)
+    curvature = active_curvature(tasks, at)  # type: ignore[arg-type]
+    system = _Factored(tasks, curvature, bound_diagonal(tasks, dual, at.scores), dual, everyone)
+
+    # Without a group Lasso a feature whose V_j happens to be 0 is as active as the others.
+    happens = (at.norms == 0) & (tasks.lambda1 == 0)[:, None]
+    norms = torch.where(happens, torch.finfo(torch.float64).tiny, at.norms)
+
+    tile = checked_tile(n, k, torch.float64)
+    # The products with J^T and W^T sum over the classes, and a product sums over 16 at least.
+    shape = {"N": tile.N, "K": max(tile.K, 16), "BLOCK": min(tile.short_block, 32)}
+    parts = splits(batch, d, shape["BLOCK"], tasks.features.device)
+    each = span(d, parts, shape["BLOCK"])
+    features = (*tasks.readable(torch.float64), tasks.scale)
+    grad_weights = grad_weights.contiguous()
+    rows = dual.new_empty((batch, parts, n, k))
+    launch(
+        right_side_kernel,
+        (batch, parts),
+        *features,
+        tasks.lambda1,
+        tasks.lambda2,
+        at.V,
+        norms,
+        grad_weights,
+        rows,
+        n,
+        d,
+        k,
+        each,
+        num_warps=tile.warps,
+        **shape,
+    )
+    present = (tasks.weight > 0).to(dual.dtype)
+    q = (present * system.solve(-tasks.weight * rows.sum(1), 0.0)).contiguous()
+    grad_features = tasks.features.new_empty((batch, n, d))
+    scalars = dual.new_empty((batch, parts, 2))
+    launch(
+        gradient_kernel,
+        (batch, parts),
+        *features,
+        tasks.labels,
+        tasks.weight,
+        tasks.lambda1,
+        tasks.lambda2,
+        dual,
+        q,
+        at.V,
+        norms,
+        grad_weights,
+        grad_features,
+        scalars,
+        n,
+        d,
+        k,
+        each,
+        num_warps=tile.warps,
+        **shape,
+    )
+    along, product = scalars.sum(1).unbind(-1)
+    smoothing = (tasks.weight * q * (dual - tasks.targets)).sum((1, 2))
+    scale, lambda2 = tasks.scale, tasks.lambda2
+    grad_lambda1 = -along / lambda2 * scale
+    grad_lambda2 = (tasks.rho * smoothing - product) / lambda2 * scale**2
+    return grad_features, grad_lambda1, grad_lambda2, -smoothing / lambda2 * scale**2

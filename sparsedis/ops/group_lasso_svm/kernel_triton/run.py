@@ -1,0 +1,108 @@
+"""From the operation's arguments to its results: the batch cut to the memory allowed, the solver, the certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.group_lasso_svm.kernel_triton.adjoint import adjoint as adjoint_of
+from sparsedis.ops.group_lasso_svm.kernel_triton.certify import check
+from sparsedis.ops.group_lasso_svm.kernel_triton.fista import fista
+from sparsedis.ops.group_lasso_svm.kernel_triton.newton import newton
+from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import as_tasks
+from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
+from sparsedis.problem import block_soft_threshold
+
+SOLVERS = {"newton": newton, "fista": fista}
+
+# From this tolerance on, products over float32 features are made in float32 (in float64 where only they can certify).
+SINGLE_TOLERANCE = 1e-6
+_LARGEST_ADJOINT = 32
+# Scratch memory that the tasks solved together may take, in bytes; a task that needs more is solved by itself.
+_MEMORY = 4 << 30
+
+
+def solve(
+    features: Tensor,
+    labels: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    dual_reg: Tensor,
+    sample_weight: Tensor,
+    n_classes: int,
+    solver: str,
+    tol: float,
+    max_iter: int,
+) -> tuple[Tensor, ...]:
+    """The contract's ``solve``; see :mod:`sparsedis.ops.group_lasso_svm`."""
+    out = torch.promote_types(features.dtype, torch.float32)
+    parts = []
+    for part in _chunks(features, n_classes, solver):
+        tasks, divisor = as_tasks(
+            features[part], labels[part], lambda1[part], lambda2[part], dual_reg[part], sample_weight[part], n_classes
+        )
+        progress = SOLVERS[solver](tasks, tol, max_iter, working(features.dtype, tol))
+        everyone = torch.ones_like(progress.going)
+        at = check(tasks, progress.exact, everyone, torch.float64, store=True)
+        shrunk = block_soft_threshold(at.V, at.norms, tasks.lambda1)
+        weights = (shrunk * (tasks.scale / tasks.lambda2)[:, None, None]).to(out)
+        active = at.norms > tasks.lambda1[:, None]
+        gap, objective = divisor * at.gap, divisor * at.objective
+        n_iter = progress.n_iter.to(torch.int64)
+        parts.append((weights, progress.exact, gap, at.relative_gap, objective, n_iter, progress.status, active))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def adjoint(
+    features: Tensor,
+    labels: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    dual_reg: Tensor,
+    sample_weight: Tensor,
+    dual: Tensor,
+    active: Tensor,
+    grad_weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The contract's ``adjoint``; see :mod:`sparsedis.ops.group_lasso_svm`.
+
+    ``active`` is not needed: a pass over the features makes it again. Of more than 32 classes it is the reference's, on
+    the same device: the kernel's tiles do not fit in registers there.
+    """
+    if dual.shape[2] > _LARGEST_ADJOINT:
+        return ReferenceBackend().adjoint(
+            features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, active, grad_weights
+        )
+    parts = []
+    for part in _chunks(features, dual.shape[2], "newton"):
+        tasks, divisor = as_tasks(
+            features[part],
+            labels[part],
+            lambda1[part],
+            lambda2[part],
+            dual_reg[part],
+            sample_weight[part],
+            dual.shape[2],
+        )
+        grad_features, *others = adjoint_of(tasks, dual[part].contiguous(), grad_weights[part].contiguous())
+        parts.append((grad_features, *(value / divisor for value in others)))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def working(features: torch.dtype, tol: float) -> torch.dtype:
+    """What the products over the features are made in."""
+    return torch.float64 if features == torch.float64 or tol < SINGLE_TOLERANCE else torch.float32
+
+
+def _chunks(features: Tensor, n_classes: int, solver: str) -> Iterator[slice]:
+    """Slices of the batch whose scratch tensors fit in the memory allowed."""
+    batch, n, d = features.shape
+    size = 8 * (20 * n * n_classes + 3 * d * n_classes)
+    if solver == "newton":
+        # The matrix, its factor and its parts; V, u and, in the full form, some 15 more of their size.
+        size += 8 * (3 * (n * (n_classes - 1)) ** 2 + 17 * d * n_classes)
+    step = max(1, _MEMORY // size)
+    for start in range(0, batch, step):
+        yield slice(start, start + step)

@@ -1,0 +1,475 @@
+"""The Triton backend beside the reference, interpreted where there is no GPU; what it refuses; what it compiles to."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import sparsedis
+from sparsedis import lambda1_max, solve_svm
+from sparsedis.ops import group_lasso_svm, registry, triton_device
+from sparsedis.ops.group_lasso_svm.kernel_triton import TritonBackend, tiles
+from sparsedis.ops.group_lasso_svm.reference.adjoint import adjoint as reference_adjoint
+from sparsedis.ops.group_lasso_svm.reference.fista import fista as reference_fista
+from sparsedis.ops.group_lasso_svm.reference.hessian import DenseSystem
+from sparsedis.ops.group_lasso_svm.reference.newton import active_curvature, start_on_the_line
+from sparsedis.ops.group_lasso_svm.reference.newton import newton as reference_newton
+from sparsedis.ops.triton_device import interpreted
+from sparsedis.problem import certificate, normalised, simplex_projection
+from tests import compiler, interpreter
+from tests.tasks import random_task
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(
+    registry.named("group_lasso_svm", "triton").available() is not None,
+    reason="Triton has neither a GPU nor its interpreter",
+)
+
+if interpreted():
+    interpreter.speed_up()
+
+import triton  # noqa: E402
+import triton.language as tl  # noqa: E402
+
+from sparsedis.ops.group_lasso_svm.kernel_triton import device, hessian, newton, products, query  # noqa: E402
+from sparsedis.ops.group_lasso_svm.kernel_triton.adjoint import adjoint  # noqa: E402
+from sparsedis.ops.group_lasso_svm.kernel_triton.certify import Progress, check  # noqa: E402
+from sparsedis.ops.group_lasso_svm.kernel_triton.fista import fista  # noqa: E402
+from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import as_tasks  # noqa: E402
+from sparsedis.ops.triton_launch import launch  # noqa: E402
+
+OPERATION = group_lasso_svm.OPERATION
+DEVICE = "cuda" if torch.cuda.is_available() and not interpreted() else "cpu"
+F32, F64 = torch.float32, torch.float64
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """What a kernel should write and does not is NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def task(*arguments, **options):
+    """A random task on the device."""
+    return [value.to(DEVICE) for value in random_task(*arguments, **options)]
+
+
+def problems(n, d, k, batch=2, dtype=F64, lambda1=0.2, lambda2=5.0, rho=(0.0, 0.4), seed=0):
+    """The same tasks for the kernels and for the reference: samples of weight 0 and 2, features that are 0."""
+    generator = torch.Generator().manual_seed(seed + 1000 * n + d + k)
+    X = torch.randn(batch, n, d, generator=generator, dtype=F64)
+    X[..., :: max(d // 3, 2)] *= d % 2
+    y = torch.randint(k, (batch, n), generator=generator)
+    weight = torch.ones(batch, n, dtype=F64)
+    if n > 2:
+        weight[0, 1], weight[-1, 2] = 0, 2
+    X = X.to(dtype)
+    l1 = lambda1 * group_lasso_svm.lambda1_max(X, y, weight, k)
+    one = torch.ones(batch, dtype=F64)
+    l2 = lambda2 * one
+    arguments = [value.to(DEVICE) for value in (X, y, l1, l2, torch.tensor(rho, dtype=F64)[:batch] * l2, weight)]
+    tasks, _ = as_tasks(*arguments, k)
+    problem, _ = normalised(*arguments, k)
+    return tasks, problem
+
+
+def dual_point(problem, seed=1):
+    """A random point of the simplices, some entries at their bound."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(problem.targets.shape, generator=generator, dtype=F64).to(problem.targets.device)
+    return simplex_projection(2 * points)[0]
+
+
+def everyone(tasks):
+    return torch.ones_like(tasks.labels[:, 0])
+
+
+def error(ours, exact):
+    """Relative to the largest entry; NaN counts as infinite."""
+    ours, exact = ours.to(F64), exact.to(F64)
+    difference = (ours - exact).abs().max() / exact.abs().max().clamp_min(1e-30)
+    return float("inf") if not torch.isfinite(difference) else difference.item()
+
+
+SIZES = [(1, 1, 2), (7, 63, 3), (25, 640, 5), (75, 63, 5), (7, 1601, 20), (25, 63, 33)]
+
+
+@pytest.mark.parametrize(("n", "d", "k"), SIZES)
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_the_pass_and_its_certificate(n, d, k, dtype):
+    tasks, problem = problems(n, d, k)
+    dual = dual_point(problem)
+    exact = certificate(problem, dual)
+    at = check(tasks, dual, everyone(tasks), dtype, store=True)
+    scale = tasks.scale[:, None]
+    tolerance = 1e-5 if dtype == F32 else 1e-13
+    assert error(at.V, scale[..., None] * exact.V) < tolerance
+    assert error(at.norms, scale * exact.norms) < tolerance
+    assert error(at.scores, exact.scores) < tolerance
+    assert error(at.gap, exact.gap) < tolerance
+    assert error(at.objective, exact.objective) < tolerance
+    assert torch.equal(at.norms > tasks.lambda1[:, None], exact.norms > problem.lambda1[:, None])
+
+
+@triton.jit
+def project_kernel(points, projected, thresholds, rows, k, N: tl.constexpr, K: tl.constexpr, REAL: tl.constexpr):
+    tile = device.load_rows(points, rows, k, N, K, REAL)
+    result, tau = device.project(tile, k, K)
+    device.store_rows(projected, result, rows, k, N, K)
+    i = tl.arange(0, N)
+    tl.store(thresholds + i, tau, mask=i < rows)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 20, 33, 64])
+def test_the_projection_is_exact(k):
+    points = torch.randn(25, k, generator=torch.Generator().manual_seed(k), dtype=F64)
+    points[0], points[1] = 0.0, 1e6 * points[1]  # ties; and one entry alone
+    points[2, : k // 2] = points[2, 0]
+    points[3] = torch.full((k,), 1 / k) + 1e-9 * points[3]  # everything stays
+    points = points.to(DEVICE)
+    projected, tau = torch.full_like(points, torch.nan), torch.full_like(points[:, 0], torch.nan)
+    launch(project_kernel, (1,), points, projected, tau, 25, k, N=32, K=64 if k > 32 else 32, REAL=tl.float64)
+    expected, expected_tau = simplex_projection(points)
+    torch.testing.assert_close(projected, expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(tau, expected_tau[:, 0], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(1, 1, 2), (7, 63, 3), (25, 63, 5), (75, 33, 5), (7, 17, 20), (3, 17, 33)])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_the_newton_matrix(n, d, k, dtype):
+    tasks, problem = problems(n, d, k)
+    dual = dual_point(problem)
+    curvature = active_curvature(problem, certificate(problem, dual))
+    bounds = 1 + torch.rand(dual.shape, generator=torch.Generator().manual_seed(2), dtype=F64).to(DEVICE)
+    at = check(tasks, dual, everyone(tasks), F64, store=True)
+    ours = active_curvature(tasks, at)
+    assert error(ours.unit * (ours.beta > 0)[..., None], curvature.unit * (curvature.beta > 0)[..., None]) < 1e-13
+    pivot = dual.argmax(-1)
+    matrix = hessian.newton_matrix(tasks, ours, bounds, pivot, everyone(tasks), dtype)
+    # M e, column by column, from its definition.
+    kept = DenseSystem(problem, curvature, bounds, dual)._kept
+    B, order = len(pivot), n * (k - 1)
+    directions = torch.zeros(B, order, n, k, dtype=F64, device=DEVICE)
+    column = torch.arange(order, device=DEVICE)
+    for b in range(B):
+        directions[b, column, column // (k - 1), kept[b].flatten()] = 1
+        directions[b, column, column // (k - 1), pivot[b, column // (k - 1)]] -= 1
+    weighted = problem.weight[:, None] * directions
+    V = torch.einsum("bnd,bcnk->bcdk", problem.features, weighted)
+    along = (curvature.unit[:, None] * V).sum(-1, keepdim=True)
+    V = curvature.alpha[:, None, :, None] * V + curvature.beta[:, None, :, None] * along * curvature.unit[:, None]
+    result = problem.weight[:, None] * torch.einsum("bnd,bcdk->bcnk", problem.features, V)
+    result = result + bounds[:, None] * directions
+    expected = torch.einsum("bcnk,benk->bce", directions, result)
+    assert error(matrix, expected) < (1e-6 if dtype == F32 else 1e-13)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_gram_products_and_the_line(dtype):
+    for n, d, k in ((33, 63, 3), (5, 1601, 5)):
+        tasks, problem = problems(n, d, k)
+        tolerance = 1e-6 if dtype == F32 else 1e-13
+        scale = tasks.scale[:, None, None]
+        assert error(hessian.gram(tasks, dtype), scale**2 * problem.features @ problem.features.mT) < tolerance
+        rows = torch.randn(problem.targets.shape, generator=torch.Generator().manual_seed(3), dtype=F64).to(DEVICE)
+        weights = scale * problem.features.mT @ rows
+        assert error(products.correlation(tasks, rows, everyone(tasks), dtype), weights) < tolerance
+        scores = products.scores(tasks, weights, everyone(tasks), dtype)
+        assert error(scores, scale * problem.features @ weights) < tolerance
+    form = newton.KernelLightForm(tasks, everyone(tasks), F64)
+    torch.testing.assert_close(form._line(), start_on_the_line(problem), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("make", [newton.KernelLightForm, newton.KernelFullForm])
+def test_one_newton_step_is_the_references(make):
+    tasks, problem = problems(7, 40, 3, lambda2=1.0)
+    ours = make(tasks, everyone(tasks), F64)
+    theirs = next(base for base in make.__mro__ if base.__name__ == make.__name__.removeprefix("Kernel"))(problem)
+    for _ in range(2):
+        at = check(ours.problem, ours.dual, everyone(tasks), F64, store=True)
+        ours.advance(at)
+        theirs.advance(certificate(theirs.problem, theirs.dual))
+        for a, b in zip(ours.variables, theirs.variables, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_tasks_that_are_done_are_left_alone():
+    tasks, _ = problems(7, 40, 3)
+    going = torch.tensor([0, 1], dtype=torch.int32, device=DEVICE)
+    form = newton.KernelLightForm(tasks, everyone(tasks), F64)
+    form.going = going
+    before = [value.clone() for value in form.variables]
+    at = check(tasks, form.dual, going, F64, store=True)
+    assert torch.isnan(at.gap[0])  # never written
+    assert torch.isfinite(at.gap[1])
+    form.advance(at)
+    for value, old in zip(form.variables, before, strict=True):
+        assert torch.equal(value[0], old[0])
+        assert not torch.equal(value[1], old[1])
+
+
+def test_a_matrix_without_a_factor_stops_its_task_only():
+    tasks, _ = problems(7, 40, 3)
+    form = newton.KernelLightForm(tasks, everyone(tasks), F64)
+    at = check(tasks, form.dual, everyone(tasks), F64, store=True)
+    form.variables[1][0] = -1e6  # negative multipliers: an indefinite matrix
+    before = [value.clone() for value in form.variables]
+    form.advance(at)
+    assert form.failed.tolist() == [1, 0]
+    assert form.ridge[0] > form.ridge[1]
+    for value, old in zip(form.variables, before, strict=True):
+        assert torch.equal(value[0], old[0])
+        assert not torch.equal(value[1], old[1])
+
+
+@pytest.mark.parametrize("variant", ["fused", "shared"])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_first_order_steps_are_the_references(variant, dtype):
+    tasks, problem = problems(25, 300, 5, lambda1=0.1, lambda2=50.0)
+    for value in (tasks.lambda1, problem.lambda1):
+        value[1] *= 20  # above the maximum: all off, and certified long before the other
+    ours, theirs = fista(tasks, 1e-6, 25, dtype, variant), reference_fista(problem, 1e-6, 25)
+    assert ours.n_iter.tolist() == theirs.n_iter.tolist()
+    assert ours.status.tolist() == theirs.status.tolist() == [1, 0]
+    assert error(ours.exact, theirs.dual) < (1e-4 if dtype == F32 else 1e-12)
+    torch.testing.assert_close(ours.exact.sum(-1), torch.ones_like(ours.exact[..., 0]), rtol=0, atol=1e-14)
+
+
+def test_float32_steps_end_with_a_certificate_in_float64():
+    """A gap that float32 takes for small enough is computed again, and the task goes on where it is not."""
+    tasks, problem = problems(7, 63, 3, dtype=F32, lambda2=200.0, batch=1)
+    for tol in (1e-4, 1e-7):  # the second is below what float32 can tell
+        progress = fista(tasks, tol, 150, F32)
+        gap = certificate(problem, progress.exact).relative_gap
+        assert torch.equal(progress.certified, gap <= tol)
+        assert progress.certified.all() or tol < 1e-6
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(1, 1, 2), (7, 63, 3), (75, 20, 5), (2, 640, 3), (3, 40, 20)])
+def test_the_adjoint_is_the_references(n, d, k):
+    tasks, problem = problems(n, d, k)
+    dual = reference_newton(problem, 1e-10, 50).dual
+    grad = torch.randn(2, d, k, generator=torch.Generator().manual_seed(4), dtype=F64).to(DEVICE)
+    ours = adjoint(tasks, dual, grad)
+    for a, b in zip(ours, reference_adjoint(problem, dual, grad), strict=True):
+        assert (a - b).norm() <= 1e-6 * b.norm() + 1e-12
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(1, 1, 2), (25, 63, 5), (75, 63, 5), (3, 1601, 20), (7, 150, 33)])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_query_logits(n, d, k, dtype):
+    tasks, problem = problems(n, d, k)
+    dual = dual_point(problem)
+    Q = torch.randn(2, d, 41, generator=torch.Generator().manual_seed(5), dtype=F64).mT.to(DEVICE)
+    exact = certificate(problem, dual)
+    tolerance = 1e-5 if dtype == F32 else 1e-13
+    assert error(query.query_logits(tasks, dual, Q, dtype), Q @ exact.weights) < tolerance
+    grad = torch.randn(2, 41, k, generator=torch.Generator().manual_seed(6), dtype=F64).to(DEVICE)
+    grad_query, grad_weights = query.query_logits_backward(tasks, dual, Q, grad, dtype)
+    assert error(grad_query, grad @ exact.weights.mT) < tolerance
+    active = (exact.norms > problem.lambda1[:, None])[..., None]
+    assert error(grad_weights, torch.where(active, Q.mT @ grad, 0)) < tolerance
+
+
+def gradients(X, y, backend, **options):
+    """The solution, and gradients in X, lambda1, lambda2 and dual_reg of a fixed linear loss."""
+    X = X.detach().requires_grad_()
+    values = {name: options.pop(name).clone().requires_grad_() for name in ("lambda1", "lambda2", "dual_reg")}
+    solution = solve_svm(X, y, backend=backend, **values, **options)
+    loss = torch.randn(solution.weights.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
+    return solution, torch.autograd.grad((solution.weights.double() * loss.to(DEVICE)).sum(), [X, *values.values()])
+
+
+CASES = [
+    # way, shots, d, dtype, lambda2, tol, solver
+    (3, 3, 63, F64, 2.0, 1e-11, "newton"),
+    (5, 2, 130, F32, 20.0, 1e-5, "newton"),
+    (3, (4, 1, 2), 5, F64, 0.5, 1e-10, "newton"),
+    (3, 2, 63, F32, 50.0, 1e-3, "fista"),
+]
+
+
+@pytest.mark.parametrize(("way", "shots", "d", "dtype", "lambda2", "tol", "solver"), CASES)
+def test_solutions_and_gradients_are_the_references(way, shots, d, dtype, lambda2, tol, solver):
+    X, y = task(d, way=way, shots=shots, d=d, batch=2, dtype=dtype)
+    X[..., 2] = 0
+    weight = torch.ones(y.shape, device=DEVICE)
+    weight[0, 1], weight[1, 2] = 0, 2
+    # The second task is off altogether and certified at once.
+    options = {
+        "lambda1": torch.tensor([0.2, 1.5], dtype=F64, device=DEVICE) * lambda1_max(X, y, sample_weight=weight),
+        "lambda2": torch.full((2,), lambda2, dtype=F64, device=DEVICE),
+        "dual_reg": torch.tensor([0.3, 0.0], dtype=F64, device=DEVICE),
+    }
+    fixed = {"sample_weight": weight, "tol": tol, "solver": solver}
+    ours, our_grads = gradients(X, y, "triton", **options, **fixed)
+    theirs, their_grads = gradients(X, y, "reference", **options, **fixed)
+    assert ours.backend == "triton"
+    assert ours.certified.all()
+    assert torch.equal(ours.status, theirs.status)
+    assert (ours.n_iter - theirs.n_iter).abs().max() <= 1
+    assert ours.weights.dtype == theirs.weights.dtype
+    torch.testing.assert_close(ours.weights, theirs.weights, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours.objective, theirs.objective)
+    assert not ours.active[1].any()
+    assert (ours.weights[1] == 0).all()
+    problem, _ = normalised(X, y, *options.values(), weight.double(), way)
+    assert (certificate(problem, ours.dual).relative_gap <= tol * (1 + 1e-9)).all()
+    for a, b in zip(our_grads, their_grads, strict=True):
+        assert a.dtype == b.dtype
+        assert (a - b).norm() <= (1e-6 if dtype == F64 else 1e-3) * b.norm() + 1e-12
+
+
+def test_extreme_scales():
+    X, y = task(7, way=3, shots=2, d=40)
+    lambda1 = 0.3 * lambda1_max(X, y)
+    exact = solve_svm(X, y, lambda1=lambda1, lambda2=20.0, tol=1e-9, backend="reference")
+    for c in (1e-25, 1e10):
+        scaled = solve_svm((c * X).float(), y, lambda1=c * lambda1, lambda2=20.0 * c**2, tol=1e-4, backend="triton")
+        assert scaled.certified.all()
+        torch.testing.assert_close(c * scaled.weights.double(), exact.weights, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_strides_are_read_as_they_are(dtype):
+    X, y = task(10, way=2, shots=2, d=40, batch=2, dtype=F32)
+    wide = torch.full((2, 5, 85), torch.nan, dtype=dtype, device=DEVICE)
+    view = wide[:, 1:, 3:83:2]
+    view.copy_(X)
+    ours = solve_svm(view, y, lambda1=1.0, backend="triton")
+    assert ours.weights.dtype == F32
+    theirs = solve_svm(view.float(), y, lambda1=1.0, backend="reference")
+    torch.testing.assert_close(ours.weights, theirs.weights, rtol=1e-4, atol=1e-5)
+
+
+def test_an_iteration_limit_is_reported():
+    X, y = task(12, d=60, way=2, shots=3)
+    for solver in ("newton", "fista"):
+        solution = solve_svm(X, y, lambda1=0.1, lambda2=0.01, solver=solver, max_iter=2, backend="triton")
+        assert solution.status.item() == sparsedis.Status.MAX_ITER
+        assert solution.n_iter.item() == 2
+
+
+def test_iterations_without_the_host_reach_the_same_point():
+    """What a CUDA graph would hold: no question to the device, a fixed number of iterations."""
+    tasks, problem = problems(7, 40, 3)
+    progress = Progress(tasks, 1e-9, F64)
+    form = newton.KernelLightForm(tasks, progress.going, F64)
+    for _ in range(12):
+        newton.iterate_once(form, progress, 50)
+    assert progress.going.tolist() == [0, 0]
+    assert (certificate(problem, progress.dual).relative_gap <= 1e-9).all()
+
+
+def arguments(requires_grad):
+    X, y = task(11, way=2, shots=2, d=20, batch=2)
+    one = torch.ones(2, dtype=F64, device=DEVICE)
+    values = [value.requires_grad_(requires_grad) for value in (one.clone(), 2 * one, 0.5 * one)]
+    return [X.requires_grad_(requires_grad), y, *values, torch.ones(y.shape, dtype=F64, device=DEVICE)]
+
+
+def test_opcheck_compile_and_autocast():
+    torch.library.opcheck(
+        group_lasso_svm.solve,
+        [*arguments(True), 2, "newton", "triton", 1e-6, 50, False],
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
+    X, y, *rest = arguments(False)
+    dual = torch.full((2, 4, 2), 0.5, dtype=F64, device=DEVICE)
+    active = torch.ones(2, 20, dtype=torch.bool, device=DEVICE)
+    grad = torch.ones(2, 20, 2, dtype=F64, device=DEVICE)
+    torch.library.opcheck(group_lasso_svm.adjoint, [X, y, *rest, dual, active, grad, "triton"])
+
+    def loss(X):
+        return solve_svm(X, y, lambda1=1.0, n_classes=2, backend="triton").weights.square().sum()
+
+    expected = loss(X)
+    torch.testing.assert_close(torch.compile(loss, fullgraph=True, backend="aot_eager")(X), expected)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        torch.testing.assert_close(loss(X), expected)
+
+
+def request(**changes):
+    base = registry.Request(torch.device("cuda"), F32, 25, 640, 5, "newton")
+    return base._replace(**changes)
+
+
+def test_refusals_say_why():
+    supports = TritonBackend().supports
+    assert supports(request()) is None
+    assert "it holds n x k in one of the tiles 32 x 8, " in supports(request(n_classes=65))
+    assert supports(request(n_samples=300)).endswith("got 300 x 5")
+    assert supports(request(n_samples=100, n_classes=20)).endswith("got 100 x 20")
+    assert supports(request(n_samples=60, n_classes=20)) is None
+    assert supports(request(solver="bcd")) == "it has the solvers 'newton' and 'fista', got 'bcd'"
+    assert supports(request(device=torch.device("mps"))) == "it takes CUDA and ROCm tensors, got mps"
+
+
+def test_auto_goes_on_to_the_reference_where_it_refuses():
+    with pytest.raises(ValueError, match="backend 'triton' cannot run this: it holds n x k in one of the tiles"):
+        registry.choose(OPERATION, "triton", request(n_classes=65))
+    assert registry.choose(OPERATION, "auto", request()).name == "triton"
+    assert registry.choose(OPERATION, "auto", request(n_classes=65)).name == "reference"
+    assert registry.choose(OPERATION, "auto", request(solver="bcd")).name == "reference"
+
+
+def test_auto_on_the_cpu_does_not_interpret():
+    cpu = request(device=torch.device("cpu"))
+    assert registry.choose(OPERATION, "auto", cpu).name != "triton"
+    if interpreted():
+        assert registry.choose(OPERATION, "triton", cpu).name == "triton"
+
+
+def test_import_and_reasons_without_triton(tmp_path):
+    (tmp_path / "triton.py").write_text("raise ImportError('no such thing')")
+    script = "from sparsedis.ops import group_lasso_svm, registry\n"
+    script += "print(registry.named(group_lasso_svm.OPERATION, 'triton').available())"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout == "Triton is not installed (no such thing); pip install 'sparsedis[triton]'\n"
+
+
+def test_without_a_device_or_the_interpreter(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert TritonBackend().available().startswith("there is no CUDA or ROCm device")
+    assert "CPU tensors under TRITON_INTERPRET=1 only" in TritonBackend().supports(request(device=torch.device("cpu")))
+
+
+SHAPES = ["25x5", "75x5", "200x5", "25x20", "60x20", "32x64"]  # one for each tile
+
+
+def fits(rows, target):
+    assert not [row for row in rows if row["failure"]]
+    assert {row["target"] for row in rows} == {target}
+    assert len({row["kernel"] for row in rows}) >= 14
+    assert all(row["spills"] == 0 and row["registers"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "shape"), [("sm_80", "25x5"), ("sm_90", "75x5"), ("sm_100", "60x20"), ("gfx942", "75x5")]
+)
+def test_kernels_compile_within_the_targets_means(target, shape, tmp_path):
+    fits(compiler.compiled(tmp_path, tiles=shape, targets=target), target)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("features", ["float32", "float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+def test_every_configuration_compiles_within_the_targets_means(target, shape, features, tmp_path):
+    if target == "gfx942" and shape == "200x5":
+        pytest.skip("AMD's registers do not hold this tile, and the backend refuses it there")
+    fits(compiler.compiled(tmp_path, tiles=shape, targets=target, features=features), target)
+
+
+def test_every_tile_has_a_shape(monkeypatch):
+    assert {tuple(tiles.tile_for(*map(int, shape.split("x"))))[:2] for shape in SHAPES} == set(tiles.TILES)
+    monkeypatch.setattr(triton_device, "AMD", True)
+    assert tiles.tile_for(200, 5) is None
