@@ -28,9 +28,12 @@ def _tie(
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs[:kept], *(output[i] for i in needed))
         ctx.options, ctx.inputs = [inputs[i] for i in options], len(inputs)
+        ctx.set_materialize_grads(False)
 
-    def backward(ctx: Any, grad_weights: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_weights: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         grads: list[Tensor | None] = [None] * ctx.inputs
+        if grad_weights is None:
+            return tuple(grads)
         values = operation.adjoint(*ctx.saved_tensors, grad_weights, *ctx.options)
         for position, value in zip(differentiable, values, strict=True):
             grads[position] = value

@@ -52,7 +52,6 @@ class Solution:
         n_iter: iterations used, (B,), int64.
         status: values of :class:`Status`, (B,), int64.
         active: (B, d) bool, True where the feature's weight or row of W is not zero.
-        sparsity: share of features off, (B,), float64.
         solver: the solver that ran.
         backend: the backend that ran.
         intercept: (B, k), of a logistic regression solved with one; else None.
@@ -66,7 +65,6 @@ class Solution:
     n_iter: Tensor
     status: Tensor
     active: Tensor
-    sparsity: Tensor
     solver: str
     backend: str
     intercept: Tensor | None = None
@@ -88,12 +86,16 @@ class Solution:
         """
         weights, *rest = values
         rest = [value.detach() for value in rest]
-        sparsity = 1 - rest[-1].to(rest[1].dtype).mean(-1)
-        fields: list[Tensor] = [weights, *rest, sparsity]
+        fields = [weights, *rest]
         if single:
             fields = [value[0] for value in fields]
             intercept = None if intercept is None else intercept[0]
         return cls(*fields, solver=solver, backend=backend, intercept=intercept)  # type: ignore[misc, arg-type]
+
+    @property
+    def sparsity(self) -> Tensor:
+        """(B,), float64: the share of features off."""
+        return 1 - self.active.to(self.gap.dtype).mean(-1)
 
     @property
     def certified(self) -> Tensor:

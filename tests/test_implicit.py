@@ -201,14 +201,14 @@ def operation_arguments(requires_grad):
 def test_opcheck_solve(backend):
     for requires_grad in (False, True):
         arguments = [*operation_arguments(requires_grad), 3, "newton", backend, 1e-8, 50, False]
-        torch.library.opcheck(group_lasso_svm.solve, arguments)
+        torch.library.opcheck(group_lasso_svm.solve.custom, arguments)
 
 
 def test_opcheck_adjoint(backend):
     X, y, *rest = operation_arguments(False)
     solution = solve_svm(X, y, lambda1=1.0, lambda2=2.0, dual_reg=0.5)
     grad = torch.randn(2, X.shape[2], 3, dtype=torch.float64)
-    torch.library.opcheck(group_lasso_svm.adjoint, [X, y, *rest, solution.dual, solution.active, grad, backend])
+    torch.library.opcheck(group_lasso_svm.adjoint.custom, [X, y, *rest, solution.dual, solution.active, grad, backend])
 
 
 def test_opcheck_lambda1_max():

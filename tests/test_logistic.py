@@ -280,12 +280,12 @@ def test_opcheck(intercept):
     l1, l2 = torch.full((2,), 0.05, dtype=F64), torch.full((2,), 0.01, dtype=F64)
     weight = torch.ones(y.shape, dtype=F64)
     W = torch.randn(2, 5 + intercept, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
-    torch.library.opcheck(logistic.adjoint, (X, y, l1, l2, weight, W, W, intercept, "reference"))
+    torch.library.opcheck(logistic.adjoint.custom, (X, y, l1, l2, weight, W, W, intercept, "reference"))
     torch.library.opcheck(logistic.lambda1_max, (X, y, weight, 3, intercept))
     for needed in (False, True):
         described = [value.clone().requires_grad_(needed) for value in (X, l1, l2)]
         arguments = (described[0], y, *described[1:], weight, 3, intercept, "reference", 1e-10, 100, False)
-        torch.library.opcheck(logistic.solve, arguments)
+        torch.library.opcheck(logistic.solve.custom, arguments)
 
 
 GOOD = {"features": torch.zeros(2, 6, 4), "labels": torch.zeros(2, 6, dtype=torch.int64), "lambda1": 1.0}

@@ -491,15 +491,15 @@ def test_opcheck(backend):
     l1, l2 = torch.full((2,), 0.1, dtype=F64), torch.full((2,), 0.2, dtype=F64)
     weight = torch.ones(2, 20, dtype=F64)
     w = solve_lasso(X, y, lambda1=0.1, lambda2=0.2).weights
-    torch.library.opcheck(lasso.adjoint, (X, y, l1, l2, weight, w, w, backend))
+    torch.library.opcheck(lasso.adjoint.custom, (X, y, l1, l2, weight, w, w, backend))
     torch.library.opcheck(lasso.lambda1_max, (X, y, weight))
-    torch.library.opcheck(ridge.adjoint, (X, y[..., None], l2, weight, w[..., None], w[..., None], "reference"))
+    torch.library.opcheck(ridge.adjoint.custom, (X, y[..., None], l2, weight, w[..., None], w[..., None], "reference"))
     torch.library.opcheck(ridge.scale, (X, weight))
     for needed in (False, True):
         described = [value.clone().requires_grad_(needed) for value in (X, y, l1, l2)]
-        torch.library.opcheck(lasso.solve, (*described, weight, backend, 1e-10, 100, False))
+        torch.library.opcheck(lasso.solve.custom, (*described, weight, backend, 1e-10, 100, False))
         X_, y_, _, l2_ = described
-        torch.library.opcheck(ridge.solve, (X_, y_[..., None].detach(), l2_, weight, "reference", 1e-10, False))
+        torch.library.opcheck(ridge.solve.custom, (X_, y_[..., None].detach(), l2_, weight, "reference", 1e-10, False))
 
 
 GOOD = {"features": torch.zeros(2, 6, 4), "targets": torch.zeros(2, 6), "lambda1": 1.0}

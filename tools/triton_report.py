@@ -10,6 +10,7 @@ Markdown file.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
@@ -96,12 +97,11 @@ def svm_launches(n: int, k: int, dtype: torch.dtype, d: int = 640) -> list[Launc
     torch.use_deterministic_algorithms(True)  # what a kernel should have written is NaN then, and 0 once recorded
     try:
         with recorded() as noted:
-            for tol in (1e-5, 1e-8):
+            for tol, precision in itertools.product((1e-5, 1e-8), hessian.precisions()):
+                hessian.PRECISION = precision
                 run.solve(X, y, one, 100 * one, one, weight, k, "fista", tol, 2)
-                for precision in hessian.precisions():
-                    hessian.PRECISION = precision
-                    run.solve(X, y, one, 100 * one, one, weight, k, "newton", tol, 2)
-                    run.solve(X, y, 100 * one, one, one, weight, k, "newton", tol, 2)
+                run.solve(X, y, one, 100 * one, one, weight, k, "newton", tol, 2)
+                run.solve(X, y, 100 * one, one, one, weight, k, "newton", tol, 2)
                 tasks, _ = as_tasks(X, y, one, one, one, weight, k)
                 for variant in ("fused", "shared"):
                     first_order.fista(tasks, tol, 2, run.working(dtype, tol), variant)

@@ -10,6 +10,7 @@
 #include "../contract.hpp"
 #include "gram_link.hpp"
 #include "link.hpp"
+#include "pages.hpp"
 #include "parallel.hpp"
 #include "sweep.hpp"
 #include "system.hpp"
@@ -328,6 +329,8 @@ void solve(const Problems<F>& problems, const Options& options, const Solutions<
 template <class F>
 void adjoint(const Problems<F>& problems, const Solved& solved, const F* grad_W, const Gradients<F>& gradients,
              int threads) {
+  const auto entries = std::size_t(problems.batch * problems.samples * problems.features);
+  cpu::prefer_huge_pages(gradients.X, entries * sizeof(F));
   cpu::for_each_task(problems.batch, threads, [&](std::int64_t index, cpu::Memory& memory) {
     cpu::adjoint_task(problems, solved, grad_W, gradients, index, memory);
   });

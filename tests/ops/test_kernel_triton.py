@@ -375,7 +375,7 @@ def arguments(requires_grad):
 
 def test_opcheck_compile_and_autocast():
     torch.library.opcheck(
-        group_lasso_svm.solve,
+        group_lasso_svm.solve.custom,
         [*arguments(True), 2, "newton", "triton", 1e-6, 50, False],
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
@@ -383,7 +383,7 @@ def test_opcheck_compile_and_autocast():
     dual = torch.full((2, 4, 2), 0.5, dtype=F64, device=DEVICE)
     active = torch.ones(2, 20, dtype=torch.bool, device=DEVICE)
     grad = torch.ones(2, 20, 2, dtype=F64, device=DEVICE)
-    torch.library.opcheck(group_lasso_svm.adjoint, [X, y, *rest, dual, active, grad, "triton"])
+    torch.library.opcheck(group_lasso_svm.adjoint.custom, [X, y, *rest, dual, active, grad, "triton"])
 
     def loss(X):
         return solve_svm(X, y, lambda1=1.0, n_classes=2, backend="triton").weights.square().sum()

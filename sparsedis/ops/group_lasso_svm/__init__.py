@@ -22,7 +22,7 @@ from sparsedis.ops import registry
 from sparsedis.ops.group_lasso_svm.kernel_cpp import CppBackend
 from sparsedis.ops.group_lasso_svm.kernel_triton import TritonBackend
 from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
-from sparsedis.ops.operation import empty_solution, fold_batch, raise_unless_certified
+from sparsedis.ops.operation import empty_solution, fold_batch, operation, raise_unless_certified
 from sparsedis.problem import normalised, working_dtype, zero_threshold
 
 OPERATION = "group_lasso_svm"
@@ -33,7 +33,7 @@ registry.register(OPERATION, TritonBackend())
 registry.register(OPERATION, ReferenceBackend())
 
 
-@torch.library.custom_op("sparsedis::group_lasso_svm", mutates_args=())
+@operation("sparsedis::group_lasso_svm")
 def solve(
     features: Tensor,
     labels: Tensor,
@@ -76,7 +76,7 @@ def _(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes, *o
     return empty_solution(features, lambda1, (d, n_classes), (n, n_classes))
 
 
-@torch.library.custom_op("sparsedis::group_lasso_svm_adjoint", mutates_args=())
+@operation("sparsedis::group_lasso_svm_adjoint")
 def adjoint(
     features: Tensor,
     labels: Tensor,

@@ -22,7 +22,7 @@ from sparsedis.ops.lasso.kernel_triton import TritonBackend
 from sparsedis.ops.lasso.problem import check_values, zero_threshold
 from sparsedis.ops.lasso.reference import ReferenceBackend
 from sparsedis.ops.least_squares import shares
-from sparsedis.ops.operation import empty_solution, fold_batch, raise_unless_certified
+from sparsedis.ops.operation import empty_solution, fold_batch, operation, raise_unless_certified
 from sparsedis.problem import working_dtype
 
 OPERATION = "lasso"
@@ -33,7 +33,7 @@ registry.register(OPERATION, TritonBackend())
 registry.register(OPERATION, ReferenceBackend())
 
 
-@torch.library.custom_op("sparsedis::lasso", mutates_args=())
+@operation("sparsedis::lasso")
 def solve(
     features: Tensor,
     targets: Tensor,
@@ -62,7 +62,7 @@ def _(features, targets, lambda1, lambda2, sample_weight, *options):  # type: ig
     return empty_solution(features, lambda1, (d,), (n,))
 
 
-@torch.library.custom_op("sparsedis::lasso_adjoint", mutates_args=())
+@operation("sparsedis::lasso_adjoint")
 def adjoint(
     features: Tensor,
     targets: Tensor,

@@ -20,7 +20,7 @@ from torch import Tensor
 from sparsedis.ops import registry
 from sparsedis.ops.logistic.problem import Problem, check_values, zero_threshold
 from sparsedis.ops.logistic.reference import ReferenceBackend
-from sparsedis.ops.operation import empty_solution, fold_batch, raise_unless_certified
+from sparsedis.ops.operation import empty_solution, fold_batch, operation, raise_unless_certified
 from sparsedis.problem import working_dtype
 
 OPERATION = "logistic"
@@ -29,7 +29,7 @@ SOLVER = "newton"
 registry.register(OPERATION, ReferenceBackend())
 
 
-@torch.library.custom_op("sparsedis::logistic", mutates_args=())
+@operation("sparsedis::logistic")
 def solve(
     features: Tensor,
     labels: Tensor,
@@ -59,7 +59,7 @@ def _(features, labels, lambda1, lambda2, sample_weight, n_classes, intercept, *
     return empty_solution(features, lambda1, (d + intercept, n_classes), (n, n_classes))
 
 
-@torch.library.custom_op("sparsedis::logistic_adjoint", mutates_args=())
+@operation("sparsedis::logistic_adjoint")
 def adjoint(
     features: Tensor,
     labels: Tensor,

@@ -17,7 +17,7 @@ from torch import Tensor
 from sparsedis import checks
 from sparsedis.ops import registry
 from sparsedis.ops.least_squares import shares
-from sparsedis.ops.operation import empty_solution, fold_batch, raise_unless_certified
+from sparsedis.ops.operation import empty_solution, fold_batch, operation, raise_unless_certified
 from sparsedis.ops.ridge.reference import ReferenceBackend
 from sparsedis.problem import working_dtype
 
@@ -27,7 +27,7 @@ SOLVER = "direct"
 registry.register(OPERATION, ReferenceBackend())
 
 
-@torch.library.custom_op("sparsedis::ridge", mutates_args=())
+@operation("sparsedis::ridge")
 def solve(
     features: Tensor,
     targets: Tensor,
@@ -60,7 +60,7 @@ def _(features, targets, lambda2, sample_weight, *options):  # type: ignore[no-u
     return empty_solution(features, lambda2, (d, m), (n, m))
 
 
-@torch.library.custom_op("sparsedis::ridge_adjoint", mutates_args=())
+@operation("sparsedis::ridge_adjoint")
 def adjoint(
     features: Tensor,
     targets: Tensor,

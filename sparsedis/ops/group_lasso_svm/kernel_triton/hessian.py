@@ -170,8 +170,9 @@ def _pairs(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return first.contiguous(), second.contiguous()
 
 
-def _tile(n: int) -> int:
-    return 32 if n <= 32 else 64
+def _tile(n: int, dtype: torch.dtype) -> int:
+    """Rows and columns of a tile; by tf32x3 a larger one spills registers on sm_80."""
+    return 32 if n <= 32 or (dtype == torch.float32 and PRECISION == "tf32x3") else 64
 
 
 @lru_cache(maxsize=64)
@@ -187,7 +188,7 @@ def _grams(
     batch, n, d, _ = tasks.shape
     device = tasks.features.device
     k = curvature.unit.shape[2]
-    T = _tile(n)
+    T = _tile(n, dtype)
     tiles = _lower_tiles(-(-n // T), device)
     parts = splits(batch * pairs * len(tiles[0]), d, BLOCK, device)
     out = tasks.lambda1.new_empty((batch, parts, pairs, n, n), dtype=dtype)

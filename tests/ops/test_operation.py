@@ -1,0 +1,94 @@
+"""Eager calls go around the dispatcher; whatever wants to see the operation still does, and nothing else differs."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sparsedis import solve_lasso, solve_svm
+from sparsedis.ops import group_lasso_svm
+from tests.tasks import random_task
+
+NAME = "sparsedis::group_lasso_svm"
+
+
+class Names(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def arguments():
+    X, y = random_task(0, way=3, shots=3, d=20, batch=2)
+    one = torch.ones(2, dtype=torch.float64)
+    values = [value.requires_grad_() for value in (0.5 * one, one.clone(), 0.1 * one)]
+    return [X.requires_grad_(), y, *values, torch.ones(y.shape, dtype=torch.float64)]
+
+
+OPTIONS = (3, "newton", "reference", 1e-9, 50, False)
+
+
+def test_both_ways_give_the_same_bits():
+    results = []
+    for call in (group_lasso_svm.solve, group_lasso_svm.solve.custom):
+        given = arguments()
+        output = call(*given, *OPTIONS)
+        inputs = [given[0], *given[2:5]]
+        results.append((*output, *torch.autograd.grad(output[0].square().sum(), inputs)))
+    for direct, custom in zip(*results, strict=True):
+        assert torch.equal(direct, custom)
+
+
+def test_without_gradients_nothing_is_recorded():
+    with torch.no_grad():
+        assert not any(value.requires_grad for value in group_lasso_svm.solve(*arguments(), *OPTIONS))
+    plain = [value.detach() for value in arguments()]
+    assert not any(value.requires_grad for value in group_lasso_svm.solve(*plain, *OPTIONS))
+
+
+def test_modes_and_the_profiler_see_the_operation():
+    X, y = random_task(0, way=3, shots=3, d=20)
+    with Names() as mode:
+        solve_svm(X, y, lambda1=0.5, n_classes=3)
+    assert NAME in {name.removesuffix(".default") for name in mode.seen}
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        solve_svm(X, y, lambda1=0.5, n_classes=3)
+    assert NAME in {event.key for event in profile.key_averages()}
+
+
+def test_fake_tensors_have_shapes_and_no_values():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        X, y = torch.empty(2, 6, 10), torch.zeros(2, 6, dtype=torch.int64)
+        solution = solve_svm(X, y, lambda1=0.5, n_classes=3)
+        assert solution.weights.shape == (2, 10, 3)
+        assert solve_lasso(X, torch.empty(2, 6), lambda1=0.5).weights.shape == (2, 10)
+
+
+def test_a_subclass_meets_the_operation():
+    seen = []
+
+    class Mine(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            seen.append(getattr(function, "__name__", str(function)))
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    X, y = random_task(0, way=3, shots=3, d=20)
+    solution = solve_svm(X.as_subclass(Mine), y, lambda1=0.5, n_classes=3)
+    assert any("group_lasso_svm" in name for name in seen)
+    expected = solve_svm(X, y, lambda1=0.5, n_classes=3).weights
+    assert torch.equal(solution.weights.as_subclass(torch.Tensor), expected)
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_a_second_derivative_raises_either_way(custom):
+    given = arguments()
+    weights = (group_lasso_svm.solve.custom if custom else group_lasso_svm.solve)(*given, *OPTIONS)[0]
+    (grad,) = torch.autograd.grad(weights.square().sum(), given[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="has a first derivative only"):
+        grad.sum().backward()
