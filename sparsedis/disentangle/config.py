@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from sparsedis.data.factors import Factors
 from sparsedis.disentangle.tasks import TaskDistribution
+from sparsedis.metalearn.settings import Settings
 
 Inner = Literal["lasso", "ridge"]
 Preset = Literal["quick", "published"]
 Schedule = Literal["preset", "cosine", "constant"]
 Kind = Literal["gaussian", "uniform"]
 
+_CHOICES = {
+    "preset": get_args(Preset),
+    "inner": get_args(Inner),
+    "factors": get_args(Kind),
+    "schedule": get_args(Schedule),
+}
 _PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "iterations": 1500,
@@ -49,12 +54,13 @@ _LEAST = {
     "measured_images": 20,
     "log_every": 1,
     "save_every": 1,
+    "threads": 1,
 }
-_NOT_NEGATIVE = ("rho", "noise", "eps", "outer_l1", "outer_l2", "target_noise", "weight_decay")
+_NOT_NEGATIVE = ("rho", "noise", "eps", "outer_l1", "outer_l2", "target_noise", "weight_decay", "learning_rate")
 
 
 @dataclass(frozen=True)
-class DisentangleConfig:
+class DisentangleConfig(Settings):
     """All settings of a run; two runs with equal settings on the same machine are equal.
 
     A number of 0 where it says so stands for the preset's, which replaces it.
@@ -127,50 +133,16 @@ class DisentangleConfig:
     """Where to train, as PyTorch names it: cpu, cuda, mps..."""
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("preset", get_args(Preset)),
-            ("inner", get_args(Inner)),
-            ("factors", get_args(Kind)),
-            ("schedule", get_args(Schedule)),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        self._check_choices(_CHOICES)
         for name, value in _PRESETS[self.preset].items():
             given = getattr(self, name)
             if given == "preset" or (given == 0 and given is not False):
                 object.__setattr__(self, name, value)
-        for name in ("tasks", "data", "device"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}: expected a string, got {getattr(self, name)!r}")
-        if not isinstance(self.split, bool):
-            raise ValueError(f"split: expected true or false, got {self.split!r}")
-        for name, least in {**_LEAST, "threads": 1}.items():
-            value = getattr(self, name)
-            if name == "threads" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
-        for name in (*_NOT_NEGATIVE, "learning_rate"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0:
-                raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
-            object.__setattr__(self, name, float(value))
+        self._check_texts(("tasks", "data", "device"))
+        self._check_flags(("split",))
+        self._check_whole(_LEAST)
+        self._check_numbers(_NOT_NEGATIVE, zero=True)
+        for name in _NOT_NEGATIVE:
+            object.__setattr__(self, name, float(getattr(self, name)))
         Factors.check(self.factors, self.rho, self.noise)
         TaskDistribution(self.tasks)
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings as JSON has them; :meth:`from_json` reads them."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, settings: Any) -> DisentangleConfig:
-        """The inverse of :meth:`as_json`; ValueError where something is missing, unknown or bad."""
-        known = [field.name for field in fields(cls)]
-        if not isinstance(settings, Mapping) or set(settings) != set(known):
-            raise ValueError(f"settings: expected exactly {', '.join(known)}")
-        return cls(**settings)
-
-    def difference(self, other: DisentangleConfig) -> str | None:
-        """Name of the first setting in which the two differ."""
-        return next((f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)), None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
+
+from sparsedis.metalearn.settings import Settings, whole
 
 Head = Literal["group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic"]
 Encoder = Literal["conv4", "resnet12", "resnet12-pooled", "r2d2", "identity", "custom"]
@@ -33,12 +33,12 @@ HEADS: dict[str, Hyperparameters] = {
 }
 
 _CHOICES = {
-    "head": Head,
-    "encoder": Encoder,
-    "augment": Augmentation,
-    "optimizer": Optimizer,
-    "schedule": Schedule,
-    "precision": Precision,
+    "head": get_args(Head),
+    "encoder": get_args(Encoder),
+    "augment": get_args(Augmentation),
+    "optimizer": get_args(Optimizer),
+    "schedule": get_args(Schedule),
+    "precision": get_args(Precision),
 }
 _LEAST = {
     "way": 2,
@@ -53,14 +53,18 @@ _LEAST = {
     "test_episodes": 1,
     "log_every": 1,
     "save_every": 1,
+    "threads": 1,
+    "micro_batch": 1,
+    "image_size": 1,
+    "validation_shot": 1,
+    "test_query": 1,
 }
-_LEAST_IF_SET = {"threads": 1, "micro_batch": 1, "image_size": 1, "validation_shot": 1, "test_query": 1}
 _POSITIVE = ("learning_rate", "logit_scale")
 _NOT_NEGATIVE = ("lambda1", "lambda2", "dual_reg", "weight_decay", "label_smoothing")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """All settings of a run; two runs with equal settings on the same machine are equal.
 
     Raises:
@@ -144,30 +148,20 @@ class TrainConfig:
     """Write TensorBoard files too."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "device"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}: expected a string, got {getattr(self, name)!r}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name}: expected one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
-        if not isinstance(self.tensorboard, bool):
-            raise ValueError(f"tensorboard: expected true or false, got {self.tensorboard!r}")
-        for name, least in _LEAST.items():
-            _whole(name, getattr(self, name), least)
-        for name, least in _LEAST_IF_SET.items():
-            if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), least)
+        self._check_texts(("data", "device"))
+        self._check_choices(_CHOICES)
+        self._check_flags(("tensorboard",))
+        self._check_whole(_LEAST)
         if not isinstance(self.test_shots, tuple) or not self.test_shots:
             raise ValueError(f"test_shots: expected one number or more, got {self.test_shots!r}")
         for shot in self.test_shots:
-            _whole("test_shots", shot, 1)
+            whole("test_shots", shot, 1)
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(f"micro_batch: expected a divisor of batch, {self.batch}, got {self.micro_batch}")
         self._check_head()
-        for name in _POSITIVE + _NOT_NEGATIVE:
-            zero = name in _NOT_NEGATIVE and not (name == "lambda2" and self.head.endswith(("svm", "ridge")))
-            if name not in Hyperparameters._fields or getattr(self, name) is not None:
-                _number(name, getattr(self, name), zero)
+        convex = ("lambda2",) if self.head.endswith(("svm", "ridge")) else ()
+        self._check_numbers((*_POSITIVE, *convex), zero=False)
+        self._check_numbers(_NOT_NEGATIVE, zero=True)
         if self.label_smoothing >= 1:
             raise ValueError(f"label_smoothing: expected a number below 1, got {self.label_smoothing}")
 
@@ -201,31 +195,3 @@ class TrainConfig:
     def with_head(self, head: Head) -> TrainConfig:
         """The same settings with another head, and that head's own hyperparameters."""
         return replace(self, head=head, learn=(), lambda1=None, lambda2=None, dual_reg=None, logit_scale=None)
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings as JSON has them; :meth:`from_json` reads them."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, settings: Any) -> TrainConfig:
-        """The inverse of :meth:`as_json`; ValueError where something is missing, unknown or bad."""
-        known = [field.name for field in fields(cls)]
-        if not isinstance(settings, Mapping) or set(settings) != set(known):
-            raise ValueError(f"settings: expected exactly {', '.join(known)}")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        return cls(**values)
-
-    def difference(self, other: TrainConfig) -> str | None:
-        """Name of the first setting in which the two differ."""
-        return next((f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)), None)
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
-
-
-def _number(name: str, value: object, zero: bool) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
-        raise ValueError(f"{name}: expected a finite number {'>= 0' if zero else '> 0'}, got {value!r}")
