@@ -1,4 +1,4 @@
-"""What the operations share: how they are called, room for results, certificates that are demanded, and vmap."""
+"""What the operations share: calls, room for results, parts of a batch, certificates that are demanded, and vmap."""
 
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +89,22 @@ def empty_solution(
         per_task.new_empty(batch, dtype=torch.int64),
         features.new_empty(batch, d, dtype=torch.bool),
     )
+
+
+def in_parts(
+    run: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...], task_bytes: int, memory: int
+) -> tuple[Tensor, ...]:
+    """What ``run`` makes of all tasks, who are given to it a slice at a time.
+
+    Args:
+        run: called with a slice of every tensor; returns tensors with the tasks first.
+        tensors: with the tasks first.
+        task_bytes: scratch memory that a task takes.
+        memory: that tasks run together may take; one that needs more is run by itself.
+    """
+    step = max(1, memory // task_bytes)
+    parts = [run(*(value[start : start + step] for value in tensors)) for start in range(0, len(tensors[0]), step)]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def raise_unless_certified(status: Tensor, relative_gap: Tensor, tol: float) -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsedis import solve_lasso, solve_svm
-from sparsedis.ops import group_lasso_svm
+from sparsedis import solve_lasso, solve_logistic, solve_svm
+from sparsedis.ops import group_lasso_svm, lasso, logistic
+from sparsedis.ops.operation import in_parts
 from tests.tasks import random_task
 
 NAME = "sparsedis::group_lasso_svm"
@@ -92,3 +93,46 @@ def test_a_second_derivative_raises_either_way(custom):
     (grad,) = torch.autograd.grad(weights.square().sum(), given[0], create_graph=True)
     with pytest.raises(RuntimeError, match="has a first derivative only"):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize("module", [group_lasso_svm.reference, lasso.reference, logistic.reference])
+def test_tasks_that_do_not_fit_in_memory_together_are_run_in_parts(module, monkeypatch):
+    X, y = random_task(1, way=3, shots=4, d=12, batch=5)
+    targets = X[..., 0] + 0.1 * y
+
+    def run():
+        Z = X.clone().requires_grad_()
+        options = {"lambda1": 0.2, "backend": "reference"}
+        if module is lasso.reference:
+            solution = solve_lasso(Z, targets, **options)
+        else:
+            solve = solve_svm if module is group_lasso_svm.reference else solve_logistic
+            solution = solve(Z, y, lambda2=1.0, n_classes=3, **options)
+        return solution, torch.autograd.grad(solution.weights.square().sum(), Z)[0]
+
+    whole, whole_grad = run()
+    seen = []
+    monkeypatch.setattr(module, "MEMORY" if module is lasso.reference else "_MEMORY", 1)
+    monkeypatch.setattr(module, "in_parts", lambda *given: seen.append(given) or in_parts(*given))
+    parts, parts_grad = run()
+    assert len(seen) == 2
+    for name in ("weights", "dual", "gap", "n_iter", "status", "active"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(parts_grad, whole_grad, rtol=1e-9, atol=1e-12)
+
+
+def test_parts_are_as_large_as_memory_allows():
+    lengths = []
+
+    def run(a, b):
+        lengths.append(len(a))
+        return a + b, b
+
+    values = torch.arange(7.0)
+    total, second = in_parts(run, (values, 10 * values), 100, 399)
+    assert lengths == [3, 3, 1]
+    assert torch.equal(total, 11 * values)
+    assert torch.equal(second, 10 * values)
+    lengths.clear()
+    in_parts(run, (values, values), 100, 50)
+    assert lengths == [1] * 7

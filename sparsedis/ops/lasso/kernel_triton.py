@@ -10,6 +10,7 @@ from torch import Tensor
 from sparsedis.ops.lasso import descent, reference
 from sparsedis.ops.lasso.problem import certificate
 from sparsedis.ops.least_squares import normal_equations, shares
+from sparsedis.ops.operation import in_parts
 from sparsedis.ops.registry import Request
 from sparsedis.ops.triton_device import TritonDevices
 from sparsedis.solution import Status
@@ -43,13 +44,12 @@ class TritonBackend(TritonDevices, reference.ReferenceBackend):
         tol: float,
         max_iter: int,
     ) -> tuple[Tensor, ...]:
-        parts = []
-        for part in reference.chunks(features):
-            X, y = reference.working(features[part]), reference.working(targets[part])
-            parts.append(
-                _solve(X, y, shares(sample_weight[part], X.dtype), lambda1[part], lambda2[part], tol, max_iter)
-            )
-        w, *others = (torch.cat(column) for column in zip(*parts, strict=True))
+        def run(X: Tensor, y: Tensor, l1: Tensor, l2: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+            X, y = reference.working(X), reference.working(y)
+            return _solve(X, y, shares(weight, X.dtype), l1, l2, tol, max_iter)
+
+        tensors = (features, targets, lambda1, lambda2, sample_weight)
+        w, *others = in_parts(run, tensors, reference.task_bytes(features), reference.MEMORY)
         return (w.to(torch.promote_types(features.dtype, torch.float32)), *others, w != 0)
 
 

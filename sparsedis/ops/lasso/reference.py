@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from sparsedis.ops.lasso.descent import descend
 from sparsedis.ops.least_squares import differentiate, normal_equations, shares
+from sparsedis.ops.operation import in_parts
 from sparsedis.ops.registry import Request
 from sparsedis.ops.restricted import least_step
 from sparsedis.problem import working_dtype
 
-# Scratch memory that the tasks solved together may take, in bytes; a task that needs more is solved by itself.
-_MEMORY = 1 << 29
+# Scratch memory, in bytes, that the tasks solved together may take.
+MEMORY = 1 << 29
 
 
 class ReferenceBackend:
@@ -39,17 +38,13 @@ class ReferenceBackend:
         tol: float,
         max_iter: int,
     ) -> tuple[Tensor, ...]:
-        parts = []
-        for part in chunks(features):
-            X, y = working(features[part]), working(targets[part])
-            share = shares(sample_weight[part], X.dtype)
-            w, certificate, n_iter, status = descend(X, y, share, lambda1[part], lambda2[part], tol, max_iter)
+        def run(X: Tensor, y: Tensor, l1: Tensor, l2: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+            X, y = working(X), working(y)
+            w, certificate, n_iter, status = descend(X, y, shares(weight, X.dtype), l1, l2, tol, max_iter)
             weights = w.to(torch.promote_types(features.dtype, torch.float32))
-            parts.append((weights, *certificate, n_iter, status, w != 0))
-        weights, dual, gap, relative_gap, objective, n_iter, status, active = (
-            torch.cat(column) for column in zip(*parts, strict=True)
-        )
-        return weights, dual, gap, relative_gap, objective, n_iter, status, active
+            return weights, *certificate, n_iter, status, w != 0
+
+        return in_parts(run, (features, targets, lambda1, lambda2, sample_weight), task_bytes(features), MEMORY)
 
     def adjoint(
         self,
@@ -61,23 +56,17 @@ class ReferenceBackend:
         weights: Tensor,
         grad_weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        parts = []
-        for part in chunks(features):
-            X, y = working(features[part]), working(targets[part])[..., None]
-            w = working(weights[part])[..., None]
-            share = shares(sample_weight[part], X.dtype)
-            H, _ = normal_equations(X, y, share, lambda2[part])
-            q = least_step(H, w[..., 0] != 0, working(grad_weights[part]))[..., None]
-            grad_features, grad_targets = differentiate(X, y - X @ w, share, w, q)
-            parts.append(
-                (
-                    grad_features.to(features.dtype),
-                    grad_targets[..., 0].to(targets.dtype),
-                    -(q * w.sign()).sum((1, 2)),
-                    -(q * w).sum((1, 2)),
-                )
-            )
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+        def run(X: Tensor, y: Tensor, l2: Tensor, weight: Tensor, w: Tensor, grad_w: Tensor) -> tuple[Tensor, ...]:
+            X, y, w = working(X), working(y)[..., None], working(w)[..., None]
+            share = shares(weight, X.dtype)
+            H, _ = normal_equations(X, y, share, l2)
+            q = least_step(H, w[..., 0] != 0, working(grad_w))[..., None]
+            grad_X, grad_y = differentiate(X, y - X @ w, share, w, q)
+            by_lambda1, by_lambda2 = -(q * w.sign()).sum((1, 2)), -(q * w).sum((1, 2))
+            return grad_X.to(features.dtype), grad_y[..., 0].to(targets.dtype), by_lambda1, by_lambda2
+
+        tensors = (features, targets, lambda2, sample_weight, weights, grad_weights)
+        return in_parts(run, tensors, task_bytes(features), MEMORY)  # type: ignore[return-value]
 
 
 def working(value: Tensor) -> Tensor:
@@ -85,9 +74,7 @@ def working(value: Tensor) -> Tensor:
     return value.to(working_dtype(value.device))
 
 
-def chunks(features: Tensor) -> Iterator[slice]:
-    """Slices of the batch whose scratch tensors fit in the memory allowed."""
-    batch, n, d = features.shape
-    step = max(1, _MEMORY // (8 * (3 * n * d + 5 * d * d)))
-    for start in range(0, batch, step):
-        yield slice(start, start + step)
+def task_bytes(features: Tensor) -> int:
+    """Scratch memory that a task takes."""
+    _, n, d = features.shape
+    return 8 * (3 * n * d + 5 * d * d)

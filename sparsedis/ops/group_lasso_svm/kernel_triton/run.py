@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -13,6 +11,7 @@ from sparsedis.ops.group_lasso_svm.kernel_triton.fista import fista
 from sparsedis.ops.group_lasso_svm.kernel_triton.newton import newton
 from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import as_tasks
 from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
+from sparsedis.ops.operation import in_parts
 from sparsedis.problem import block_soft_threshold
 
 SOLVERS = {"newton": newton, "fista": fista}
@@ -20,7 +19,7 @@ SOLVERS = {"newton": newton, "fista": fista}
 # From this tolerance on, products over float32 features are made in float32 (in float64 where only they can certify).
 SINGLE_TOLERANCE = 1e-6
 _LARGEST_ADJOINT = 32
-# Scratch memory that the tasks solved together may take, in bytes; a task that needs more is solved by itself.
+# Scratch memory, in bytes, that the tasks solved together may take.
 _MEMORY = 4 << 30
 
 
@@ -38,11 +37,9 @@ def solve(
 ) -> tuple[Tensor, ...]:
     """The contract's ``solve``; see :mod:`sparsedis.ops.group_lasso_svm`."""
     out = torch.promote_types(features.dtype, torch.float32)
-    parts = []
-    for part in _chunks(features, n_classes, solver):
-        tasks, divisor = as_tasks(
-            features[part], labels[part], lambda1[part], lambda2[part], dual_reg[part], sample_weight[part], n_classes
-        )
+
+    def run(X: Tensor, y: Tensor, l1: Tensor, l2: Tensor, reg: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        tasks, divisor = as_tasks(X, y, l1, l2, reg, weight, n_classes)
         progress = SOLVERS[solver](tasks, tol, max_iter, working(features.dtype, tol))
         everyone = torch.ones_like(progress.going)
         at = check(tasks, progress.exact, everyone, torch.float64, store=True)
@@ -51,8 +48,10 @@ def solve(
         active = at.norms > tasks.lambda1[:, None]
         gap, objective = divisor * at.gap, divisor * at.objective
         n_iter = progress.n_iter.to(torch.int64)
-        parts.append((weights, progress.exact, gap, at.relative_gap, objective, n_iter, progress.status, active))
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        return weights, progress.exact, gap, at.relative_gap, objective, n_iter, progress.status, active
+
+    tensors = (features, labels, lambda1, lambda2, dual_reg, sample_weight)
+    return in_parts(run, tensors, _task_bytes(features, n_classes, solver), _MEMORY)
 
 
 def adjoint(
@@ -75,20 +74,17 @@ def adjoint(
         return ReferenceBackend().adjoint(
             features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, active, grad_weights
         )
-    parts = []
-    for part in _chunks(features, dual.shape[2], "newton"):
-        tasks, divisor = as_tasks(
-            features[part],
-            labels[part],
-            lambda1[part],
-            lambda2[part],
-            dual_reg[part],
-            sample_weight[part],
-            dual.shape[2],
-        )
-        grad_features, *others = adjoint_of(tasks, dual[part].contiguous(), grad_weights[part].contiguous())
-        parts.append((grad_features, *(value / divisor for value in others)))
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+    def run(
+        X: Tensor, y: Tensor, l1: Tensor, l2: Tensor, reg: Tensor, weight: Tensor, L: Tensor, grad_W: Tensor
+    ) -> tuple[Tensor, ...]:
+        tasks, divisor = as_tasks(X, y, l1, l2, reg, weight, L.shape[2])
+        grad_features, *others = adjoint_of(tasks, L.contiguous(), grad_W.contiguous())
+        return grad_features, *(value / divisor for value in others)
+
+    tensors = (features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, grad_weights)
+    size = _task_bytes(features, dual.shape[2], "newton")
+    return in_parts(run, tensors, size, _MEMORY)  # type: ignore[return-value]
 
 
 def working(features: torch.dtype, tol: float) -> torch.dtype:
@@ -96,13 +92,11 @@ def working(features: torch.dtype, tol: float) -> torch.dtype:
     return torch.float64 if features == torch.float64 or tol < SINGLE_TOLERANCE else torch.float32
 
 
-def _chunks(features: Tensor, n_classes: int, solver: str) -> Iterator[slice]:
-    """Slices of the batch whose scratch tensors fit in the memory allowed."""
-    batch, n, d = features.shape
+def _task_bytes(features: Tensor, n_classes: int, solver: str) -> int:
+    """Scratch memory that a task takes."""
+    _, n, d = features.shape
     size = 8 * (20 * n * n_classes + 3 * d * n_classes)
     if solver == "newton":
         # The matrix, its factor and its parts; V, u and, in the full form, some 15 more of their size.
         size += 8 * (3 * (n * (n_classes - 1)) ** 2 + 17 * d * n_classes)
-    step = max(1, _MEMORY // size)
-    for start in range(0, batch, step):
-        yield slice(start, start + step)
+    return size

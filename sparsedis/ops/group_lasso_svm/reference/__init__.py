@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -12,12 +10,13 @@ from sparsedis.ops.group_lasso_svm.reference.bcd import bcd
 from sparsedis.ops.group_lasso_svm.reference.fista import fista
 from sparsedis.ops.group_lasso_svm.reference.hessian import FEATURE_BLOCK, is_dense
 from sparsedis.ops.group_lasso_svm.reference.newton import newton
+from sparsedis.ops.operation import in_parts
 from sparsedis.ops.registry import Request
 from sparsedis.problem import certificate, normalised
 
 SOLVERS = {"newton": newton, "fista": fista, "bcd": bcd}
 
-# Scratch memory that the tasks solved together may take, in bytes; a task that needs more is solved by itself.
+# Scratch memory, in bytes, that the tasks solved together may take.
 _MEMORY = 1 << 30
 
 
@@ -46,24 +45,17 @@ class ReferenceBackend:
         tol: float,
         max_iter: int,
     ) -> tuple[Tensor, ...]:
-        parts = []
-        for part in _chunks(features, n_classes):
-            problem, scale = normalised(
-                features[part],
-                labels[part],
-                lambda1[part],
-                lambda2[part],
-                dual_reg[part],
-                sample_weight[part],
-                n_classes,
-            )
+        def run(X: Tensor, y: Tensor, l1: Tensor, l2: Tensor, reg: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+            problem, scale = normalised(X, y, l1, l2, reg, weight, n_classes)
             done = SOLVERS[solver](problem, tol, max_iter)
             at = certificate(problem, done.dual)
             weights = at.weights.to(torch.promote_types(features.dtype, torch.float32))
             active = at.norms > problem.lambda1[:, None]
             gap, objective = scale * at.gap, scale * at.objective
-            parts.append((weights, done.dual, gap, at.relative_gap, objective, done.n_iter, done.status, active))
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+            return weights, done.dual, gap, at.relative_gap, objective, done.n_iter, done.status, active
+
+        tensors = (features, labels, lambda1, lambda2, dual_reg, sample_weight)
+        return in_parts(run, tensors, _task_bytes(features, n_classes), _MEMORY)
 
     def adjoint(
         self,
@@ -77,35 +69,27 @@ class ReferenceBackend:
         active: Tensor,
         grad_weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        parts = []
-        for part in _chunks(features, dual.shape[2]):
+        def run(
+            X: Tensor, y: Tensor, l1: Tensor, l2: Tensor, reg: Tensor, weight: Tensor, L: Tensor, on: Tensor, G: Tensor
+        ) -> tuple[Tensor, ...]:
             # A feature that no task uses has no part in W nor in its derivative.
-            used = (active[part].any(0) | (lambda1[part] == 0).any()).nonzero()[:, 0]
-            problem, scale = normalised(
-                features[part][..., used],
-                labels[part],
-                lambda1[part],
-                lambda2[part],
-                dual_reg[part],
-                sample_weight[part],
-                dual.shape[2],
-            )
-            grad_used, *others = adjoint(problem, dual[part], grad_weights[part][:, used].to(dual.dtype))
-            grad_features = torch.zeros_like(features[part], memory_format=torch.contiguous_format)
-            grad_features[..., used] = grad_used.to(features.dtype)
-            parts.append((grad_features, *(value / scale for value in others)))
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+            used = (on.any(0) | (l1 == 0).any()).nonzero()[:, 0]
+            problem, scale = normalised(X[..., used], y, l1, l2, reg, weight, L.shape[2])
+            grad_used, *others = adjoint(problem, L, G[:, used].to(L.dtype))
+            grad_X = torch.zeros_like(X, memory_format=torch.contiguous_format)
+            grad_X[..., used] = grad_used.to(X.dtype)
+            return grad_X, *(value / scale for value in others)
+
+        tensors = (features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, active, grad_weights)
+        return in_parts(run, tensors, _task_bytes(features, dual.shape[2]), _MEMORY)  # type: ignore[return-value]
 
 
-def _chunks(features: Tensor, n_classes: int) -> Iterator[slice]:
-    """Slices of the batch whose scratch tensors fit in the memory allowed."""
-    batch, n, d = features.shape
+def _task_bytes(features: Tensor, n_classes: int) -> int:
+    """Scratch memory that a task takes."""
+    _, n, d = features.shape
     order = n * (n_classes - 1)
     if is_dense(n, d, n_classes):
         system = 4 * order**2 + 2 * order * min(d, FEATURE_BLOCK)
     else:
         system = 4 * n_classes * n**2 + 4 * n_classes * n * min(n, d)
-    size = 8 * (4 * n * d + 12 * d * n_classes + system)
-    step = max(1, _MEMORY // size)
-    for start in range(0, batch, step):
-        yield slice(start, start + step)
+    return 8 * (4 * n * d + 12 * d * n_classes + system)
