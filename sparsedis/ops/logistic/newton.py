@@ -72,22 +72,36 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
 
 
 def _sweeps(problem: Problem, W: Tensor) -> Tensor:
-    """Proximal steps row by row, in all tasks at once: the softmax's curvature is at most 1/2 in any direction."""
-    W = W.clone()
-    constant = (problem.share * problem.features**2).sum(1) / 2
+    """Proximal steps row by row, in all tasks at once: the softmax's curvature is at most 1/2 in any direction.
+
+    Rows that are zero and satisfy the optimality conditions when a sweep starts are left out of it.
+    """
     scores = problem.features @ W
     for _ in range(_SWEEPS):
         before = row_norms(W) > 0
-        for j in range(W.shape[1]):
-            x = problem.features[:, :, j, None]
-            _, slope = probabilities(problem, scores)
+        _, slope = probabilities(problem, scores)
+        moving = before | (row_norms(problem.features.mT @ slope) > problem.lambda1)
+        count = int(moving.sum(1).max())
+        if count == 0:
+            break
+        present, index = moving.sort(dim=1, descending=True, stable=True)
+        present, index = present[:, :count], index[:, :count]
+        X = problem.features.gather(2, index[:, None].expand(-1, problem.features.shape[1], -1))
+        lambda1, lambda2 = problem.lambda1.gather(1, index), problem.lambda2.gather(1, index)
+        rows = W.gather(1, index[..., None].expand(-1, -1, W.shape[2]))
+        constant = (problem.share * X**2).sum(1) / 2
+        inverse = 1 / (constant + lambda2).clamp_min(_TINY)
+        for j in range(count):
+            x, old = X[:, :, j, None], rows[:, j].clone()
             size = constant[:, j, None]
-            point = size * W[:, j] - (x * slope).sum(1)
+            point = size * old - (x * slope).sum(1)
             norm = torch.linalg.vector_norm(point, dim=-1, keepdim=True)
-            shrunk = (1 - problem.lambda1[:, j, None] / norm.clamp_min(_TINY)).clamp_min(0) * point
-            new = torch.where(size > 0, shrunk / (size + problem.lambda2[:, j, None]).clamp_min(_TINY), 0)
-            scores = scores + x * (new - W[:, j])[:, None]
-            W[:, j] = new
+            new = (1 - lambda1[:, j, None] / norm.clamp_min(_TINY)).clamp_min(0) * point * inverse[:, j, None]
+            new = torch.where(present[:, j, None] & (size > 0), new, 0)
+            rows[:, j] = new
+            scores = scores + x * (new - old)[:, None]
+            _, slope = probabilities(problem, scores)
+        W = W.scatter(1, index[..., None].expand_as(rows), rows)
         if bool(((row_norms(W) > 0) == before).all()):
             break
     return W

@@ -13,7 +13,7 @@ from sparsedis.ops.restricted import least_step
 
 _TINY = torch.finfo(torch.float64).tiny
 # Scratch memory, in bytes, that the tasks solved together may take.
-_MEMORY = 1 << 29
+_MEMORY = 1 << 30
 
 
 class ReferenceBackend:
