@@ -12,15 +12,16 @@ def compiled(folder: Path, *, tiles: str, targets: str, features: str = "float32
     """A row for every configuration; in a process of its own, where Triton does not interpret."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(folder)
+    file = folder / f"{tiles}-{targets}-{features}.json"
     command = [sys.executable, "tools/triton_report.py", "--tiles", tiles, "--targets", targets, "--features", features]
     done = subprocess.run(
-        [*command, "--json", folder / "rows.json"],
+        [*command, "--json", file],
         cwd=Path(__file__).parents[1],
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert (folder / "rows.json").exists(), done.stdout + done.stderr
-    rows = json.loads((folder / "rows.json").read_text())
+    assert file.exists(), done.stdout + done.stderr
+    rows = json.loads(file.read_text())
     assert done.returncode == any(row["failure"] for row in rows)
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from sparsedis.ops import registry
 from tests import interpreter
 
 interpreter.turn_on()
+
+# A shell that starts the tests in the background has SIGINT ignored, and the tests that send it would wait for nothing.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A time limit per example would make the tests depend on the load of the machine.
 settings.register_profile("sparsedis", deadline=None, derandomize=True)

@@ -21,7 +21,7 @@ def tensors(*values: float) -> list[Tensor]:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("way", "lambda2", "dual_reg"), [(2, 2.0, 0.3), (3, 5.0, 0.3), (3, 0.3, 0.0), (4, 20.0, 2.0)])
 def test_gradcheck(way, lambda2, dual_reg, weighted):
-    X, y = random_task(way, way=way, shots=3, d=8)
+    X, y = random_task(way, way=way, shots=3, d=6)
     weight = torch.tensor([[0.0, 2.0, 0.7] * way]) if weighted else None
     lambda1 = float(0.15 * lambda1_max(X, y, sample_weight=weight))
     # At dual_reg = 0 a finite difference would leave the domain.

@@ -133,7 +133,7 @@ def test_newton_at_small_lambda2(lambda2, relative):
 
 @pytest.mark.slow
 def test_the_iterative_newton_system_solves_what_is_too_large_for_a_factor():
-    X, y = random_task(5, way=50, shots=5, d=640)
+    X, y = random_task(5, way=30, shots=5, d=320)
     lambda1 = 0.2 * lambda1_max(X, y)
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=10.0, tol=1e-10)
     assert_certified(X, y, solution, lambda1, 10.0, 1e-10)

@@ -89,7 +89,8 @@ def gram_kernel(
         base = (b * d + j) * k
         across = tl.load(unit + base + l, mask=inside, other=0.0) * tl.load(unit + base + r, mask=inside, other=0.0)
         c = tl.load(beta + b * d + j, mask=inside, other=0.0) * across
-        c += tl.load(alpha + b * d + j, mask=inside & (l == r), other=0.0)
+        # Where l = r; `inside & (l == r)` is no mask for Triton 3.9's interpreter.
+        c += tl.load(alpha + b * d + j, mask=tl.where(inside, l, -1) == r, other=0.0)
         left = load_gathered(X + b * stride_b, stride_n, stride_d, row, j, n, inside, REAL) * factor
         right = load_gathered(X + b * stride_b, stride_n, stride_d, column, j, n, inside, REAL) * factor
         left *= c.to(REAL)[None, :]
