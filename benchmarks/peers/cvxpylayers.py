@@ -61,7 +61,7 @@ class CvxpyLayers:
         def forward_backward() -> Outcome:
             inputs = tuple(x.detach().requires_grad_() for x in (part.features, part.lambda1, part.lambda2))
             W = solve(*inputs)
-            grads = torch.autograd.grad((W * part.cotangent).sum(), inputs)
+            grads = torch.autograd.grad(W, inputs, part.cotangent)
             return Outcome(W.detach(), None, *grads)
 
         return Prepared(forward, forward_backward, len(part), note=f"{_TASKS} task per call")

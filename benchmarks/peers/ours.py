@@ -59,7 +59,7 @@ class Ours:
         def forward_backward() -> tuple[Solution, tuple[torch.Tensor, ...]]:
             inputs = tuple(x.detach().requires_grad_() for x in (tasks.features, tasks.lambda1, tasks.lambda2))
             solution = solve(*inputs)
-            return solution, torch.autograd.grad((solution.weights * tasks.cotangent).sum(), inputs)
+            return solution, torch.autograd.grad(solution.weights, inputs, tasks.cotangent)
 
         def read(result: object) -> Outcome:
             solution: Solution = result[0]  # type: ignore[index]

@@ -68,7 +68,7 @@ class Qpth:
         def forward_backward() -> Outcome:
             inputs = tasks.features.detach().requires_grad_(), tasks.lambda2.detach().requires_grad_()
             W, L = solve(*inputs)
-            grad_features, grad_lambda2 = torch.autograd.grad((W * tasks.cotangent).sum(), inputs)
+            grad_features, grad_lambda2 = torch.autograd.grad(W, inputs, tasks.cotangent)
             return Outcome(W.detach(), L.detach(), grad_features, None, grad_lambda2)
 
         return Prepared(forward, forward_backward, batch, note=str(dtype).removeprefix("torch."))
