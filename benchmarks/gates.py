@@ -111,7 +111,8 @@ def judge(
         outcome: what came back.
         exact: the reference for the first G tasks, whose gradients are compared; an outcome without a dual must not
             have more.
-        gap: the relative gap that every task must reach; None: any finite one.
+        gap: the relative gap that every task must reach, up to the rounding unit of the weights' type, in which they
+            came back; None: any finite one.
         gradient: the relative error allowed to dloss/dX in every task against the float64 adjoint at the outcome's own
             L; None: any finite one.
     """
@@ -122,7 +123,7 @@ def judge(
     refused = _off_simplex(outcome.dual)
     if not bool(torch.isfinite(gaps).all()):
         refused = refused or "the weights are not finite"
-    elif gap is not None and worst > gap:
+    elif gap is not None and worst > gap + torch.finfo(outcome.weights.dtype).eps:
         refused = refused or f"relative gap {worst:.1e}, above the {gap:.0e} promised"
     if outcome.grad_features is None:
         return Verdict(worst, typical, refused=refused)
