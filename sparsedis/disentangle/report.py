@@ -92,10 +92,13 @@ def sweep_figure(groups: Sequence[Mapping[str, Any]], vary: str) -> bytes:
 
 
 def sweep_table(groups: Sequence[Mapping[str, Any]], vary: str) -> str:
-    """The same as a table in Markdown, with the number of seeds."""
+    """The same as a table in Markdown, with the number of seeds; one alone has no deviation."""
     lines = [f"| {vary} | method | seeds | MCC | R |", "|---|---|---|---|---|"]
     for group in groups:
-        mcc, r = (f"{group[f'{key}_mean']:.3f} ± {group[f'{key}_sd']:.3f}" for key in ("mcc", "r"))
+        mcc, r = (
+            f"{group[f'{key}_mean']:.3f}" + (f" ± {group[f'{key}_sd']:.3f}" if group["seeds"] > 1 else "")
+            for key in ("mcc", "r")
+        )
         lines.append(f"| {group['value']} | {group['method']} | {group['seeds']} | {mcc} | {r} |")
     return "\n".join(lines) + "\n"
 

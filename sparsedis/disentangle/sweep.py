@@ -104,14 +104,18 @@ def record(folder: str | Path) -> dict[str, Any]:
 
 
 def summary(records: Sequence[dict[str, Any]], vary: str) -> list[dict[str, Any]]:
-    """Means and standard deviations over seeds, by value and method: inner lasso, inner ridge, ridge and ICA."""
+    """Means and standard deviations over seeds, by value and method: inner lasso, inner ridge, ridge and ICA.
+
+    Numbers in ascending order, names in that of the records.
+    """
     groups = []
     methods: list[tuple[str, str, Callable[[dict[str, Any]], tuple[float, float]]]] = [
         ("inner lasso", "lasso", lambda x: (x["mcc"], x["r"])),
         ("inner ridge", "ridge", lambda x: (x["mcc"], x["r"])),
         ("inner ridge + ICA", "ridge", lambda x: (x["mcc_ica"], x["r_ica"])),
     ]
-    for value in dict.fromkeys(one[vary] for one in records):
+    values = dict.fromkeys(one[vary] for one in records)
+    for value in values if any(isinstance(value, str) for value in values) else sorted(values):
         for name, inner, scores in methods:
             chosen = [scores(one) for one in records if one[vary] == value and one["inner"] == inner]
             if chosen:

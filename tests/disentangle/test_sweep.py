@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sparsedis.disentangle import sweep as module
 from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.report import sweep_table
 from sparsedis.disentangle.sweep import summary, sweep
 
 pytest.importorskip("scipy")
@@ -21,10 +22,10 @@ def one(rho: float, inner: str, seed: int, mcc: float, ica: float) -> dict[str, 
 
 def test_summary_by_hand() -> None:
     records = [
+        one(0.9, "lasso", 0, 0.7, 0.1),
         one(0.0, "lasso", 0, 0.8, 0.1),
         one(0.0, "lasso", 1, 1.0, 0.1),
         one(0.0, "ridge", 0, 0.5, 0.6),
-        one(0.9, "lasso", 0, 0.7, 0.1),
     ]
     groups = {(x["value"], x["method"]): x for x in summary(records, "rho")}
     assert list(groups) == [
@@ -38,6 +39,9 @@ def test_summary_by_hand() -> None:
     assert lasso["mcc_sd"] == pytest.approx(0.2 / 2**0.5)  # of a sample of two
     assert (groups[0.0, "inner ridge + ICA"]["mcc_mean"], groups[0.0, "inner ridge + ICA"]["r_mean"]) == (0.6, 0.8)
     assert groups[0.0, "inner ridge"]["mcc_sd"] == 0
+    lines = sweep_table(list(groups.values()), "rho").splitlines()
+    assert lines[2] == "| 0.0 | inner lasso | 2 | 0.900 ± 0.141 | 0.900 ± 0.000 |"
+    assert lines[3] == "| 0.0 | inner ridge | 1 | 0.500 | 0.900 |"
 
 
 def test_a_sweep_goes_on(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
