@@ -49,7 +49,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int =
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 value.nan_to_num_()
         return
-    kernel[grid](*arguments, **constants, **options(num_warps, amd=triton_device.AMD))
+    # Triton starts kernels on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(next(value for value in arguments if isinstance(value, torch.Tensor))):
+        kernel[grid](*arguments, **constants, **options(num_warps, amd=triton_device.AMD))
 
 
 def options(num_warps: int, *, amd: bool) -> dict[str, int]:

@@ -96,3 +96,13 @@ def test_iterations_in_a_cuda_graph():
             newton.iterate_once(form, progress, 50)
     graph.replay()
     assert (progress.relative_gap <= 1e-9).all()
+
+
+def test_tensors_on_another_device_than_the_current_one():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two devices: this machine has one")
+    X, y = (value.to("cuda:1") for value in random_task(4, way=5, shots=5, d=640, batch=8))
+    ours, grad = gradients(X, y, "triton", lambda1=4.0, lambda2=100.0)
+    assert ours.certified.all()
+    assert grad.device == X.device
+    assert torch.cuda.current_device() == 0
