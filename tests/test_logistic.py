@@ -281,7 +281,7 @@ def test_opcheck(intercept):
     weight = torch.ones(y.shape, dtype=F64)
     W = torch.randn(2, 5 + intercept, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
     torch.library.opcheck(logistic.adjoint.custom, (X, y, l1, l2, weight, W, W, intercept, "reference"))
-    torch.library.opcheck(logistic.lambda1_max, (X, y, weight, 3, intercept))
+    torch.library.opcheck(logistic.lambda1_max.custom, (X, y, weight, 3, intercept))
     for needed in (False, True):
         described = [value.clone().requires_grad_(needed) for value in (X, l1, l2)]
         arguments = (described[0], y, *described[1:], weight, 3, intercept, "reference", 1e-10, 100, False)

@@ -492,9 +492,9 @@ def test_opcheck(backend):
     weight = torch.ones(2, 20, dtype=F64)
     w = solve_lasso(X, y, lambda1=0.1, lambda2=0.2).weights
     torch.library.opcheck(lasso.adjoint.custom, (X, y, l1, l2, weight, w, w, backend))
-    torch.library.opcheck(lasso.lambda1_max, (X, y, weight))
+    torch.library.opcheck(lasso.lambda1_max.custom, (X, y, weight))
     torch.library.opcheck(ridge.adjoint.custom, (X, y[..., None], l2, weight, w[..., None], w[..., None], "reference"))
-    torch.library.opcheck(ridge.scale, (X, weight))
+    torch.library.opcheck(ridge.scale.custom, (X, weight))
     for needed in (False, True):
         described = [value.clone().requires_grad_(needed) for value in (X, y, l1, l2)]
         torch.library.opcheck(lasso.solve.custom, (*described, weight, backend, 1e-10, 100, False))

@@ -40,6 +40,7 @@ from sparsedis.ops.group_lasso_svm.kernel_triton.certify import Progress, check 
 from sparsedis.ops.group_lasso_svm.kernel_triton.fista import fista  # noqa: E402
 from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import as_tasks  # noqa: E402
 from sparsedis.ops.triton_launch import launch  # noqa: E402
+from tools.triton_report import SHAPES, TARGETS  # noqa: E402
 
 OPERATION = group_lasso_svm.OPERATION
 DEVICE = "cuda" if torch.cuda.is_available() and not interpreted() else "cpu"
@@ -449,17 +450,11 @@ def test_without_a_device_or_the_interpreter(monkeypatch):
     assert "CPU tensors under TRITON_INTERPRET=1 only" in TritonBackend().supports(request(device=torch.device("cpu")))
 
 
-SHAPES = ["25x5", "75x5", "200x5", "25x20", "60x20", "32x64"]  # one for each tile
-
-
 def fits(rows, target):
     assert not [row for row in rows if row["failure"]]
     assert {row["target"] for row in rows} == {target}
     assert len({row["kernel"] for row in rows}) >= 14
     assert all(row["spills"] == 0 and row["registers"] > 0 for row in rows)
-
-
-TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
 
 
 @pytest.mark.slow

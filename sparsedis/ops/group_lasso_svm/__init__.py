@@ -116,7 +116,7 @@ def _(features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, active,
     )
 
 
-@torch.library.custom_op("sparsedis::group_lasso_svm_lambda1_max", mutates_args=())
+@operation("sparsedis::group_lasso_svm_lambda1_max")
 def lambda1_max(features: Tensor, labels: Tensor, sample_weight: Tensor, n_classes: int) -> Tensor:
     """Upper bound on the smallest lambda1 with W = 0, (B,), in the working precision."""
     checks.values(features, labels, None, None, None, sample_weight, n_classes)

@@ -90,7 +90,7 @@ def _(features, targets, lambda1, lambda2, sample_weight, weights, grad_weights,
     )
 
 
-@torch.library.custom_op("sparsedis::lasso_lambda1_max", mutates_args=())
+@operation("sparsedis::lasso_lambda1_max")
 def lambda1_max(features: Tensor, targets: Tensor, sample_weight: Tensor) -> Tensor:
     """The smallest lambda1 with w = 0, (B,), in the working precision."""
     check_values(features, targets, None, None, sample_weight)

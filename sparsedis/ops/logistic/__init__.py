@@ -83,7 +83,7 @@ def _(features, labels, lambda1, lambda2, *others):  # type: ignore[no-untyped-d
     return features.new_empty(features.shape), torch.empty_like(lambda1), torch.empty_like(lambda2)
 
 
-@torch.library.custom_op("sparsedis::logistic_lambda1_max", mutates_args=())
+@operation("sparsedis::logistic_lambda1_max")
 def lambda1_max(features: Tensor, labels: Tensor, sample_weight: Tensor, n_classes: int, intercept: bool) -> Tensor:
     """The smallest lambda1 with W = 0, (B,), in the working precision."""
     check_values(features, labels, None, None, sample_weight, n_classes, intercept)

@@ -81,27 +81,23 @@ def _sweeps(problem: Problem, W: Tensor) -> Tensor:
         before = row_norms(W) > 0
         _, slope = probabilities(problem, scores)
         moving = before | (row_norms(problem.features.mT @ slope) > problem.lambda1)
-        count = int(moving.sum(1).max())
-        if count == 0:
+        if not bool(moving.any()):
             break
-        present, index = moving.sort(dim=1, descending=True, stable=True)
-        present, index = present[:, :count], index[:, :count]
-        X = problem.features.gather(2, index[:, None].expand(-1, problem.features.shape[1], -1))
-        lambda1, lambda2 = problem.lambda1.gather(1, index), problem.lambda2.gather(1, index)
-        rows = W.gather(1, index[..., None].expand(-1, -1, W.shape[2]))
-        constant = (problem.share * X**2).sum(1) / 2
-        inverse = 1 / (constant + lambda2).clamp_min(_TINY)
-        for j in range(count):
-            x, old = X[:, :, j, None], rows[:, j].clone()
+        rows = Rows(problem, W, moving)
+        values = rows.W
+        constant = (problem.share * rows.X**2).sum(1) / 2
+        inverse = 1 / (constant + rows.lambda2).clamp_min(_TINY)
+        for j in range(values.shape[1]):
+            x, old = rows.X[:, :, j, None], values[:, j].clone()
             size = constant[:, j, None]
             point = size * old - (x * slope).sum(1)
             norm = torch.linalg.vector_norm(point, dim=-1, keepdim=True)
-            new = (1 - lambda1[:, j, None] / norm.clamp_min(_TINY)).clamp_min(0) * point * inverse[:, j, None]
-            new = torch.where(present[:, j, None] & (size > 0), new, 0)
-            rows[:, j] = new
+            new = (1 - rows.lambda1[:, j, None] / norm.clamp_min(_TINY)).clamp_min(0) * point * inverse[:, j, None]
+            new = torch.where(rows.present[:, j, None] & (size > 0), new, 0)
+            values[:, j] = new
             scores = scores + x * (new - old)[:, None]
             _, slope = probabilities(problem, scores)
-        W = W.scatter(1, index[..., None].expand_as(rows), rows)
+        W = rows.put(values, W.shape[1])
         if bool(((row_norms(W) > 0) == before).all()):
             break
     return W
@@ -114,13 +110,12 @@ def active_rows(problem: Problem, W: Tensor) -> Tensor:
 
 
 class Rows:
-    """The active rows of every task moved together, (B, a, ...), a being the most that any task has."""
+    """The chosen rows of every task, (B, d) bool, moved together: (B, a, ...), a being the most that any task has."""
 
-    def __init__(self, problem: Problem, W: Tensor) -> None:
-        active = active_rows(problem, W)
-        count = max(1, int(active.sum(1).max()))
-        self.present, self.index = active.to(torch.int8).topk(count, dim=1)
-        self.present = self.present > 0
+    def __init__(self, problem: Problem, W: Tensor, chosen: Tensor) -> None:
+        count = max(1, int(chosen.sum(1).max()))
+        present, index = chosen.sort(dim=1, descending=True, stable=True)
+        self.present, self.index = present[:, :count], index[:, :count]
         self.X = problem.features.gather(2, self.index[:, None].expand(-1, problem.features.shape[1], -1))
         self.W = self.take(W)
         self.lambda1 = problem.lambda1.gather(1, self.index)
@@ -149,7 +144,7 @@ def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
     """One step on the active rows, shortened until it lowers the objective; and (B,) bool: it still did something."""
     scores = problem.features @ W
     p, slope = probabilities(problem, scores)
-    rows = Rows(problem, W)
+    rows = Rows(problem, W, active_rows(problem, W))
     norms = row_norms(rows.W)
     unit = rows.W / norms.clamp_min(_TINY)[..., None]
     gradient = rows.X.mT @ slope + rows.lambda1[..., None] * unit + rows.lambda2[..., None] * rows.W

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedis.ops.logistic.newton import Rows, solve
+from sparsedis.ops.logistic.newton import Rows, active_rows, solve
 from sparsedis.ops.logistic.problem import Problem, probabilities, row_norms
 from sparsedis.ops.operation import in_parts
 from sparsedis.ops.registry import Request
@@ -67,7 +67,7 @@ class ReferenceBackend:
             problem = Problem.of(X, y, l1, l2, weight, n_classes, intercept)
             W, c = W.to(problem.features.dtype), grad_W.to(problem.features.dtype)
             p, slope = probabilities(problem, problem.features @ W)
-            rows = Rows(problem, W)
+            rows = Rows(problem, W, active_rows(problem, W))
             q = least_step(rows.curvature(problem, p), rows.mask, rows.take(c).flatten(1))
             q = rows.put(q.unflatten(1, rows.W.shape[1:]), W.shape[1])
             along = problem.features @ q

@@ -82,7 +82,7 @@ def _(features, targets, lambda2, sample_weight, weights, grad_weights, backend)
     return features.new_empty(features.shape), targets.new_empty(targets.shape), torch.empty_like(lambda2)
 
 
-@torch.library.custom_op("sparsedis::ridge_scale", mutates_args=())
+@operation("sparsedis::ridge_scale")
 def scale(features: Tensor, sample_weight: Tensor) -> Tensor:
     """sum_i s_i ||x_i||^2 / sum_i s_i, (B,), in the working precision; what a relative lambda2 multiplies.
 

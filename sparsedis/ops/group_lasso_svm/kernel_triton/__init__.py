@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -34,38 +35,11 @@ class TritonBackend(TritonDevices):
             return f"it holds n x k in one of the tiles {sizes}, got {n} x {k}"
         return None
 
-    def solve(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        lambda1: Tensor,
-        lambda2: Tensor,
-        dual_reg: Tensor,
-        sample_weight: Tensor,
-        n_classes: int,
-        solver: str,
-        tol: float,
-        max_iter: int,
-    ) -> tuple[Tensor, ...]:
-        return _module("run").solve(
-            features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes, solver, tol, max_iter
-        )
+    def solve(self, *problem: Any) -> tuple[Tensor, ...]:
+        return _module("run").solve(*problem)
 
-    def adjoint(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        lambda1: Tensor,
-        lambda2: Tensor,
-        dual_reg: Tensor,
-        sample_weight: Tensor,
-        dual: Tensor,
-        active: Tensor,
-        grad_weights: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return _module("run").adjoint(
-            features, labels, lambda1, lambda2, dual_reg, sample_weight, dual, active, grad_weights
-        )
+    def adjoint(self, *solved: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return _module("run").adjoint(*solved)
 
 
 def _module(name: str) -> ModuleType:

@@ -15,7 +15,7 @@ from sparsedis.ops.group_lasso_svm.kernel_triton.device import (
     link_pass,
     load_rows,
     one_hot,
-    residual,
+    residual_at,
     store_rows,
 )
 from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import Tasks
@@ -59,9 +59,7 @@ def pass_kernel(
     part = tl.program_id(1)
     if tl.load(going + b) != 1:
         return
-    i = tl.arange(0, N)
-    s = tl.load(weight + b * n + i, mask=i < n, other=0.0)
-    rows = residual(load_rows(point + b * n * k, n, k, N, K, tl.float64), one_hot(labels + b * n, n, N, K), s, REAL)
+    rows = residual_at(point, labels, weight, b, n, k, N, K, REAL)
     l1 = tl.load(lambda1 + b).to(REAL)
     l2 = tl.load(lambda2 + b).to(REAL)
     factor = tl.load(scale + b).to(REAL)

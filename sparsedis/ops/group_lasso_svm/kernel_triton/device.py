@@ -52,6 +52,14 @@ def residual(dual, is_label, weight, REAL: tl.constexpr):
 
 
 @triton.jit
+def residual_at(point, labels, weight, b, n, k, N: tl.constexpr, K: tl.constexpr, REAL: tl.constexpr):
+    """The residual of task b at a dual point, from memory."""
+    s = tl.load(weight + b * n + tl.arange(0, N), mask=tl.arange(0, N) < n, other=0.0)
+    dual = load_rows(point + b * n * k, n, k, N, K, tl.float64)
+    return residual(dual, one_hot(labels + b * n, n, N, K), s, REAL)
+
+
+@triton.jit
 def shrinkage(norm, lambda1, lambda2):
     """W_j / V_j of the link: (1 - lambda1/||V_j||)_+ / lambda2."""
     above = norm > lambda1

@@ -10,8 +10,7 @@ from torch import Tensor
 from sparsedis.ops.group_lasso_svm.kernel_triton.device import (
     load_features,
     load_rows,
-    one_hot,
-    residual,
+    residual_at,
     shrinkage,
     store_rows,
 )
@@ -53,9 +52,7 @@ def logits_kernel(
     """Q W for some query points of one task; a block of features that are all off is not multiplied."""
     b = tl.program_id(0).to(tl.int64)
     first_query = tl.program_id(1) * QUERIES
-    i = tl.arange(0, N)
-    s = tl.load(weight + b * n + i, mask=i < n, other=0.0)
-    rows = residual(load_rows(dual + b * n * k, n, k, N, K, tl.float64), one_hot(labels + b * n, n, N, K), s, REAL)
+    rows = residual_at(dual, labels, weight, b, n, k, N, K, REAL)
     l1 = tl.load(lambda1 + b).to(REAL)
     l2 = tl.load(lambda2 + b).to(REAL)
     factor = tl.load(scale + b).to(REAL)
@@ -105,10 +102,8 @@ def logits_backward_kernel(
     """One block of features of one task: dloss/dQ = G W^T, and dloss/dW = Q^T G, 0 where the feature is off."""
     b = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BLOCK
-    i = tl.arange(0, N)
     j = first + tl.arange(0, BLOCK)
-    s = tl.load(weight + b * n + i, mask=i < n, other=0.0)
-    rows = residual(load_rows(dual + b * n * k, n, k, N, K, tl.float64), one_hot(labels + b * n, n, N, K), s, REAL)
+    rows = residual_at(dual, labels, weight, b, n, k, N, K, REAL)
     l1 = tl.load(lambda1 + b).to(REAL)
     l2 = tl.load(lambda2 + b).to(REAL)
     factor = tl.load(scale + b).to(REAL)
