@@ -59,7 +59,7 @@ class Effort:
     patience: float
 
 
-EFFORT = {True: Effort(9, 1.0, 15.0), False: Effort(25, 6.0, 30.0)}  # by "quick"
+EFFORT = {True: Effort(9, 1.0, 15.0), False: Effort(25, 2.5, 20.0)}  # by "quick"
 
 
 class Run:

@@ -124,7 +124,10 @@ def case_table(case: Record) -> str:
 
 
 def summary_table(record: Record) -> str:
-    """Forward + backward in ms: a column per reference shape, a row per contender, its gap in brackets."""
+    """Forward + backward in ms: a column per reference shape, a row per contender, its gap in brackets.
+
+    A contender that was measured on none of them has a line with its reason below the table, and no row of dashes.
+    """
     cases = [case for case in record["cases"] if "reference" in case["case"]["groups"]]
     names = list(dict.fromkeys(row["name"] for case in cases for row in case["contenders"]))
     head = ["forward + backward, ms (largest gap)"]
@@ -132,7 +135,7 @@ def summary_table(record: Record) -> str:
     rows: list[list[str]] = []
     reasons: dict[str, None] = {}
     for name in names:
-        cells = [name]
+        cells, measured = [name], False
         for case in cases:
             row = _row(case, name)
             if row is None:
@@ -145,18 +148,20 @@ def summary_table(record: Record) -> str:
                 mark = "" if scale == 1 else f", {row['count']} task timed"
                 time = 1e3 * scale * row["forward_backward"]["median"]
                 cells.append(f"{_ms(time)} ({_number(row['verdict']['gap'])}{mark})")
-        rows.append(cells)
+                measured = True
+        if measured:
+            rows.append(cells)
     notes = "".join(f"\n- {reason}" for reason in reasons)
     return _table(head, rows) + (f"\n{notes}" if notes else "")
 
 
 def targets(record: Record) -> list[tuple[str, str, str, str]]:
-    """(what, at least or at most, reached, "met", "not met" or "not measured")."""
+    """(what, at least or at most, reached, "met", "not met", "not measured" or, without a goal, "")."""
     rows: list[tuple[str, str, str, str]] = []
 
     def add(
         what: str,
-        goal: float,
+        goal: float | None,
         reached: float | None,
         *,
         at_most: bool = False,
@@ -164,12 +169,14 @@ def targets(record: Record) -> list[tuple[str, str, str, str]]:
         unit: str = "x",
         missing: str = "",
     ) -> None:
-        bound = f"{'at most ' if at_most else ''}{goal:g}{unit}"
+        bound = "-" if goal is None else f"{'at most ' if at_most else ''}{goal:g}{unit}"
         if reached is None:
             rows.append((what, bound, missing or "-", "not measured"))
             return
-        met = reached <= goal if at_most else reached >= goal
-        rows.append((what, bound, f"{reached:.3g}{unit}{detail}", "met" if met else "not met"))
+        verdict = ""
+        if goal is not None:
+            verdict = "met" if (reached <= goal if at_most else reached >= goal) else "not met"
+        rows.append((what, bound, f"{reached:.3g}{unit}{detail}", verdict))
 
     ratios = []
     for (shots, d), goal in _AGAINST_PUBLISHED.items():
@@ -179,7 +186,7 @@ def targets(record: Record) -> list[tuple[str, str, str, str]]:
         add(f"{shots}-shot, d={d}: against the published 5 steps", goal, ratio, detail=_rounds(case, "published"))
         by_hand = "published, by hand"
         ratio = _times_quicker(case, by_hand)
-        add(f"{shots}-shot, d={d}: against them with derivatives by hand", goal, ratio, detail=_rounds(case, by_hand))
+        add(f"{shots}-shot, d={d}: against them with derivatives by hand", None, ratio, detail=_rounds(case, by_hand))
     known = [ratio for ratio in ratios if ratio is not None]
     complete = len(known) == len(ratios)
     mean = math.exp(sum(map(math.log, known)) / len(known)) if known and complete else None

@@ -136,6 +136,7 @@ def record() -> dict:
         about = {"groups": ["reference", "d"], "shots": 5, "d": d, "ways": 5, "batch": 8}
         contenders = [
             measured("published", 0.01, 0.08, gap=0.3),
+            measured("published, by hand", 0.01, 0.16, gap=0.3),
             measured("newton (reference)", 0.006, 0.008, ours=True),
             measured("cvxpylayers", 0.5, 1.0, count=1),
             {"name": "jaxopt", "ours": False, "status": "failed", "reason": "TypeError: too | new"},
@@ -172,6 +173,9 @@ def test_report_shows_what_failed_and_no_figure_for_it(record, tmp_path):
     assert (tmp_path / "report.md").read_text().startswith(text)
     assert "failed: TypeError: too \\| new" in text
     assert "not available: not installed: No module named 'qpth'" in text
+    summary = report.summary_table(record)
+    assert "| qpth |" not in summary, "a row of dashes"
+    assert "- qpth, not available: not installed: No module named 'qpth'" in summary
     refused = [line for line in text.splitlines() if "refused: relative gap" in line]
     assert all(line.split(" | ")[1:6] == ["-"] * 5 for line in refused if line.startswith("| bcd"))
     assert "| cvxpylayers | 4000 (3600 .. 4400) | 8000 (7200 .. 8800)" in text
@@ -193,9 +197,10 @@ def test_targets_are_met_not_met_or_not_measured(record):
     assert rows["5-shot, d=640: against cvxpylayers"] == ("1e+03x by newton (reference)", "met")
     assert rows["5-shot, d=640: against jaxopt"] == ("jaxopt failed: TypeError: too | new", "not measured")
     assert rows["5-shot, d=640: backward / forward"][1] == "met"
+    assert rows["5-shot, d=640: against them with derivatives by hand"] == ("20x by newton (reference)", "")
     assert rows["15-shot, d=16000: against the published 5 steps"][1] == "not measured"
     assert rows["the five, geometric mean"][1] == "not measured"
-    record["cases"][0]["contenders"][1]["forward"] = times(0.009)  # longer than forward + backward: noise
+    record["cases"][0]["contenders"][2]["forward"] = times(0.009)  # longer than forward + backward: noise
     rows = {what: state for what, *_, state in report.targets(record)}
     assert rows["5-shot, d=640: backward / forward"] == "not measured"
     record["cases"][0]["contenders"][0]["forward_backward"] = times(0.05)
@@ -224,7 +229,7 @@ def test_readme_gets_the_table_between_its_marks(record, tmp_path):
 def test_useful_flops_are_those_of_the_formula(record):
     case = record["cases"][0]
     one = 4 * 25 * 640 * 4 + 200 * 100**2 + 100**3 / 3
-    assert report.useful_flops(case, case["contenders"][1]) == pytest.approx(8 * 5 * one)
+    assert report.useful_flops(case, case["contenders"][2]) == pytest.approx(8 * 5 * one)
 
 
 def test_case_names_tell_cases_apart():
