@@ -3,7 +3,7 @@
 A run lives in one folder, see :mod:`sparsedis.metalearn.loop`; this one adds
 
 correlations.png   the features' correlations with the factors
-seconds.json       the time that the run has taken, over all its parts
+seconds.json       the time that the run has taken, over all its parts; of a killed one, until its last checkpoint
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -118,12 +116,11 @@ def train(
         torch.manual_seed(config.seed)
         encoder = FactorEncoder(config.features).to(device)
         run = _Run(out, config, encoder, world, console or Console(), resume)
-        with _clock(out / SECONDS):
-            run.run(
-                f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}, tasks {config.tasks}: "
-                f"iterations {run.progress.iteration} to {config.iterations}, in {out}"
-            )
-            return run.finish()
+        run.run(
+            f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}, tasks {config.tasks}: "
+            f"iterations {run.progress.iteration} to {config.iterations}, in {out}"
+        )
+        return run.finish()
 
 
 def load_run(out: str | Path) -> tuple[FactorEncoder, DisentangleConfig]:
@@ -276,7 +273,11 @@ class _Run(loop.Loop):
         self.world = world
         self.device = next(encoder.parameters()).device
         optimizer = torch.optim.AdamW(encoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._start = time.monotonic() - seconds(out)
         super().__init__(out, config, encoder, optimizer, _Progress(), console, resume)
+
+    def saved(self) -> None:
+        checkpoint.write_json(self.out / SECONDS, round(time.monotonic() - self._start, 3))
 
     def finished(self) -> bool:
         patience = self.config.patience
@@ -355,6 +356,7 @@ class _Run(loop.Loop):
         checkpoint.write(self.out / loop.CURVES, report.curves(self.metrics()))
         title = f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}: MCC {results.mcc:.3f}"
         checkpoint.write(self.out / CORRELATIONS, report.heat_map(results.correlations, shapes3d.FACTORS, title))
+        self.saved()
         checkpoint.write_json(self.out / loop.RESULTS, asdict(results))  # last: a sweep takes it for the end of the run
         self.console.print(report.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
         return results
@@ -364,14 +366,3 @@ def seconds(out: str | Path) -> float:
     """The time that the run in a folder has taken."""
     path = Path(out) / SECONDS
     return float(json.loads(path.read_text())) if path.exists() else 0.0
-
-
-@contextmanager
-def _clock(path: Path) -> Iterator[None]:
-    """Adds the time taken to the number in a file, however it ends."""
-    start = time.monotonic()
-    try:
-        yield
-    finally:
-        before = seconds(path.parent)
-        checkpoint.write_json(path, round(before + time.monotonic() - start, 3))

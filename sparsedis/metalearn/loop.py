@@ -126,6 +126,9 @@ class Loop(ABC):
     def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027, nothing for most
         """The inverse of :meth:`state`."""
 
+    def saved(self) -> None:  # noqa: B027, nothing for most
+        """What is due after every checkpoint, in the process that writes."""
+
     def stopping(self, interrupted: bool) -> bool:
         """Whether to end after this step, Ctrl-C having been noted here or not."""
         return interrupted
@@ -194,6 +197,7 @@ class Loop(ABC):
             _RANDOM: torch.get_rng_state(),
         }
         checkpoint.save(self.out / LAST, tensors, {**asdict(self.progress), **self.state()})
+        self.saved()
 
     def _restore(self) -> None:
         path = self.out / LAST

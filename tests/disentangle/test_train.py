@@ -209,7 +209,10 @@ def test_killed_at_a_write_and_resumed(
         patch.setattr(os, "fsync", dying_sync)
         with pytest.raises(Killed):
             run(small, out)
+    before = seconds(out)
+    assert (before > 0) == (stop > 7), "the time until the last checkpoint is kept"
     run(small, out, resume=True)
+    assert seconds(out) > before
     assert_equal(out, whole)
 
 

@@ -285,6 +285,15 @@ def test_query_logits(n, d, k, dtype):
     assert error(grad_weights, torch.where(active, Q.mT @ grad, 0)) < tolerance
 
 
+def test_query_logits_without_a_group_lasso_where_a_feature_happens_to_be_off():
+    tasks, problem = problems(3, 40, 5, lambda1=0.0)  # of an even number of features some are 0
+    dual = dual_point(problem)
+    assert (certificate(problem, dual).norms == 0).any()
+    Q = torch.randn(2, 7, 40, generator=torch.Generator().manual_seed(5), dtype=F64).to(DEVICE)
+    grad = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(6), dtype=F64).to(DEVICE)
+    assert error(query.query_logits_backward(tasks, dual, Q, grad, F64)[1], Q.mT @ grad) < 1e-13
+
+
 def gradients(X, y, backend, **options):
     """The solution, and gradients in X, lambda1, lambda2 and dual_reg of a fixed linear loss."""
     X = X.detach().requires_grad_()

@@ -133,7 +133,8 @@ def logits_backward_kernel(
         at = grad_query + (b * queries + start + place) * d + j[None, :]
         tl.store(at, dQ.to(grad_query.dtype.element_ty), mask=(place < left) & (j < d)[None, :])
         dW = tl.dot(tl.trans(q), G, dW, input_precision="ieee", out_dtype=REAL)
-    dW = tl.where((shrink > 0)[:, None], dW, 0.0)
+    # Without a group Lasso no feature is off, also where V_j happens to be 0.
+    dW = tl.where((shrink > 0)[:, None], dW, tl.where(l1 == 0, dW, 0.0))
     store_rows(grad_weights + (b * d + first) * k, dW, d - first, k, BLOCK, K)
 
 
