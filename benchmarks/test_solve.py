@@ -7,6 +7,7 @@ which would measure one after another, is handed the times through a clock that 
 from __future__ import annotations
 
 import pytest
+import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.measure import DIRECTIONS, Run
@@ -60,10 +61,10 @@ def test_solve(
 
 
 def test_gap_against_time(run: Run) -> None:
-    curve = run.curve()
-    certified = [
+    unit = torch.finfo(torch.float32).eps  # as in the gate: W comes back in float32
+    above = [
         (point["series"], point["setting"], point["gap"])
-        for point in curve["points"]
-        if point["setting"].startswith("tol ") and point["gap"] > float(point["setting"].removeprefix("tol "))
+        for point in run.curve()["points"]
+        if point["setting"].startswith("tol ") and point["gap"] > float(point["setting"].removeprefix("tol ")) + unit
     ]
-    assert not certified, "solutions above the gap asked for"
+    assert not above, "solutions above the gap asked for"

@@ -133,7 +133,7 @@ def measured(name: str, forward: float, both: float, *, ours: bool = False, coun
 def record() -> dict:
     cases = []
     for d in (640, 1600):
-        about = {"groups": ["reference", "d"], "shots": 5, "d": d, "ways": 5, "batch": 8}
+        about = {"groups": ["reference", "d"], "shots": 5, "d": d, "ways": 5, "batch": 8, "lambda1": 4.0}
         contenders = [
             measured("published", 0.01, 0.08, gap=0.3),
             measured("published, by hand", 0.01, 0.16, gap=0.3),
