@@ -1,30 +1,27 @@
-import io
 import json
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from sparsedis.disentangle import train as module
 from sparsedis.disentangle.config import DisentangleConfig
-from sparsedis.disentangle.train import Outcome, Results, _Run, load_run, outer_loss, seconds, train
+from sparsedis.disentangle.train import CORRELATIONS, SECONDS, Outcome, _Run, load_run, outer_loss, seconds, train
 from sparsedis.metalearn import checkpoint
 from sparsedis.metalearn.loop import FILES
+from tests import runs
 
 pytest.importorskip("scipy")
 sklearn = pytest.importorskip("sklearn.linear_model")
 
-WRITTEN = (*FILES, "correlations.png")
 
-
-def run(config: DisentangleConfig, out: Path, resume: bool = False) -> tuple[Results, str]:
-    text = io.StringIO()
-    return train(config, out, resume=resume, console=Console(file=text, width=200)), text.getvalue()
+run = partial(runs.run, train)
+assert_equal = partial(runs.assert_equal, besides=[SECONDS])
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +32,8 @@ def whole(small: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
-def assert_equal(out: Path, whole: Path) -> None:
-    assert sorted(file.name for file in out.iterdir()) == sorted([*WRITTEN, "seconds.json"])
-    for name in WRITTEN:
-        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
-
-
 def test_what_a_run_leaves(small: DisentangleConfig, whole: Path) -> None:
+    assert {file.name for file in whole.iterdir()} == {*FILES, CORRELATIONS, SECONDS}
     assert DisentangleConfig.from_json(json.loads((whole / "config.json").read_text())) == small
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [x["iteration"] for x in lines if x["split"] == "train"] == [2, 4, 6, 8, 10, 12, 14]

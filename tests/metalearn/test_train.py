@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import signal
@@ -6,21 +5,20 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from sparsedis.metalearn import checkpoint
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.loop import FILES
-from sparsedis.metalearn.train import Results, _Run, load_run, train
+from sparsedis.metalearn.train import _Run, load_run, train
+from tests import runs
+from tests.runs import assert_equal
 
-
-def run(config: TrainConfig, out: Path, resume: bool = False) -> tuple[Results, str]:
-    text = io.StringIO()
-    return train(config, out, resume=resume, console=Console(file=text, width=200)), text.getvalue()
+run = partial(runs.run, train)
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +29,8 @@ def whole(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def assert_equal(out: Path, whole: Path) -> None:
-    assert sorted(file.name for file in out.iterdir()) == sorted(FILES)
-    for name in FILES:
-        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
-
-
 def test_what_a_run_leaves(quick: TrainConfig, whole: Path) -> None:
+    assert {file.name for file in whole.iterdir()} == set(FILES)
     assert TrainConfig.from_json(json.loads((whole / "config.json").read_text())) == quick.settled()
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [x["iteration"] for x in lines if x["split"] == "train"] == [2, 4, 6, 8, 10, 12, 14]

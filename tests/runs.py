@@ -1,0 +1,22 @@
+"""Training runs in tests: what they said, and their folders file by file."""
+
+import io
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+def run(train: Callable[..., Any], config: Any, out: Path, resume: bool = False) -> tuple[Any, str]:
+    """What ``train`` returned, and what it wrote to its console."""
+    text = io.StringIO()
+    return train(config, out, resume=resume, console=Console(file=text, width=200)), text.getvalue()
+
+
+def assert_equal(out: Path, whole: Path, besides: Collection[str] = ()) -> None:
+    """The folders hold files of the same names, and, besides some, of the same bytes."""
+    names = sorted(file.name for file in whole.iterdir())
+    assert sorted(file.name for file in out.iterdir()) == names
+    for name in names:
+        assert name in besides or (out / name).read_bytes() == (whole / name).read_bytes(), name
