@@ -48,6 +48,7 @@ _LEAST = {
     "seed": 0,
     "batch": 1,
     "width": 1,
+    "final_width": 1,
     "validate_every": 1,
     "validation_episodes": 1,
     "test_episodes": 1,
@@ -102,6 +103,8 @@ class TrainConfig(Settings):
     regression 2."""
     width: int = 64
     """Channels of the encoder's first block."""
+    final_width: int | None = None
+    """Channels of conv4's last block: more features for little; the default is the width."""
     validate_every: int = 200
     """Steps between validations; the best of them is what is tested."""
     validation_episodes: int = 200

@@ -38,7 +38,7 @@ class Learner(nn.Module):
         if (config.encoder == "custom") != (encoder is not None):
             raise ValueError(f"encoder: a module is given exactly for 'custom', got {config.encoder!r}")
         self.shape = tuple(shape)
-        self.encoder = build(config.encoder, shape, config.width) if encoder is None else encoder
+        self.encoder = build(config.encoder, shape, config.width, config.final_width) if encoder is None else encoder
         self.head = _head(config)
         if config.augment != "none" and len(shape) != 3:
             raise ValueError(f"augment: expected none for inputs of shape {self.shape}, got {config.augment!r}")

@@ -18,17 +18,21 @@ class Conv4(nn.Module):
         width: channels of every block.
         in_channels: channels of the images.
         final_pool: pool in the last block too, as in the original.
+        final_width: channels of the last block, for more features at little cost; the default is the width.
     """
 
-    def __init__(self, width: int = 64, in_channels: int = 1, final_pool: bool = False) -> None:
+    def __init__(
+        self, width: int = 64, in_channels: int = 1, final_pool: bool = False, final_width: int | None = None
+    ) -> None:
         super().__init__()
-        check_positive(width=width, in_channels=in_channels)
-        self.width, self.in_channels, self.final_pool = width, in_channels, final_pool
+        self.final_width = width if final_width is None else final_width
+        check_positive(width=width, in_channels=in_channels, final_width=self.final_width)
+        self.in_channels, self.final_pool = in_channels, final_pool
         self.blocks = nn.Sequential(
             _block(in_channels, width, pool=True),
             _block(width, width, pool=True),
             _block(width, width, pool=True),
-            _block(width, width, pool=final_pool),
+            _block(width, self.final_width, pool=final_pool),
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the quicker on CPUs
 
@@ -36,7 +40,7 @@ class Conv4(nn.Module):
         """Number of features d of images of this size."""
         shrink = 16 if self.final_pool else 8
         check_size(height, width, shrink)
-        return self.width * (height // shrink) * (width // shrink)
+        return self.final_width * (height // shrink) * (width // shrink)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (..., d) of images (..., C, H, W)."""

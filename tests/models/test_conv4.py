@@ -11,6 +11,7 @@ from sparsedis.models import Conv4
         ({"width": 5}, (4, 1, 28, 28), 45),
         ({"width": 5, "in_channels": 3}, (3, 33, 47), 100),
         ({"width": 5, "final_pool": True}, (2, 1, 28, 28), 5),
+        ({"width": 5, "final_width": 7}, (2, 1, 28, 28), 63),
     ],
 )
 def test_shapes(options: dict[str, int], shape: tuple[int, ...], features: int) -> None:
@@ -49,6 +50,8 @@ def test_every_parameter_has_a_gradient() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="width: expected a number >= 1, got 0"):
         Conv4(0)
+    with pytest.raises(ValueError, match="final_width: expected a number >= 1, got 0"):
+        Conv4(4, final_width=0)
     with pytest.raises(ValueError, match=r"images: expected shape \(\.\.\., 1, H, W\), got \(2, 3, 28, 28\)"):
         Conv4(4)(torch.rand(2, 3, 28, 28))
     with pytest.raises(ValueError, match="at least 8x8 pixels, got 7x28"):

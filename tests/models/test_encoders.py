@@ -68,6 +68,13 @@ def test_by_name(name: str) -> None:
         assert build(name, (1, 28, 28), 8).state_dict().keys() == encoder.state_dict().keys()
 
 
+def test_final_width() -> None:
+    assert build("conv4", (1, 28, 28), 8, 12)(torch.rand(2, 1, 28, 28)).shape == (2, 12 * 9)
+    for name in ("resnet12", "r2d2"):
+        with pytest.raises(ValueError, match=f"final_width: expected none for the encoder {name}, got 12"):
+            build(name, (1, 28, 28), 8, 12)
+
+
 def test_identity() -> None:
     table = torch.rand(2, 5, 7)
     assert build("identity", (7,))(table) is table
