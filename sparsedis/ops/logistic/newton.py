@@ -23,6 +23,8 @@ _PATIENCE = 20
 # Sweeps and Newton steps per iteration.
 _SWEEPS = 5
 _STEPS = 10
+# Rows that a sweep tries at least.
+_FEWEST = 16
 _HALVINGS, _PATIENT = 25, 6
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -74,13 +76,14 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
 def _sweeps(problem: Problem, W: Tensor) -> Tensor:
     """Proximal steps row by row, in all tasks at once: the softmax's curvature is at most 1/2 in any direction.
 
-    Rows that are zero and satisfy the optimality conditions when a sweep starts are left out of it.
+    A sweep goes through a working set, chosen when it starts: the rows that are not zero, and of those that are zero and
+    violate the optimality conditions the ones that do so most, as many as the others.
     """
     scores = problem.features @ W
     for _ in range(_SWEEPS):
         before = row_norms(W) > 0
         _, slope = probabilities(problem, scores)
-        moving = before | (row_norms(problem.features.mT @ slope) > problem.lambda1)
+        moving = before | _worst(problem, slope, before)
         if not bool(moving.any()):
             break
         rows = Rows(problem, W, moving)
@@ -101,6 +104,13 @@ def _sweeps(problem: Problem, W: Tensor) -> Tensor:
         if bool(((row_norms(W) > 0) == before).all()):
             break
     return W
+
+
+def _worst(problem: Problem, slope: Tensor, active: Tensor) -> Tensor:
+    """(B, d) bool: of the rows that are zero and should not be the worst, as many as are active, some at least."""
+    violation = torch.where(active, 0, (row_norms(problem.features.mT @ slope) - problem.lambda1).clamp_min(0))
+    rank = violation.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (violation > 0) & (rank < active.sum(1, keepdim=True).clamp_min(_FEWEST))
 
 
 def active_rows(problem: Problem, W: Tensor) -> Tensor:
