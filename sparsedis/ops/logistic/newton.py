@@ -76,8 +76,8 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
 def _sweeps(problem: Problem, W: Tensor) -> Tensor:
     """Proximal steps row by row, in all tasks at once: the softmax's curvature is at most 1/2 in any direction.
 
-    A sweep goes through a working set, chosen when it starts: the rows that are not zero, and of those that are zero and
-    violate the optimality conditions the ones that do so most, as many as the others.
+    A sweep goes through a working set, chosen when it starts: the rows that are not zero, and of those that are zero
+    and violate the optimality conditions the ones that do so most, as many as the others.
     """
     scores = problem.features @ W
     for _ in range(_SWEEPS):
