@@ -96,6 +96,11 @@ def reference(tasks: Tasks) -> Reference:
     return replace(exact, smooth=_relative(moved.grad_features, exact.grad_features) <= 1e-3)
 
 
+def limit(gap: float, dtype: torch.dtype) -> float:
+    """The largest relative gap that passes where ``gap`` was asked for, of weights that came back in ``dtype``."""
+    return gap + torch.finfo(dtype).eps
+
+
 def judge(
     tasks: Tasks,
     outcome: Outcome,
@@ -123,7 +128,7 @@ def judge(
     refused = _off_simplex(outcome.dual)
     if not bool(torch.isfinite(gaps).all()):
         refused = refused or "the weights are not finite"
-    elif gap is not None and worst > gap + torch.finfo(outcome.weights.dtype).eps:
+    elif gap is not None and worst > limit(gap, outcome.weights.dtype):
         refused = refused or f"relative gap {worst:.1e}, above the {gap:.0e} promised"
     if outcome.grad_features is None:
         return Verdict(worst, typical, refused=refused)
