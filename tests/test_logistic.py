@@ -117,6 +117,29 @@ def test_oracle_conic_solver(relative, lambda2, intercept):
 
 
 @pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(("way", "shots", "d", "relative", "lambda2"), [case for case in CASES if case[4] == 0])
+def test_oracle_block_coordinate_descent(way, shots, d, relative, lambda2, intercept):
+    """skglm's solver and penalty, on a loss of ours: the same rows and weights."""
+    pytest.importorskip("skglm")
+    from skglm.penalties import L2_1
+    from skglm.solvers import MultiTaskBCD
+
+    from tests.multinomial_datafit import Multinomial
+
+    X, y = random_task(d, way=way, shots=shots, d=d)
+    lambda1 = float(relative * logistic_lambda1_max(X, y, intercept=intercept))
+    solution = solve_logistic(X, y, lambda1=lambda1, intercept=intercept)
+    solver = MultiTaskBCD(tol=1e-10, fit_intercept=intercept, max_epochs=10**6)
+    x, labels = np.asfortranarray(X[0].numpy()), np.asfortranarray(np.eye(way)[y[0].numpy()])
+    W, _, violation = solver.solve(x, labels, Multinomial(), L2_1(lambda1))
+    assert violation <= 1e-10
+    np.testing.assert_allclose(solution.weights[0].numpy(), W[:d], rtol=0, atol=1e-7 * max(1.0, abs(W[:d]).max()))
+    assert solution.active[0].tolist() == W[:d].any(1).tolist()
+    if intercept:
+        np.testing.assert_allclose(solution.intercept[0].numpy(), W[d] - W[d].mean(), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("intercept", [False, True])
 def test_zero_exactly_from_lambda1_max_on(intercept):
     X, y = random_task(1, shots=(2, 5, 7), d=10, batch=3)
     largest = logistic_lambda1_max(X, y, intercept=intercept)
