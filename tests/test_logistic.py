@@ -48,6 +48,8 @@ CASES = [
     (5, 3, 40, 0.01, 0.0),
     (4, 10, 6, 0.0, 0.05),
     (4, 25, 6, 0.003, 0.0),
+    (3, 2, 40, 0.05, 0.1),  # more active rows than samples
+    (5, 1, 60, 0.1, 1.0),
 ]
 
 
@@ -214,7 +216,9 @@ def test_a_task_without_samples():
 
 
 @pytest.mark.parametrize("intercept", [False, True])
-@pytest.mark.parametrize(("way", "shots", "d", "lambda2"), [(2, 5, 4, 0.05), (3, 4, 5, 0.0), (3, 3, 12, 0.02)])
+@pytest.mark.parametrize(
+    ("way", "shots", "d", "lambda2"), [(2, 5, 4, 0.05), (3, 4, 5, 0.0), (3, 3, 12, 0.02), (3, 2, 16, 0.5)]
+)
 def test_gradcheck(way, shots, d, lambda2, intercept):
     X, y = random_task(way + d, way=way, shots=shots, d=d)
     weight = torch.ones(y.shape)

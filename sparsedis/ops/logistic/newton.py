@@ -5,17 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedis.ops.logistic.problem import (
-    Certificate,
-    Problem,
-    certificate,
-    curvature,
-    loss,
-    penalty,
-    probabilities,
-    row_norms,
-)
-from sparsedis.ops.restricted import damped_step
+from sparsedis.ops.logistic.hessian import damped_step
+from sparsedis.ops.logistic.problem import Certificate, Problem, certificate, loss, penalty, probabilities, row_norms
+from sparsedis.ops.logistic.rows import Rows, active_rows
 from sparsedis.solution import Status
 
 # Checks without a better gap after which a task has stalled.
@@ -86,8 +78,8 @@ def _sweeps(problem: Problem, W: Tensor) -> Tensor:
         moving = before | _worst(problem, slope, before)
         if not bool(moving.any()):
             break
-        rows = Rows(problem, W, moving)
-        values = rows.W
+        rows = Rows.of(problem, W, moving)
+        values = rows.W.clone()
         constant = (problem.share * rows.X**2).sum(1) / 2
         inverse = 1 / (constant + rows.lambda2).clamp_min(_TINY)
         for j in range(values.shape[1]):
@@ -113,53 +105,16 @@ def _worst(problem: Problem, slope: Tensor, active: Tensor) -> Tensor:
     return (violation > 0) & (rank < active.sum(1, keepdim=True).clamp_min(_FEWEST))
 
 
-def active_rows(problem: Problem, W: Tensor) -> Tensor:
-    """(B, d) bool: rows that are not zero, or have no group Lasso, and whose feature is not zero."""
-    seen = (problem.share * problem.features**2).sum(1) > 0
-    return seen & ((row_norms(W) > 0) | (problem.lambda1 == 0))
-
-
-class Rows:
-    """The chosen rows of every task, (B, d) bool, moved together: (B, a, ...), a being the most that any task has."""
-
-    def __init__(self, problem: Problem, W: Tensor, chosen: Tensor) -> None:
-        count = max(1, int(chosen.sum(1).max()))
-        present, index = chosen.sort(dim=1, descending=True, stable=True)
-        self.present, self.index = present[:, :count], index[:, :count]
-        self.X = problem.features.gather(2, self.index[:, None].expand(-1, problem.features.shape[1], -1))
-        self.W = self.take(W)
-        self.lambda1 = problem.lambda1.gather(1, self.index)
-        self.lambda2 = problem.lambda2.gather(1, self.index)
-
-    def take(self, values: Tensor) -> Tensor:
-        """(B, d, k) -> (B, a, k), 0 where there is none."""
-        rows = values.gather(1, self.index[..., None].expand(-1, -1, values.shape[2]))
-        return rows * self.present[..., None]
-
-    def put(self, rows: Tensor, d: int) -> Tensor:
-        """(B, a, k) -> (B, d, k), 0 elsewhere."""
-        out = rows.new_zeros(len(rows), d, rows.shape[2])
-        return out.scatter_add(1, self.index[..., None].expand_as(rows), rows * self.present[..., None])
-
-    def curvature(self, problem: Problem, p: Tensor) -> Tensor:
-        return curvature(self.X, problem, p, self.W, self.lambda1, self.lambda2)
-
-    @property
-    def mask(self) -> Tensor:
-        """(B, a k) bool."""
-        return self.present.repeat_interleave(self.W.shape[2], dim=1)
-
-
 def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
     """One step on the active rows, shortened until it lowers the objective; and (B,) bool: it still did something."""
     scores = problem.features @ W
     p, slope = probabilities(problem, scores)
-    rows = Rows(problem, W, active_rows(problem, W))
+    rows = Rows.of(problem, W, active_rows(problem, W))
     norms = row_norms(rows.W)
     unit = rows.W / norms.clamp_min(_TINY)[..., None]
     gradient = rows.X.mT @ slope + rows.lambda1[..., None] * unit + rows.lambda2[..., None] * rows.W
     gradient = gradient * rows.present[..., None]
-    step = -damped_step(rows.curvature(problem, p), rows.mask, gradient.flatten(1)).unflatten(1, gradient.shape[1:])
+    step = -damped_step(rows, p, gradient)
     slope_along = (gradient * step).sum((1, 2))
     before = loss(problem, scores) + penalty(problem, W)
     # What rounding leaves of a difference of objectives.

@@ -184,37 +184,6 @@ def certificate(problem: Problem, W: Tensor) -> Certificate:
     return Certificate(Y - a * A, gap, gap / at_zero.clamp_min(_TINY), loss(problem, scores) + penalty(problem, W))
 
 
-def curvature(X: Tensor, problem: Problem, p: Tensor, W: Tensor, lambda1: Tensor, lambda2: Tensor) -> Tensor:
-    """The Hessian of P in rows W (B, a, k) that belong to features X (B, n, a), (B, a k, a k).
-
-    Adding one number to a row changes no probability; the curvature of the loss is filled up along it, which moves
-    nothing, as all gradients' rows sum to zero.
-    """
-    batch, _, a = X.shape
-    k = p.shape[2]
-    weighted = problem.share * p
-    H = X.new_zeros(batch, a, k, a, k)
-    for c in range(k):
-        for e in range(c + 1):
-            factor = weighted[..., c] * ((1.0 if c == e else 0.0) - p[..., e])
-            block = (factor[..., None] * X).mT @ X
-            H[:, :, c, :, e] = block
-            H[:, :, e, :, c] = block
-    norms = row_norms(W)
-    unit = W / norms.clamp_min(_TINY)[..., None]
-    bend = torch.where(norms > 0, lambda1 / norms.clamp_min(_TINY), 0)
-    eye = torch.eye(k, dtype=X.dtype, device=X.device)
-    rows = torch.arange(a, device=X.device)
-    fill = (problem.share * X**2).sum(1)[..., None, None] / k
-    own = (
-        bend[..., None, None] * (eye - unit[..., :, None] * unit[..., None, :])
-        + lambda2[..., None, None] * eye
-        + fill / k
-    )
-    H[:, rows, :, rows, :] += own.transpose(0, 1)
-    return H.reshape(batch, a * k, a * k)
-
-
 def zero_threshold(problem: Problem) -> Tensor:
     """The smallest lambda1 with W = 0, (B,): max_j ||X_j^T diag(c)(Y - 1/k)||; with an intercept not 1/k but shares."""
     k = problem.targets.shape[2]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedis.ops.logistic.newton import Rows, active_rows, solve
+from sparsedis.ops.logistic.hessian import least_step
+from sparsedis.ops.logistic.newton import solve
 from sparsedis.ops.logistic.problem import Problem, probabilities, row_norms
+from sparsedis.ops.logistic.rows import Rows, active_rows
 from sparsedis.ops.operation import in_parts
 from sparsedis.ops.registry import Request
-from sparsedis.ops.restricted import least_step
 
 _TINY = torch.finfo(torch.float64).tiny
 # Scratch memory, in bytes, that the tasks solved together may take.
@@ -67,9 +68,9 @@ class ReferenceBackend:
             problem = Problem.of(X, y, l1, l2, weight, n_classes, intercept)
             W, c = W.to(problem.features.dtype), grad_W.to(problem.features.dtype)
             p, slope = probabilities(problem, problem.features @ W)
-            rows = Rows(problem, W, active_rows(problem, W))
-            q = least_step(rows.curvature(problem, p), rows.mask, rows.take(c).flatten(1))
-            q = rows.put(q.unflatten(1, rows.W.shape[1:]), W.shape[1])
+            rows = Rows.of(problem, W, active_rows(problem, W))
+            right = rows.take(c)
+            q = rows.put(least_step(rows, p, right - right.mean(-1, keepdim=True)), W.shape[1])
             along = problem.features @ q
             turn = problem.share * p * (along - (p * along).sum(-1, keepdim=True))
             grad_X = -(slope @ q.mT + turn @ W.mT)[..., :d]
@@ -85,4 +86,4 @@ class ReferenceBackend:
 def _task_bytes(features: Tensor, n_classes: int) -> int:
     """Scratch memory that a task takes."""
     _, n, d = features.shape
-    return 8 * (3 * n * d + 12 * n * n_classes + 3 * (d * n_classes) ** 2)
+    return 8 * (3 * n * d + 12 * n * n_classes + 8 * d * n_classes)

@@ -1,0 +1,60 @@
+"""Some rows of W in every task, moved together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparsedis.ops.logistic.problem import Problem, row_norms
+
+
+def active_rows(problem: Problem, W: Tensor) -> Tensor:
+    """(B, d) bool: rows that are not zero, or have no group Lasso, and whose feature is not zero."""
+    seen = (problem.share * problem.features**2).sum(1) > 0
+    return seen & ((row_norms(W) > 0) | (problem.lambda1 == 0))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The chosen rows of B tasks, a being the most that any task has.
+
+    Attributes:
+        X: their features, (B, n, a).
+        W: (B, a, k).
+        lambda1, lambda2: (B, a).
+        share: c of the samples, (B, n, 1).
+        present: (B, a) bool; a task that has fewer rows is filled up with others, to be ignored.
+        index: which rows of the task they are, (B, a).
+    """
+
+    X: Tensor
+    W: Tensor
+    lambda1: Tensor
+    lambda2: Tensor
+    share: Tensor
+    present: Tensor
+    index: Tensor
+
+    @classmethod
+    def of(cls, problem: Problem, W: Tensor, chosen: Tensor) -> Rows:
+        """Those that ``chosen`` (B, d) bool picks of W (B, d, k)."""
+        count = max(1, int(chosen.sum(1).max()))
+        present, index = chosen.sort(dim=1, descending=True, stable=True)
+        present, index = present[:, :count], index[:, :count]
+        X = problem.features.gather(2, index[:, None].expand(-1, problem.features.shape[1], -1))
+        lambda1, lambda2 = problem.lambda1.gather(1, index), problem.lambda2.gather(1, index)
+        return cls(X, _take(W, present, index), lambda1, lambda2, problem.share, present, index)
+
+    def take(self, values: Tensor) -> Tensor:
+        """(B, d, k) -> (B, a, k), 0 where there is none."""
+        return _take(values, self.present, self.index)
+
+    def put(self, rows: Tensor, d: int) -> Tensor:
+        """(B, a, k) -> (B, d, k), 0 elsewhere."""
+        out = rows.new_zeros(len(rows), d, rows.shape[2])
+        return out.scatter_add(1, self.index[..., None].expand_as(rows), rows * self.present[..., None])
+
+
+def _take(values: Tensor, present: Tensor, index: Tensor) -> Tensor:
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2])) * present[..., None]

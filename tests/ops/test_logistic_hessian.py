@@ -1,0 +1,74 @@
+"""Linear systems with the logistic Hessian: what they say, whichever way they are solved."""
+
+import pytest
+import torch
+
+from sparsedis.ops.logistic import hessian
+from sparsedis.ops.logistic.problem import Problem, loss, penalty, probabilities
+from sparsedis.ops.logistic.rows import Rows
+
+F64 = torch.float64
+
+
+def task(*, n, d, k, lambda1, lambda2, off=0, batch=3, intercept=False):
+    """A problem, weights with rows that sum to zero, ``off`` of them at zero in the first task, and which are not."""
+    generator = torch.Generator().manual_seed(n + d + k)
+    X = torch.randn(batch, n, d, generator=generator, dtype=F64)
+    y = torch.randint(k, (batch, n), generator=generator)
+    weight = torch.rand(batch, n, generator=generator, dtype=F64) + 0.5
+    weight[:, 0] = 0
+    penalties = torch.full((batch,), lambda1, dtype=F64), torch.full((batch,), lambda2, dtype=F64)
+    problem = Problem.of(X, y, *penalties, weight, k, intercept)
+    W = torch.randn(batch, d + intercept, k, generator=generator, dtype=F64) / 3
+    W = W - W.mean(-1, keepdim=True)
+    W[0, d - off : d] = 0
+    return problem, W, W.any(-1)
+
+
+def product(problem, W, q):
+    """H q by automatic differentiation of the objective."""
+    W = W.detach().clone().requires_grad_()
+    value = (loss(problem, problem.features @ W) + penalty(problem, W)).sum()
+    (gradient,) = torch.autograd.grad(value, W, create_graph=True)
+    return torch.autograd.grad(gradient, W, q)[0]
+
+
+@pytest.mark.parametrize("solve", [hessian.damped_step, hessian.least_step])
+@pytest.mark.parametrize("memory", [1, 1 << 30])
+@pytest.mark.parametrize(
+    ("n", "d", "k", "lambda2", "in_samples"),
+    [
+        (8, 30, 4, 0.1, True),
+        (5, 40, 2, 0.01, True),
+        (6, 25, 5, 1e-6, True),  # close to where it would be too ill-conditioned
+        (6, 25, 5, 1e-8, False),
+        (30, 8, 3, 0.1, False),
+        (30, 8, 3, 0.0, False),
+    ],
+)
+def test_the_step_solves_the_system(solve, memory, n, d, k, lambda2, in_samples, monkeypatch):
+    monkeypatch.setattr(hessian, "_MEMORY", memory)
+    problem, W, chosen = task(n=n, d=d, k=k, lambda1=0.05, lambda2=lambda2, off=3)
+    rows = Rows.of(problem, W, chosen)
+    assert hessian._fewer_samples(rows) == in_samples
+    p, _ = probabilities(problem, problem.features @ W)
+    right = rows.take(torch.randn(W.shape, generator=torch.Generator().manual_seed(0), dtype=F64))
+    right = right - right.mean(-1, keepdim=True)
+    step = solve(rows, p, right)
+    torch.testing.assert_close(
+        step.sum(-1), torch.zeros_like(step[..., 0]), rtol=0, atol=1e-9 * step.abs().max().item()
+    )
+    assert not step[~rows.present].any()
+    # Rows at zero have no derivative; a number that is added to a row moves nothing.
+    shown = torch.where(chosen[..., None], W, 1e-3)
+    got = rows.take(product(problem, shown, rows.put(step, W.shape[1])))
+    got = got - got.mean(-1, keepdim=True)
+    # What rounding leaves: of the terms of H times the step.
+    size = step.abs().max().item()
+    torch.testing.assert_close(got, right, rtol=0, atol=1e-12 * max(1.0, size))
+
+
+def test_an_intercept_is_solved_by_the_factor():
+    """It has no penalty, which a system in the samples would divide by."""
+    problem, W, chosen = task(n=6, d=20, k=3, lambda1=0.05, lambda2=0.1, intercept=True)
+    assert not hessian._fewer_samples(Rows.of(problem, W, chosen))
