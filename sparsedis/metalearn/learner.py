@@ -28,7 +28,8 @@ class Learner(nn.Module):
         encoder: from (N, *shape) to features (N, d); for ``config.encoder`` "custom".
 
     Raises:
-        ValueError: the encoder does not fit the shape; or "custom" without one, or one without "custom".
+        ValueError: the encoder does not fit the shape; or "custom" without one, or one without "custom"; or one and
+            a ``final_width``.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class Learner(nn.Module):
         super().__init__()
         if (config.encoder == "custom") != (encoder is not None):
             raise ValueError(f"encoder: a module is given exactly for 'custom', got {config.encoder!r}")
+        if encoder is not None and config.final_width is not None:
+            raise ValueError(f"final_width: expected none for an encoder of your own, got {config.final_width}")
         self.shape = tuple(shape)
         self.encoder = build(config.encoder, shape, config.width, config.final_width) if encoder is None else encoder
         self.head = _head(config)

@@ -118,6 +118,8 @@ def test_an_encoder_of_ones_own(few_shot_data: FewShotData) -> None:
     for wrong in ((config, None), (CONFIG, encoder)):
         with pytest.raises(ValueError, match="encoder: a module is given exactly for 'custom'"):
             Learner(wrong[0], (1, 8, 8), wrong[1])
+    with pytest.raises(ValueError, match="final_width: expected none for an encoder of your own, got 8"):
+        Learner(replace(config, final_width=8), (1, 8, 8), encoder)
 
 
 def test_a_table_of_features() -> None:
