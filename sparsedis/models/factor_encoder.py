@@ -12,7 +12,8 @@ class FactorEncoder(nn.Module):
     Kernels of 4, 4, 2 and 2 pixels, ReLU in between, and a batch normalisation without scale and shift at the end: a
     feature has mean 0 and variance 1 over a batch, so that scaling features does not evade a penalty on coefficients.
 
-    Weights begin by He et al. (2015), biases at 0; what that changes is measured in docs/disentanglement.md.
+    Weights begin as PyTorch's layers do, as published, so small that the first features have a variance below the
+    normalisation's eps; what larger ones do is measured in docs/disentanglement.md.
 
     Source: Lachapelle et al., ICML 2023, appendix on 3D Shapes. 64x64 images.
 
@@ -44,11 +45,6 @@ class FactorEncoder(nn.Module):
             nn.Linear(256, features, bias=False),  # the normalisation takes away any bias
         )
         self.norm = nn.BatchNorm1d(features, affine=False)
-        for layer in self.layers:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the quicker on CPUs
 
     def forward(self, images: Tensor) -> Tensor:
