@@ -81,8 +81,9 @@ CASES = [
 def test_agrees_with_the_reference(way, shots, d, relative, lambda2, dual_reg, solver):
     X, y = random_task(d, way=way, shots=shots, d=d, batch=2)
     options = {"lambda1": relative * lambda1_max(X, y), "lambda2": lambda2, "dual_reg": dual_reg, "solver": solver}
-    # The first-order solvers take the same steps: they need not be at the solution to be compared.
-    options |= {"tol": 1e-12} if solver == "newton" else {"tol": 1e-9, "max_iter": 60}
+    # The first-order solvers take the same steps: they need not be at the solution to be compared. Newton ends where
+    # rounding does, between 5e-13 and 1.2e-12 for the least penalty here, by the processor.
+    options |= {"tol": 1e-11} if solver == "newton" else {"tol": 1e-9, "max_iter": 60}
     ours, our_grads = solve_and_differentiate(X, y, **options)
     theirs, their_grads = solve_and_differentiate(X, y, backend="reference", **options)
     torch.testing.assert_close(ours.weights, theirs.weights, rtol=1e-5, atol=1e-7)
