@@ -29,7 +29,7 @@ HEADS: dict[str, Hyperparameters] = {
     "svm": Hyperparameters(None, 60.0, 0.0, 5.0),
     "ridge": Hyperparameters(None, 0.1, None, 10.0),
     "prototypes": Hyperparameters(None, None, None, 5.0),
-    "group-lasso-logistic": Hyperparameters(0.1, 0.01, None, 2.0),
+    "group-lasso-logistic": Hyperparameters(0.02, 0.01, None, 2.0),
 }
 
 _CHOICES = {
@@ -92,7 +92,7 @@ class TrainConfig(Settings):
     """Initial learning rate."""
     lambda1: float | None = None
     """Weight of the group Lasso, as a multiple of one that turns all features of the task off; the default is the
-    head's, 0.1."""
+    head's: 0.1 for the SVM, 0.02 for logistic regression."""
     lambda2: float | None = None
     """Weight of the squared norm; the default is the head's: 60 for the SVMs, 0.1 for ridge (a multiple of the mean
     squared norm of a sample), 0.01 for logistic regression."""
