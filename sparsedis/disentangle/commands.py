@@ -38,7 +38,10 @@ class Synthetic:
             checkpoint.write_json(self.json, [asdict(row) for row in rows])
         if self.figure:
             self.figure.write_bytes(synthetic.figure(rows))
-        Console().print(synthetic.table(rows))
+        console = Console()
+        if not console.is_terminal:  # a file or a pipe has no width: no cell has to be cut
+            console.width = max(console.width, 140)
+        console.print(synthetic.table(rows))
 
 
 @dataclass(frozen=True)

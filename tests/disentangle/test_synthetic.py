@@ -89,8 +89,7 @@ def test_the_command(tmp_path, capsys):
         "0.05",
         "0.5",
         "--samples",
-        "10",
-        "25",
+        *("10", "15", "20", "25", "30", "35"),  # a table wider than 80 columns
         "--seeds",
         "2",
         "--penalties",
@@ -99,7 +98,7 @@ def test_the_command(tmp_path, capsys):
     files = ["--json", str(tmp_path / "out.json"), "--figure", str(tmp_path / "out.png")]
     assert cli.main([*words, *files]) == 0
     rows = json.loads((tmp_path / "out.json").read_text())
-    assert len(rows) == 2 * 2 * 2 * 2
+    assert len(rows) == 2 * 6 * 2 * 2
     for row in rows:
         assert set(row) >= {"useful", "n", "representation", "method", "r2_mean", "r2_se"}
         assert row["certified"] == 1
