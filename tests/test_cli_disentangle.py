@@ -76,6 +76,21 @@ def test_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (here / "sweep" / "sweep.png").exists()
 
 
+def test_an_interrupted_sweep_says_how_it_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsedis.disentangle.sweep.train", interrupted)
+    assert cli.main(["disentangle-sweep", *options(CONFIG)]) == 130
+    assert capsys.readouterr().out.endswith("Interrupted. To go on: the same command again\n")
+    monkeypatch.setattr("sparsedis.metalearn.grid.train", interrupted)
+    for command in ("compare", "sweep"):
+        assert cli.main([command]) == 130
+        assert capsys.readouterr().out.endswith("Interrupted. To go on: the same command again\n")
+
+
 def test_contact_sheet(here: Path) -> None:
     assert cli.main(["shapes3d", "--sheet", "sheet.png"]) == 0
     assert np.asarray(Image.open(here / "sheet.png")).shape == (2 * 6 * 66, 2 * 15 * 66, 3)
@@ -101,6 +116,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("disentangle --json nowhere/x", "json: expected a file in an existing folder, got 'nowhere/x'"),
         ("disentangle-sweep --vary width", "invalid choice 'width' for argument '--vary'"),
         ("disentangle-sweep --vary rho --values low", "values: expected numbers, got 'low'"),
+        ("disentangle-sweep --seeds 1 1", "seeds: expected different ones, got 1, 1"),
         ("disentangle-sweep --vary rho --values 2", "rho: expected a number from 0 to below 1, got 2.0"),
         ("shapes3d", "shapes3d: expected --sheet FILE, --cache FILE or both"),
         ("shapes3d --sheet nowhere/x", "sheet: expected a file in an existing folder, got 'nowhere/x'"),

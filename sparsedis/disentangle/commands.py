@@ -37,7 +37,7 @@ class Synthetic:
         if self.json:
             checkpoint.write_json(self.json, [asdict(row) for row in rows])
         if self.figure:
-            self.figure.write_bytes(synthetic.figure(rows))
+            checkpoint.write(self.figure, synthetic.figure(rows))
         console = Console()
         if not console.is_terminal:  # a file or a pipe has no width: no cell has to be cut
             console.width = max(console.width, 140)
@@ -107,7 +107,8 @@ class DisentangleSweep:
             except ValueError as error:
                 raise ValueError(f"values: expected numbers, got {' '.join(self.values)!r}") from error
         out = self.out or Path("runs") / f"sweep-{self.vary}"
-        records = sweep(self.config, out, vary=self.vary, values=values, seeds=self.seeds)
+        with options.continued():
+            records = sweep(self.config, out, vary=self.vary, values=values, seeds=self.seeds)
         if self.json:
             checkpoint.write_json(self.json, records)
 
@@ -134,4 +135,5 @@ class Shapes3d:
         if self.sheet:
             checkpoint.write(self.sheet, shapes3d.contact_sheet(shapes3d.open_source(self.data)))
         if self.cache:
-            shapes3d.write_cache(self.cache)
+            with options.continued():
+                shapes3d.write_cache(self.cache)

@@ -19,6 +19,7 @@ from sparsedis.disentangle import report
 from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.train import seconds, train
 from sparsedis.metalearn import checkpoint, loop
+from sparsedis.metalearn.settings import different
 
 Vary = Literal["rho", "noise", "tasks", "eps"]
 
@@ -58,15 +59,19 @@ def sweep(
         One record per finished run: {inner, rho, eps, ...} as :func:`record` has it.
 
     Raises:
-        ValueError: an unknown setting, or what :func:`sparsedis.disentangle.train.train` raises.
+        ValueError: an unknown setting; no seed, or a seed or value twice; or what
+            :func:`sparsedis.disentangle.train.train` raises.
     """
     if vary not in VALUES:
         raise ValueError(f"vary: expected one of {', '.join(VALUES)}, got {vary!r}")
+    values = values or VALUES[vary]
+    for name, given in (("values", values), ("seeds", seeds), ("inners", inners)):
+        different(name, given)
     out, console = Path(out), console or Console()
     configs = [
         replace(base, **{vary: value, "seed": seed, "inner": inner})  # type: ignore[arg-type]
         for seed in seeds  # outermost, so that an unfinished sweep has every setting
-        for value in values or VALUES[vary]
+        for value in values
         for inner in inners
     ]
     records = []

@@ -16,6 +16,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from sparsedis.metalearn.settings import different
 from sparsedis.regression import lasso_lambda1_max, solve_lasso, solve_ridge
 from sparsedis.solution import Solution
 
@@ -62,6 +63,8 @@ class SyntheticConfig:
                 raise ValueError(f"{name}: expected a whole number >= {least}, got {getattr(self, name)}")
         if not 0 <= self.noise < 1:
             raise ValueError(f"noise: expected a number >= 0 and < 1, got {self.noise}")
+        different("useful", self.useful)
+        different("samples", self.samples)
         for share in self.useful:
             if not 0 < share <= 1:
                 raise ValueError(f"useful: expected numbers > 0 and <= 1, got {share}")
@@ -218,7 +221,7 @@ def summarise(config: SyntheticConfig, useful: float, n: int, representation: st
 def table(rows: Sequence[Row]) -> Table:
     """Our means and standard errors, with the published means below them where there are any."""
     samples = sorted({row.n for row in rows})
-    result = Table(title="R^2, mean ± standard error over seeds (published mean below)")
+    result = Table(title="R^2, mean ± standard error over seeds (below: published, 100 features)")
     for heading in ("useful", "features", "method"):
         result.add_column(heading)
     for n in samples:
@@ -232,11 +235,16 @@ def table(rows: Sequence[Row]) -> Table:
                 published = dict(zip(SAMPLES, _published(useful, representation, method), strict=False))
                 cells = []
                 for n in samples:
-                    cell = f"{found[n].r2_mean:.3f} ± {found[n].r2_se:.3f}" if n in found else "-"
+                    cell = _mean(found[n]) if n in found else "-"
                     cells.append(f"{cell}\n{published[n]:.3f}        " if n in published else cell)
                 result.add_row(f"{useful:.0%}", representation, method, *cells)
         result.add_section()
     return result
+
+
+def _mean(row: Row) -> str:
+    """Of one seed there is no error to show."""
+    return f"{row.r2_mean:.3f} ± {row.r2_se:.3f}" if row.r2_se else f"{row.r2_mean:.3f}        "
 
 
 def _series(rows: Sequence[Row], useful: float, representation: str, method: str) -> dict[int, Row]:
@@ -277,7 +285,7 @@ def figure(rows: Sequence[Row]) -> bytes:
         panel.set(xlabel="training samples", title=f"{useful:.0%} of the features useful", ylim=(-0.25, 1.02))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("R²")
-    panels[-1].legend(title="dotted: published")
+    panels[-1].legend(title="dotted: published, 100 features")
     content = io.BytesIO()
     FigureCanvasAgg(image).print_png(content)
     return content.getvalue()

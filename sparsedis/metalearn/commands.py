@@ -180,7 +180,8 @@ class Compare:
         from sparsedis.metalearn import grid
 
         configs = grid.settings(self.config, self.heads, self.eps)
-        entries = [entry for entry, _ in grid.run_all(configs, self.seeds, self.out)]
+        with options.continued():
+            entries = [entry for entry, _ in grid.run_all(configs, self.seeds, self.out)]
         print(grid.write(self.out, "compare", entries, grid.best(entries), _about(self.config)), end="")
 
 
@@ -205,11 +206,14 @@ class Sweep:
     def run(self) -> None:
         from sparsedis.metalearn import checkpoint, figures, grid
         from sparsedis.metalearn.config import HEADS
+        from sparsedis.metalearn.settings import different
 
-        if HEADS[self.config.head].lambda1 is None or not self.eps or len(set(self.eps)) < len(self.eps):
-            raise ValueError("sweep: expected a head with a group Lasso, and different weights of it")
+        if HEADS[self.config.head].lambda1 is None:
+            raise ValueError(f"head: expected one with a group Lasso, got {self.config.head}")
+        different("eps", self.eps)
         configs = grid.settings(self.config, (self.config.head, *self.baselines), self.eps)
-        done = grid.run_all(configs, self.seeds, self.out)
+        with options.continued():
+            done = grid.run_all(configs, self.seeds, self.out)
         entries = [entry for entry, _ in done]
         checkpoint.write(self.out / "sweep.png", figures.sweep(entries))
         chosen = grid.best([entry for entry in entries if entry.head == self.config.head])[0]

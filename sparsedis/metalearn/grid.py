@@ -18,6 +18,7 @@ from sparsedis.data.dataset import absolute
 from sparsedis.metalearn import checkpoint
 from sparsedis.metalearn.config import HEADS, Head, TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation
+from sparsedis.metalearn.settings import different
 from sparsedis.metalearn.train import Results, results_of, train
 
 _Z = 1.96
@@ -88,12 +89,14 @@ def settings(config: TrainConfig, heads: Sequence[Head], eps: Sequence[float]) -
     """One per dense head, and one per sparse head and weight of the group Lasso (none given: the settings' own).
 
     Raises:
-        ValueError: an unknown head, one that is named twice, or none.
+        ValueError: an unknown head, one that is named twice, or none; a weight that is given twice.
     """
     if not heads or len(set(heads)) < len(heads) or not set(heads) <= set(get_args(Head)):
         raise ValueError(
             f"heads: expected different ones of {', '.join(get_args(Head))}, got {', '.join(heads) or 'none'}"
         )
+    if eps:
+        different("eps", eps)
     found = []
     for head in heads:
         own = config if head == config.head else config.with_head(head)
@@ -110,8 +113,7 @@ def run_all(
     Raises:
         ValueError: no seed or one twice; a run in the folder has other settings.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds: expected different ones, got {', '.join(map(str, seeds)) or 'none'}")
+    different("seeds", seeds)
     console = console or Console()
     done = []
     for config in configs:

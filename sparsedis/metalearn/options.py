@@ -40,6 +40,16 @@ def resumable(out: Path, command: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def continued() -> Iterator[None]:
+    """Says, of a command that skips what is done and has ended early, how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Interrupted. To go on: the same command again", flush=True)
+        raise
+
+
 def check_file(name: str, path: Path | None) -> None:
     """ValueError unless a file can be written there."""
     if path and (path.is_dir() or not path.parent.is_dir()):

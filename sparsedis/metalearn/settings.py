@@ -68,6 +68,12 @@ class Settings:
                 raise ValueError(f"{name}: expected a finite number {'>= 0' if zero else '> 0'}, got {value!r}")
 
 
+def different(name: str, values: Sequence[object]) -> None:
+    """ValueError unless there are values, and each is there once: one counted twice would narrow a spread."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name}: expected different ones, got {', '.join(map(str, values)) or 'none'}")
+
+
 def whole(name: str, value: object, least: int) -> None:
     """ValueError unless the value is a whole number from ``least`` on."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -89,4 +89,11 @@ def test_unknown_settings(small: DisentangleConfig, tmp_path: Path) -> None:
         sweep(small, tmp_path, vary="width")
     with pytest.raises(ValueError, match="tasks: expected one of"):
         sweep(small, tmp_path / "new", vary="tasks", values=("bernoulli", "cauchy"))
+    # A run counted twice would narrow the deviation.
+    with pytest.raises(ValueError, match="seeds: expected different ones, got 0, 1, 0"):
+        sweep(small, tmp_path / "new", seeds=(0, 1, 0))
+    with pytest.raises(ValueError, match="seeds: expected different ones, got none"):
+        sweep(small, tmp_path / "new", seeds=())
+    with pytest.raises(ValueError, match=r"values: expected different ones, got 0, 0\.0"):
+        sweep(small, tmp_path / "new", values=(0, 0.0))
     assert not list(tmp_path.iterdir())

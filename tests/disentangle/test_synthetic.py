@@ -1,9 +1,11 @@
 """The synthetic experiment: its data, its cross-validation, and what it shows, on a small scale."""
 
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 
 from sparsedis import cli
 from sparsedis.disentangle import synthetic
@@ -78,6 +80,34 @@ def test_ridge_does_not_see_a_rotation_but_the_lasso_does():
     assert rows["entangled", "ridge"].r2_mean == pytest.approx(rows["disentangled", "ridge"].r2_mean, abs=1e-6)
     assert rows["disentangled", "lasso"].r2_mean > rows["disentangled", "ridge"].r2_mean + 0.1
     assert rows["disentangled", "lasso"].r2_mean > rows["entangled", "lasso"].r2_mean + 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"useful": ()}, "useful: expected different ones, got none"),
+        ({"useful": (0.2, 0.2)}, r"useful: expected different ones, got 0\.2, 0\.2"),
+        ({"samples": (25, 50, 25)}, "samples: expected different ones, got 25, 50, 25"),
+        ({"samples": (4,)}, r"samples: expected at least 5 \(folds\), got 4"),
+        ({"noise": float("nan")}, "noise: expected a number >= 0 and < 1, got nan"),
+        ({"seeds": 0}, "seeds: expected a whole number >= 1, got 0"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        SyntheticConfig(**changes)
+
+
+def test_one_seed_has_no_error():
+    rows = [synthetic.Row(0.2, 25, "disentangled", "lasso", 0.5, error, 1.0) for error in (0.0, 0.25)]
+    shown = []
+    for row in rows:
+        console = Console(file=io.StringIO(), width=100)
+        console.print(synthetic.table([row]))
+        shown.append(console.file.getvalue())
+    assert "0.500" in shown[0]
+    assert "0.500 ±" not in shown[0]
+    assert "0.500 ± 0.250" in shown[1]
 
 
 def test_the_command(tmp_path, capsys):

@@ -116,7 +116,15 @@ def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str
     for name in ("sweep.png", "features.png"):
         assert (here / "grid" / name).read_bytes().startswith(PNG)
     assert "group-lasso-svm, lambda1 = 0.6" in capsys.readouterr().out
-    assert cli.main([*arguments, "--head", "ridge"]) == 2
+    for words, message in (
+        (["sweep", "--head", "ridge"], "head: expected one with a group Lasso, got ridge"),
+        (["sweep", "--eps", "0.1", "0.1"], "eps: expected different ones, got 0.1, 0.1"),
+        (["sweep", "--eps"], "eps: expected different ones, got none"),
+        (["compare", "--eps", "0.1", "0.1"], "eps: expected different ones, got 0.1, 0.1"),
+        (["compare", "--seeds", "0", "0"], "seeds: expected different ones, got 0, 0"),
+    ):
+        assert cli.main(words) == 2
+        assert capsys.readouterr().err == f"sparsedis: {message}\n"
 
 
 def evaluation(accuracy: float, ci95: float) -> Evaluation:
