@@ -49,7 +49,8 @@ def solve_lasso(
             or "auto": the first of these that can run the problem.
         tol: the gap to reach, relative to the objective at w = 0, sum_i s_i y_i^2 / (2 N). Default: 1e-10 for float64
             features, 1e-5 for others. The solve ends with a direct one on the support, mostly at 1e-15.
-        max_iter: default 1000; an iteration is up to ten sweeps of coordinate descent and direct solves on the support.
+        max_iter: default 1000; an iteration is up to ten sweeps of coordinate descent, from the third on some features
+            that enter, and direct solves on the support.
         throw: raise instead of reporting a task that is not certified.
 
     Returns:

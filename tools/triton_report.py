@@ -119,10 +119,11 @@ def svm_launches(n: int, k: int, dtype: torch.dtype, d: int = 640) -> list[Launc
 
 def lasso_launches() -> list[Launch]:
     """What the Lasso starts, for every number of features that it has room for."""
-    one = torch.ones(2, dtype=torch.float64)
+    one, present = torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.int64)
     with recorded() as noted:
         for d in triton_descent.ROOMS:
-            triton_descent.descend(torch.ones(2, d, d, dtype=torch.float64), torch.ones(2, d), one, one, 1e-10, 100)
+            H = torch.ones(2, d, d, dtype=torch.float64)
+            triton_descent.descend(H, H[:, 0].contiguous(), one, one, present, 1e-10, 100)
     return noted
 
 

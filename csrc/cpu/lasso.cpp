@@ -1,5 +1,5 @@
-// The Lasso on the CPU, a thread per task: Gram coordinate descent that ends with a direct solve on the support, as
-// sparsedis/ops/lasso/descent.py does it. Everything is double inside.
+// The Lasso on the CPU, a thread per task: sweeps or entering features find the support, a direct solve on it the
+// weights, as sparsedis/ops/lasso/descent.py does it. Everything is double inside.
 #include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
 #include <algorithm>
@@ -21,12 +21,13 @@ using Rows = Eigen::Map<Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Ei
 using Vector = Eigen::Map<Eigen::VectorXd>;
 
 constexpr double kSmallest = std::numeric_limits<double>::min();
-// Checks without a better gap after which a task has stalled.
+// Checks without a better gap or a lower objective after which a task has stalled.
 constexpr int kStallAfter = 20;
-// Solves on the support per iteration; each drops a feature, or is the last.
-constexpr int kFaces = 10;
-// Sweeps per iteration. A sweep is much cheaper than a solve on a support that is too large.
-constexpr int kSweeps = 10;
+// Iterations that begin with sweeps, so many each, and then solve on the support so many times; each of these drops a
+// feature, or is the last. A sweep is much cheaper than a solve on a support that is too large.
+constexpr int kSweepIterations = 2, kSweeps = 10, kFaces = 10;
+// Features that enter at once in the other iterations: one, and one for every so many that are in.
+constexpr int kInPerEntry = 4;
 // From this many features on, products go to Eigen.
 constexpr int kBlocked = 24;
 // Below this pivot of a factor, with a unit diagonal, features may be dependent: eigenvalues tell.
@@ -246,37 +247,39 @@ class Descent {
         r_(memory.take<double>(task.n)),
         face_(memory, task.d) {
     std::fill(w_, w_ + d_, 0.0);
-    refresh();
   }
 
   const double* w() const { return w_; }
   const double* residual() const { return r_; }
 
-  // One pass over the features; whether a sign changed.
-  bool sweep() {
-    const double lambda1 = task_.lambda1;
-    if (lambda1 == 0) return false;
-    bool changed = false;
-    for (int j = 0; j < d_; ++j) {
-      const double* row = task_.H + std::size_t(j) * d_;
-      const double diagonal = row[j];
-      if (!(diagonal > 0)) continue;
-      const double z = g_[j] + diagonal * w_[j];
-      const double size = std::fabs(z) - lambda1;
-      const double to = size > 0 ? std::copysign(size, z) / diagonal : 0;
-      const double change = to - w_[j];
-      if (change == 0) continue;
-      changed |= sign(to) != sign(w_[j]);
-      w_[j] = to;
-      for (int l = 0; l < d_; ++l) g_[l] -= row[l] * change;
+  // Passes over the features until the signs stay.
+  void sweeps() {
+    if (task_.lambda1 == 0) return;
+    for (int count = 0; count < kSweeps && sweep(); ++count) {
     }
-    return changed;
+    refresh();
+  }
+
+  // Puts w at zero where it has more features than there are samples; whether it did.
+  bool restart_crowded() {
+    if (task_.lambda1 == 0 || in() <= n_) return false;
+    std::fill(w_, w_ + d_, 0.0);
+    refresh();
+    return true;
+  }
+
+  // Lets in, one after the other, the features that lower the objective most by themselves.
+  void enter() {
+    if (task_.lambda1 == 0) return;
+    const int size = in();
+    int room = std::max(std::min(1 + size / kInPerEntry, n_ - size), 1);
+    while (room-- > 0 && enter_best()) {
+    }
   }
 
   // Goes towards the minimum over the orthant of w, as far as it reaches; whether it ended at a boundary.
   bool minimise_on_face() {
     const double lambda1 = task_.lambda1;
-    refresh();
     choose_support();
     if (lambda1 == 0) {
       face_.least(task_.H, d_, [&](int j) { return g_[j]; });
@@ -315,7 +318,7 @@ class Descent {
     return true;
   }
 
-  // As sparsedis/ops/lasso/problem.py's certificate.
+  // As sparsedis/ops/lasso/problem.py's certificate. Takes the gradient from the features, as that from H cancels.
   LassoCertificate certify() {
     const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
     double misfit = 0, at_zero = 0;
@@ -331,7 +334,8 @@ class Descent {
     double largest = 0, ridge = 0, norm = 0, by_conjugate = 0;
     for (int j = 0; j < d_; ++j) {
       const double size = std::fabs(w_[j]), correlation = std::fabs(v_[j]);
-      largest = std::max(largest, std::fabs(v_[j] - lambda2 * w_[j]));
+      g_[j] = v_[j] - lambda2 * w_[j];
+      largest = std::max(largest, std::fabs(g_[j]));
       ridge += lambda2 * w_[j] * w_[j];
       norm += size;
       if (lambda2 > 0) {
@@ -347,16 +351,14 @@ class Descent {
     const double a = largest > lambda1 ? lambda1 / largest : 1;
     double gap = (1 - a) * (1 - a) / 2 * (misfit + ridge), scale = a;
     for (int j = 0; j < d_; ++j) {
-      gap += std::max(lambda1 * std::fabs(w_[j]) - a * (v_[j] - lambda2 * w_[j]) * w_[j], 0.0);
+      gap += std::max(lambda1 * std::fabs(w_[j]) - a * g_[j] * w_[j], 0.0);
     }
     if (lambda2 > 0 && by_conjugate < gap) gap = by_conjugate, scale = 1;
     if (lambda1 == 0) {
       choose_support();
-      face_.least(task_.H, d_, [&](int j) { return v_[j] - lambda2 * w_[j]; });
+      face_.least(task_.H, d_, [&](int j) { return g_[j]; });
       double to_minimum = 0;
-      for (int s = 0; s < face_.size; ++s) {
-        to_minimum += (v_[face_.index[s]] - lambda2 * w_[face_.index[s]]) * face_.step[s];
-      }
+      for (int s = 0; s < face_.size; ++s) to_minimum += g_[face_.index[s]] * face_.step[s];
       to_minimum = std::max(to_minimum / 2, 0.0);
       if (to_minimum < gap) gap = to_minimum, scale = 1;
     }
@@ -365,6 +367,49 @@ class Descent {
 
  private:
   static double sign(double value) { return value > 0 ? 1 : value < 0 ? -1 : 0; }
+
+  int in() const {
+    return int(std::count_if(w_, w_ + d_, [](double value) { return value != 0; }));
+  }
+
+  // One pass over the features; whether a sign changed.
+  bool sweep() {
+    bool changed = false;
+    for (int j = 0; j < d_; ++j) {
+      if (task_.H[std::size_t(j) * d_ + j] > 0) changed |= minimise_over(j);
+    }
+    return changed;
+  }
+
+  // Whether there was a feature to let in.
+  bool enter_best() {
+    int chosen = -1;
+    double most = 0;
+    for (int j = 0; j < d_; ++j) {
+      const double diagonal = task_.H[std::size_t(j) * d_ + j], excess = std::fabs(g_[j]) - task_.lambda1;
+      if (w_[j] != 0 || !(diagonal > 0) || !(excess > 0)) continue;
+      const double gain = excess * excess / diagonal;
+      if (gain > most) {
+        most = gain;
+        chosen = j;
+      }
+    }
+    if (chosen < 0) return false;
+    minimise_over(chosen);
+    return true;
+  }
+
+  // Over one feature; whether its sign changed.
+  bool minimise_over(int j) {
+    const double* row = task_.H + std::size_t(j) * d_;
+    const double diagonal = row[j], z = g_[j] + diagonal * w_[j], size = std::fabs(z) - task_.lambda1;
+    const double to = size > 0 ? std::copysign(size, z) / diagonal : 0, change = to - w_[j];
+    if (change == 0) return false;
+    const bool turned = sign(to) != sign(w_[j]);
+    w_[j] = to;
+    for (int l = 0; l < d_; ++l) g_[l] -= row[l] * change;
+    return turned;
+  }
 
   bool crosses(int a) const { return task_.lambda1 > 0 && beyond_[a] * sign(w_[face_.index[a]]) <= 0; }
 
@@ -436,14 +481,17 @@ void solve_task(const Lassos<F>& problems, double tol, std::int64_t max_iter, co
   std::fill(dual, dual + all, 0.0);
 
   LassoCertificate best{INFINITY, INFINITY, INFINITY, 1};
-  int since_better = 0;
+  double lowest = INFINITY;  // objective
+  int since_progress = 0;
   Status status = Status::max_iter;
   std::int64_t iteration = 0;
   for (;; ++iteration) {
     const LassoCertificate now = descent.certify();
-    if (now.relative_gap < best.relative_gap) {
+    const bool better = now.relative_gap < best.relative_gap;
+    since_progress = better || now.objective < lowest ? 0 : since_progress + 1;
+    lowest = std::min(lowest, now.objective);
+    if (better) {
       best = now;
-      since_better = 0;
       for (std::size_t j = 0; j < d; ++j) {
         w[j] = F(descent.w()[j]);
         active[j] = descent.w()[j] != 0;
@@ -452,21 +500,25 @@ void solve_task(const Lassos<F>& problems, double tol, std::int64_t max_iter, co
     } else if (iteration == 0) {
       std::fill(w, w + d, F(0));
       std::fill(active, active + d, false);
-    } else {
-      ++since_better;
     }
     if (best.relative_gap <= tol) {
       status = Status::certified;
       break;
     }
-    if (since_better >= kStallAfter || !std::isfinite(now.relative_gap)) {
+    if (since_progress >= kStallAfter || !std::isfinite(now.relative_gap)) {
       status = Status::stalled;
       break;
     }
     if (iteration == max_iter) break;
-    for (int sweeps = 0; sweeps < kSweeps && descent.sweep(); ++sweeps) {
+    const bool sweeping = iteration < kSweepIterations;
+    if (sweeping) {
+      descent.sweeps();
+    } else {
+      if (iteration == kSweepIterations && descent.restart_crowded()) lowest = INFINITY;
+      descent.enter();
     }
-    for (int faces = 0; faces < kFaces && descent.minimise_on_face(); ++faces) {
+    const int most = sweeping ? kFaces : std::numeric_limits<int>::max();  // faces only shrink: they end
+    for (int faces = 0; faces < most && descent.minimise_on_face(); ++faces) {
     }
   }
   solutions.gap[index] = best.gap;

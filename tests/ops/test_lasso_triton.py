@@ -5,6 +5,7 @@ import torch
 
 from sparsedis import Status, lasso_lambda1_max, solve_lasso
 from sparsedis.ops import registry
+from sparsedis.ops.lasso import descent
 from tests import compiler
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -68,6 +69,20 @@ def test_zero_at_lambda1_max_and_degenerate_features():
     ours, theirs = (solve_lasso(X, y, lambda1=0.1, relative=True, backend=name) for name in ("triton", "reference"))
     assert ours.certified.all()
     torch.testing.assert_close(ours.objective, theirs.objective)
+
+
+@pytest.mark.parametrize(("n", "d", "shift", "relative"), [(6, 16, 100, 1e-3), (8, 16, 0, 1e-4), (5, 14, 1000, 1e-4)])
+def test_features_close_to_dependent(n, d, shift, relative):
+    """More than the sweeps can do: features enter; and rounding in the Gram matrix, where they are far from zero."""
+    X, y = regression(3, n, d, batch=2)
+    X = X + shift
+    ours, theirs = (
+        solve_lasso(X, y, lambda1=relative, relative=True, backend=name) for name in ("triton", "reference")
+    )
+    assert ours.certified.all()
+    assert ours.n_iter.max() > descent.SWEEP_ITERATIONS
+    torch.testing.assert_close(ours.weights, theirs.weights, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(ours.objective, theirs.objective, rtol=1e-9, atol=0)
 
 
 def test_max_iter_and_stall():

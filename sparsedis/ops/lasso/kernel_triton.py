@@ -23,8 +23,9 @@ class TritonBackend(TritonDevices, reference.ReferenceBackend):
     """See :mod:`sparsedis.ops.lasso` for the contract of ``solve`` and ``adjoint``; the latter is the reference's.
 
     The Gram matrices and the certificates are PyTorch's, on the same device; what iterates is one kernel. Tasks without
-    lambda1 have nothing to iterate and are the reference's. With TRITON_INTERPRET=1 in the environment before Triton is
-    imported it takes CPU tensors. Nothing here imports Triton until it is needed.
+    lambda1 have nothing to iterate and are the reference's; so are those that the kernel, which sees the Gram matrix
+    alone, has ended with but that are not certified: rounding in H is in their way. With TRITON_INTERPRET=1 in the
+    environment before Triton is imported it takes CPU tensors. Nothing here imports Triton until it is needed.
     """
 
     def supports(self, request: Request) -> str | None:
@@ -59,16 +60,16 @@ def _solve(
     H, b = normal_equations(X, y[..., None], share, lambda2)
     half = (share * y**2).sum(1) / 2
     descend = import_module("sparsedis.ops.lasso.triton_descent").descend
-    w, n_iter = descend(H, b[..., 0].contiguous(), lambda1.contiguous(), half, tol, max_iter)
+    present = (share > 0).sum(1)
+    w, n_iter = descend(H, b[..., 0].contiguous(), lambda1.contiguous(), half, present, tol, max_iter)
     at = certificate(X, y, share, lambda1, lambda2, w, torch.zeros_like(w))
-    ended = torch.where(n_iter < max_iter, int(Status.STALLED), int(Status.MAX_ITER))
-    status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), ended)
-    columns = [w, *at, n_iter, status]
-    dense = lambda1 == 0
-    if bool(dense.any()):
+    certified = at.relative_gap <= tol
+    columns = [w, *at, n_iter, torch.where(certified, int(Status.CERTIFIED), int(Status.MAX_ITER))]
+    left = (lambda1 == 0) | (~certified & (n_iter < max_iter))
+    if bool(left.any()):
         w, at, n_iter, status = descent.descend(
-            X[dense], y[dense], share[dense], lambda1[dense], lambda2[dense], tol, max_iter
+            X[left], y[left], share[left], lambda1[left], lambda2[left], tol, max_iter
         )
         for column, value in zip(columns, [w, *at, n_iter, status], strict=True):
-            column[dense] = value
+            column[left] = value
     return tuple(columns)
