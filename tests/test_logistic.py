@@ -100,6 +100,29 @@ def test_oracle_logistic_regression(way, intercept):
 
 
 @pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(
+    ("way", "n", "d", "shift", "relative"),
+    [(4, 4, 60, 100, 0.1), (2, 31, 48, 10, 1e-3), (3, 20, 30, 100, 1e-2), (4, 20, 59, None, 1e-3)],
+)
+def test_certified_where_features_are_nearly_dependent(way, n, d, shift, relative, intercept):
+    """Features that are not centred, and (None) features of few directions: what sweeps alone crawl on."""
+    generator = torch.Generator().manual_seed(n)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=F64)
+
+    X, y = normal(1, n, d), (torch.arange(n) % way)[None]
+    X = normal(1, n, 5) @ normal(1, 5, d) + 1e-3 * X if shift is None else X + shift
+    lambda1 = relative * logistic_lambda1_max(X, y, intercept=intercept)
+    solution = solve_logistic(X, y, lambda1=lambda1, intercept=intercept)
+    assert solution.certified.all(), solution.relative_gap
+    b = solution.intercept[0] if intercept else None
+    P = float(objective(X[0], y[0], solution.weights[0], b, float(lambda1[0]), 0.0))
+    D = dual_objective(X[0], y[0], solution.dual[0], float(lambda1[0]), 0.0, intercept)
+    assert -1e-12 <= P - D <= 1e-10 * np.log(way) + 1e-12
+
+
+@pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(("relative", "lambda2"), [(0.3, 0.0), (0.1, 0.02), (0.7, 0.0)])
 def test_oracle_conic_solver(relative, lambda2, intercept):
     cp = pytest.importorskip("cvxpy")

@@ -1,4 +1,4 @@
-"""Block coordinate descent that ends with Newton's method: sweeps find the active rows, Newton their values."""
+"""Sweeps of block coordinate descent or entering rows find the active ones, Newton's method their values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from sparsedis.ops.logistic.problem import Certificate, Problem, certificate, lo
 from sparsedis.ops.logistic.rows import Rows, active_rows
 from sparsedis.solution import Status
 
-# Checks without a better gap after which a task has stalled.
+# Checks without a better gap or a lower objective after which a task has stalled.
 _PATIENCE = 20
-# Sweeps and Newton steps per iteration.
-_SWEEPS = 5
-_STEPS = 10
+# Iterations that begin with sweeps, so many each, and then take so many Newton steps. Most tasks need no others; where
+# features are close to dependent sweeps take hundreds.
+_SWEEP_ITERATIONS, _SWEEPS, _STEPS = 10, 5, 10
 # Rows that a sweep tries at least.
 _FEWEST = 16
+# In the other iterations: rows that enter at once, one and one for every so many that are in; and Newton steps.
+_IN_PER_ENTRY, _STEPS_AFTER_ENTRY = 4, 30
 _HALVINGS, _PATIENT = 25, 6
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -24,9 +26,11 @@ _TINY = torch.finfo(torch.float64).tiny
 def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certificate, Tensor, Tensor]:
     """Solve every task to a relative gap of ``tol``.
 
-    An iteration is some sweeps of proximal block coordinate descent, which let rows in and out until the active ones
-    stay, and some Newton steps on the active rows, where the objective is smooth. All lower the objective, so that
-    coordinate descent's convergence holds throughout; once the active rows are right Newton's does.
+    The first iterations are some sweeps of proximal block coordinate descent, which let rows in and out until the
+    active ones stay, and some Newton steps on the active rows, where the objective is smooth. In the others only the
+    rows that violate the optimality conditions most enter before the Newton steps; they begin at the start where the
+    sweeps have left more rows than samples. All lower the objective; once the active rows are right Newton's
+    convergence holds.
 
     Returns:
         The best W (B, d, k), its certificate, and n_iter and status, (B,) each.
@@ -34,6 +38,7 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
     W = problem.start()
     best, at = W.clone(), certificate(problem, W)
     batch = len(W)
+    lowest = at.objective.clone()
     n_iter = torch.zeros(batch, dtype=torch.int64, device=W.device)
     status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), int(Status.MAX_ITER))
     since = torch.zeros_like(n_iter)
@@ -42,18 +47,27 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
     for iteration in range(1, max_iter + 1):
         if len(going) == 0:
             break
-        W = _sweeps(part, W)
-        for _ in range(_STEPS):
+        sweeping = iteration <= _SWEEP_ITERATIONS
+        if sweeping:
+            W = _sweeps(part, W)
+        else:
+            if iteration == _SWEEP_ITERATIONS + 1:
+                W, restarted = _restart_crowded(part, W)
+                lowest[going[restarted]] = torch.inf
+            W = _enter(part, W)
+        for _ in range(_STEPS if sweeping else _STEPS_AFTER_ENTRY):
             W, moved = _newton_step(part, W)
             if not bool(moved.any()):
                 break
         now = certificate(part, W)
         better = now.relative_gap < at.relative_gap[going]
+        progress = better | (now.objective < lowest[going])
+        lowest[going] = torch.minimum(lowest[going], now.objective)
         improved = going[better]
         best[improved] = W[better]
         for old, new in zip(at, now, strict=True):
             old[improved] = new[better]
-        since[going] = torch.where(better, 0, since[going] + 1)
+        since[going] = torch.where(progress, 0, since[going] + 1)
         n_iter[going] = iteration
         certified = at.relative_gap[going] <= tol
         stalled = ~certified & ((since[going] >= _PATIENCE) | ~torch.isfinite(now.relative_gap))
@@ -66,43 +80,66 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
 
 
 def _sweeps(problem: Problem, W: Tensor) -> Tensor:
-    """Proximal steps row by row, in all tasks at once: the softmax's curvature is at most 1/2 in any direction.
+    """Sweeps through working sets until the rows that are not zero stay.
 
-    A sweep goes through a working set, chosen when it starts: the rows that are not zero, and of those that are zero
-    and violate the optimality conditions the ones that do so most, as many as the others.
+    A set, chosen when its sweep starts: the rows that are not zero, and of those that are zero and violate the
+    optimality conditions the ones that do so most, as many as the others.
     """
-    scores = problem.features @ W
     for _ in range(_SWEEPS):
         before = row_norms(W) > 0
-        _, slope = probabilities(problem, scores)
-        moving = before | _worst(problem, slope, before)
+        moving = before | _worst(problem, W, before.sum(1).clamp_min(_FEWEST))
         if not bool(moving.any()):
             break
-        rows = Rows.of(problem, W, moving)
-        values = rows.W.clone()
-        constant = (problem.share * rows.X**2).sum(1) / 2
-        inverse = 1 / (constant + rows.lambda2).clamp_min(_TINY)
-        for j in range(values.shape[1]):
-            x, old = rows.X[:, :, j, None], values[:, j].clone()
-            size = constant[:, j, None]
-            point = size * old - (x * slope).sum(1)
-            norm = torch.linalg.vector_norm(point, dim=-1, keepdim=True)
-            new = (1 - rows.lambda1[:, j, None] / norm.clamp_min(_TINY)).clamp_min(0) * point * inverse[:, j, None]
-            new = torch.where(rows.present[:, j, None] & (size > 0), new, 0)
-            values[:, j] = new
-            scores = scores + x * (new - old)[:, None]
-            _, slope = probabilities(problem, scores)
-        W = rows.put(values, W.shape[1])
+        W = _sweep(problem, W, moving)
         if bool(((row_norms(W) > 0) == before).all()):
             break
     return W
 
 
-def _worst(problem: Problem, slope: Tensor, active: Tensor) -> Tensor:
-    """(B, d) bool: of the rows that are zero and should not be the worst, as many as are active, some at least."""
-    violation = torch.where(active, 0, (row_norms(problem.features.mT @ slope) - problem.lambda1).clamp_min(0))
+def _restart_crowded(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
+    """W, but the start where it has more rows than there are samples; and (B,) bool: where."""
+    size = ((row_norms(W) > 0) & (problem.lambda1 > 0)).sum(1)
+    crowded = size > (problem.share > 0).sum((1, 2))
+    return torch.where(crowded[:, None, None], problem.start(), W), crowded
+
+
+def _enter(problem: Problem, W: Tensor) -> Tensor:
+    """Let in those of the rows that are zero that violate the optimality conditions most."""
+    entering = _worst(problem, W, 1 + (row_norms(W) > 0).sum(1) // _IN_PER_ENTRY)
+    return _sweep(problem, W, entering) if bool(entering.any()) else W
+
+
+def _sweep(problem: Problem, W: Tensor, moving: Tensor) -> Tensor:
+    """Proximal steps in the rows that move (B, d), one after the other, in all tasks at once.
+
+    The softmax's curvature is at most 1/2 in any direction.
+    """
+    scores = problem.features @ W
+    _, slope = probabilities(problem, scores)
+    rows = Rows.of(problem, W, moving)
+    values = rows.W.clone()
+    constant = (problem.share * rows.X**2).sum(1) / 2
+    inverse = 1 / (constant + rows.lambda2).clamp_min(_TINY)
+    for j in range(values.shape[1]):
+        x, old = rows.X[:, :, j, None], values[:, j].clone()
+        size = constant[:, j, None]
+        point = size * old - (x * slope).sum(1)
+        norm = torch.linalg.vector_norm(point, dim=-1, keepdim=True)
+        new = (1 - rows.lambda1[:, j, None] / norm.clamp_min(_TINY)).clamp_min(0) * point * inverse[:, j, None]
+        new = torch.where(rows.present[:, j, None] & (size > 0), new, 0)
+        values[:, j] = new
+        scores = scores + x * (new - old)[:, None]
+        _, slope = probabilities(problem, scores)
+    return W + rows.put(values - rows.W, W.shape[1])
+
+
+def _worst(problem: Problem, W: Tensor, count: Tensor) -> Tensor:
+    """(B, d) bool: of the rows that are zero and should not be the worst, at most ``count`` (B,)."""
+    _, slope = probabilities(problem, problem.features @ W)
+    violation = (row_norms(problem.features.mT @ slope) - problem.lambda1).clamp_min(0)
+    violation = torch.where(row_norms(W) > 0, 0, violation)
     rank = violation.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return (violation > 0) & (rank < active.sum(1, keepdim=True).clamp_min(_FEWEST))
+    return (violation > 0) & (rank < count[:, None])
 
 
 def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
