@@ -190,6 +190,18 @@ def test_weight_zero_is_an_absent_sample():
     torch.testing.assert_close(lambda1_max(padded_X, padded_y, sample_weight=weight), lambda1_max(X, y))
 
 
+def test_features_of_few_directions_need_more_iterations_than_others():
+    """Low rank and little noise, no group Lasso, a small lambda2: the slowest tasks found, at the default max_iter."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    X, y = normal(2, 28, 8) @ normal(2, 8, 86) + 1e-3 * normal(2, 28, 86), torch.arange(4).repeat(7).expand(2, -1)
+    solution = solve_svm(X, y, lambda1=0.0, lambda2=1e-3)
+    assert solution.certified.all(), solution.relative_gap
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_weight_two_is_a_sample_twice(solver):
     X, y = random_task(5, batch=2)
