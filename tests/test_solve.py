@@ -190,6 +190,18 @@ def test_weight_zero_is_an_absent_sample():
     torch.testing.assert_close(lambda1_max(padded_X, padded_y, sample_weight=weight), lambda1_max(X, y))
 
 
+@pytest.mark.parametrize("seed", [312, 337])
+def test_features_of_very_different_scales(seed):
+    """Scales over four decades: the gap stays near 1 for 36 iterations and more before it falls."""
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.randn(1, 16, 15, generator=generator, dtype=torch.float64)
+    X = X * 10.0 ** (4 * torch.rand(15, generator=generator, dtype=torch.float64) - 2)
+    y = torch.arange(2).repeat_interleave(8)[None]
+    solution = solve_svm(X, y, lambda1=1e-3 * lambda1_max(X, y), lambda2=1e-3)
+    assert solution.certified.all(), solution.relative_gap
+    assert recomputed_gap(X[0], y[0], solution.dual[0], 1e-3 * float(lambda1_max(X, y)), 1e-3) <= 1.1e-5
+
+
 def test_features_of_few_directions_need_more_iterations_than_others():
     """Low rank and little noise, no group Lasso, a small lambda2: the slowest tasks found, at the default max_iter."""
     generator = torch.Generator().manual_seed(0)

@@ -29,7 +29,7 @@ constexpr double kNoFullForm = 1e-10;
 // The light form makes way for the full one where its gap is above kLightGap from iteration kLightIterations on.
 constexpr int kLightIterations = 8;
 constexpr double kLightGap = 1e-2;
-constexpr int kNewtonPatience = 30;
+constexpr int kNewtonPatience = 60;
 // A tolerance that the light form's float products serve; below, everything is double.
 constexpr double kFloatTolerance = 1e-6;
 // To which the adjoint's linear system is solved, for gradients in F.

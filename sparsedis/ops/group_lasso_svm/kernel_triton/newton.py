@@ -29,7 +29,7 @@ from sparsedis.ops.group_lasso_svm.reference.newton import (
 )
 from sparsedis.ops.triton_launch import launch
 
-PATIENCE = 30
+PATIENCE = 60
 # Iterations after which the host asks which tasks are left: each question waits for the device.
 ASK_EVERY = 3
 # Elements that a program takes at a time in what runs over variables.

@@ -14,10 +14,11 @@ class Progress:
 
     Args:
         problem: the tasks.
-        patience: checks without a better gap after which a task counts as stalled.
+        patience: checks without a better gap after which a task counts as stalled. newton has been seen to wander for
+            35 and then converge.
     """
 
-    def __init__(self, problem: Problem, patience: int = 30) -> None:
+    def __init__(self, problem: Problem, patience: int = 60) -> None:
         batch, _, _, k = problem.shape
         self.dual = torch.full_like(problem.targets, 1 / k)
         self.relative_gap = torch.full_like(problem.lambda1, torch.inf)
