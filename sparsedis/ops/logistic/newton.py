@@ -85,12 +85,14 @@ def _sweeps(problem: Problem, W: Tensor) -> Tensor:
     A set, chosen when its sweep starts: the rows that are not zero, and of those that are zero and violate the
     optimality conditions the ones that do so most, as many as the others.
     """
+    scores = problem.features @ W
     for _ in range(_SWEEPS):
         before = row_norms(W) > 0
-        moving = before | _worst(problem, W, before.sum(1).clamp_min(_FEWEST))
+        _, slope = probabilities(problem, scores)
+        moving = before | _worst(problem, slope, before, before.sum(1).clamp_min(_FEWEST))
         if not bool(moving.any()):
             break
-        W = _sweep(problem, W, moving)
+        W, scores = _sweep(problem, W, scores, slope, moving)
         if bool(((row_norms(W) > 0) == before).all()):
             break
     return W
@@ -105,17 +107,17 @@ def _restart_crowded(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
 
 def _enter(problem: Problem, W: Tensor) -> Tensor:
     """Let in those of the rows that are zero that violate the optimality conditions most."""
-    entering = _worst(problem, W, 1 + (row_norms(W) > 0).sum(1) // _IN_PER_ENTRY)
-    return _sweep(problem, W, entering) if bool(entering.any()) else W
+    scores, active = problem.features @ W, row_norms(W) > 0
+    _, slope = probabilities(problem, scores)
+    entering = _worst(problem, slope, active, 1 + active.sum(1) // _IN_PER_ENTRY)
+    return _sweep(problem, W, scores, slope, entering)[0] if bool(entering.any()) else W
 
 
-def _sweep(problem: Problem, W: Tensor, moving: Tensor) -> Tensor:
-    """Proximal steps in the rows that move (B, d), one after the other, in all tasks at once.
+def _sweep(problem: Problem, W: Tensor, scores: Tensor, slope: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+    """Proximal steps in the rows that move (B, d), one after the other, in all tasks at once; W and its scores.
 
     The softmax's curvature is at most 1/2 in any direction.
     """
-    scores = problem.features @ W
-    _, slope = probabilities(problem, scores)
     rows = Rows.of(problem, W, moving)
     values = rows.W.clone()
     constant = (problem.share * rows.X**2).sum(1) / 2
@@ -130,14 +132,12 @@ def _sweep(problem: Problem, W: Tensor, moving: Tensor) -> Tensor:
         values[:, j] = new
         scores = scores + x * (new - old)[:, None]
         _, slope = probabilities(problem, scores)
-    return W + rows.put(values - rows.W, W.shape[1])
+    return W + rows.put(values - rows.W, W.shape[1]), scores
 
 
-def _worst(problem: Problem, W: Tensor, count: Tensor) -> Tensor:
+def _worst(problem: Problem, slope: Tensor, active: Tensor, count: Tensor) -> Tensor:
     """(B, d) bool: of the rows that are zero and should not be the worst, at most ``count`` (B,)."""
-    _, slope = probabilities(problem, problem.features @ W)
-    violation = (row_norms(problem.features.mT @ slope) - problem.lambda1).clamp_min(0)
-    violation = torch.where(row_norms(W) > 0, 0, violation)
+    violation = torch.where(active, 0, (row_norms(problem.features.mT @ slope) - problem.lambda1).clamp_min(0))
     rank = violation.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return (violation > 0) & (rank < count[:, None])
 
