@@ -19,7 +19,7 @@ _RUN = pytest.StashKey[Run]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sparsedis")
     group.addoption("--device", default="cpu", help="where the tasks lie, as PyTorch names it")
-    group.addoption("--quick", action="store_true", help="few cases, few rounds: about two minutes")
+    group.addoption("--quick", action="store_true", help="few cases, few rounds: about four minutes")
     group.addoption("--out", default="runs/benchmarks", help="folder for results.json, report.md and the figures")
     group.addoption("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads of PyTorch")
     group.addoption("--encoder", default=None, help="folder of a run of sparsedis train, for the realistic features")

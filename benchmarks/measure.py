@@ -21,8 +21,9 @@ import torch
 import sparsedis
 from benchmarks import gates, tasks
 from benchmarks.peers import Peer, Prepared, jaxopt, peers
+from benchmarks.peers.moreau import Moreau
 from benchmarks.peers.ours import Ours
-from benchmarks.peers.published import Published
+from benchmarks.peers.published import Published, PublishedByHand
 from sparsedis import info
 from sparsedis.ops import registry
 
@@ -30,6 +31,9 @@ DIRECTIONS = ("forward", "forward_backward")
 _VERSIONS = (
     "torch",
     "numpy",
+    "scipy",
+    "torchopt",
+    "moreau",
     "jax",
     "jaxlib",
     "jaxopt",
@@ -40,7 +44,8 @@ _VERSIONS = (
     "scs",
     "pytest-benchmark",
 )
-_GRADIENT_TASKS = {"small": 8, "large": 2}  # tasks solved in float64 to compare gradients with, by n d
+_CHECKED = 8  # tasks whose gradients are compared with exact ones
+_CHECKED_QUICK = 2  # in a quick run, above this n d, where the exact ones take seconds each
 _LARGE = 100_000
 
 
@@ -59,7 +64,7 @@ class Effort:
     patience: float
 
 
-EFFORT = {True: Effort(9, 1.0, 15.0), False: Effort(25, 2.5, 20.0)}  # by "quick"
+EFFORT = {True: Effort(9, 1.0, 15.0), False: Effort(25, 2.0, 15.0)}  # by "quick"
 
 
 class Run:
@@ -92,7 +97,7 @@ class Run:
         """The results of a case by contender, measured when first asked for."""
         if case.name not in self._done:
             start, foreign = time.monotonic(), _foreign_seconds()
-            result = measure(case, self.device, EFFORT[self.quick], self.encoder)
+            result = measure(case, self.device, self.quick, self.encoder)
             seconds = time.monotonic() - start
             result["seconds"] = round(seconds, 1)
             if foreign is not None and (now := _foreign_seconds()) is not None:
@@ -103,7 +108,7 @@ class Run:
         return self._done[case.name]
 
     def curve(self) -> dict[str, Any]:
-        """Gap against time on the first reference shape."""
+        """Gap and gradient error against time on the first reference shape."""
         self.record["curve"] = curve(tasks.REFERENCE[0], self.device, self.quick, self.encoder)
         self.save()
         return self.record["curve"]
@@ -114,14 +119,14 @@ class Run:
         (self.out / "results.json").write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(case: tasks.Case, device: torch.device, effort: Effort, encoder: tasks.Encoder) -> dict[str, Any]:
+def measure(case: tasks.Case, device: torch.device, quick: bool, encoder: tasks.Encoder) -> dict[str, Any]:
     """All contenders of a case: status, verdict and, where the gate let them through, times."""
     contenders = peers(case)
     result: dict[str, Any] = {"name": case.name, "case": asdict(case), "n": case.n}
     try:
         batch = tasks.make(case, encoder).to(device)
-        size = "large" if case.n * case.d > _LARGE else "small"
-        exact = gates.reference(batch.first(_GRADIENT_TASKS[size]))
+        checked = _CHECKED_QUICK if quick and case.n * case.d > _LARGE else _CHECKED
+        exact = gates.reference(batch.first(checked))
     except Exception as error:
         said = {"status": "failed", "reason": _said(error)}
         rows = [{"name": peer.name, "ours": isinstance(peer, Ours), **said} for peer in contenders]
@@ -133,9 +138,8 @@ def measure(case: tasks.Case, device: torch.device, effort: Effort, encoder: tas
         rows.append(row)
         if prepared is not None:
             for direction in DIRECTIONS:
-                if (call := getattr(prepared, direction)) is not None:
-                    calls[peer.name, direction] = call
-    times = interleaved(calls, effort, device)
+                calls[peer.name, direction] = getattr(prepared, direction)
+    times = interleaved(calls, EFFORT[quick], device)
     for row in rows:
         for direction in DIRECTIONS:
             if (row["name"], direction) in times:
@@ -153,8 +157,6 @@ def _gate(
         return {**row, "status": "not supported", "reason": reason}, None
     try:
         prepared = peer.prepare(batch)
-        if prepared.forward_backward is None:
-            raise ValueError("no gradient")
         # Both directions pass the gate: they may be different programs.
         alone = gates.judge(batch, prepared.read(prepared.forward()), exact, gap=peer.gap, gradient=None)
         came = prepared.forward_backward()
@@ -199,51 +201,57 @@ def summary(times: list[float]) -> dict[str, Any]:
 
 
 def curve(case: tasks.Case, device: torch.device, quick: bool, encoder: tasks.Encoder) -> dict[str, Any]:
-    """What gap each solver has reached after what time: forward passes at a row of settings, gaps recomputed."""
+    """What gap and what gradient each solver has reached after what time, at a row of settings."""
     batch = tasks.make(case, encoder).to(device)
-    calls: dict[tuple[str, str], Callable[[], object]] = {}
-    gaps: dict[tuple[str, str], float] = {}
+    exact = gates.reference(batch.first(_CHECKED))
+    calls: dict[tuple[str, str, str], Callable[[], object]] = {}
+    reached: dict[tuple[str, str], dict[str, Any]] = {}
     failed: dict[str, str] = {}
 
     def add(series: str, setting: str, make: Callable[[], Prepared]) -> None:
         try:
             prepared = make()
-            outcome = prepared.read(prepared.forward())
-            assert outcome.dual is not None
-            gaps[series, setting] = gates.relative_gap(batch, outcome.weights, outcome.dual).max().item()
-            calls[series, setting] = prepared.forward
+            alone = gates.judge(batch, prepared.read(prepared.forward()), exact, gap=None, gradient=None)
+            both = gates.judge(batch, prepared.read(prepared.forward_backward()), exact, gap=None, gradient=None)
         except Exception as error:
             failed[series] = _said(error)
+            return
+        if reason := alone.refused or both.refused:
+            failed[series] = reason
+            return
+        errors = {"gradient_error": both.gradient_error, "gradient_error_median": both.gradient_error_median}
+        reached[series, setting] = {"series": series, "setting": setting, "gap": alone.gap, **errors}
+        calls[series, setting, "forward"] = prepared.forward
+        calls[series, setting, "forward_backward"] = prepared.forward_backward
 
-    for steps in (5, 20, 100) if quick else (1, 2, 5, 10, 20, 50, 100, 200, 500):
-        add("published", f"{steps} steps", partial(Published(steps=steps).prepare, batch))
-    if reason := jaxopt.Jaxopt().available() or jaxopt.Jaxopt().supports(case, device):
-        failed["jaxopt"] = reason
-    else:
-        for sweeps in (25, 100) if quick else (5, 10, 25, 50, 100, 200, 400):
-            add("jaxopt", f"{sweeps} sweeps", partial(jaxopt.prepare_sweeps, batch, sweeps))
+    def add_all(peer: Peer, settings: Mapping[str, Callable[[], Prepared]]) -> None:
+        if reason := peer.available() or peer.supports(case, device):
+            failed[peer.name] = reason
+            return
+        for setting, make in settings.items():
+            add(peer.name, setting, make)
+
+    steps = (5, 20, 100) if quick else (1, 5, 20, 100, 500)
+    for published in (Published, PublishedByHand):
+        add_all(published(), {f"{n} steps": partial(published(steps=n).prepare, batch) for n in steps})
+    digits = (6,) if quick else (4, 6, 8)
+    add_all(Moreau(), {f"tolerance {10.0**-n:.0e}": partial(Moreau(10.0**-n).prepare, batch) for n in digits})
+    sweeps = (25, 100) if quick else (5, 10, 25, 50, 100, 200, 400)
+    add_all(jaxopt.Jaxopt(), {f"{n} sweeps": partial(jaxopt.prepare_sweeps, batch, n) for n in sweeps})
     tolerances = {"newton": range(1, 9), "fista": range(1, 7), "bcd": range(1, 5)}
     for backend in registry.backends():
-        for solver, digits in tolerances.items():
+        for solver, powers in tolerances.items():
             if quick and solver == "bcd":
                 continue
-            contender = Ours(backend, solver)
-            if reason := contender.available() or contender.supports(case, device):
-                failed[contender.name] = reason
-                continue
-            for digit in digits[::3] if quick else digits:
-                tol = 10.0**-digit
-                add(
-                    contender.name,
-                    f"tol {tol:.0e}",
-                    partial(Ours(backend, solver, tol).prepare, batch),
-                )
-    times = interleaved(calls, Effort(3, 1.0, 2.0) if quick else Effort(7, 3.0, 10.0), device)
-    points = [
-        {"series": series, "setting": setting, "gap": gaps[series, setting], **summary(values)}
-        for (series, setting), values in times.items()
-    ]
-    return {"name": case.name, "points": points, "failed": failed}
+            asked = [10.0**-n for n in (powers[::3] if quick else powers)]
+            add_all(
+                Ours(backend, solver),
+                {f"tol {tol:.0e}": partial(Ours(backend, solver, tol).prepare, batch) for tol in asked},
+            )
+    times = interleaved(calls, Effort(3, 1.0, 2.0) if quick else Effort(5, 1.5, 4.0), device)
+    for (series, setting, direction), values in times.items():
+        reached[series, setting][direction] = summary(values)
+    return {"name": case.name, "points": list(reached.values()), "failed": failed}
 
 
 def roofline(device: torch.device, quick: bool) -> dict[str, float]:

@@ -106,9 +106,13 @@ class Tasks:
 EVERY_SOLVER = ("newton", "fista", "bcd")
 REFERENCE = (
     Case(
-        ("reference", "d", "batch"), 5, 640, peers=(*PUBLISHED, "jaxopt", "cvxpylayers", "qpth"), solvers=EVERY_SOLVER
+        ("reference", "d", "batch"),
+        5,
+        640,
+        peers=(*PUBLISHED, "moreau", "jaxopt", "cvxpylayers", "qpth"),
+        solvers=EVERY_SOLVER,
     ),
-    Case(("reference", "d"), 5, 1600, peers=(*PUBLISHED, "jaxopt", "qpth"), solvers=EVERY_SOLVER),
+    Case(("reference", "d"), 5, 1600, peers=(*PUBLISHED, "moreau", "jaxopt", "qpth"), solvers=EVERY_SOLVER),
     Case(("reference",), 15, 1600, peers=(*PUBLISHED, "jaxopt"), solvers=EVERY_SOLVER),
     Case(("reference", "d"), 5, 16000, solvers=("newton", "fista")),
     Case(("reference",), 15, 16000, solvers=("newton", "fista")),
@@ -116,7 +120,7 @@ REFERENCE = (
 
 
 def cases(quick: bool) -> list[Case]:
-    """The cases of a full run, or of one of about two minutes."""
+    """The cases of a full run, or of one of about four minutes."""
     if quick:
         return [
             replace(REFERENCE[0], solvers=("newton", "fista")),
@@ -150,7 +154,7 @@ def cases(quick: bool) -> list[Case]:
             lambda2=30.0,
             relative=True,
             features="encoder",
-            peers=(*PUBLISHED, "jaxopt"),
+            peers=(*PUBLISHED, "moreau", "jaxopt"),
             solvers=EVERY_SOLVER,
         )
         for shots in (1, 5)

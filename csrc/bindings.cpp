@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "contract.hpp"
+#include "cpu/parallel.hpp"
 #include "lasso.hpp"
 
 namespace py = pybind11;
@@ -51,7 +52,7 @@ Solver solver_of(const std::string& name) {
 template <class F>
 void solve_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
               std::uintptr_t labels, std::array<std::uintptr_t, 4> parameters, const std::string& solver, double tol,
-              std::int64_t max_iter, int threads, std::array<std::uintptr_t, 8> out) {
+              std::int64_t max_iter, bool exact, int threads, std::array<std::uintptr_t, 9> out) {
   const Solutions<F> solutions{pointer<F*>(out[0]),
                                pointer<double*>(out[1]),
                                pointer<double*>(out[2]),
@@ -59,8 +60,9 @@ void solve_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> str
                                pointer<double*>(out[4]),
                                pointer<std::int64_t*>(out[5]),
                                pointer<std::int64_t*>(out[6]),
-                               pointer<bool*>(out[7])};
-  const Options options{solver_of(solver), tol, max_iter, threads};
+                               pointer<bool*>(out[7]),
+                               pointer<double*>(out[8])};
+  const Options options{solver_of(solver), tol, max_iter, exact, threads};
   const py::gil_scoped_release release;
   solve(problems<F>(shape, stride, X, labels, parameters), options, solutions);
 }
@@ -79,6 +81,12 @@ void adjoint_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> s
 
 // Runs tasks on the threads of the OpenMP whose GOMP_parallel this is.
 void use_openmp(std::uintptr_t parallel) { share_threads(pointer<OpenMPParallel>(parallel)); }
+
+// Runs the Python handlers of the signals that have come, on the main thread; the kernels hold no lock of Python.
+void handle_signals() {
+  const py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
 
 template <class F>
 Lassos<F> lassos(std::array<std::int64_t, 3> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
@@ -99,7 +107,7 @@ Lassos<F> lassos(std::array<std::int64_t, 3> shape, std::array<std::int64_t, 3> 
 template <class F>
 void solve_lasso_of(std::array<std::int64_t, 3> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
                     std::array<std::uintptr_t, 4> others, double tol, std::int64_t max_iter, int threads,
-                    std::array<std::uintptr_t, 8> out) {
+                    std::array<std::uintptr_t, 9> out) {
   const LassoSolutions<F> solutions{pointer<F*>(out[0]),
                                     pointer<double*>(out[1]),
                                     pointer<double*>(out[2]),
@@ -107,20 +115,21 @@ void solve_lasso_of(std::array<std::int64_t, 3> shape, std::array<std::int64_t, 
                                     pointer<double*>(out[4]),
                                     pointer<std::int64_t*>(out[5]),
                                     pointer<std::int64_t*>(out[6]),
-                                    pointer<bool*>(out[7])};
+                                    pointer<bool*>(out[7]),
+                                    pointer<double*>(out[8])};
   const py::gil_scoped_release release;
   solve_lasso(lassos<F>(shape, stride, X, others), tol, max_iter, threads, solutions);
 }
 
 template <class F>
 void adjoint_lasso_of(std::array<std::int64_t, 3> shape, std::array<std::int64_t, 3> stride, std::uintptr_t X,
-                      std::array<std::uintptr_t, 4> others, std::uintptr_t w, std::uintptr_t grad_w, int threads,
-                      std::array<std::uintptr_t, 4> out) {
+                      std::array<std::uintptr_t, 4> others, std::uintptr_t w, std::uintptr_t dual,
+                      std::uintptr_t grad_w, int threads, std::array<std::uintptr_t, 4> out) {
   const LassoGradients<F> gradients{pointer<F*>(out[0]), pointer<double*>(out[1]), pointer<double*>(out[2]),
                                     pointer<double*>(out[3])};
   const py::gil_scoped_release release;
-  adjoint_lasso(lassos<F>(shape, stride, X, others), pointer<const F*>(w), pointer<const F*>(grad_w), gradients,
-                threads);
+  adjoint_lasso(lassos<F>(shape, stride, X, others), pointer<const F*>(w), pointer<const double*>(dual),
+                pointer<const F*>(grad_w), gradients, threads);
 }
 
 // Which of the optional builds of this module run on this processor, the best first. To be asked of the baseline build:
@@ -142,6 +151,7 @@ std::vector<std::string> instruction_sets() {
 
 #define SPARSEDIS_EXPAND(name, module) PYBIND11_MODULE(name, module)
 SPARSEDIS_EXPAND(SPARSEDIS_MODULE, module) {
+  cpu::poll = &handle_signals;
   module.def("instruction_sets", &instruction_sets);
   module.def("use_openmp", &use_openmp);
   module.def("solve_float32", &solve_of<float>);

@@ -13,7 +13,7 @@ namespace sparsedis {
 enum class Solver { newton, fista, bcd };
 
 // The values of sparsedis.solution.Status.
-enum class Status : std::int64_t { certified = 0, max_iter = 1, stalled = 2 };
+enum class Status : std::int64_t { certified = 0, max_iter = 1, stalled = 2, precision = 3 };
 
 // F is the features' type, float or double.
 template <class F>
@@ -30,8 +30,9 @@ struct Problems {
 
 struct Options {
   Solver solver;
-  double tol;  // relative duality gap to reach
+  double tol;  // relative duality gap to reach, of the weights as returned
   std::int64_t max_iter;
+  bool exact;  // to rounding, as a right gradient takes, even where tol is looser
   int threads;
 };
 
@@ -44,7 +45,8 @@ struct Solutions {
   double* objective;
   std::int64_t* n_iter;
   std::int64_t* status;
-  bool* active;  // (B, d)
+  bool* active;    // (B, d)
+  double* margin;  // (B,), distance from a kink
 };
 
 template <class F>

@@ -32,6 +32,7 @@ struct LassoSolutions {
   std::int64_t* n_iter;
   std::int64_t* status;
   bool* active;  // (B, d)
+  double* margin;
 };
 
 template <class F>
@@ -46,9 +47,9 @@ template <class F>
 void solve_lasso(const Lassos<F>& problems, double tol, std::int64_t max_iter, int threads,
                  const LassoSolutions<F>& solutions);
 
-// Gradients of a loss whose gradient in w is grad_w (B, d), at the solutions w.
+// Gradients of a loss whose gradient in w is grad_w (B, d), at the solutions w and their residuals `dual` (B, n).
 template <class F>
-void adjoint_lasso(const Lassos<F>& problems, const F* w, const F* grad_w, const LassoGradients<F>& gradients,
-                   int threads);
+void adjoint_lasso(const Lassos<F>& problems, const F* w, const double* dual, const F* grad_w,
+                   const LassoGradients<F>& gradients, int threads);
 
 }  // namespace sparsedis

@@ -85,7 +85,8 @@ def hyperparameter(name: str, value: float | Tensor, batch: int, features: Tenso
     if isinstance(value, Tensor):
         if value.dtype == torch.bool or value.is_complex():
             raise TypeError(f"{name}: expected a real dtype, got {value.dtype}")
-        if value.shape not in ((), (batch,)):
+        # Dimension by dimension: a tuple of symbolic sizes equals no other.
+        if value.dim() > 1 or (value.dim() == 1 and value.shape[0] != batch):
             raise ValueError(f"{name}: expected a number, a 0-d tensor or shape ({batch},), got {tuple(value.shape)}")
         if value.dim() > 0:
             same_device(name, value, features)
@@ -96,7 +97,8 @@ def hyperparameter(name: str, value: float | Tensor, batch: int, features: Tenso
 
 
 def _sign(name: str, value: float, *, positive: bool) -> None:
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+    # By comparisons, which symbolic numbers know too; false for NaN.
+    if not 0 <= value < math.inf or (positive and value == 0):
         raise ValueError(f"{name}: expected a finite number {'> 0' if positive else '>= 0'}, got {value}")
 
 
@@ -104,7 +106,7 @@ def number(name: str, value: float, *, above: float) -> None:
     """ValueError unless ``value`` is a finite number above ``above``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not math.isfinite(value) or value <= above:
+    if not above < value < math.inf:
         raise ValueError(f"{name}: expected a finite number > {above}, got {value}")
 
 

@@ -52,7 +52,7 @@ def solve_logistic(
         sample_weight: s, (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
         backend: "reference" (pure torch) or "auto".
         tol: the gap to reach, relative to the objective at W = 0 (with the best intercept). Default: 1e-10 for float64
-            features, 1e-5 for others.
+            features, 1e-5 for others. The solve goes on to rounding, as a right gradient takes.
         max_iter: default 500; an iteration is some sweeps of block coordinate descent and some Newton steps.
         throw: raise instead of reporting a task that is not certified.
 

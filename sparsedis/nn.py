@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sparsedis import checks
+from sparsedis.arguments import class_count
 from sparsedis.logistic import solve_logistic
+from sparsedis.ops.operation import is_plain
 from sparsedis.regression import solve_ridge
 from sparsedis.solution import Solution
 from sparsedis.solve import lambda1_max, solve_svm
@@ -36,7 +38,9 @@ class SparseHead(nn.Module):
         logit_scale: initial value of the trainable scale.
 
     Attributes:
-        last_solution: the Solution of the last forward pass, detached; None before it.
+        last_solution: the Solution of the last forward pass, detached. None before it, and after one whose values are
+            not at hand: compiled, inside a transform of torch.func, on fake tensors, or ended by an exception. It is no
+            part of copies and pickles of the head.
 
     Raises:
         TypeError, ValueError: a bad number; a name in ``learn`` that is unknown, or whose start is 0.
@@ -103,8 +107,9 @@ class SparseHead(nn.Module):
             The logits scale * (X W + b), (B, q, k), and the features off, (B, d) bool.
         """
         _check_query(query, support)
+        self.last_solution = None
         solution = self.solve(support, support_labels, n_way)
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and all(map(is_plain, _tensors(solution))):
             self.last_solution = replace(
                 solution,
                 weights=solution.weights.detach(),
@@ -114,6 +119,9 @@ class SparseHead(nn.Module):
         if solution.intercept is not None:
             scores = scores + solution.intercept.to(query.dtype)[:, None]
         return HeadOutput(self.scale * scores, ~solution.active)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "last_solution"}
 
     def extra_repr(self) -> str:
         values = ", ".join(f"{name}={value:g}" for name, value in self._fixed.items())
@@ -137,7 +145,7 @@ class GroupLassoSVM(SparseHead):
         solver, backend, tol, max_iter, throw: as :func:`sparsedis.solve_svm`.
 
     Attributes:
-        last_solution: the Solution of the last forward pass, detached; None before it.
+        last_solution: as :class:`SparseHead`'s.
 
     Raises:
         TypeError, ValueError: a bad argument; a name in ``learn`` that is unknown, or whose start is 0.
@@ -303,7 +311,7 @@ class Prototypes(nn.Module):
         logit_scale: initial value of the trainable scale of ||q - c||^2 / d.
     """
 
-    last_solution: Solution | None = None
+    last_solution: Solution | None = None  # nothing is solved
 
     def __init__(self, *, logit_scale: float = 1.0) -> None:
         super().__init__()
@@ -329,8 +337,11 @@ class Prototypes(nn.Module):
 
 
 def _one_hot(labels: Tensor, n_way: int | None, like: Tensor) -> Tensor:
-    classes = int(labels.max()) + 1 if n_way is None else n_way
-    return nn.functional.one_hot(labels, classes).to(like.dtype)
+    return nn.functional.one_hot(labels, class_count(labels, None, n_way)).to(like.dtype)
+
+
+def _tensors(solution: Solution) -> Iterator[Tensor]:
+    return (value for value in vars(solution).values() if isinstance(value, Tensor))
 
 
 def _check_query(query: Tensor, support: Tensor) -> None:

@@ -172,6 +172,13 @@ def certificate(problem: Problem, dual: Tensor) -> Certificate:
     norms = row_norms(V)
     weights = block_soft_threshold(V, norms, problem.lambda1) / problem.lambda2[:, None, None]
     scores = problem.features @ weights
+    slack, hinge = _sample_terms(problem, dual, scores)
+    penalty = problem.lambda1 * row_norms(weights).sum(-1) + problem.lambda2 / 2 * (weights**2).sum((1, 2))
+    return Certificate(V, norms, weights, scores, slack, hinge + penalty)
+
+
+def _sample_terms(problem: Problem, dual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """What the samples add to the gap and to the primal value at the scores X W, (B,) each."""
     m = margins(problem, scores)
     top = m.amax(-1, keepdim=True)
     hinge = top[..., 0]
@@ -187,14 +194,52 @@ def certificate(problem: Problem, dual: Tensor) -> Certificate:
         slack = torch.where(smooth, smooth_slack, slack)
         hinge = torch.where(smooth, smooth_hinge, hinge)
     weight = problem.weight[..., 0]
-    penalty = problem.lambda1 * row_norms(weights).sum(-1) + problem.lambda2 / 2 * (weights**2).sum((1, 2))
-    return Certificate(V, norms, weights, scores, (weight * slack).sum(1), (weight * hinge).sum(1) + penalty)
+    return (weight * slack).sum(1), (weight * hinge).sum(1)
+
+
+def certificate_of(
+    problem: Problem, dual: Tensor, at: Certificate, weights: Tensor, scores: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Duality gap P(W) - D(L) and objective P(W), (B,) each, of other weights W (B, d, k) than those of the link.
+
+    By Fenchel and Young again a sum of non-negative terms: those of the samples at the scores of W, and for every
+    feature lambda1 ||W_j|| - <U_j, W_j> + lambda2/2 ||W_j - link(V_j)||^2 with U_j = V_j - lambda2 link(V_j), whose
+    first part is lambda1 ||W_j - <W_j, u> u||^2 / (||W_j|| + <W_j, u>) along u = V_j/||V_j|| where the feature is on.
+    ``at`` is the certificate of L, ``scores`` is X W.
+    """
+    slack, hinge = _sample_terms(problem, dual, scores)
+    lengths, lambda1 = row_norms(weights), problem.lambda1[:, None]
+    unit = at.V / at.norms.clamp_min(_TINY)[..., None]
+    along = (weights * unit).sum(-1)
+    across = ((weights - along[..., None] * unit) ** 2).sum(-1)
+    # Above 0 where the feature is on and W rounded; a feature that is off has W = 0 in both.
+    turned = torch.where(along > 0, across / (lengths + along).clamp_min(_TINY), lengths - along)
+    distance = ((weights - at.weights) ** 2).sum(-1)
+    gap = slack + (lambda1 * turned).sum(1) + problem.lambda2 / 2 * distance.sum(1)
+    return gap, hinge + lambda1[:, 0] * lengths.sum(1) + problem.lambda2 / 2 * (weights**2).sum((1, 2))
 
 
 def dual_gradient(problem: Problem, dual: Tensor, scores: Tensor) -> Tensor:
     """Gradient of the dual objective f in L: s_i (Y_i - x_i W + rho (L_i - Y_i)), (B, n, k)."""
     rho = problem.rho[:, None, None]
     return problem.weight * (problem.targets - scores + rho * (dual - problem.targets))
+
+
+def complementarity_margin(problem: Problem, dual: Tensor, at: Certificate) -> Tensor:
+    """How far dual points are from a kink, where the solution is not differentiable: (B,), >= 0, scale-free.
+
+    The smallest, over the features, of | ||V_j|| / lambda1 - 1 | and, over the present samples' entries, of the larger
+    of L_il and its bound's multiplier (g_il - min_l' g_il') / s_i, which is in units of the hinge's margin. At a
+    solution one of the two is 0; where both are, an infinitesimal change may or may not move the entry.
+    """
+    present = problem.weight > 0
+    gradient = dual_gradient(problem, dual, at.scores)
+    multiplier = (gradient - gradient.amin(-1, keepdim=True)) / torch.where(present, problem.weight, 1)
+    entries = torch.where(present, torch.maximum(dual, multiplier), torch.inf).amin((1, 2))
+    lambda1 = problem.lambda1[:, None]
+    sparse = lambda1 > 0
+    features = torch.where(sparse, (at.norms / torch.where(sparse, lambda1, 1) - 1).abs(), torch.inf).amin(1)
+    return torch.minimum(entries, features)
 
 
 def zero_threshold(problem: Problem) -> Tensor:

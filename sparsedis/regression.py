@@ -48,7 +48,7 @@ def solve_lasso(
         backend: "cpp" (CPU, up to 1024 features), "triton" (CUDA or ROCm, up to 64), "reference" (pure torch),
             or "auto": the first of these that can run the problem.
         tol: the gap to reach, relative to the objective at w = 0, sum_i s_i y_i^2 / (2 N). Default: 1e-10 for float64
-            features, 1e-5 for others. The solve ends with a direct one on the support, mostly at 1e-15.
+            features, 1e-5 for others. The solve goes on to rounding, mostly 1e-15, as a right gradient takes.
         max_iter: default 1000; an iteration is up to ten sweeps of coordinate descent, from the third on some features
             that enter, and direct solves on the support.
         throw: raise instead of reporting a task that is not certified.

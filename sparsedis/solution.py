@@ -14,6 +14,7 @@ class Status(IntEnum):
     CERTIFIED = 0
     MAX_ITER = 1
     STALLED = 2
+    PRECISION = 3
 
     @property
     def message(self) -> str:
@@ -24,6 +25,10 @@ _MESSAGES = {
     Status.CERTIFIED: "The relative duality gap is at most tol.",
     Status.MAX_ITER: (
         "The maximum number of iterations was reached. Increase max_iter, increase lambda2, or use the default solver."
+    ),
+    Status.PRECISION: (
+        "The gap of the weights as returned, rounded to their dtype, is above tol; the solver's own is not. Centre the "
+        "features (subtract their mean), or give them as float64."
     ),
     Status.STALLED: (
         "The gap stopped decreasing above tol. Increase tol, give the features as float64, or increase lambda2."
@@ -55,6 +60,9 @@ class Solution:
         solver: the solver that ran.
         backend: the backend that ran.
         intercept: (B, k), of a logistic regression solved with one; else None.
+        margin: (B,), float64, >= 0 and scale-free: how far the solution is from a kink, where a feature or an entry of
+            the dual point is on the edge between active and not, and the gradient is one of several. Gradients are
+            right to rounding where it is well above rounding; 0 is at a kink.
     """
 
     weights: Tensor
@@ -68,6 +76,7 @@ class Solution:
     solver: str
     backend: str
     intercept: Tensor | None = None
+    margin: Tensor | None = None
 
     @classmethod
     def of(
@@ -79,18 +88,17 @@ class Solution:
         backend: str,
         intercept: Tensor | None = None,
     ) -> Solution:
-        """From what an operation returns: weights, dual, gap, relative_gap, objective, n_iter, status, active.
+        """From what an operation returns: weights, dual, gap, relative_gap, objective, n_iter, status, active, margin.
 
-        All but weights and intercept are detached: dual points need not be unique, and a certificate is a statement,
-        not a function to train on. ``single`` takes the batch dimension away.
+        The operations differentiate nothing but the weights: dual points need not be unique, and a certificate is a
+        statement, not a function to train on. ``single`` takes the batch dimension away.
         """
-        weights, *rest = values
-        rest = [value.detach() for value in rest]
-        fields = [weights, *rest]
+        fields = list(values)
         if single:
             fields = [value[0] for value in fields]
             intercept = None if intercept is None else intercept[0]
-        return cls(*fields, solver=solver, backend=backend, intercept=intercept)  # type: ignore[misc, arg-type]
+        *fields, margin = fields
+        return cls(*fields, solver=solver, backend=backend, intercept=intercept, margin=margin)  # type: ignore[misc, arg-type]
 
     @property
     def sparsity(self) -> Tensor:

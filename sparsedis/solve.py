@@ -8,6 +8,7 @@ from torch import Tensor
 from sparsedis import checks
 from sparsedis.arguments import as_batch, class_count, per_task, step_limit, weights_of
 from sparsedis.ops import group_lasso_svm, registry
+from sparsedis.ops.operation import may_be_differentiated
 from sparsedis.problem import working_dtype
 from sparsedis.solution import Solution
 
@@ -53,8 +54,10 @@ def solve_svm(
         sample_weight: s, (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
         solver: "newton" (interior point), "fista", "bcd" (block coordinate descent), or "auto": newton.
         backend: "reference" (pure torch), or "auto": the fastest that can run the problem.
-        tol: the relative duality gap to reach, gap / P(W).
-        max_iter: default 200 (newton, which mostly takes less than 30), 5000 (fista), 2000 sweeps (bcd).
+        tol: the relative duality gap to reach, gap / P(W), by the weights as returned. newton goes to rounding where it
+            is below 1e-3, every solver where a gradient will be asked for (docs/solvers.md).
+        max_iter: default 200 (newton, which mostly takes less than 30), 5000 (fista), 2000 sweeps (bcd). Not counted:
+            what finishes a first-order solution for a gradient, the first-order steps that newton falls back on.
         throw: raise instead of reporting a task that is not certified.
 
     Returns:
@@ -90,6 +93,7 @@ def solve_svm(
         chosen,
         float(tol),
         steps,
+        may_be_differentiated(features, *parameters.values()),
         throw,
     )
     return Solution.of(values, single=single, solver=solver, backend=chosen)

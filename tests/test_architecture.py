@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "regression": LEAVES | {"arguments", "ops"},
     "logistic": LEAVES | {"arguments", "ops"},
     "implicit": LEAVES | {"ops"} | SOLVES,
-    "nn": LEAVES | {"ops", "implicit"} | SOLVES,
+    "nn": LEAVES | {"arguments", "ops", "implicit"} | SOLVES,
     "data": LEAVES | {"data"},
     "models": LEAVES | {"models"},
     "metalearn": LEAVES | {"data", "models", "nn", "metalearn"},

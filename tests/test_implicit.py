@@ -200,7 +200,7 @@ def operation_arguments(requires_grad):
 
 def test_opcheck_solve(backend):
     for requires_grad in (False, True):
-        arguments = [*operation_arguments(requires_grad), 3, "newton", backend, 1e-8, 50, False]
+        arguments = [*operation_arguments(requires_grad), 3, "newton", backend, 1e-8, 50, True, False]
         torch.library.opcheck(group_lasso_svm.solve.custom, arguments)
 
 

@@ -330,7 +330,8 @@ def test_opcheck(intercept):
     l1, l2 = torch.full((2,), 0.05, dtype=F64), torch.full((2,), 0.01, dtype=F64)
     weight = torch.ones(y.shape, dtype=F64)
     W = torch.randn(2, 5 + intercept, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
-    torch.library.opcheck(logistic.adjoint.custom, (X, y, l1, l2, weight, W, W, intercept, "reference"))
+    p = torch.randn(*y.shape, 3, dtype=F64).softmax(-1)
+    torch.library.opcheck(logistic.adjoint.custom, (X, y, l1, l2, weight, W, p, W, intercept, "reference"))
     torch.library.opcheck(logistic.lambda1_max.custom, (X, y, weight, 3, intercept))
     for needed in (False, True):
         described = [value.clone().requires_grad_(needed) for value in (X, l1, l2)]

@@ -1,11 +1,22 @@
 """The heads."""
 
+import copy
+import io
+import pickle
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sparsedis import lambda1_max, solve_svm
 from sparsedis.nn import GroupLassoLogistic, GroupLassoSVM, HeadOutput, Prototypes, Ridge, SparseHead
 from tests.tasks import random_task
+
+HEADS = {
+    "group-lasso-svm": GroupLassoSVM,
+    "ridge": Ridge,
+    "group-lasso-logistic": lambda **options: GroupLassoLogistic(lambda2=0.01, **options),
+}
 
 
 @pytest.fixture
@@ -97,6 +108,74 @@ def test_head_under_compile(task):
     torch.testing.assert_close(compiled(query, support, labels, 3).logits, head(query, support, labels, 3).logits)
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_compile_with_dynamic_shapes(name, task):
+    support, labels, query, _ = task
+    torch._dynamo.reset()
+    head = HEADS[name](learn=("lambda2",))
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager", dynamic=True)
+    for q, X, y in ((query[:, 5:], support, labels), (query[:, 1:, 2:], support[:, 2:, 2:], labels[:, 2:])):
+        given = q.contiguous(), X.contiguous(), y, 3
+        torch.testing.assert_close(compiled(*given).logits, head(*given).logits)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_no_solution_is_kept_whose_values_are_not_at_hand(name, task):
+    support, labels, query, _ = task
+    torch._dynamo.reset()
+    head = HEADS[name](throw=True, tol=1e-3)
+    given = query, support, labels, 3
+
+    def under_vmap():
+        return torch.func.vmap(lambda q, s: head(q[None], s[None], labels[:1], 3).logits)(query, support)
+
+    def under_grad():
+        return torch.func.grad(lambda s: head(query, s, labels, 3).logits.square().sum())(support)
+
+    def on_fakes():
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fakes = [mode.from_tensor(value) for value in (query, support, labels)]
+            return torch.func.functional_call(head, {"scale": mode.from_tensor(head.scale)}, (*fakes, 3))
+
+    def that_fails():
+        with pytest.raises(ValueError, match="features"):
+            head(query, support * float("nan"), labels, 3)
+
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
+    for call in (lambda: compiled(*given), under_vmap, under_grad, on_fakes, that_fails):
+        head(*given)
+        assert head.last_solution.certified.all()
+        call()
+        assert head.last_solution is None
+        copy.deepcopy(head)
+    head(*given)
+    assert head.last_solution is not None
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_solution_is_no_part_of_copies_and_pickles(name, task):
+    support, labels, query, _ = task
+    head = HEADS[name](learn=("lambda2",))
+    expected = head(query, support, labels, 3).logits
+    saved = io.BytesIO()
+    torch.save(head, saved)
+    saved.seek(0)
+    loaded = torch.load(saved, weights_only=False)
+    for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head)), loaded):
+        assert other.last_solution is None
+        assert torch.equal(other(query, support, labels, 3).logits, expected)
+        assert other.last_solution is not None
+    assert head.last_solution is not None
+
+
+@pytest.mark.parametrize("head", [Ridge(), Prototypes(), GroupLassoSVM()])
+def test_under_compile_a_head_asks_for_the_number_of_classes(head, task):
+    support, labels, query, _ = task
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match=r"n_classes: expected an int under torch\.compile"):
+        torch.compile(head, fullgraph=True, backend="eager")(query, support, labels)
+
+
 def test_head_under_autocast(task):
     support, labels, query, _ = task
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -170,13 +249,6 @@ def test_logistic_meets_the_conditions_of_its_minimum(task, intercept):
     if intercept:
         assert residual.sum(1).abs().max() < 1e-4
     torch.testing.assert_close(output.logits, 2.0 * (query @ W + b[:, None]))
-
-
-HEADS = {
-    "group-lasso-svm": GroupLassoSVM,
-    "ridge": Ridge,
-    "group-lasso-logistic": lambda **options: GroupLassoLogistic(lambda2=0.01, **options),
-}
 
 
 @pytest.mark.parametrize("name", HEADS)

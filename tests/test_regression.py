@@ -523,8 +523,9 @@ def test_opcheck(backend):
     X, y = random_regression(24)
     l1, l2 = torch.full((2,), 0.1, dtype=F64), torch.full((2,), 0.2, dtype=F64)
     weight = torch.ones(2, 20, dtype=F64)
-    w = solve_lasso(X, y, lambda1=0.1, lambda2=0.2).weights
-    torch.library.opcheck(lasso.adjoint.custom, (X, y, l1, l2, weight, w, w, backend))
+    solution = solve_lasso(X, y, lambda1=0.1, lambda2=0.2)
+    w = solution.weights
+    torch.library.opcheck(lasso.adjoint.custom, (X, y, l1, l2, weight, w, solution.dual, w, backend))
     torch.library.opcheck(lasso.lambda1_max.custom, (X, y, weight))
     torch.library.opcheck(ridge.adjoint.custom, (X, y[..., None], l2, weight, w[..., None], w[..., None], "reference"))
     torch.library.opcheck(ridge.scale.custom, (X, weight))

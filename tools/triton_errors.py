@@ -23,7 +23,8 @@ from sparsedis.ops.group_lasso_svm.kernel_triton.fista import fista
 from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import Tasks, as_tasks
 from sparsedis.ops.group_lasso_svm.reference.adjoint import adjoint as reference_adjoint
 from sparsedis.ops.group_lasso_svm.reference.fista import fista as reference_fista
-from sparsedis.ops.group_lasso_svm.reference.newton import LightForm, active_curvature
+from sparsedis.ops.group_lasso_svm.reference.hessian import active_curvature
+from sparsedis.ops.group_lasso_svm.reference.newton import LightForm
 from sparsedis.ops.group_lasso_svm.reference.newton import newton as reference_newton
 from sparsedis.problem import Problem, certificate, normalised, simplex_projection
 from tools.triton_report import put_into

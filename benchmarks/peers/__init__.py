@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from benchmarks.gates import Outcome
+from benchmarks.gates import Bound, Outcome
 from benchmarks.tasks import Case, Tasks
 
 
@@ -27,7 +27,7 @@ class Prepared:
     """
 
     forward: Callable[[], object]
-    forward_backward: Callable[[], object] | None
+    forward_backward: Callable[[], object]
     count: int
     read: Callable[[object], Outcome] = lambda outcome: outcome  # type: ignore[assignment, return-value]
     note: str = ""
@@ -40,12 +40,12 @@ class Peer(Protocol):
     Attributes:
         name: in tables.
         gap: the relative gap it has to reach to get a figure; None: it promises none, and its own is printed.
-        gradient: the relative gradient error allowed, likewise.
+        gradient: the errors of dloss/dX allowed against the exact one, likewise.
     """
 
     name: str
     gap: float | None
-    gradient: float | None
+    gradient: Bound | None
 
     def available(self) -> str | None:
         """None where it can run on this machine, else the reason why not."""
@@ -78,15 +78,11 @@ def peers(case: Case) -> list[Peer]:
     """The contenders of a case: the peers it names, then every backend of this package with every solver it names."""
     from benchmarks.peers.cvxpylayers import CvxpyLayers
     from benchmarks.peers.jaxopt import Jaxopt
+    from benchmarks.peers.moreau import Moreau
     from benchmarks.peers.ours import ours
     from benchmarks.peers.published import Published, PublishedByHand
     from benchmarks.peers.qpth import Qpth
 
-    named: dict[str, type[Published] | type[Jaxopt] | type[Qpth] | type[CvxpyLayers]] = {
-        "published": Published,
-        "published, by hand": PublishedByHand,
-        "jaxopt": Jaxopt,
-        "qpth": Qpth,
-        "cvxpylayers": CvxpyLayers,
-    }
+    every: tuple[type[Peer], ...] = (Published, PublishedByHand, Moreau, Jaxopt, Qpth, CvxpyLayers)
+    named = {peer.name: peer for peer in every}
     return [*(named[name]() for name in case.peers), *ours(case.solvers)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.gates import Outcome
+from benchmarks.gates import Bound, Outcome
 from benchmarks.peers import Prepared, reason_not_importable
 from benchmarks.tasks import Case, Tasks
 from sparsedis.info import installed_version
@@ -19,7 +19,7 @@ class CvxpyLayers:
 
     name = "cvxpylayers"
     gap: float | None = 1e-3
-    gradient: float | None = None
+    gradient: Bound | None = None
 
     def available(self) -> str | None:
         return reason_not_importable("cvxpylayers.torch")

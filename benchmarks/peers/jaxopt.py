@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gates import Outcome, relative_gap
+from benchmarks.gates import Bound, Outcome, relative_gap
 from benchmarks.peers import Prepared, reason_not_importable
 from benchmarks.tasks import Case, Tasks
 from sparsedis.info import installed_version
@@ -23,7 +23,7 @@ class Jaxopt:
 
     name = "jaxopt"
     gap: float | None = 1e-3
-    gradient: float | None = None
+    gradient: Bound | None = None
 
     def available(self) -> str | None:
         return reason_not_importable("jaxopt")
@@ -36,17 +36,7 @@ class Jaxopt:
         return f"{versions}, BlockCoordinateDescent, float32, jit, vmap"
 
     def prepare(self, tasks: Tasks) -> Prepared:
-        arguments = _arguments(tasks)
-        sweeps = _sweeps(tasks, arguments, 1e-3)
-        forward, both = _compiled(sweeps)
-        start, c = _start(arguments), tasks.cotangent.numpy()
-        return Prepared(
-            lambda: _wait(forward(*arguments, start)),
-            lambda: _wait(both(*arguments, start, c)),
-            len(tasks),
-            _read,
-            note=f"{sweeps} sweeps",
-        )
+        return prepare_sweeps(tasks, _sweeps(tasks, _arguments(tasks), 1e-3))
 
 
 def _sweeps(tasks: Tasks, arguments: tuple[np.ndarray, ...], gap: float) -> int:
@@ -70,10 +60,16 @@ def _sweeps(tasks: Tasks, arguments: tuple[np.ndarray, ...], gap: float) -> int:
 
 
 def prepare_sweeps(tasks: Tasks, sweeps: int) -> Prepared:
-    """The forward pass alone, with a fixed number of sweeps."""
-    arguments, forward = _arguments(tasks), _compiled(sweeps)[0]
-    start = _start(arguments)
-    return Prepared(lambda: _wait(forward(*arguments, start)), None, len(tasks), _read, note=f"{sweeps} sweeps")
+    """A fixed number of sweeps."""
+    arguments, (forward, both) = _arguments(tasks), _compiled(sweeps)
+    start, c = _start(arguments), tasks.cotangent.numpy()
+    return Prepared(
+        lambda: _wait(forward(*arguments, start)),
+        lambda: _wait(both(*arguments, start, c)),
+        len(tasks),
+        _read,
+        note=f"{sweeps} sweeps",
+    )
 
 
 def _arguments(tasks: Tasks) -> tuple[np.ndarray, ...]:

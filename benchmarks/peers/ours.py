@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.gates import Outcome
+from benchmarks.gates import Bound, Outcome
 from benchmarks.peers import Prepared
 from benchmarks.tasks import Case, Tasks
 from sparsedis import solve_svm
@@ -12,6 +12,8 @@ from sparsedis.ops import registry
 from sparsedis.solution import Solution
 
 TOL = 1e-5
+# Right to rounding in the median; a task close to a kink may lose digits to the rounding of its float32 features.
+GRADIENT = Bound(median=1e-6, largest=2e-2)
 # First-order steps in the reference are sequential: a sweep of bcd is n small steps. Above this n d it takes minutes.
 _LARGEST = {"bcd": {"reference": 60_000}, "fista": {"reference": 500_000}}
 
@@ -20,7 +22,7 @@ class Ours:
     """See :class:`benchmarks.peers.Peer`."""
 
     gap: float | None = TOL
-    gradient: float | None = 1e-3
+    gradient: Bound | None = GRADIENT
 
     def __init__(self, backend: registry.Backend, solver: str, tol: float = TOL) -> None:
         self.backend, self.solver, self.tol = backend, solver, tol

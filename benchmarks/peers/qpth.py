@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.gates import Outcome, relative_gap
+from benchmarks.gates import Bound, Outcome, relative_gap
 from benchmarks.peers import Prepared, reason_not_importable
 from benchmarks.tasks import Case, Tasks
 from sparsedis.info import installed_version
@@ -16,7 +16,7 @@ class Qpth:
 
     name = "qpth"
     gap: float | None = 1e-3
-    gradient: float | None = None
+    gradient: Bound | None = None
 
     def available(self) -> str | None:
         return reason_not_importable("qpth.qp")

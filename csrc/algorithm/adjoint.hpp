@@ -5,14 +5,19 @@
 // vector) by the differences c_l - c_k. u, W, q are vectors; c, J(c), scores of J(c) are covectors.
 #pragma once
 
+#include "free_system.hpp"
 #include "samples.hpp"
 
 namespace sparsedis {
 
-// Bound entries are floored here before Z/L is formed: L = 0 is common after a projection.
+// Entries that are at their bound but not 0 are floored here before Z/L is formed.
 constexpr double kFloor = 1e-100;
-// The most steps of refinement: the factor may be of float products.
-constexpr int kRefinements = 20;
+// In units of the hinge's margin: a smaller multiplier, and smaller than its entry, is what rounding leaves of 0.
+constexpr double kNoise = 1e-6;
+// The adjoint's linear system: relative residual, and the most conjugate gradients, where the features are close to
+// dependent.
+constexpr double kAdjointResidual = 1e-10;
+constexpr int kAdjointSteps = 100;
 
 struct ScalarGradients {
   double lambda1, lambda2, dual_reg;
@@ -21,24 +26,26 @@ struct ScalarGradients {
 template <class Team, class Link, class System>
 class Adjoint {
  public:
-  static std::size_t size(std::size_t n, std::size_t k, std::size_t ld) { return 8 * n * k + 2 * (k - 1) * ld + ld; }
+  static std::size_t size(std::size_t n, std::size_t k, std::size_t ld) {
+    return 4 * n * k + Free::size(n, k) + 2 * (k - 1) * ld + ld;
+  }
 
-  // residual: of the linear system, relative, where refinement ends.
-  Adjoint(const Team& team, const Samples& samples, Link& link, System& system, double residual, double* memory)
+  // free (n, k): scratch.
+  Adjoint(const Team& team, const Samples& samples, Link& link, System& system, double* memory, unsigned char* free)
       : team_(team),
         samples_(samples),
         link_(link),
-        system_(system),
-        residual_(residual),
+        system_(samples, link, system, memory + 4 * std::size_t(samples.n) * samples.k),
+        free_(free),
         k_(samples.k),
         m_(samples.m),
         ld_(link.ld()) {
-    double** const rows[] = {&rhs_, &q_, &r_, &z_, &p_, &Mp_, &bounds_, &scratch_};
+    double** const rows[] = {&rhs_, &q_, &bounds_, &scratch_};
     for (double** one : rows) {
       *one = memory;
       memory += std::size_t(samples.n) * k_;
     }
-    c_ = memory;
+    c_ = memory + Free::size(samples.n, k_);
     J_ = c_ + m_ * ld_;
   }
 
@@ -53,11 +60,13 @@ class Adjoint {
       for (int l = 1; l < k_; ++l) least = rhs_[i * k_ + l] < least ? rhs_[i * k_ + l] : least;
       for (int l = 0; l < k_; ++l) {
         const int e = i * k_ + l;
-        bounds_[e] = (rhs_[e] - least) / (L[e] > kFloor ? L[e] : kFloor) + samples_.s[i] * samples_.rho;
+        const double multiplier = rhs_[e] - least;
+        const bool noise = multiplier < kNoise && multiplier < L[e];
+        free_[e] = L[e] > 0;
+        bounds_[e] = (noise ? 0 : multiplier / (L[e] > kFloor ? L[e] : kFloor)) + samples_.s[i] * samples_.rho;
       }
     });
-    link_.linearise(team_, L);
-    system_.factor(team_, link_.hessian(), bounds_, L);
+    system_.factor(team_, L, free_, bounds_);
 
     team_.each(count, [&](int a) {
       const double last = grad(m_, a);
@@ -70,7 +79,7 @@ class Adjoint {
       const int i = e / k_, l = e % k_;
       rhs_[e] = l < m_ ? -samples_.s[i] * scratch_[i * m_ + l] : 0;
     });
-    solve(count);
+    system_.solve(team_, free_, bounds_, rhs_, q_, kAdjointResidual, kAdjointSteps);
 
     correlate_weighted(q_, J_);
     team_.each(count, [&](int a) {
@@ -106,6 +115,8 @@ class Adjoint {
   const double* plane(int term) const { return c_ + term * ld_; }
 
  private:
+  using Free = FreeSystem<Team, Link, System>;
+
   // <u_a, covector a> for planes (m, ld).
   double along(const double* covector, int a) const {
     double sum = 0;
@@ -144,62 +155,14 @@ class Adjoint {
     link_.correlate_candidates(team_, scratch_, planes);
   }
 
-  // Mp = M p, up to a constant in every row.
-  void multiply(int count) {
-    correlate_weighted(p_, J_);
-    team_.each(count, [&](int a) {
-      double sum = 0;
-      for (int c = 0; c < m_; ++c) sum += J_[c * ld_ + a];
-      for (int c = 0; c < m_; ++c) J_[c * ld_ + a] += sum;  // the vector as a covector
-      derivative_of(J_, a);
-    });
-    clear_padding(J_, count);
-    link_.apply_candidates(team_, J_, scratch_);
-    team_.each(samples_.n * k_, [&](int e) {
-      const int i = e / k_, l = e % k_;
-      Mp_[e] = bounds_[e] * p_[e] + (l < m_ ? samples_.s[i] * scratch_[i * m_ + l] : 0);
-    });
-  }
-
-  double dot(const double* a, const double* b) const {
-    return team_.sum(samples_.n * k_, [&](int e) { return a[e] * b[e]; });
-  }
-
-  // q with M q = rhs: conjugate gradients, the factor as preconditioner, M from the features in double.
-  void solve(int count) {
-    const int size = samples_.n * k_;
-    team_.each(size, [&](int e) {
-      q_[e] = 0;
-      r_[e] = rhs_[e];
-    });
-    system_.solve(team_, r_, z_);
-    team_.each(size, [&](int e) { p_[e] = z_[e]; });
-    double rz = dot(r_, z_);
-    const double first = rz;
-    for (int step = 0; step < kRefinements && rz > residual_ * residual_ * first; ++step) {
-      multiply(count);
-      const double curvature = dot(p_, Mp_);
-      if (!(curvature > 0)) return;
-      const double length = rz / curvature;
-      team_.each(size, [&](int e) {
-        q_[e] += length * p_[e];
-        r_[e] -= length * Mp_[e];
-      });
-      system_.solve(team_, r_, z_);
-      const double next = dot(r_, z_), ratio = next / rz;
-      rz = next;
-      team_.each(size, [&](int e) { p_[e] = z_[e] + ratio * p_[e]; });
-    }
-  }
-
   const Team& team_;
   const Samples& samples_;
   Link& link_;
-  System& system_;
-  double residual_;
+  Free system_;
+  unsigned char* free_;
   int k_, m_;
   std::ptrdiff_t ld_;
-  double *rhs_, *q_, *r_, *z_, *p_, *Mp_, *bounds_, *scratch_, *c_, *J_;
+  double *rhs_, *q_, *bounds_, *scratch_, *c_, *J_;
 };
 
 }  // namespace sparsedis

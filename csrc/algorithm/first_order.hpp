@@ -1,6 +1,7 @@
 // First-order solvers of the dual: accelerated proximal gradient with restarts, block coordinate descent over samples.
 #pragma once
 
+#include "finish.hpp"
 #include "progress.hpp"
 #include "samples.hpp"
 
@@ -12,25 +13,31 @@ constexpr int kFirstOrderPatience = 100;
 
 // Row i of `point` minus `step` times g, projected onto the simplex, into `to`; all (k,).
 inline void projected_row(int k, const double* point, const double* g, double step, double* to) {
-  auto z = [&](int l) { return point[l] - step * g[l]; };
-  const double tau = simplex_threshold(k, z);
-  for (int l = 0; l < k; ++l) to[l] = z(l) > tau ? z(l) - tau : 0;
+  for (int l = 0; l < k; ++l) to[l] = point[l] - step * g[l];
+  project_row(k, to, to);
 }
 
 // Step 1/lipschitz; momentum restarted when it points uphill (Beck and Teboulle 2009; O'Donoghue and Candes 2015).
+// Counts on from progress.n_iter. finish(): tries to go to rounding from the best point, first at a gap of finish_gap.
 // memory: 4 (n, k).
-template <class Team, class Link>
+template <class Team, class Link, class Finish>
 void fista(const Team& team, const Samples& samples, Link& link, double lipschitz, double* memory, Progress& progress,
-           std::int64_t max_iter) {
+           std::int64_t max_iter, double finish_gap, Finish finish) {
   const int k = samples.k, size = samples.n * k;
   double *dual = memory, *ahead = memory + size, *g = memory + 2 * size, *next = memory + 3 * size;
   team.each(size, [&](int e) { dual[e] = ahead[e] = 1.0 / k; });
   double momentum = 1;
-  for (std::int64_t iteration = 0; iteration <= max_iter; ++iteration) {
-    if (iteration % kCheckEvery == 0 || iteration == max_iter) {
+  const std::int64_t first = progress.n_iter;
+  for (std::int64_t iteration = first; iteration <= max_iter; ++iteration) {
+    if ((iteration - first) % kCheckEvery == 0 || iteration == max_iter) {
       const double penalty = link.evaluate(team, dual);
       if (!progress.record(team, dual, size, certificate(team, samples, dual, link.scores(), penalty), iteration))
         return;
+      if (progress.relative_gap <= finish_gap) {
+        if (finish()) return;
+        finish_gap = kFinishAgain * progress.relative_gap;
+        iteration = progress.n_iter;
+      }
     }
     link.evaluate(team, ahead);
     team.each(samples.n, [&](int i) {

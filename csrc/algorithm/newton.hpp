@@ -4,6 +4,7 @@
 // System knows the linear algebra: it factors H + diag(bounds) and solves in the space of zero row sums.
 #pragma once
 
+#include "finish.hpp"
 #include "progress.hpp"
 #include "samples.hpp"
 
@@ -157,18 +158,36 @@ void advance(const Team& team, const Samples& samples, Form& form, System& syste
   form.move(team, step);
 }
 
-// From the start in `at`, until the certificate, a stall or `max_iter`; counts on from progress.n_iter. Gives up where
-// the gap is above `hopeless` from iteration `patience` on. Returns whether the task is done.
-template <class Team, class Form, class System>
+// How long an interior point goes on.
+struct Limits {
+  std::int64_t max_iter;
+  // From this iteration on it gives up where the gap is above `hopeless`.
+  std::int64_t patience;
+  double hopeless;
+  double finish_gap;  // at which the finish is first tried; 0: never
+};
+
+// From the start in `at`, until the certificate, a stall or the limits; counts on from progress.n_iter. finish(): tries
+// to go to rounding from at.L, which the form has evaluated. Returns whether the task is done.
+template <class Team, class Form, class System, class Finish>
 bool interior_point(const Team& team, const Samples& samples, Form& form, System& system, Point& at, Progress& progress,
-                    std::int64_t max_iter, std::int64_t patience, double hopeless) {
-  for (std::int64_t iteration = progress.n_iter;; ++iteration) {
+                    const Limits& limits, Finish finish) {
+  double finish_gap = limits.finish_gap;
+  const std::int64_t first = progress.n_iter;
+  for (std::int64_t iteration = first;; ++iteration) {
     const double penalty = form.evaluate(team, at.L);
     const Certificate now = certificate(team, samples, at.L, form.scores(), penalty);
-    if (!progress.record(team, at.L, samples.n * samples.k, now, iteration))
-      return progress.status == Status::certified;
-    if (iteration >= max_iter) return true;
-    if (iteration >= patience && !(now.relative() <= hopeless)) return false;
+    bool going = progress.record(team, at.L, samples.n * samples.k, now, iteration);
+    if (going && iteration > first && now.relative() <= finish_gap) {
+      const bool finished = finish();
+      iteration = progress.n_iter;
+      going = progress.goes_on(now.relative()) && !finished;
+      finish_gap = kFinishAgain * now.relative();
+      if (going) form.evaluate(team, at.L);
+    }
+    if (!going) return progress.status == Status::certified;
+    if (iteration >= limits.max_iter) return true;
+    if (iteration >= limits.patience && !(now.relative() <= limits.hopeless)) return false;
     advance(team, samples, form, system, at);
   }
 }

@@ -8,15 +8,25 @@
 
 namespace sparsedis {
 
+// Checks without a better gap that are spent on a task that is certified already.
+constexpr int kPatienceWhenCertified = 5;
+
 class Progress {
  public:
-  // best: room for L, (n, k). patience: checks without a better gap after which the task has stalled.
-  Progress(double* best, double tol, int patience) : best_(best), tol_(tol), patience_(patience) {}
+  // best: room for L, (n, k). target: the gap to go on to, at most tol. patience: checks without a better gap after
+  // which the task has stalled.
+  Progress(double* best, double tol, double target, int patience)
+      : best_(best), tol_(tol), target_(target), patience_(patience) {}
 
-  // Take in a dual point; returns whether the task goes on.
+  // Another solver goes on from here.
+  void restart(int patience) {
+    patience_ = patience;
+    since_better_ = 0;
+  }
+
+  // Take in a dual point, the best or not.
   template <class Team>
-  bool record(const Team& team, const double* L, int size, Certificate at, std::int64_t iteration) {
-    n_iter = iteration;
+  void record_best(const Team& team, const double* L, int size, Certificate at) {
     const double relative = at.relative();
     current = relative < relative_gap;  // false for NaN
     if (current) {
@@ -27,17 +37,26 @@ class Progress {
     } else {
       ++since_better_;
     }
-    if (relative_gap <= tol_) {
-      status = Status::certified;
-    } else if (since_better_ >= patience_ || !std::isfinite(relative)) {
-      status = Status::stalled;
-    } else {
-      status = Status::max_iter;
-      return true;
-    }
-    return false;
   }
 
+  // Take in a dual point; returns whether the task goes on.
+  template <class Team>
+  bool record(const Team& team, const double* L, int size, Certificate at, std::int64_t iteration) {
+    n_iter = iteration;
+    record_best(team, L, size, at);
+    return goes_on(at.relative());
+  }
+
+  // Whether the task goes on from a point of that gap, and with what status it would end here.
+  bool goes_on(double relative) {
+    const bool stuck = since_better_ >= (enough() ? kPatienceWhenCertified : patience_) || !std::isfinite(relative);
+    status = enough() ? Status::certified : stuck ? Status::stalled : Status::max_iter;
+    return relative_gap > target_ && !stuck;
+  }
+
+  void aim(double target) { target_ = target < target_ ? target : target_; }
+  bool enough() const { return relative_gap <= tol_; }
+  double target() const { return target_; }
   const double* best() const { return best_; }
 
   double relative_gap = INFINITY;
@@ -48,7 +67,7 @@ class Progress {
 
  private:
   double* best_;
-  double tol_;
+  double tol_, target_;
   int patience_;
   int since_better_ = 0;
 };

@@ -7,6 +7,7 @@
 //   partition(x, count, t)   the values above t to the front of x; how many
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 namespace sparsedis {
@@ -45,12 +46,13 @@ inline double entry(const double* rows, int m, int i, int l) {
   return -sum;
 }
 
-// Threshold tau of the Euclidean projection onto the simplex, (z - tau)_+, by Michelot's finite iteration.
+// Threshold tau of the Euclidean projection onto the simplex, (z - tau)_+, by Michelot's finite iteration. tau never
+// falls, so that the support only shrinks: rounding cannot make it alternate between two. Entries far from 0 lose what
+// rounding takes of them.
 template <class Entry>
 double simplex_threshold(int k, Entry z) {
   double tau = -1e300;
-  int count = 0;
-  for (;;) {
+  for (int count = k + 1;;) {
     double sum = 0;
     int kept = 0;
     for (int l = 0; l < k; ++l) {
@@ -60,9 +62,21 @@ double simplex_threshold(int k, Entry z) {
         ++kept;
       }
     }
-    if (kept == count || kept == 0) return tau;
+    if (kept >= count || kept == 0) return tau;
     count = kept;
-    tau = (sum - 1) / kept;
+    const double next = (sum - 1) / kept;
+    tau = next > tau ? next : tau;
+  }
+}
+
+// The Euclidean projection of z (k,) onto the simplex, into `to`, which may be z; entries of -infinity become 0.
+inline void project_row(int k, const double* z, double* to) {
+  double top = z[0];
+  for (int l = 1; l < k; ++l) top = z[l] > top ? z[l] : top;
+  const double tau = simplex_threshold(k, [&](int l) { return z[l] - top; });
+  for (int l = 0; l < k; ++l) {
+    const double above = z[l] - top - tau;
+    to[l] = above > 0 ? above : 0;
   }
 }
 
@@ -122,6 +136,29 @@ inline void dual_gradient_row(const Samples& samples, const double* L, const dou
     const double score = l < m ? scores[i * m + l] : last;
     g[i * k + l] = samples.s[i] * (Y - score + samples.rho * (L[i * k + l] - Y));
   }
+}
+
+// The least, over all entries, of the larger of L and its bound's multiplier in units of the hinge's margin
+// (sparsedis.problem.complementarity_margin); scores: X W, m coordinates.
+inline double entry_margin(const Samples& samples, const double* L, const double* scores) {
+  const int k = samples.k, m = samples.m;
+  double result = INFINITY;
+  for (int i = 0; i < samples.n; ++i) {
+    double last = 0;
+    for (int c = 0; c < m; ++c) last -= scores[i * m + c];
+    auto gradient = [&](int l) {
+      const double Y = samples.is_label(i, l) ? 1 : 0;
+      return Y - (l < m ? scores[i * m + l] : last) + samples.rho * (L[i * k + l] - Y);
+    };
+    double least = gradient(0);
+    for (int l = 1; l < k; ++l) least = gradient(l) < least ? gradient(l) : least;
+    for (int l = 0; l < k; ++l) {
+      const double multiplier = gradient(l) - least;
+      const double larger = L[i * k + l] > multiplier ? L[i * k + l] : multiplier;
+      result = larger < result ? larger : result;
+    }
+  }
+  return result;
 }
 
 }  // namespace sparsedis

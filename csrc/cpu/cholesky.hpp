@@ -19,13 +19,19 @@ class Cholesky {
  public:
   static constexpr int kRows = 12;
 
-  Cholesky(Memory& memory, int order)
-      : given_(order),
-        order_((order + kGroup - 1) / kGroup * kGroup),
-        panels_((order_ + kRows - 1) / kRows),
-        matrix_(memory.take<double>(panel_offset(panels_))),
-        inverse_(memory.take<double>(std::size_t(panels_) * kRows)),
-        x_(memory.take<double>(std::size_t(panels_) * kRows)) {
+  // Room for matrices up to that order.
+  Cholesky(Memory& memory, int largest) {
+    const int panels = (largest + kGroup - 1) / kGroup * kGroup / kRows + 1;
+    matrix_ = memory.take<double>(panel_offset(panels));
+    inverse_ = memory.take<double>(std::size_t(panels) * kRows);
+    x_ = memory.take<double>(std::size_t(panels) * kRows);
+  }
+
+  // The order of the matrix that is written next.
+  void resize(int order) {
+    given_ = order;
+    order_ = (order + kGroup - 1) / kGroup * kGroup;
+    panels_ = (order_ + kRows - 1) / kRows;
     for (int row = order; row < panels_ * kRows; ++row) {
       for (int j = 0; j < (row / kRows + 1) * kRows; ++j) this->row(row)[column(j)] = row == j;
     }

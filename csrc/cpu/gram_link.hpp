@@ -39,6 +39,19 @@ class GramLink : public NoVariables {
     });
   }
 
+  // The features' curvature times rows (n, m) of a vector: a covector (n, m).
+  void multiply(const Team& team, const double* rows, double* to) const {
+    std::fill(to, to + n_ * m_, 0.0);
+    team.each(n_, [&](int i) {
+      for (int j = 0; j < n_; ++j) {
+        const double factor = K_[std::ptrdiff_t(i) * n_ + j] / samples_.lambda2;
+        double sum = 0;
+        for (int c = 0; c < m_; ++c) sum += rows[j * m_ + c];
+        for (int c = 0; c < m_; ++c) to[i * m_ + c] += factor * (rows[j * m_ + c] + sum);
+      }
+    });
+  }
+
   const double* scores() const { return scores_; }
   const double* gradient_scores() const { return scores_; }
   void linearise(const Team&, const double*) {}

@@ -68,6 +68,13 @@ class Hessian {
     }
   }
 
+  // The mean curvature of the entries of sample i.
+  double mean_curvature(int i) const {
+    double sum = 0;
+    for (int c = 0; c < m_; ++c) sum += double(pair(c, c)[std::ptrdiff_t(i) * n_ + i]);
+    return sum / (2 * m_);
+  }
+
   const T* pair(int c, int other) const { return G_ + std::size_t(pair_index(c, other)) * n_ * n_; }
 
  private:

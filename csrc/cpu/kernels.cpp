@@ -30,11 +30,11 @@ constexpr double kNoFullForm = 1e-10;
 constexpr int kLightIterations = 8;
 constexpr double kLightGap = 1e-2;
 constexpr int kNewtonPatience = 60;
-// A tolerance that the light form's float products serve; below, everything is double.
-constexpr double kFloatTolerance = 1e-6;
-// To which the adjoint's linear system is solved, for gradients in F.
-template <class F>
-constexpr double kResidual = std::is_same_v<F, float> ? 1e-7 : 1e-12;
+// The interior point's iterations, in each form, and the first-order steps that a task which it does not certify falls
+// back on.
+constexpr std::int64_t kMostIterations = 200, kFallbackSteps = 5000;
+// The solver's own gap is brought this far below tol: rounding the weights to the features' type takes some of it.
+constexpr double kOwnShare = 0.9;
 
 // Whether float holds lambda1 and lambda2 and what they are multiplied with.
 bool moderate(const Samples& samples) {
@@ -86,84 +86,6 @@ Survey<F> survey(Memory& memory, const Team& team, const Samples& samples, const
   return {start_on_the_line(team, scaled, d, norm), lengths, std::sqrt(double(longest)), true};
 }
 
-// Where the solution of one task goes.
-template <class F>
-struct Output {
-  F* W;          // (d, k)
-  bool* active;  // (d,)
-  int k;
-
-  // W and the active features, from a link that has evaluated the solution.
-  template <class Link>
-  void write(const Link& link) const {
-    for (int a = 0; a < link.candidates(); ++a) {
-      if (!link.active(a)) continue;
-      active[link.index(a)] = true;
-      F* to = W + std::ptrdiff_t(link.index(a)) * k;
-      double last = 0;
-      for (int c = 0; c < k - 1; ++c) {
-        const double value = link.W(c, a);
-        to[c] = F(value);
-        last -= value;
-      }
-      to[k - 1] = F(last);
-    }
-  }
-};
-
-template <class Link, class F>
-void write_best(const Team& team, Link& link, const Progress& progress, const Output<F>& output) {
-  if (!progress.current) link.evaluate(team, progress.best());
-  output.write(link);
-}
-
-// Returns whether the task is done.
-template <class T, class F>
-bool light(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features,
-           const Survey<F>& survey, NewtonSystem& system, Point& at, Progress& progress, std::int64_t max_iter,
-           std::int64_t patience, const Output<F>& output) {
-  SparseLink<F, T> link(memory, samples, features, survey.lengths, survey.longest);
-  const bool done =
-      interior_point(team, samples, link, system, at, progress, max_iter, patience, kLightGap) || patience == max_iter;
-  if (done) write_best(team, link, progress, output);
-  return done;
-}
-
-template <class F>
-void newton(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features,
-            const Survey<F>& survey, Progress& progress, double tol, std::int64_t max_iter, const Output<F>& output) {
-  const std::size_t n = samples.n, k = samples.k, m = samples.m;
-  Point at;
-  at.place(memory.take<double>(Point::size(n, k)), n, k);
-  NewtonSystem system(memory, samples);
-  place_start(team, samples, features.features(), survey.theta, at);
-  if (samples.lambda1 == 0) {
-    GramLink<F> link(memory, samples, features);
-    interior_point(team, samples, link, system, at, progress, max_iter, max_iter, 0);
-    SparseLink<F, F> all(memory, samples, features, survey.lengths, survey.longest);
-    all.evaluate(team, progress.best());
-    return output.write(all);
-  }
-  const double strength = samples.lambda1 * samples.lambda1 / samples.lambda2;
-  if (strength <= (features.features() >= samples.n ? kLight : kSurelyLight)) {
-    const std::int64_t patience = strength > kNoFullForm ? kLightIterations : max_iter;
-    const bool done =
-        tol >= kFloatTolerance && moderate(samples)
-            ? light<F>(memory, team, samples, features, survey, system, at, progress, max_iter, patience, output)
-            : light<double>(memory, team, samples, features, survey, system, at, progress, max_iter, patience, output);
-    if (done) return;
-    place_start(team, samples, features.features(), survey.theta, at);
-  }
-  using Link = SparseLink<F, double>;
-  Link link(memory, samples, features, survey.lengths, survey.longest);
-  FullForm<Link> form(samples, link, memory.take<double>(FullForm<Link>::size(features.features(), m)),
-                      memory.take<double>(2 * n * m));
-  form.start(team, at.L);
-  interior_point(team, samples, form, system, at, progress, max_iter, max_iter, 0);
-  link.evaluate(team, progress.best());
-  output.write(link);
-}
-
 // lambda_max(D X X^T D)/lambda2 + rho.
 template <class F>
 double lipschitz(Memory& memory, const Samples& samples, const Features<F>& features) {
@@ -176,21 +98,195 @@ double lipschitz(Memory& memory, const Samples& samples, const Features<F>& feat
   return std::max(largest / samples.lambda2 + samples.rho, kTiny);
 }
 
+// Where the solution of one task goes, and what is said about it.
 template <class F>
-void first_order(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features,
-                 const Survey<F>& survey, Progress& progress, Solver solver, std::int64_t max_iter,
-                 const Output<F>& output) {
-  const std::size_t n = samples.n, k = samples.k;
-  SparseLink<F, double> link(memory, samples, features, survey.lengths, survey.longest);
-  if (solver == Solver::fista) {
-    const double constant = lipschitz(memory, samples, features);
-    fista(team, samples, link, constant, memory.take<double>(4 * n * k), progress, max_iter);
-  } else {
-    Sweep<F, SparseLink<F, double>> sweep(memory, samples, features, link);
-    bcd(team, samples, link, sweep, memory.take<double>(n * k + 3 * k), progress, max_iter);
+struct Output {
+  F* W;             // (d, k)
+  bool* active;     // (d,)
+  double* margin;   // one value
+  Certificate* at;  // of W as written
+
+  // From a link of all features and the dual point L (n, k).
+  template <class Link>
+  void write(Memory& memory, const Team& team, const Samples& samples, Link& link, const double* L) const {
+    const int n = samples.n, k = samples.k, m = samples.m;
+    const std::ptrdiff_t ld = link.ld();
+    double* planes = memory.take<double>(m * ld);
+    double* scores = memory.take<double>(std::size_t(n) * m);
+    double* value = memory.take<double>(k);
+    link.evaluate(team, L);
+    *margin = std::min(entry_margin(samples, L, link.scores()), link.margin(team, L));
+    double slack = 0, penalty = 0;
+    const int count = link.candidates();
+    for (int c = 0; c < m; ++c) std::fill(planes + c * ld, planes + c * ld + padded(count), 0.0);
+    for (int a = 0; a < count; ++a) {
+      if (!link.active(a)) continue;
+      active[link.index(a)] = true;
+      F* to = W + std::ptrdiff_t(link.index(a)) * k;
+      value[m] = 0;
+      for (int c = 0; c < m; ++c) {
+        value[c] = link.W(c, a);
+        value[m] -= value[c];
+      }
+      double mean = 0, along = 0, squares = 0, distance = 0, last_unit = 0;
+      for (int c = 0; c < k; ++c) {
+        const double exact = value[c];
+        to[c] = F(exact);
+        value[c] = double(to[c]);
+        mean += value[c] / k;
+        if (c < m) last_unit -= link.unit(c, a);
+        along += value[c] * (c < m ? link.unit(c, a) : last_unit);
+        squares += value[c] * value[c];
+        distance += (value[c] - exact) * (value[c] - exact);
+      }
+      // What the feature adds to the gap, by Fenchel and Young: not negative (sparsedis.problem.certificate_of).
+      double across = 0;
+      for (int c = 0; c < k; ++c) {
+        const double off = value[c] - along * (c < m ? link.unit(c, a) : last_unit);
+        across += off * off;
+      }
+      const double length = std::sqrt(squares), both = length + along;
+      slack += samples.lambda1 * (both > 0 ? across / both : 0) + samples.lambda2 / 2 * distance;
+      penalty += samples.lambda1 * length + samples.lambda2 / 2 * squares;
+      // Margins are differences of scores: rows of W may be centred.
+      for (int c = 0; c < m; ++c) planes[c * ld + a] = value[c] - mean;
+    }
+    link.apply_candidates(team, planes, scores);
+    *at = certificate(team, samples, L, scores, penalty);
+    at->gap += slack;
   }
-  link.evaluate(team, progress.best());
-  output.write(link);
+};
+
+// The finish on a link, with the memory that it takes.
+template <class Link>
+class Finisher {
+ public:
+  Finisher(Memory& memory, const Team& team, const Samples& samples, Link& link, NewtonSystem& system,
+           Progress& progress, std::int64_t max_iter)
+      : team_(team),
+        link_(link),
+        progress_(progress),
+        max_iter_(max_iter),
+        finish_(samples, link, system, memory.take<double>(Algorithm::size(samples.n, samples.k)),
+                memory.take<unsigned char>(2 * std::size_t(samples.n) * samples.k)) {}
+
+  // From L, which the link has evaluated, and near which it was linearised last.
+  bool near(const double* L) { return finish_.run(team_, L, progress_, max_iter_); }
+
+  // From the best point, of which the link knows nothing.
+  bool from_best() {
+    link_.evaluate(team_, progress_.best());
+    link_.linearise(team_, progress_.best());
+    return near(progress_.best());
+  }
+
+ private:
+  using Algorithm = Finish<Team, Link, NewtonSystem>;
+
+  const Team& team_;
+  Link& link_;
+  Progress& progress_;
+  std::int64_t max_iter_;
+  Algorithm finish_;
+};
+
+// One task that is being solved.
+template <class F>
+struct Job {
+  Memory& memory;
+  const Team& team;
+  const Samples& samples;
+  const Features<F>& features;
+  const Survey<F>& survey;
+  Progress& progress;
+  std::int64_t max_iter;
+  double finish_gap;  // 0: no finish
+
+  // A link whose screening and whose Hessian's products are of type T.
+  template <class T>
+  SparseLink<F, T> link() const {
+    return {memory, samples, features, survey.lengths, survey.longest};
+  }
+};
+
+// The interior point in one of its forms, with the finish on `link`. Returns whether the task is done.
+template <class F, class Form, class Link>
+bool interior(const Job<F>& job, Form& form, Link& link, NewtonSystem& system, Point& at, std::int64_t patience,
+              double hopeless) {
+  Finisher<Link> finisher(job.memory, job.team, job.samples, link, system, job.progress, job.max_iter);
+  const std::int64_t most = std::min(job.max_iter, job.progress.n_iter + kMostIterations);
+  return interior_point(job.team, job.samples, form, system, at, job.progress,
+                        {most, patience, hopeless, job.finish_gap}, [&] { return finisher.near(at.L); });
+}
+
+template <class F>
+void newton(const Job<F>& job, const Output<F>& output) {
+  Memory& memory = job.memory;
+  const Team& team = job.team;
+  const Samples& samples = job.samples;
+  Progress& progress = job.progress;
+  const std::size_t n = samples.n, k = samples.k, m = samples.m, d = job.features.features();
+  Point at;
+  at.place(memory.take<double>(Point::size(n, k)), n, k);
+  NewtonSystem system(memory, samples);
+  place_start(team, samples, int(d), job.survey.theta, at);
+  const double strength = samples.lambda1 * samples.lambda1 / samples.lambda2;
+  const bool full_form_exists = strength > kNoFullForm;
+  auto light = [&](auto&& link) {
+    const std::int64_t patience = full_form_exists ? kLightIterations : job.max_iter;
+    const bool done = interior(job, link, link, system, at, patience, kLightGap);
+    if (done) output.write(memory, team, samples, link, progress.best());
+    return done;
+  };
+  if (samples.lambda1 == 0) {
+    GramLink<F> link(memory, samples, job.features);
+    interior(job, link, link, system, at, job.max_iter, 0);
+  } else if (strength <= (d >= n ? kLight : kSurelyLight)) {
+    if (moderate(samples) ? light(job.template link<F>()) : light(job.template link<double>())) return;
+  }
+  auto link = job.template link<double>();
+  if (progress.status != Status::certified && full_form_exists) {
+    using Full = FullForm<decltype(link)>;
+    place_start(team, samples, int(d), job.survey.theta, at);
+    progress.restart(kNewtonPatience);
+    Full form(samples, link, memory.take<double>(Full::size(d, m)), memory.take<double>(2 * n * m));
+    form.start(team, at.L);
+    interior(job, form, link, system, at, job.max_iter, 0);
+  }
+  // A few iterations asked for are not exceeded by thousands of others.
+  if (progress.status != Status::certified && (progress.n_iter < job.max_iter || job.max_iter >= kMostIterations)) {
+    const std::int64_t counted = progress.n_iter, most = counted + kFallbackSteps;
+    progress.restart(kFirstOrderPatience);
+    Finisher<decltype(link)> finisher(memory, team, samples, link, system, progress, most);
+    fista(team, samples, link, lipschitz(memory, samples, job.features), at.L, progress, most, kFinishGap,
+          [&] { return finisher.from_best(); });
+    progress.n_iter = counted;
+  }
+  output.write(memory, team, samples, link, progress.best());
+}
+
+template <class F>
+void first_order(const Job<F>& job, Solver solver, const Output<F>& output) {
+  const std::size_t n = job.samples.n, k = job.samples.k;
+  auto link = job.template link<double>();
+  if (solver == Solver::fista) {
+    const double constant = lipschitz(job.memory, job.samples, job.features);
+    fista(job.team, job.samples, link, constant, job.memory.template take<double>(4 * n * k), job.progress,
+          job.max_iter, 0, [] { return false; });
+  } else {
+    Sweep<F, SparseLink<F, double>> sweep(job.memory, job.samples, job.features, link);
+    bcd(job.team, job.samples, link, sweep, job.memory.template take<double>(n * k + 3 * k), job.progress,
+        job.max_iter);
+  }
+  if (job.finish_gap > 0 && job.progress.status == Status::certified) {
+    NewtonSystem system(job.memory, job.samples);
+    Finisher<decltype(link)> finisher(job.memory, job.team, job.samples, link, system, job.progress, job.max_iter);
+    if (!finisher.from_best()) {
+      job.progress.aim(kRounding);
+      return newton(job, output);
+    }
+  }
+  output.write(job.memory, job.team, job.samples, link, job.progress.best());
 }
 
 // Whether all values but the present samples' features, which survey() sees, are what the problem allows.
@@ -232,27 +328,39 @@ void solve_task(const Problems<F>& problems, const Options& options, const Solut
   std::fill(W, W + d * k, F(0));
   std::fill(active, active + d, false);
 
+  const bool newton_runs = options.solver == Solver::newton;
+  // Rounding is not far from a gap that only the finish's neighbourhood reaches.
+  const bool exact = options.exact || (newton_runs && options.tol < kFinishGap);
+  const double tol = std::is_same_v<F, float> ? kOwnShare * options.tol : options.tol;
   double* best = memory.take<double>(std::size_t(samples.n) * k);
-  const int patience = options.solver == Solver::newton ? kNewtonPatience : kFirstOrderPatience;
-  Progress progress(best, options.tol, patience);
-  if (samples.n == 0) {
-    progress.record(team, best, 0, {0, 0}, 0);
-  } else {
+  Progress progress(best, tol, newton_runs && exact ? std::min(kRounding, tol) : tol,
+                    newton_runs ? kNewtonPatience : kFirstOrderPatience);
+  Certificate at = {0, 0};
+  double margin = INFINITY;
+  if (samples.n > 0) {
     const Survey<F> seen = survey(memory, team, samples, features);
     if (!seen.finite) throw std::domain_error("features: expected finite values");
-    const Output<F> output{W, active, samples.k};
-    if (options.solver == Solver::newton) {
-      newton(memory, team, samples, features, seen, progress, options.tol, options.max_iter, output);
+    const Output<F> output{W, active, &margin, &at};
+    const Job<F> job{memory, team, samples, features, seen, progress, options.max_iter, exact ? kFinishGap : 0};
+    if (newton_runs) {
+      newton(job, output);
     } else {
-      first_order(memory, team, samples, features, seen, progress, options.solver, options.max_iter, output);
+      first_order(job, options.solver, output);
     }
     for (int i = 0; i < samples.n; ++i) std::copy(best + i * k, best + (i + 1) * k, dual + task.present[i] * k);
   }
-  solutions.gap[index] = task.scale * progress.certificate.gap;
-  solutions.relative_gap[index] = progress.relative_gap;
-  solutions.objective[index] = task.scale * progress.certificate.objective;
+  Status status = progress.status;
+  if (at.relative() <= options.tol) {
+    status = Status::certified;
+  } else if (progress.relative_gap <= options.tol) {
+    status = Status::precision;
+  }
+  solutions.gap[index] = task.scale * at.gap;
+  solutions.relative_gap[index] = at.relative();
+  solutions.objective[index] = task.scale * at.objective;
   solutions.n_iter[index] = progress.n_iter;
-  solutions.status[index] = std::int64_t(progress.status);
+  solutions.status[index] = std::int64_t(status);
+  solutions.margin[index] = margin;
 }
 
 // Blocks of the candidates' columns, put where they belong in grad_X (all samples, d).
@@ -306,7 +414,8 @@ void adjoint_task(const Problems<F>& problems, const Solved& solved, const F* al
   using Adjoint = Adjoint<Team, Link, NewtonSystem>;
   Link link(memory, samples, features, nullptr, 0);
   NewtonSystem system(memory, samples);
-  Adjoint adjoint(team, samples, link, system, kResidual<F>, memory.take<double>(Adjoint::size(n, k, link.ld())));
+  Adjoint adjoint(team, samples, link, system, memory.take<double>(Adjoint::size(n, k, link.ld())),
+                  memory.take<unsigned char>(n * k));
   link.evaluate_active(team, dual, solved.active + index * d);
   const ScalarGradients scalars =
       adjoint.run(dual, [&](int c, int a) { return double(grad_W[link.index(a) * k + c]); });

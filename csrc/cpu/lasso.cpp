@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <type_traits>
 
 #include "../contract.hpp"
 #include "../lasso.hpp"
@@ -21,6 +22,8 @@ using Rows = Eigen::Map<Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Ei
 using Vector = Eigen::Map<Eigen::VectorXd>;
 
 constexpr double kSmallest = std::numeric_limits<double>::min();
+// The relative gap at which an iterate is the solution to rounding.
+constexpr double kRounding = 1e-13;
 // Checks without a better gap or a lower objective after which a task has stalled.
 constexpr int kStallAfter = 20;
 // Iterations that begin with sweeps, so many each, and then solve on the support so many times; each of these drops a
@@ -230,7 +233,7 @@ struct Face {
 
 struct LassoCertificate {
   double gap, relative_gap, objective;
-  double dual_scale;  // the dual point is this times the residual
+  double dual_scale;  // the dual point is this times the residual of w
 };
 
 template <class F>
@@ -241,16 +244,35 @@ class Descent {
         n_(task.n),
         d_(task.d),
         w_(memory.take<double>(task.d)),
+        best_(memory.take<double>(task.d)),
+        signs_(memory.take<double>(task.d)),
         g_(memory.take<double>(task.d)),
         beyond_(memory.take<double>(task.d)),
         v_(memory.take<double>(task.d)),
         r_(memory.take<double>(task.n)),
         face_(memory, task.d) {
     std::fill(w_, w_ + d_, 0.0);
+    std::fill(signs_, signs_ + d_, 0.0);
+    keep();
+    for (int i = 0; i < n_; ++i) at_zero_ += task.share[i] * task.y[i] * task.y[i] / 2;
   }
 
   const double* w() const { return w_; }
   const double* residual() const { return r_; }
+
+  // Whether a sign has changed since the last call.
+  bool turned() {
+    bool any = false;
+    for (int j = 0; j < d_; ++j) {
+      const double now = sign(w_[j]);
+      any |= now != signs_[j];
+      signs_[j] = now;
+    }
+    return any;
+  }
+
+  void keep() { std::copy(w_, w_ + d_, best_); }
+  void restore() { std::copy(best_, best_ + d_, w_); }
 
   // Passes over the features until the signs stay.
   void sweeps() {
@@ -321,26 +343,85 @@ class Descent {
   // As sparsedis/ops/lasso/problem.py's certificate. Takes the gradient from the features, as that from H cancels.
   LassoCertificate certify() {
     const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
-    double misfit = 0, at_zero = 0;
+    double square = 0;
     std::fill(v_, v_ + d_, 0.0);
     for (int i = 0; i < n_; ++i) {
       const double* x = task_.row(i);
       r_[i] = task_.y[i] - dot(x, w_, d_);
       const double weighted = task_.share[i] * r_[i];
       for (int j = 0; j < d_; ++j) v_[j] += weighted * x[j];
-      misfit += weighted * r_[i];
-      at_zero += task_.share[i] * task_.y[i] * task_.y[i];
+      square += weighted * r_[i];
     }
-    double largest = 0, ridge = 0, norm = 0, by_conjugate = 0;
+    double largest = 0;
     for (int j = 0; j < d_; ++j) {
-      const double size = std::fabs(w_[j]), correlation = std::fabs(v_[j]);
       g_[j] = v_[j] - lambda2 * w_[j];
       largest = std::max(largest, std::fabs(g_[j]));
-      ridge += lambda2 * w_[j] * w_[j];
+      square += lambda2 * w_[j] * w_[j];
+    }
+    scale_ = largest > lambda1 ? lambda1 / largest : 1;
+    if (lambda1 == 0) {
+      choose_support();
+      face_.least(task_.H, d_, [&](int j) { return g_[j]; });
+      to_minimum_ = 0;
+      for (int s = 0; s < face_.size; ++s) to_minimum_ += g_[face_.index[s]] * face_.step[s];
+      to_minimum_ = std::max(to_minimum_ / 2, 0.0);
+    }
+    return smallest(w_, {(1 - scale_) * (1 - scale_) / 2 * square, 0, 0}, square);
+  }
+
+  // That of w, the last certified, rounded: by the dual point of w.
+  LassoCertificate certify_rounded(const F* rounded) const {
+    const double lambda2 = task_.lambda2;
+    Distances away{0, 0, 0};
+    double square = 0;
+    auto add = [&](double weight, double value, double exact) {
+      const double scaled = value - scale_ * exact, moved = value - exact;
+      square += weight * value * value;
+      away.scaled += weight * scaled * scaled / 2;
+      away.w += weight * moved * moved / 2;
+    };
+    for (int i = 0; i < n_; ++i) {
+      const double* x = task_.row(i);
+      double residual = task_.y[i];
+      for (int j = 0; j < d_; ++j) residual -= x[j] * double(rounded[j]);
+      add(task_.share[i], residual, r_[i]);
+    }
+    away.residual = away.w;
+    for (int j = 0; j < d_; ++j) add(lambda2, double(rounded[j]), w_[j]);
+    return smallest(rounded, away, square);
+  }
+
+  // min_j | |z_j| / lambda1 - 1 |, z_j being what a sweep thresholds, at the w that was last certified.
+  double margin() const {
+    double least = INFINITY;
+    if (task_.lambda1 == 0) return least;
+    for (int j = 0; j < d_; ++j) {
+      const double z = v_[j] + (task_.H[std::size_t(j) * d_ + j] - task_.lambda2) * w_[j];
+      least = std::min(least, std::fabs(std::fabs(z) / task_.lambda1 - 1));
+    }
+    return least;
+  }
+
+ private:
+  static double sign(double value) { return value > 0 ? 1 : value < 0 ? -1 : 0; }
+
+  // Half the squared distances of weights: from the scaled w and from w, in the norm of H, and of the residuals alone.
+  struct Distances {
+    double scaled, residual, w;
+  };
+
+  // The smallest gap of weights, by the dual points of w; `square` is sum share r^2 + lambda2 w^2 at the weights.
+  template <class W>
+  LassoCertificate smallest(const W* weights, const Distances& away, double square) const {
+    const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
+    double norm = 0, gap = away.scaled, by_conjugate = away.residual, scale = scale_;
+    for (int j = 0; j < d_; ++j) {
+      const double value = double(weights[j]), size = std::fabs(value), correlation = std::fabs(v_[j]);
       norm += size;
+      gap += std::max(lambda1 * size - scale_ * g_[j] * value, 0.0);
       if (lambda2 > 0) {
         const double above = std::max(correlation - lambda1, 0.0);
-        if (v_[j] * w_[j] < 0) {
+        if (v_[j] * value < 0) {
           by_conjugate += (lambda1 + correlation) * size + lambda2 / 2 * size * size + above * above / (2 * lambda2);
         } else {
           const double off = lambda2 * size - above;
@@ -348,25 +429,16 @@ class Descent {
         }
       }
     }
-    const double a = largest > lambda1 ? lambda1 / largest : 1;
-    double gap = (1 - a) * (1 - a) / 2 * (misfit + ridge), scale = a;
-    for (int j = 0; j < d_; ++j) {
-      gap += std::max(lambda1 * std::fabs(w_[j]) - a * g_[j] * w_[j], 0.0);
-    }
     if (lambda2 > 0 && by_conjugate < gap) gap = by_conjugate, scale = 1;
     if (lambda1 == 0) {
-      choose_support();
-      face_.least(task_.H, d_, [&](int j) { return g_[j]; });
-      double to_minimum = 0;
-      for (int s = 0; s < face_.size; ++s) to_minimum += g_[face_.index[s]] * face_.step[s];
-      to_minimum = std::max(to_minimum / 2, 0.0);
-      if (to_minimum < gap) gap = to_minimum, scale = 1;
+      // The norm of H is one: the way to the minimum is at most that to w and from there.
+      const double way = std::sqrt(away.w) + std::sqrt(to_minimum_);
+      if (way * way < gap) gap = way * way, scale = 1;
     }
-    return {gap, gap / std::max(at_zero / 2, kSmallest), (misfit + ridge) / 2 + lambda1 * norm, scale};
+    const double relative = gap / std::max(at_zero_, kSmallest), objective = square / 2 + lambda1 * norm;
+    if (!std::isfinite(relative) || !std::isfinite(objective)) return {INFINITY, INFINITY, INFINITY, scale};
+    return {gap, relative, objective, scale};
   }
-
- private:
-  static double sign(double value) { return value > 0 ? 1 : value < 0 ? -1 : 0; }
 
   int in() const {
     return int(std::count_if(w_, w_ + d_, [](double value) { return value != 0; }));
@@ -446,7 +518,8 @@ class Descent {
 
   const LassoTask<F>& task_;
   int n_, d_;
-  double *w_, *g_, *beyond_, *v_, *r_;
+  double *w_, *best_, *signs_, *g_, *beyond_, *v_, *r_;
+  double scale_ = 1, to_minimum_ = 0, at_zero_ = 0;  // the latter P(0)
   Face face_;
 };
 
@@ -480,33 +553,28 @@ void solve_task(const Lassos<F>& problems, double tol, std::int64_t max_iter, co
   bool* active = solutions.active + index * d;
   std::fill(dual, dual + all, 0.0);
 
+  const double goal = std::min(tol, kRounding);
   LassoCertificate best{INFINITY, INFINITY, INFINITY, 1};
   double lowest = INFINITY;  // objective
   int since_progress = 0;
   Status status = Status::max_iter;
+  bool last_is_best = false;
   std::int64_t iteration = 0;
   for (;; ++iteration) {
     const LassoCertificate now = descent.certify();
-    const bool better = now.relative_gap < best.relative_gap;
-    since_progress = better || now.objective < lowest ? 0 : since_progress + 1;
+    last_is_best = now.relative_gap < best.relative_gap;
+    since_progress = last_is_best || now.objective < lowest ? 0 : since_progress + 1;
     lowest = std::min(lowest, now.objective);
-    if (better) {
+    if (last_is_best) {
       best = now;
-      for (std::size_t j = 0; j < d; ++j) {
-        w[j] = F(descent.w()[j]);
-        active[j] = descent.w()[j] != 0;
-      }
-      for (int i = 0; i < task.n; ++i) dual[task.present[i]] = now.dual_scale * descent.residual()[i];
-    } else if (iteration == 0) {
-      std::fill(w, w + d, F(0));
-      std::fill(active, active + d, false);
+      descent.keep();
     }
-    if (best.relative_gap <= tol) {
-      status = Status::certified;
-      break;
-    }
+    const bool certified = best.relative_gap <= tol, turned = descent.turned();
+    if (certified) status = Status::certified;
+    // To rounding: a gradient takes the right support.
+    if (best.relative_gap <= goal || (certified && !last_is_best && !turned)) break;
     if (since_progress >= kStallAfter || !std::isfinite(now.relative_gap)) {
-      status = Status::stalled;
+      if (!certified) status = Status::stalled;
       break;
     }
     if (iteration == max_iter) break;
@@ -517,23 +585,38 @@ void solve_task(const Lassos<F>& problems, double tol, std::int64_t max_iter, co
       if (iteration == kSweepIterations && descent.restart_crowded()) lowest = INFINITY;
       descent.enter();
     }
-    const int most = sweeping ? kFaces : std::numeric_limits<int>::max();  // faces only shrink: they end
+    const int most = sweeping ? kFaces : task.d + 1;  // all but the last drop a feature
     for (int faces = 0; faces < most && descent.minimise_on_face(); ++faces) {
     }
+  }
+  if (!last_is_best) {
+    descent.restore();
+    best = descent.certify();
+  }
+  for (std::size_t j = 0; j < d; ++j) {
+    w[j] = F(descent.w()[j]);
+    active[j] = w[j] != 0;
+  }
+  for (int i = 0; i < task.n; ++i) dual[task.present[i]] = best.dual_scale * descent.residual()[i];
+  if (!std::is_same<F, double>::value) {
+    best = descent.certify_rounded(w);
+    if (status == Status::certified && !(best.relative_gap <= tol)) status = Status::precision;
   }
   solutions.gap[index] = best.gap;
   solutions.relative_gap[index] = best.relative_gap;
   solutions.objective[index] = best.objective;
   solutions.n_iter[index] = iteration;
   solutions.status[index] = std::int64_t(status);
+  solutions.margin[index] = descent.margin();
 }
 
 template <class F>
-void adjoint_task(const Lassos<F>& problems, const F* all_w, const F* all_grad_w, const LassoGradients<F>& gradients,
-                  std::int64_t index, Memory& memory) {
+void adjoint_task(const Lassos<F>& problems, const F* all_w, const double* all_dual, const F* all_grad_w,
+                  const LassoGradients<F>& gradients, std::int64_t index, Memory& memory) {
   const LassoTask<F> task(memory, problems, index);
   const std::size_t all = problems.samples, d = problems.features;
   const F *w = all_w + index * d, *grad_w = all_grad_w + index * d;
+  const double* dual = all_dual + index * all;
   F* grad_X = gradients.X + index * all * d;
   double* grad_y = gradients.y + index * all;
   std::fill(grad_X, grad_X + all * d, F(0));
@@ -552,12 +635,9 @@ void adjoint_task(const Lassos<F>& problems, const F* all_w, const F* all_grad_w
   gradients.lambda2[index] = by_lambda2;
   for (int i = 0; i < task.n; ++i) {
     const double* x = task.row(i);
-    double fit = 0, along = 0;
-    for (int a = 0; a < face.size; ++a) {
-      fit += x[face.index[a]] * double(w[face.index[a]]);
-      along += x[face.index[a]] * face.step[a];
-    }
-    const double by_target = task.share[i] * along, weighted = task.share[i] * (task.y[i] - fit);
+    double along = 0;
+    for (int a = 0; a < face.size; ++a) along += x[face.index[a]] * face.step[a];
+    const double by_target = task.share[i] * along, weighted = task.share[i] * dual[task.present[i]];
     grad_y[task.present[i]] = by_target;
     F* row = grad_X + task.present[i] * d;
     for (int a = 0; a < face.size; ++a) {
@@ -579,16 +659,18 @@ void solve_lasso(const Lassos<F>& problems, double tol, std::int64_t max_iter, i
 }
 
 template <class F>
-void adjoint_lasso(const Lassos<F>& problems, const F* w, const F* grad_w, const LassoGradients<F>& gradients,
-                   int threads) {
+void adjoint_lasso(const Lassos<F>& problems, const F* w, const double* dual, const F* grad_w,
+                   const LassoGradients<F>& gradients, int threads) {
   cpu::for_each_task(problems.batch, threads, [&](std::int64_t index, cpu::Memory& memory) {
-    cpu::adjoint_task(problems, w, grad_w, gradients, index, memory);
+    cpu::adjoint_task(problems, w, dual, grad_w, gradients, index, memory);
   });
 }
 
 template void solve_lasso(const Lassos<float>&, double, std::int64_t, int, const LassoSolutions<float>&);
 template void solve_lasso(const Lassos<double>&, double, std::int64_t, int, const LassoSolutions<double>&);
-template void adjoint_lasso(const Lassos<float>&, const float*, const float*, const LassoGradients<float>&, int);
-template void adjoint_lasso(const Lassos<double>&, const double*, const double*, const LassoGradients<double>&, int);
+template void adjoint_lasso(const Lassos<float>&, const float*, const double*, const float*,
+                            const LassoGradients<float>&, int);
+template void adjoint_lasso(const Lassos<double>&, const double*, const double*, const double*,
+                            const LassoGradients<double>&, int);
 
 }  // namespace sparsedis

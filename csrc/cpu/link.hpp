@@ -85,9 +85,12 @@ class SparseLink : public NoVariables {
     std::fill(scores_, scores_ + n_ * m_, 0.0);
     penalty_ = 0;
     count_ = first_ = 0;
+    nearest_off_ = 0;
+    outside_ = -INFINITY;
     const double bound = 1 - error * longest_;
     const T least = samples_.lambda1 > 0 && bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1);
     if (working_.holds(A_)) {
+      outside_ = working_.largest_outside();
       for (int from = 0; from < working_.count(); from += kBlock) {
         const int here = std::min(kBlock, working_.count() - from);
         working_.rows(from, rows_);
@@ -104,6 +107,17 @@ class SparseLink : public NoVariables {
     spilled_ = first_ > 0;
     take_gathered();
     return penalty_;
+  }
+
+  // The least of | ||V_j||/lambda1 - 1 | over the features; L has been evaluated last.
+  double margin(const Team& team, const double* L) {
+    if (samples_.lambda1 == 0) return INFINITY;
+    if (margin_here() > 1 - outside_) {
+      // A feature that the working set leaves out may be nearer: look at all.
+      working_.forget();
+      evaluate(team, L);
+    }
+    return margin_here();
   }
 
   // Takes in L where the active features (d,) are known: no other is looked at, unless there is no group Lasso.
@@ -205,6 +219,37 @@ class SparseLink : public NoVariables {
   }
   std::ptrdiff_t ld() const { return d_ + kPad; }
 
+  // The features' curvature times rows (n, m) of a vector: a covector (n, m).
+  void multiply(const Team&, const double* rows, double* to) {
+    std::fill(to, to + n_ * m_, 0.0);
+    visit_exact([&](int from, int length) {
+      combine(exact_rows_, length, n_, rows, m_, W_, kBlock);
+      double sum[kBlock] = {}, along[kBlock] = {}, units[kBlock] = {};
+      for (int c = 0; c < m_; ++c) {
+        for (int a = 0; a < length; ++a) sum[a] += W_[c * kBlock + a];
+      }
+      // The vector as a covector, then (alpha I + beta u u^T) of it.
+      for (int c = 0; c < m_; ++c) {
+        for (int a = 0; a < length; ++a) {
+          W_[c * kBlock + a] += sum[a];
+          along[a] += unit(c, from + a) * W_[c * kBlock + a];
+          units[a] += unit(c, from + a);
+        }
+      }
+      double alphas[kBlock];
+      for (int a = 0; a < length; ++a) {
+        alphas[a] = alpha(from + a);
+        along[a] *= beta(from + a);
+      }
+      for (int c = 0; c < m_; ++c) {
+        for (int a = 0; a < length; ++a) {
+          W_[c * kBlock + a] = alphas[a] * W_[c * kBlock + a] + along[a] * (unit(c, from + a) + units[a]);
+        }
+      }
+      add_dot_products(exact_, kBlock, n_, W_, kBlock, m_, length, to, m_, false);
+    });
+  }
+
  private:
   // f(first candidate, padded count) with the candidates' columns in exact_.
   template <class Visit>
@@ -229,6 +274,13 @@ class SparseLink : public NoVariables {
     hessian_.add_gram(K_, 1 / samples_.lambda2);
   }
 
+  // The margin of the features that the last evaluation looked at.
+  double margin_here() const {
+    double least = 1 - std::sqrt(double(nearest_off_));
+    for (int a = 0; a < count_; ++a) least = std::min(least, std::abs(norm_[a] / samples_.lambda1 - 1));
+    return least;
+  }
+
   double shrink(int a) const {
     if (samples_.lambda1 == 0) return 1 / samples_.lambda2;  // also where V_j happens to be 0
     return active(a) ? (1 - samples_.lambda1 * inverse_[a]) / samples_.lambda2 : 0;
@@ -246,6 +298,7 @@ class SparseLink : public NoVariables {
     for (int j = 0; j < here; ++j) {
       found_[found] = j;
       found += square_norm_[j] > least;
+      nearest_off_ = square_norm_[j] > least || square_norm_[j] < nearest_off_ ? nearest_off_ : square_norm_[j];
     }
     for (int a = 0; a < found; ++a) index_[count_ + a] = feature(found_[a]);
     for (int i = 0; i < n_; ++i) {
@@ -302,6 +355,8 @@ class SparseLink : public NoVariables {
   int found_[kBlock];
   T square_norm_[kBlock];
   double longest_, penalty_ = 0;
+  T nearest_off_ = 0;           // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
+  double outside_ = -INFINITY;  // no less than ||V_j|| of those that were not looked at, likewise
   int count_ = 0, first_ = 0;
   bool spilled_ = false;
 };

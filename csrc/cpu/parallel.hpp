@@ -1,12 +1,15 @@
 // Tasks over threads: those of the caller's OpenMP pool where there is one, else threads that live as long as the call.
+// And how a call ends before its tasks do.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -71,28 +74,97 @@ inline Memory& scratch() {
   return memory;
 }
 
-// run(task, memory) for every task, each by one thread; an exception ends the rest and is thrown on.
+// What the thread that made a call does every kPollInterval while it lasts; an exception from it ends the call. None at
+// first.
+using Poll = void (*)();
+inline Poll poll = nullptr;
+constexpr std::chrono::milliseconds kPollInterval(100);
+
+// One call of for_each_task, as its threads see it.
+class Call {
+ public:
+  // No more tasks, and those that run may stop: what they write is not read. The first failure is thrown on.
+  void abandon(std::exception_ptr failure) {
+    const std::lock_guard<std::mutex> lock(failing_);
+    if (!failure_) failure_ = std::move(failure);
+    abandoned_ = true;
+  }
+
+  bool abandoned() {
+    if (!abandoned_ && poll && is_caller() && Clock::now() >= next_poll_) {
+      try {
+        poll();
+      } catch (...) {
+        abandon(std::current_exception());
+      }
+      next_poll_ = Clock::now() + kPollInterval;
+    }
+    return abandoned_;
+  }
+
+  // The calling thread's, without work left: polls until the others have ended theirs.
+  void wait(const std::atomic<int>& busy) {
+    if (!is_caller()) return;
+    // Spins as long as the pool's barrier would; to yield to other processes there costs a short call many times over.
+    const auto patience = Clock::now() + std::chrono::milliseconds(1);
+    while (busy > 0) {
+      abandoned();
+      if (Clock::now() > patience) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  }
+
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  bool is_caller() const { return std::this_thread::get_id() == caller_; }
+
+  const std::thread::id caller_ = std::this_thread::get_id();
+  Clock::time_point next_poll_ = Clock::now() + kPollInterval;  // the caller's only
+  std::atomic<bool> abandoned_{false};
+  std::mutex failing_;
+  std::exception_ptr failure_;
+};
+
+// The call that this thread works for; null outside of tasks.
+inline thread_local Call* current_call = nullptr;
+
+// Whether the task that this thread runs may stop, because its call has ended: a signal, or another task's exception.
+// What the task returns or writes then is not looked at. For loops that can take long, once per iteration: it costs a
+// look at the clock.
+inline bool interrupted() { return current_call && current_call->abandoned(); }
+
+// run(task, memory) for every task, each by one thread; an exception, of a task or of `poll`, ends the rest and is
+// thrown on.
 template <class F>
 void for_each_task(std::int64_t tasks, int threads, F run) {
   std::atomic<std::int64_t> next{0};
-  std::exception_ptr failure;
-  std::mutex failing;
+  std::atomic<int> busy{0};
+  Call call;
   auto work = [&] {
-    Memory& memory = scratch();
+    ++busy;
+    // A call inside a task's poll, by a handler of signals: the thread's memory is the task's.
+    Call* const outer = std::exchange(current_call, &call);
+    Memory apart;
+    Memory& memory = outer ? apart : scratch();
     try {
-      for (std::int64_t task; (task = next.fetch_add(1)) < tasks;) {
+      for (std::int64_t task; !call.abandoned() && (task = next.fetch_add(1)) < tasks;) {
         memory.reset();
         run(task, memory);
       }
     } catch (...) {
-      const std::lock_guard<std::mutex> lock(failing);
-      failure = std::current_exception();
-      next = tasks;
+      call.abandon(std::current_exception());
     }
     memory.trim();
+    current_call = outer;
+    --busy;
+    call.wait(busy);
   };
   pool().run(tasks < threads ? int(tasks) : threads, work);
-  if (failure) std::rethrow_exception(failure);
+  call.rethrow();
 }
 
 }  // namespace sparsedis::cpu

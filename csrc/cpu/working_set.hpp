@@ -19,6 +19,10 @@ namespace sparsedis::cpu {
 // Features of fewer bytes than this stay in the caches by themselves; so many bytes of them are kept at most.
 constexpr std::size_t kSmall = std::size_t(1) << 18, kWorking = std::size_t(1) << 21;
 
+// Features that are off by less than this belong to the set too: so the margin of a solution is mostly known without a
+// look at those outside.
+constexpr double kBand = 1e-3;
+
 template <class F, class T>
 class WorkingSet {
  public:
@@ -35,6 +39,11 @@ class WorkingSet {
     centre_ = memory.take<double>(n * m_);
     last_ = memory.take<double>(n * m_);
   }
+
+  // No less than ||V_j||, in units of lambda1, of any feature outside the set, wherever the set holds.
+  double largest_outside() const { return largest_outside_; }
+  // The next pass looks at all features.
+  void forget() { radius_ = -1; }
 
   int count() const { return count_; }
   int feature(int a) const { return index_[a]; }
@@ -67,10 +76,15 @@ class WorkingSet {
     const T reach = T(moved_ + error);
     if (!std::isfinite(reach)) return;
     int count = 0;
+    T outside = 0;
     for (int j = 0; j < features_.features(); ++j) {
+      const T most = norm_[j] + T(lengths_[j]) * reach;
+      const bool inside = most > T(1 - kBand);
       index_[count] = j;
-      count += norm_[j] + T(lengths_[j]) * reach > T(1 - 1e-5);
+      count += inside;
+      outside = inside || most < outside ? outside : most;
     }
+    largest_outside_ = outside;
     if (count > capacity_) return;
     count_ = count;
     radius_ = moved_;
@@ -100,7 +114,7 @@ class WorkingSet {
   bool wanted_ = false, seen_ = false;
   std::ptrdiff_t capacity_ = 0;
   int count_ = 0;
-  double radius_ = -1, moved_ = INFINITY;
+  double radius_ = -1, moved_ = INFINITY, largest_outside_ = 0;
   T *norm_ = nullptr, *columns_ = nullptr;
   int* index_ = nullptr;
   double *centre_ = nullptr, *last_ = nullptr;

@@ -15,44 +15,20 @@ _PACKAGE = "sparsedis.ops"
 
 
 class Compiled:
-    """The C++ kernels of all operations, imported when first asked for."""
+    """The C++ kernels of all operations.
+
+    Imported with the package and not by the first call, which may be one of several at once, or inside torch.compile.
+    """
 
     def __init__(self) -> None:
         self._kernels: ModuleType | None = None
         self._reason: str | None = None
-        self._instruction_set = "baseline"
-        self._loaded = False
-
-    def available(self) -> str | None:
-        """None where the kernels can run, else the reason why not; the first time, with a warning."""
-        self._load()
-        return self._reason
-
-    @property
-    def instruction_set(self) -> str:
-        """The build in use: "avx512", "avx2" or "baseline"."""
-        self._load()
-        return self._instruction_set
-
-    def function(self, name: str, dtype: torch.dtype) -> Any:
-        """The kernel of that name for float32 or float64 features."""
-        self._load()
-        return getattr(self._kernels, f"{name}_{str(dtype).removeprefix('torch.')}")
-
-    def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
+        self._warned = False
+        self.instruction_set = "baseline"
         try:
             baseline = import_module(f"{_PACKAGE}._cpp_baseline")
         except ImportError as error:
             self._reason = f"its kernels are not built ({error}); install with a C++17 compiler, SPARSEDIS_BUILD=cpu"
-            warnings.warn(
-                "sparsedis: the C++ kernels are missing, solves on the CPU take 10 to 100 times as long: "
-                f"{self._reason}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
             return
         self._kernels = baseline
         for name in baseline.instruction_sets():
@@ -60,10 +36,26 @@ class Compiled:
                 self._kernels = import_module(f"{_PACKAGE}._cpp_{name}")
             except ImportError:
                 continue  # built by a compiler that does not know it
-            self._instruction_set = name
+            self.instruction_set = name
             break
         if openmp := _openmp():
             self._kernels.use_openmp(openmp)
+
+    def available(self) -> str | None:
+        """None where the kernels can run, else the reason why not; the first time, with a warning."""
+        if self._reason and not self._warned and not torch.compiler.is_compiling():
+            self._warned = True
+            warnings.warn(
+                "sparsedis: the C++ kernels are missing, solves on the CPU take 10 to 100 times as long: "
+                f"{self._reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return self._reason
+
+    def function(self, name: str, dtype: torch.dtype) -> Any:
+        """The kernel of that name for float32 or float64 features."""
+        return getattr(self._kernels, f"{name}_{str(dtype).removeprefix('torch.')}")
 
 
 def _openmp() -> int:

@@ -31,6 +31,15 @@ def normal_equations(features: Tensor, targets: Tensor, share: Tensor, lambda2: 
     return H, weighted @ targets
 
 
+def perturbed(
+    features: Tensor, residual: Tensor, share: Tensor, w: Tensor, by_features: Tensor, by_targets: Tensor
+) -> Tensor:
+    """Tangent of X^T diag(share) (Y - X w), (B, d, m), along tangents of X and Y, at constant w; its transpose is
+    :func:`differentiate`."""
+    moved = share[..., None] * (by_targets - by_features @ w)
+    return by_features.mT @ (share[..., None] * residual) + features.mT @ moved
+
+
 def differentiate(features: Tensor, residual: Tensor, share: Tensor, w: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients in X (B, n, d) and Y (B, n, m) of a loss, from q = H^-1 dloss/dw (B, d, m) and the residual Y - X w."""
     along = share[..., None] * (features @ q)

@@ -36,14 +36,14 @@ void run(int n, int d, int k, Solver solver, double lambda1, double lambda2, dou
   problems.stride[2] = transposed ? n : 1;
 
   std::vector<F> W(std::size_t(batch) * d * k), grad_W(W.size()), grad_X(X.size());
-  std::vector<double> dual(batch * n * k), gap(batch), relative(batch), objective(batch), g1(batch), g2(batch),
-      g3(batch);
+  std::vector<double> dual(batch * n * k), gap(batch), relative(batch), objective(batch), margin(batch), g1(batch),
+      g2(batch), g3(batch);
   std::vector<std::int64_t> n_iter(batch), status(batch);
   const std::unique_ptr<bool[]> active(new bool[std::size_t(batch) * d]);
-  const Options options{solver, 1e-5, solver == Solver::newton ? 40 : 15, 2};
+  const Options options{solver, 1e-5, solver == Solver::newton ? 40 : 15, pick(0, 1) == 1, 2};
   solve(problems, options,
         Solutions<F>{W.data(), dual.data(), gap.data(), relative.data(), objective.data(), n_iter.data(), status.data(),
-                     active.get()});
+                     active.get(), margin.data()});
   for (F& g : grad_W) g = F(normal(generator));
   adjoint(problems, {dual.data(), active.get()}, grad_W.data(),
           Gradients<F>{grad_X.data(), g1.data(), g2.data(), g3.data()}, 2);
@@ -56,7 +56,7 @@ void run(int n, int d, int k, Solver solver, double lambda1, double lambda2, dou
   try {
     solve(problems, options,
           Solutions<F>{W.data(), dual.data(), gap.data(), relative.data(), objective.data(), n_iter.data(),
-                       status.data(), active.get()});
+                       status.data(), active.get(), margin.data()});
   } catch (const std::domain_error&) {
     return;
   }

@@ -34,18 +34,18 @@ void run(int n, int d, double lambda1, double lambda2, bool transposed) {
   problems.stride[2] = transposed ? n : 1;
 
   std::vector<F> w(batch * d), grad_w(batch * d), grad_X(X.size());
-  std::vector<double> dual(batch * n), gap(batch), relative(batch), objective(batch), grad_y(batch * n), g1(batch),
-      g2(batch);
+  std::vector<double> dual(batch * n), gap(batch), relative(batch), objective(batch), margin(batch), grad_y(batch * n),
+      g1(batch), g2(batch);
   std::vector<std::int64_t> n_iter(batch), status(batch);
   const std::unique_ptr<bool[]> active(new bool[std::size_t(batch) * d]);
-  const LassoSolutions<F> solutions{w.data(),         dual.data(),   gap.data(),    relative.data(),
-                                    objective.data(), n_iter.data(), status.data(), active.get()};
+  const LassoSolutions<F> solutions{w.data(),      dual.data(),   gap.data(),   relative.data(), objective.data(),
+                                    n_iter.data(), status.data(), active.get(), margin.data()};
   solve_lasso(problems, 1e-10, 200, 2, solutions);
   for (int i = 0; i < batch; ++i) {
     if (status[i] != 0) throw std::runtime_error("a task is not certified");
   }
   for (F& g : grad_w) g = F(normal(generator));
-  adjoint_lasso(problems, w.data(), grad_w.data(),
+  adjoint_lasso(problems, w.data(), dual.data(), grad_w.data(),
                 LassoGradients<F>{grad_X.data(), grad_y.data(), g1.data(), g2.data()}, 2);
   for (F g : grad_X) {
     if (!std::isfinite(g)) throw std::runtime_error("a gradient is not finite");

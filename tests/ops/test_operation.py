@@ -29,7 +29,7 @@ def arguments():
     return [X.requires_grad_(), y, *values, torch.ones(y.shape, dtype=torch.float64)]
 
 
-OPTIONS = (3, "newton", "reference", 1e-9, 50, False)
+OPTIONS = (3, "newton", "reference", 1e-9, 50, True, False)
 
 
 def test_both_ways_give_the_same_bits():

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparsedis import checks
 from sparsedis.ops.compiled import CompiledBackend, readable
+from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
 from sparsedis.ops.operation import empty_solution
 from sparsedis.ops.registry import Request
 
@@ -42,6 +43,7 @@ class CppBackend(CompiledBackend):
         solver: str,
         tol: float,
         max_iter: int,
+        exact: bool,
     ) -> tuple[Tensor, ...]:
         features = readable(features)
         _, n, d = features.shape
@@ -50,7 +52,7 @@ class CppBackend(CompiledBackend):
         solve = self._compiled.function("solve", features.dtype)
         addresses = [value.data_ptr() for value in out]
         try:
-            solve(*problem.arguments, solver, tol, max_iter, torch.get_num_threads(), addresses)
+            solve(*problem.arguments, solver, tol, max_iter, exact, torch.get_num_threads(), addresses)
         except ValueError:  # the kernel saw a bad value: say which
             checks.values(features, labels, lambda1, lambda2, dual_reg, sample_weight, n_classes)
             raise
@@ -82,6 +84,9 @@ class CppBackend(CompiledBackend):
             [value.data_ptr() for value in out],
         )
         return (out[0].to(given.dtype), *out[1:])  # type: ignore[return-value]
+
+    def tangent(self, *solved: Tensor) -> Tensor:
+        return ReferenceBackend().tangent(*solved)
 
 
 class _Problem:

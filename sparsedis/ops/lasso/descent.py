@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsedis.ops.lasso.problem import Certificate, certificate
 from sparsedis.ops.least_squares import normal_equations
+from sparsedis.ops.operation import ROUNDING
 from sparsedis.ops.restricted import damped_step, least_step
 from sparsedis.solution import Status
 
@@ -34,7 +35,10 @@ def descend(
     tol: float,
     max_iter: int,
 ) -> tuple[Tensor, Certificate, Tensor, Tensor]:
-    """Solve every task to a relative gap of ``tol``.
+    """Solve every task to a relative gap of ``tol``, and on to rounding, as the gradient takes the right support.
+
+    Rounding is a gap of 1e-13 or, where that is too small for the features, an iteration after which all signs are as
+    they were and the gap is no better.
 
     The first iterations are some sweeps of coordinate descent, which let features in and out until the signs stay, and
     then the minimum over the orthant that the signs span. The others, an active-set method, let in only the features
@@ -47,6 +51,7 @@ def descend(
         The best w (B, d), its certificate, and n_iter and status, (B,) each.
     """
     batch = len(features)
+    goal = min(tol, ROUNDING)
     tasks = _Tasks.begin(features, targets, share, lambda1, lambda2)
     best = tasks.w.clone()
     at = tasks.certify()
@@ -54,12 +59,13 @@ def descend(
     n_iter = torch.zeros(batch, dtype=torch.int64, device=best.device)
     status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), int(Status.MAX_ITER))
     since = torch.zeros_like(n_iter)
-    going = (status != Status.CERTIFIED).nonzero()[:, 0]
+    going = (~(at.relative_gap <= goal)).nonzero()[:, 0]
     if len(going) < batch:
         tasks = tasks.take(going)
     for iteration in range(1, max_iter + 1):
         if len(going) == 0:
             break
+        signs = tasks.w.sign()
         sweeping = iteration <= SWEEP_ITERATIONS
         if sweeping:
             tasks.sweeps()
@@ -67,7 +73,7 @@ def descend(
             if iteration == SWEEP_ITERATIONS + 1:
                 lowest[going[tasks.restart_crowded()]] = torch.inf
             tasks.enter()
-        tasks.minimise_over_faces(FACES if sweeping else None)
+        tasks.minimise_over_faces(FACES if sweeping else features.shape[2] + 1)
         now = tasks.certify()
         better = now.relative_gap < at.relative_gap[going]
         progress = better | (now.objective < lowest[going])
@@ -79,10 +85,11 @@ def descend(
         since[going] = torch.where(progress, 0, since[going] + 1)
         n_iter[going] = iteration
         certified = at.relative_gap[going] <= tol
-        stalled = ~certified & ((since[going] >= PATIENCE) | ~torch.isfinite(now.relative_gap))
+        settled = certified & ~better & (tasks.w.sign() == signs).all(1)
+        ended = settled | (since[going] >= PATIENCE) | ~torch.isfinite(now.relative_gap)
         status[going[certified]] = int(Status.CERTIFIED)
-        status[going[stalled]] = int(Status.STALLED)
-        kept = ~(certified | stalled)
+        status[going[ended & ~certified]] = int(Status.STALLED)
+        kept = ~ended & ~(at.relative_gap[going] <= goal)
         if not bool(kept.all()):
             going, tasks = going[kept], tasks.take(kept)
     return best, at, n_iter, status
@@ -122,7 +129,8 @@ class _Tasks:
         """The certificate of w; takes the gradient from the features, as that from H cancels."""
         X, residual = self.features, self.targets - (self.features @ self.w[..., None])[..., 0]
         self.g = (X.mT @ (self.share * residual)[..., None])[..., 0] - self.lambda2[:, None] * self.w
-        return certificate(X, self.targets, self.share, self.lambda1, self.lambda2, self.w, self.least_step())
+        to_minimum = (self.g * self.least_step()).sum(1).clamp_min(0) / 2
+        return certificate(X, self.targets, self.share, self.lambda1, self.lambda2, self.w, to_minimum)
 
     def sweeps(self) -> None:
         """Passes over the features, in all tasks at once; a task whose signs no longer change sits out the others."""
@@ -175,17 +183,16 @@ class _Tasks:
             step[dense] = least_step(self.H[dense], self._support()[dense], self.g[dense])
         return step
 
-    def minimise_over_faces(self, most: int | None) -> None:
+    def minimise_over_faces(self, most: int) -> None:
         """The minimum over the orthant of w, and wherever that ends at a boundary again over the smaller one.
 
-        Args:
-            most: number of solves; None: until no task ends at a boundary.
+        At most ``most`` solves: d + 1 are enough, as all but the last of a task drop a feature.
         """
         moving = torch.ones_like(self.lambda1, dtype=torch.bool)
-        count = 0
-        while count != most and bool(moving.any()):
+        for _ in range(most):
             moving = self._minimise_on_face(moving)
-            count += 1
+            if not bool(moving.any()):
+                break
 
     def _minimise_on_face(self, moving: Tensor) -> Tensor:
         """Go towards the minimum over the orthant of w, as far as it reaches, where ``moving`` (B,); (B,): it ended

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparsedis.ops.compiled import CompiledBackend, readable
 from sparsedis.ops.lasso.problem import check_values
+from sparsedis.ops.lasso.reference import ReferenceBackend
 from sparsedis.ops.operation import empty_solution
 from sparsedis.ops.registry import Request
 
@@ -59,6 +60,7 @@ class CppBackend(CompiledBackend):
         lambda2: Tensor,
         sample_weight: Tensor,
         weights: Tensor,
+        dual: Tensor,
         grad_weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         X = readable(features)
@@ -70,14 +72,19 @@ class CppBackend(CompiledBackend):
         )
         problem = _Problem(X, targets, lambda1, lambda2, sample_weight)
         weights, grad_weights = (value.to(X.dtype).contiguous() for value in (weights, grad_weights))
+        residual = dual.contiguous()
         self._compiled.function("adjoint_lasso", X.dtype)(
             *problem.arguments,
             weights.data_ptr(),
+            residual.data_ptr(),
             grad_weights.data_ptr(),
             torch.get_num_threads(),
             [value.data_ptr() for value in out],
         )
         return out[0].to(features.dtype), out[1].to(targets.dtype), out[2], out[3]
+
+    def tangent(self, *solved: Tensor) -> Tensor:
+        return ReferenceBackend().tangent(*solved)
 
 
 class _Problem:

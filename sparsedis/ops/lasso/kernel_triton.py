@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsedis.ops.lasso import descent, reference
-from sparsedis.ops.lasso.problem import certificate
+from sparsedis.ops.lasso.problem import Certificate, certificate
 from sparsedis.ops.least_squares import normal_equations, shares
 from sparsedis.ops.operation import in_parts
 from sparsedis.ops.registry import Request
@@ -47,22 +47,24 @@ class TritonBackend(TritonDevices, reference.ReferenceBackend):
     ) -> tuple[Tensor, ...]:
         def run(X: Tensor, y: Tensor, l1: Tensor, l2: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
             X, y = reference.working(X), reference.working(y)
-            return _solve(X, y, shares(weight, X.dtype), l1, l2, tol, max_iter)
+            share = shares(weight, X.dtype)
+            return reference.as_returned(
+                X, y, share, l1, l2, *_solve(X, y, share, l1, l2, tol, max_iter), tol=tol, given=features.dtype
+            )
 
         tensors = (features, targets, lambda1, lambda2, sample_weight)
-        w, *others = in_parts(run, tensors, reference.task_bytes(features), reference.MEMORY)
-        return (w.to(torch.promote_types(features.dtype, torch.float32)), *others, w != 0)
+        return in_parts(run, tensors, reference.task_bytes(features), reference.MEMORY)
 
 
 def _solve(
     X: Tensor, y: Tensor, share: Tensor, lambda1: Tensor, lambda2: Tensor, tol: float, max_iter: int
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Certificate, Tensor, Tensor]:
     H, b = normal_equations(X, y[..., None], share, lambda2)
     half = (share * y**2).sum(1) / 2
     descend = import_module("sparsedis.ops.lasso.triton_descent").descend
     present = (share > 0).sum(1)
     w, n_iter = descend(H, b[..., 0].contiguous(), lambda1.contiguous(), half, present, tol, max_iter)
-    at = certificate(X, y, share, lambda1, lambda2, w, torch.zeros_like(w))
+    at = certificate(X, y, share, lambda1, lambda2, w, torch.full_like(lambda1, torch.inf))
     certified = at.relative_gap <= tol
     columns = [w, *at, n_iter, torch.where(certified, int(Status.CERTIFIED), int(Status.MAX_ITER))]
     left = (lambda1 == 0) | (~certified & (n_iter < max_iter))
@@ -72,4 +74,5 @@ def _solve(
         )
         for column, value in zip(columns, [w, *at, n_iter, status], strict=True):
             column[left] = value
-    return tuple(columns)
+    w, *fields, n_iter, status = columns
+    return w, Certificate(*fields), n_iter, status

@@ -28,7 +28,14 @@ class Certificate(NamedTuple):
 
 
 def certificate(
-    features: Tensor, targets: Tensor, share: Tensor, lambda1: Tensor, lambda2: Tensor, w: Tensor, step: Tensor
+    features: Tensor,
+    targets: Tensor,
+    share: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    w: Tensor,
+    to_minimum: Tensor,
+    rounded: Tensor | None = None,
 ) -> Certificate:
     """The duality gap of w (B, d), as a sum of terms that are not negative one by one: it does not cancel.
 
@@ -36,33 +43,55 @@ def certificate(
 
     - of t = a r with a = min(1, lambda1/max_j |v_j|), the elastic net seen as a Lasso with lambda2 in the features;
     - for lambda2 > 0 that of t = r, by g*;
-    - for lambda1 = 0 the distance to the minimum itself, v . H^-1 v / 2, with ``step`` = H^-1 v (B, d) from the caller.
+    - for lambda1 = 0 the distance to the minimum itself, ``to_minimum`` (B,) from the caller: v . H^-1 v / 2.
+
+    With ``rounded`` (B, d), gap and objective are those of these weights; the dual point is still that of w, whose
+    residual is the better one.
     """
     r = targets - (features @ w[..., None])[..., 0]
     correlation = (features.mT @ (share * r)[..., None])[..., 0]
     v = correlation - lambda2[:, None] * w
-    size = w.abs()
     l1, l2 = lambda1[:, None], lambda2[:, None]
-    misfit = (share * r**2).sum(1)
-    ridge = lambda2 * (w**2).sum(1)
+    given, misfit = (w, r) if rounded is None else (rounded, targets - (features @ rounded[..., None])[..., 0])
+    size = given.abs()
 
-    a = (lambda1 / v.abs().amax(1).clamp_min(_TINY)).clamp_max(1)
-    gap = (1 - a) ** 2 / 2 * (misfit + ridge) + (l1 * size - a[:, None] * v * w).clamp_min(0).sum(1)
+    def distance(a: Tensor | float) -> Tensor:
+        """Half the squared distance of ``given`` and a w, in the norm of H."""
+        return ((share * (misfit - a * r) ** 2).sum(1) + lambda2 * ((given - a * w) ** 2).sum(1)) / 2
+
+    a = (l1 / v.abs().amax(1, keepdim=True).clamp_min(_TINY)).clamp_max(1)
+    gap = distance(a) + (l1 * size - a * v * given).clamp_min(0).sum(1)
     above = (correlation.abs() - l1).clamp_min(0)
-    opposed = correlation * w < 0
+    opposed = correlation * given < 0
     aligned = (l1 - correlation.abs()).clamp_min(0) * size + (l2 * size - above) ** 2 / (2 * l2).clamp_min(_TINY)
     against = (l1 + correlation.abs()) * size + l2 / 2 * size**2 + above**2 / (2 * l2).clamp_min(_TINY)
-    by_conjugate = torch.where(opposed, against, aligned).sum(1)
+    by_conjugate = (share * (misfit - r) ** 2).sum(1) / 2 + torch.where(opposed, against, aligned).sum(1)
     unscaled = (lambda2 > 0) & (by_conjugate < gap)
     gap = torch.where(unscaled, by_conjugate, gap)
-    to_minimum = (v * step).sum(1).clamp_min(0) / 2
-    quadratic = (lambda1 == 0) & (to_minimum < gap)
-    gap = torch.where(quadratic, to_minimum, gap)
+    # The norm of H is one: the way to the minimum is at most that to w and from there.
+    by_minimum = to_minimum if rounded is None else (distance(1.0).sqrt() + to_minimum.sqrt()) ** 2
+    quadratic = (lambda1 == 0) & (by_minimum < gap)
+    gap = torch.where(quadratic, by_minimum, gap)
 
-    dual = torch.where((unscaled | quadratic)[:, None], r, a[:, None] * r) * (share > 0)
-    objective = (misfit + ridge) / 2 + lambda1 * size.sum(1)
+    dual = torch.where((unscaled | quadratic)[:, None], r, a * r) * (share > 0)
+    objective = ((share * misfit**2).sum(1) + lambda2 * (given**2).sum(1)) / 2 + lambda1 * size.sum(1)
     at_zero = (share * targets**2).sum(1) / 2
+    if rounded is not None:  # weights that overflow
+        gap, objective = (value.nan_to_num(torch.inf, torch.inf) for value in (gap, objective))
     return Certificate(dual, gap, gap / at_zero.clamp_min(_TINY), objective)
+
+
+def kink_margin(features: Tensor, targets: Tensor, share: Tensor, lambda1: Tensor, w: Tensor) -> Tensor:
+    """How far solutions w (B, d) are from a kink, (B,), >= 0: min_j | |z_j| / lambda1 - 1 |, inf without lambda1.
+
+    z_j = X_j^T diag(c) (y - X w) + w_j X_j^T diag(c) X_j is what coordinate descent thresholds: a feature is off while
+    |z_j| <= lambda1. The margin is that of the correlation for a feature that is off, and (X_j^T diag(c) X_j + lambda2)
+    |w_j| / lambda1 for one that is on.
+    """
+    r = targets - (features @ w[..., None])[..., 0]
+    z = (features.mT @ (share * r)[..., None])[..., 0] + (share[..., None] * features**2).sum(1) * w
+    sparse = (lambda1 > 0)[:, None]
+    return torch.where(sparse, (z.abs() / torch.where(sparse, lambda1[:, None], 1) - 1).abs(), torch.inf).amin(1)
 
 
 def zero_threshold(features: Tensor, targets: Tensor, share: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsedis.ops.lasso.descent import FACES, IN_PER_ENTRY, PATIENCE, SWEEP_ITERATIONS, SWEEPS
+from sparsedis.ops.operation import ROUNDING
 from sparsedis.ops.triton_launch import launch
 
 # What a program has room for, by number of features, and its warps: no spills up to 32 features, 232 to 288 bytes
@@ -32,7 +33,7 @@ def descend(
     n_iter = torch.empty(batch, dtype=torch.int64, device=b.device)
     shift = 16 * d * torch.finfo(torch.float64).eps
     # One value each, as scalars of a kernel would be float32.
-    options = torch.tensor([tol, shift], dtype=torch.float64, device=b.device)
+    options = torch.tensor([tol, min(tol, ROUNDING), shift], dtype=torch.float64, device=b.device)
     constants = {
         "ROOM": room,
         "SWEEP_ITERATIONS": SWEEP_ITERATIONS,
@@ -126,7 +127,7 @@ def descend_kernel(  # type: ignore[no-untyped-def]
     b = tl.load(b_ptr + task * d + i, mask=inside, other=0.0)
     lambda1, half = tl.load(lambda1_ptr + task), tl.load(half_ptr + task)
     present = tl.load(present_ptr + task).to(tl.int32)
-    tol, shift = tl.load(options_ptr), tl.load(options_ptr + 1)
+    tol, goal, shift = tl.load(options_ptr), tl.load(options_ptr + 1), tl.load(options_ptr + 2)
     diagonal = tl.sum(tl.where(i[:, None] == i[None, :], H, 0.0), 1)
 
     w = tl.zeros((ROOM,), tl.float64)
@@ -134,8 +135,9 @@ def descend_kernel(  # type: ignore[no-untyped-def]
     best_gap, lowest = _certify(H, b, w, lambda1, half)
     since = 0
     iteration = 0
-    going = (best_gap > tol) & (lambda1 > 0)
+    going = (best_gap > goal) & (lambda1 > 0)
     while going:
+        signs = _sign(w)
         sweeping = iteration < SWEEP_ITERATIONS
         size = tl.sum((w != 0).to(tl.int32), 0)
         crowded = size > tl.where(iteration == SWEEP_ITERATIONS, present, ROOM)
@@ -163,7 +165,7 @@ def descend_kernel(  # type: ignore[no-untyped-def]
             w, g, old, to = _minimise_over(H_ptr, chosen, i, inside, diagonal, lambda1, w, g, d)
             entering = tl.where(most > 0, entering - 1, 0)
         face = 0
-        most_faces = tl.where(sweeping, FACES, ROOM + 1)  # faces only shrink: they end
+        most_faces = tl.where(sweeping, FACES, d + 1)  # all but the last drop a feature
         ended = 1
         while (face < most_faces) & (ended > 0):
             g = b - tl.sum(H * w[None, :], 1)
@@ -192,6 +194,8 @@ def descend_kernel(  # type: ignore[no-untyped-def]
         best = tl.where(better, w, best)
         best_gap = tl.where(better, gap, best_gap)
         since = tl.where(progress, 0, since + 1)
-        going = (best_gap > tol) & (since < PATIENCE) & (iteration < max_iter)
+        turned = tl.max(tl.where(_sign(w) != signs, 1, 0), 0) > 0
+        unsettled = (best_gap > tol) | better | turned
+        going = (best_gap > goal) & unsettled & (since < PATIENCE) & (iteration < max_iter)
     tl.store(w_ptr + task * d + i, best, mask=inside)
     tl.store(n_iter_ptr + task, tl.full((), 0, tl.int64) + iteration)

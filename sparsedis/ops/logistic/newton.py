@@ -8,6 +8,7 @@ from torch import Tensor
 from sparsedis.ops.logistic.hessian import damped_step
 from sparsedis.ops.logistic.problem import Certificate, Problem, certificate, loss, penalty, probabilities, row_norms
 from sparsedis.ops.logistic.rows import Rows, active_rows
+from sparsedis.ops.operation import ROUNDING
 from sparsedis.solution import Status
 
 # Checks without a better gap or a lower objective after which a task has stalled.
@@ -24,7 +25,10 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certificate, Tensor, Tensor]:
-    """Solve every task to a relative gap of ``tol``.
+    """Solve every task to a relative gap of ``tol``, and on to rounding, as the gradient takes the right rows.
+
+    Rounding is a gap of 1e-13 or, where that is too small for the features, an iteration after which the active rows
+    are those that they were and the gap is no better.
 
     The first iterations are some sweeps of proximal block coordinate descent, which let rows in and out until the
     active ones stay, and some Newton steps on the active rows, where the objective is smooth. In the others only the
@@ -35,6 +39,7 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
     Returns:
         The best W (B, d, k), its certificate, and n_iter and status, (B,) each.
     """
+    goal = min(tol, ROUNDING)
     W = problem.start()
     best, at = W.clone(), certificate(problem, W)
     batch = len(W)
@@ -42,11 +47,12 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
     n_iter = torch.zeros(batch, dtype=torch.int64, device=W.device)
     status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), int(Status.MAX_ITER))
     since = torch.zeros_like(n_iter)
-    going = (status != Status.CERTIFIED).nonzero()[:, 0]
+    going = (~(at.relative_gap <= goal)).nonzero()[:, 0]
     part, W = problem.take(going), W[going]
     for iteration in range(1, max_iter + 1):
         if len(going) == 0:
             break
+        active = row_norms(W) > 0
         sweeping = iteration <= _SWEEP_ITERATIONS
         if sweeping:
             W = _sweeps(part, W)
@@ -70,10 +76,11 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
         since[going] = torch.where(progress, 0, since[going] + 1)
         n_iter[going] = iteration
         certified = at.relative_gap[going] <= tol
-        stalled = ~certified & ((since[going] >= _PATIENCE) | ~torch.isfinite(now.relative_gap))
+        settled = certified & ~better & ((row_norms(W) > 0) == active).all(1)
+        ended = settled | (since[going] >= _PATIENCE) | ~torch.isfinite(now.relative_gap)
         status[going[certified]] = int(Status.CERTIFIED)
-        status[going[stalled]] = int(Status.STALLED)
-        kept = ~(certified | stalled)
+        status[going[ended & ~certified]] = int(Status.STALLED)
+        kept = ~ended & ~(at.relative_gap[going] <= goal)
         if not bool(kept.all()):
             going, part, W = going[kept], part.take(kept), W[kept]
     return best, at, n_iter, status

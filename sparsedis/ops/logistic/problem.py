@@ -54,7 +54,8 @@ class Problem:
         intercept: bool,
     ) -> Problem:
         dtype = working_dtype(features.device)
-        X = features.to(dtype)
+        # What absent samples hold may be anything: their product with a share of 0 need not be 0.
+        X = torch.where(sample_weight[..., None] > 0, features.to(dtype), 0)
         penalised = X.new_ones(X.shape[0], X.shape[2])
         if intercept:
             X = torch.cat([X, X.new_ones(*X.shape[:2], 1)], 2)
@@ -106,13 +107,18 @@ def row_norms(values: Tensor) -> Tensor:
 
 
 def probabilities(problem: Problem, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """softmax(X W) and c (softmax(X W) - Y), rows of the second summing to zero, (B, n, k) each.
+    """softmax(X W) and the loss's slope in the scores, (B, n, k) each."""
+    p = scores.softmax(-1)
+    return p, loss_slope(problem, p)
+
+
+def loss_slope(problem: Problem, p: Tensor) -> Tensor:
+    """c (p - Y) for probabilities p (B, n, k), rows summing to zero.
 
     The label's entry is minus the sum of the others, not p - 1, which would keep only the rounding error.
     """
-    p = scores.softmax(-1)
     others = p * (1 - problem.targets)
-    return p, problem.share * (others - problem.targets * others.sum(-1, keepdim=True))
+    return problem.share * (others - problem.targets * others.sum(-1, keepdim=True))
 
 
 class Certificate(NamedTuple):
@@ -124,12 +130,15 @@ class Certificate(NamedTuple):
     objective: Tensor  # P(W), (B,)
 
 
-def certificate(problem: Problem, W: Tensor) -> Certificate:
+def certificate(problem: Problem, W: Tensor, rounded: Tensor | None = None) -> Certificate:
     """The duality gap of W (B, d, k), as a sum of terms that are not negative one by one: it does not cancel.
 
     The dual point is L = Y + a (p - Y), p being the probabilities, mixed with a constant row where an intercept asks
     for the class frequencies to be met. The smaller of two gaps: with a small enough for ||V_j|| <= lambda1, lambda2
     seen as part of the features; and for lambda2 > 0 with a = 1, by g*.
+
+    With ``rounded`` (B, d, k), gap and objective are those of these weights; the dual point is still that of W, whose
+    probabilities are the better ones.
     """
     scores = problem.features @ W
     p, _ = probabilities(problem, scores)
@@ -144,7 +153,11 @@ def certificate(problem: Problem, W: Tensor) -> Certificate:
     A = Y * off.sum(-1, keepdim=True) - off
     V = problem.features.mT @ (share * A)
     l1, l2 = problem.lambda1, problem.lambda2
-    size = row_norms(W)
+    given = W
+    if rounded is not None:
+        given, scores = rounded, problem.features @ rounded
+        p, _ = probabilities(problem, scores)
+    size = row_norms(given)
     penalised = torch.ones_like(size, dtype=torch.bool)
     if problem.intercept:
         penalised[:, -1] = False
@@ -164,15 +177,15 @@ def certificate(problem: Problem, W: Tensor) -> Certificate:
         return (share * p * phi).clamp_min(0).sum((1, 2))
 
     scaled = mismatch(a) + (
-        l2 / 2 * (1 - a[..., 0]) ** 2 * size**2
-        + torch.where(penalised, (l1 * size - a[..., 0] * (v * W).sum(-1)).clamp_min(0), 0)
+        l2 / 2 * (given - a * W).square().sum(-1)
+        + torch.where(penalised, (l1 * size - a[..., 0] * (v * given).sum(-1)).clamp_min(0), 0)
     ).sum(1)
     norms = row_norms(V)
     above = (norms - l1).clamp_min(0)
     terms = (
         (l2 * size - above) ** 2 / (2 * l2).clamp_min(_TINY)
         + (l1 - norms).clamp_min(0) * size
-        + (norms * size - (V * W).sum(-1)).clamp_min(0)
+        + (norms * size - (V * given).sum(-1)).clamp_min(0)
     )
     by_conjugate = mismatch(1.0) + torch.where(penalised, terms, 0).sum(1)
     unscaled = (l2.amax(1) > 0) & (by_conjugate < scaled)
@@ -181,7 +194,23 @@ def certificate(problem: Problem, W: Tensor) -> Certificate:
 
     start = problem.start()
     at_zero = loss(problem, problem.features @ start)
-    return Certificate(Y - a * A, gap, gap / at_zero.clamp_min(_TINY), loss(problem, scores) + penalty(problem, W))
+    objective = loss(problem, scores) + penalty(problem, given)
+    if rounded is not None:  # weights that overflow
+        gap, objective = (value.nan_to_num(torch.inf, torch.inf) for value in (gap, objective))
+    return Certificate(Y - a * A, gap, gap / at_zero.clamp_min(_TINY), objective)
+
+
+def kink_margin(problem: Problem, W: Tensor) -> Tensor:
+    """How far solutions W are from a kink, (B,), >= 0: min_j | ||Z_j|| / lambda1 - 1 |, inf without lambda1.
+
+    Z_j = X_j^T diag(c) (Y - p) + W_j X_j^T diag(c) X_j / 2 is what proximal block coordinate descent thresholds, 1/2
+    being the bound on the softmax's curvature: a row is off while ||Z_j|| <= lambda1. The margin is that of the
+    correlation for a row that is off, and (X_j^T diag(c) X_j / 2 + lambda2) ||W_j|| / lambda1 for one that is on.
+    """
+    _, slope = probabilities(problem, problem.features @ W)
+    Z = (problem.share * problem.features**2).sum(1)[..., None] / 2 * W - problem.features.mT @ slope
+    sparse = problem.lambda1 > 0
+    return torch.where(sparse, (row_norms(Z) / torch.where(sparse, problem.lambda1, 1) - 1).abs(), torch.inf).amin(1)
 
 
 def zero_threshold(problem: Problem) -> Tensor:

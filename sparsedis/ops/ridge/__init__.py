@@ -5,10 +5,15 @@ The contract of a backend, B tasks of n samples, d features and m targets:
 ``solve(features, targets, lambda2, sample_weight, tol)`` with features (B, n, d) and targets (B, n, m) float32,
 float64, bfloat16 or float16; lambda2 (B,) and sample_weight (B, n) in the working precision (float64; float32 on
 devices without it). Returns weights (B, d, m) in the features' dtype (float32 for half precision); in the working
-precision dual (B, n, m), gap, relative_gap and objective (B,); n_iter and status (B,) int64; active (B, d) bool.
+precision dual (B, n, m), gap, relative_gap and objective (B,); n_iter and status (B,) int64; active (B, d) bool; margin
+(B,) in the working precision, inf: there is no kink. gap, relative_gap and objective are those of the weights as
+returned, rounded to their dtype.
 
 ``adjoint(features, targets, lambda2, sample_weight, weights, grad_weights)`` returns the gradients in features and
 targets (their dtypes) and lambda2 (working precision) for a loss whose gradient in the weights is grad_weights.
+
+``tangent``, of the same arguments but grad_weights, and of the tangents of features, targets and lambda2, returns that
+of the weights, in their dtype: what forward mode asks for.
 """
 
 import torch
@@ -36,7 +41,7 @@ def solve(
     backend: str,
     tol: float,
     throw: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Check the values, run the backend; see the module's docstring."""
     _check_values(features, targets, lambda2, sample_weight)
     run = registry.named(OPERATION, backend).solve  # type: ignore[attr-defined]
@@ -82,6 +87,29 @@ def _(features, targets, lambda2, sample_weight, weights, grad_weights, backend)
     return features.new_empty(features.shape), targets.new_empty(targets.shape), torch.empty_like(lambda2)
 
 
+@operation("sparsedis::ridge_tangent")
+def tangent(
+    features: Tensor,
+    targets: Tensor,
+    lambda2: Tensor,
+    sample_weight: Tensor,
+    weights: Tensor,
+    by_features: Tensor,
+    by_targets: Tensor,
+    by_lambda2: Tensor,
+    backend: str,
+) -> Tensor:
+    """Tangent at a solution; see the module's docstring."""
+    run = registry.named(OPERATION, backend).tangent  # type: ignore[attr-defined]
+    with torch.autocast(features.device.type, enabled=False):
+        return run(features, targets, lambda2, sample_weight, weights, by_features, by_targets, by_lambda2)
+
+
+@tangent.register_fake
+def _(features, targets, lambda2, sample_weight, weights, *others):  # type: ignore[no-untyped-def]
+    return weights.new_empty(weights.shape)
+
+
 @operation("sparsedis::ridge_scale")
 def scale(features: Tensor, sample_weight: Tensor) -> Tensor:
     """sum_i s_i ||x_i||^2 / sum_i s_i, (B,), in the working precision; what a relative lambda2 multiplies.
@@ -98,9 +126,10 @@ def scale(features: Tensor, sample_weight: Tensor) -> Tensor:
 
 @scale.register_fake
 def _(features, sample_weight):  # type: ignore[no-untyped-def]
-    return features.new_empty(len(features), dtype=working_dtype(features.device))
+    return features.new_empty(features.shape[0], dtype=working_dtype(features.device))
 
 
 solve.register_vmap(fold_batch(solve, 4))
 adjoint.register_vmap(fold_batch(adjoint, 6))
+tangent.register_vmap(fold_batch(tangent, 8))
 scale.register_vmap(fold_batch(scale, 2))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedis.ops.least_squares import differentiate, normal_equations, shares
+from sparsedis.ops.least_squares import differentiate, normal_equations, perturbed, shares
+from sparsedis.ops.operation import status_as_returned
 from sparsedis.ops.registry import Request
 from sparsedis.problem import working_dtype
 from sparsedis.solution import Status
@@ -37,13 +38,32 @@ class ReferenceBackend:
             w = w + system.solve(X.mT @ (share * (Y - X @ w)) - lambda2[:, None, None] * w)
         r = Y - X @ w
         v = X.mT @ (share * r) - lambda2[:, None, None] * w
+        at_zero = ((share * Y**2).sum((1, 2)) / 2).clamp_min(_TINY)
         # With the residual as dual point: strong convexity, a sum of squares.
         gap = v.square().sum((1, 2)) / (2 * lambda2)
-        objective = (share * r**2).sum((1, 2)) / 2 + lambda2 / 2 * w.square().sum((1, 2))
-        relative_gap = gap / ((share * Y**2).sum((1, 2)) / 2).clamp_min(_TINY)
-        status = torch.where(relative_gap <= tol, int(Status.CERTIFIED), int(Status.STALLED))
+        status = torch.where(gap / at_zero <= tol, int(Status.CERTIFIED), int(Status.STALLED))
         weights = w.to(torch.promote_types(features.dtype, torch.float32))
-        return weights, r, gap, relative_gap, objective, torch.ones_like(status), status, (w != 0).any(-1)
+        rounded, misfit = w, r
+        if weights.dtype != w.dtype:
+            # Of the rounded weights, with the residual of the others as dual point: squares again.
+            rounded = weights.to(w.dtype)
+            misfit, moved = Y - X @ rounded, lambda2[:, None, None] * (rounded - w)
+            gap = (share * (misfit - r) ** 2).sum((1, 2)) / 2 + (v - moved).square().sum((1, 2)) / (2 * lambda2)
+            gap = gap.nan_to_num(torch.inf, torch.inf)  # weights that overflow
+            status = status_as_returned(status, gap / at_zero, tol)
+        objective = (share * misfit**2).sum((1, 2)) / 2 + lambda2 / 2 * rounded.square().sum((1, 2))
+        objective = objective.nan_to_num(torch.inf, torch.inf)
+        return (
+            weights,
+            r,
+            gap,
+            gap / at_zero,
+            objective,
+            torch.ones_like(status),
+            status,
+            (weights != 0).any(-1),
+            torch.full_like(gap, torch.inf),
+        )
 
     def adjoint(
         self,
@@ -57,18 +77,35 @@ class ReferenceBackend:
         X, Y, w, c = (v.to(working_dtype(features.device)) for v in (features, targets, weights, grad_weights))
         share = shares(sample_weight, X.dtype)
         system = _System(X, share[..., None], lambda2)
-        q = system.solve(c)
-        for _ in range(_REFINEMENTS):
-            q = q + system.solve(c - X.mT @ (share[..., None] * (X @ q)) - lambda2[:, None, None] * q)
+        q = system.refined(c)
+        # The digits that float32 lost: with fewer samples than features q is as large as 1/lambda2 where w has nothing.
+        w = w + system.solve(X.mT @ (share[..., None] * (Y - X @ w)) - lambda2[:, None, None] * w)
         grad_features, grad_targets = differentiate(X, Y - X @ w, share, w, q)
         return grad_features.to(features.dtype), grad_targets.to(targets.dtype), -(q * w).sum((1, 2))
+
+    def tangent(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        lambda2: Tensor,
+        sample_weight: Tensor,
+        weights: Tensor,
+        by_features: Tensor,
+        by_targets: Tensor,
+        by_lambda2: Tensor,
+    ) -> Tensor:
+        given = features, targets, weights, by_features, by_targets
+        X, Y, w, dX, dY = (value.to(working_dtype(features.device)) for value in given)
+        share = shares(sample_weight, X.dtype)
+        right = perturbed(X, Y - X @ w, share, w, dX, dY) - by_lambda2[:, None, None] * w
+        return _System(X, share[..., None], lambda2).refined(right).to(weights.dtype).contiguous()
 
 
 class _System:
     """(X^T diag(share) X + lambda2)^-1, by a factor of the smaller of the two Gram matrices."""
 
     def __init__(self, X: Tensor, share: Tensor, lambda2: Tensor) -> None:
-        self._X, self._lambda2 = X, lambda2[:, None, None]
+        self._X, self._share, self._lambda2 = X, share, lambda2[:, None, None]
         self._root = share.sqrt()
         self._by_samples = X.shape[1] < X.shape[2]
         if self._by_samples:
@@ -84,6 +121,13 @@ class _System:
             diagonal.add_(torch.where((failed > 0)[:, None], shift, 0))
             factor, _ = torch.linalg.cholesky_ex(matrix)
         self._factor = factor
+
+    def refined(self, right: Tensor) -> Tensor:
+        """As :meth:`solve`, to rounding."""
+        q = self.solve(right)
+        for _ in range(_REFINEMENTS):
+            q = q + self.solve(right - self._X.mT @ (self._share * (self._X @ q)) - self._lambda2 * q)
+        return q
 
     def solve(self, right: Tensor) -> Tensor:
         """(B, d, m) -> (B, d, m)."""

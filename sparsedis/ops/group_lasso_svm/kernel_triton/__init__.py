@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sparsedis.ops.group_lasso_svm.kernel_triton import tiles
+from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
 from sparsedis.ops.registry import Request
 from sparsedis.ops.triton_device import TritonDevices
 
@@ -40,6 +41,9 @@ class TritonBackend(TritonDevices):
 
     def adjoint(self, *solved: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return _module("run").adjoint(*solved)
+
+    def tangent(self, *solved: Tensor) -> Tensor:
+        return ReferenceBackend().tangent(*solved)
 
 
 def _module(name: str) -> ModuleType:

@@ -19,10 +19,11 @@ from sparsedis.ops.group_lasso_svm.kernel_triton.device import (
 from sparsedis.ops.group_lasso_svm.kernel_triton.hessian import newton_matrix
 from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import Tasks
 from sparsedis.ops.group_lasso_svm.kernel_triton.tiles import checked_tile
-from sparsedis.ops.group_lasso_svm.reference.adjoint import bound_diagonal
-from sparsedis.ops.group_lasso_svm.reference.hessian import DenseSystem, factored
-from sparsedis.ops.group_lasso_svm.reference.newton import active_curvature
+from sparsedis.ops.group_lasso_svm.reference.adjoint import TOLERANCE
+from sparsedis.ops.group_lasso_svm.reference.finish import bound_multipliers, free_entries
+from sparsedis.ops.group_lasso_svm.reference.hessian import Coordinates, Curvature, FreeSystem, active_curvature
 from sparsedis.ops.triton_launch import launch, span, splits
+from sparsedis.problem import Certificate
 
 
 @triton.jit
@@ -144,12 +145,18 @@ def gradient_kernel(
     tl.store(scalars + slot + 1, tl.sum(product_sum, 0))
 
 
-class _Factored(DenseSystem):
-    """The reference's system and its handling of singular matrices; the matrix made by kernels, in float64."""
-
-    def __init__(self, tasks: Tasks, curvature, bounds: Tensor, dual: Tensor, everyone: Tensor) -> None:  # type: ignore[no-untyped-def]
-        pivot = self._choose_coordinates(dual)
-        self._factor = factored(newton_matrix(tasks, curvature, bounds, pivot[..., 0], everyone, torch.float64))
+def _system(tasks: Tasks, curvature: Curvature, at: Certificate, dual: Tensor, everyone: Tensor) -> FreeSystem:
+    """H on the free entries, as in the reference; the matrix of all entries is made by kernels, in float64."""
+    problem, k = tasks.in_float64(), dual.shape[2]
+    free = free_entries(problem, dual, bound_multipliers(problem, dual, at.scores), curvature)
+    chosen = Coordinates(dual, free)
+    smoothing = (tasks.weight * tasks.rho[:, None, None]).expand_as(dual).contiguous()
+    matrix = newton_matrix(tasks, curvature, smoothing, chosen.pivot[..., 0], everyone, torch.float64)
+    row = chosen.sample * (k - 1) + chosen.kind - (chosen.kind > chosen.pivots).to(torch.int64)
+    row = torch.where(chosen.valid, row, 0)
+    matrix = matrix.gather(1, row[..., None].expand(-1, -1, matrix.shape[2]))
+    matrix = matrix.gather(2, row[:, None].expand(-1, row.shape[1], -1))
+    return FreeSystem(torch.where(chosen.valid[:, :, None] & chosen.valid[:, None], matrix, 0), chosen)
 
 
 def adjoint(tasks: Tasks, dual: Tensor, grad_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -166,7 +173,7 @@ def adjoint(tasks: Tasks, dual: Tensor, grad_weights: Tensor) -> tuple[Tensor, T
     everyone = torch.ones_like(tasks.labels[:, 0])
     at = check(tasks, dual, everyone, torch.float64, store=True)
     curvature = active_curvature(tasks, at)  # type: ignore[arg-type]
-    system = _Factored(tasks, curvature, bound_diagonal(tasks, dual, at.scores), dual, everyone)
+    system = _system(tasks, curvature, at, dual, everyone)  # type: ignore[arg-type]
 
     # Without a group Lasso a feature whose V_j happens to be 0 is as active as the others.
     happens = (at.norms == 0) & (tasks.lambda1 == 0)[:, None]
@@ -198,7 +205,7 @@ def adjoint(tasks: Tasks, dual: Tensor, grad_weights: Tensor) -> tuple[Tensor, T
         **shape,
     )
     present = (tasks.weight > 0).to(dual.dtype)
-    q = (present * system.solve(-tasks.weight * rows.sum(1), 0.0)).contiguous()
+    q = (present * system.solve(-tasks.weight * rows.sum(1), TOLERANCE)).contiguous()
     grad_features = tasks.features.new_empty((batch, n, d))
     scalars = dual.new_empty((batch, parts, 2))
     launch(

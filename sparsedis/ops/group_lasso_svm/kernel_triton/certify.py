@@ -182,9 +182,9 @@ class Progress:
 
     Attributes:
         dual: the best L, (B, n, k), as the kernels keep it.
-        exact: the same in float64, rows summing to 1.
-        certified: (B,) bool, whether the gap of ``exact``, computed in float64, is small enough.
         relative_gap: its gap, (B,).
+        exact: the best L that was certified in float64, rows summing to 1.
+        exact_gap: its gap, (B,).
         target: the gap at which a task stops, (B,).
         since: checks since the best, (B,) int32.
         n_iter: iterations done, (B,) int32.
@@ -199,8 +199,8 @@ class Progress:
         self.since = torch.zeros(batch, dtype=torch.int32, device=self.dual.device)
         self.n_iter = torch.zeros_like(self.since)
         self.going = torch.ones_like(self.since)
-        self.certified = torch.zeros(batch, dtype=torch.bool, device=self.dual.device)
         self.exact = self.dual.to(torch.float64, copy=True)
+        self.exact_gap = torch.full_like(tasks.lambda1, torch.inf)
 
     def take(self, index: Tensor) -> Progress:
         """The part of the tasks ``index``; :meth:`put` brings it back."""
@@ -212,11 +212,15 @@ class Progress:
         for name, value in vars(self).items():
             value[index] = getattr(part, name)
 
-    @property
-    def status(self) -> Tensor:
+    def offer(self, index: Tensor, dual: Tensor, gap: Tensor) -> None:
+        """Keep the dual points of the tasks ``index``, certified in float64, that are better than ``exact``."""
+        better = gap < self.exact_gap[index]
+        self.exact[index[better]], self.exact_gap[index[better]] = dual[better], gap[better]
+
+    def status(self, tol: float) -> Tensor:
         """(B,) int64: values of :class:`Status`."""
         ended = torch.where(self.going == 0, int(Status.STALLED), int(Status.MAX_ITER))
-        return torch.where(self.certified, int(Status.CERTIFIED), ended)
+        return torch.where(self.exact_gap <= tol, int(Status.CERTIFIED), ended)
 
 
 class At(NamedTuple):

@@ -315,13 +315,13 @@ def fista(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, variant: 
         (state.fused if variant == "fused" else state.shared)(max_iter, ROUNDS)
         dual = progress.dual.double()
         progress.exact = dual / dual.sum(-1, keepdim=True)
-        relative_gap = check(tasks, progress.exact, everyone, torch.float64).relative_gap
-        progress.certified = relative_gap <= tol
-        again = (progress.going == 0) & (progress.relative_gap <= progress.target) & ~progress.certified
+        progress.exact_gap = check(tasks, progress.exact, everyone, torch.float64).relative_gap
+        certified = progress.exact_gap <= tol
+        again = (progress.going == 0) & (progress.relative_gap <= progress.target) & ~certified
         lower = torch.minimum(progress.target, progress.relative_gap) / 2
         progress.target = torch.where(again, lower, progress.target)
         resumed = torch.where(progress.n_iter < max_iter, 1, 2).to(torch.int32)
-        progress.going = torch.where(again, resumed, torch.where(progress.certified, 0, progress.going))
+        progress.going = torch.where(again, resumed, torch.where(certified, 0, progress.going))
         if not bool((progress.going == 1).any()):  # the only question of a launch
             break
     return progress

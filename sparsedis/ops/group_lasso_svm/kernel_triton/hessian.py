@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsedis.ops import triton_device
 from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import Tasks
-from sparsedis.ops.group_lasso_svm.reference.hessian import Curvature, DenseSystem
+from sparsedis.ops.group_lasso_svm.reference.hessian import Coordinates, Curvature, DenseSystem
 from sparsedis.ops.triton_launch import REAL, launch, splits
 
 
@@ -301,8 +301,8 @@ class KernelSystem(DenseSystem):
         ridge: Tensor,
         dtype: torch.dtype,
     ) -> None:
-        pivot = self._choose_coordinates(dual)
-        matrix = newton_matrix(tasks, curvature, bounds, pivot[..., 0], going, dtype)
+        self._at = Coordinates(dual)
+        matrix = newton_matrix(tasks, curvature, bounds, self._at.pivot[..., 0], going, dtype)
         diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
         diagonal.copy_(torch.where(diagonal > 0, diagonal, 1.0) * (1 + ridge)[:, None])
         self._factor, info = torch.linalg.cholesky_ex(matrix)

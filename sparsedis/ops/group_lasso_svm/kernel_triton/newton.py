@@ -12,12 +12,16 @@ from torch import Tensor
 
 from sparsedis.ops.group_lasso_svm.kernel_triton import products
 from sparsedis.ops.group_lasso_svm.kernel_triton.certify import Progress, check
+from sparsedis.ops.group_lasso_svm.kernel_triton.fista import fista
 from sparsedis.ops.group_lasso_svm.kernel_triton.hessian import KernelSystem
 from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import Tasks
+from sparsedis.ops.group_lasso_svm.reference.finish import SWITCH, finish, finish_solution
 from sparsedis.ops.group_lasso_svm.reference.hessian import Curvature
 from sparsedis.ops.group_lasso_svm.reference.newton import (
+    LAST,
     LIGHT_GAP,
     LIGHT_ITERATIONS,
+    RESCUE_STEPS,
     SHORT,
     TO_BOUNDARY,
     Form,
@@ -330,24 +334,34 @@ class KernelFullForm(KernelForm, FullForm):
     """The full form."""
 
 
-def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype) -> Progress:
-    """Solve every task to a relative gap of ``tol``, in the form that suits it, as the reference does.
+def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: bool = False) -> Progress:
+    """Solve every task as the reference does: by the form that suits it, then by the finish.
 
     Args:
-        dtype: of the Hessian's products over the features; certificates, variables and factors are float64.
+        dtype: of the Hessian's products over the features in the interior point; all else is float64.
     """
-    progress = Progress(tasks, tol, torch.float64)
+    finishing = exact or tol < SWITCH
+    progress = Progress(tasks, SWITCH if finishing else tol, torch.float64)
     light = light_form_pays(tasks)
     given_up = torch.zeros_like(light)
     chosen = light.nonzero()[:, 0]
     if len(chosen):
-        given_up[chosen] = _iterate(KernelLightForm, tasks, progress, chosen, max_iter, dtype, may_give_up=True)
-    chosen = (~light | given_up).nonzero()[:, 0]
+        given_up[chosen] = _iterate(
+            KernelLightForm, tasks, progress, chosen, max_iter, dtype, finishing=finishing, may_give_up=True
+        )
+    chosen = (~light | (given_up & ~(progress.exact_gap <= tol))).nonzero()[:, 0]
     if len(chosen):
-        progress.going[chosen] = 1
-        _iterate(KernelFullForm, tasks, progress, chosen, max_iter, dtype)
-    progress.certified = progress.relative_gap <= progress.target
-    progress.exact = progress.dual
+        progress.going[chosen], progress.since[chosen] = 1, 0
+        _iterate(KernelFullForm, tasks, progress, chosen, max_iter, dtype, finishing=finishing)
+    everyone = torch.arange(len(light), device=light.device)
+    progress.offer(everyone, progress.dual, progress.relative_gap)
+    stalled = ((progress.going == 0) & ~(progress.exact_gap <= tol)).nonzero()[:, 0]
+    if len(stalled):
+        part = tasks.take(stalled)
+        steps = fista(part, tol, RESCUE_STEPS, torch.float64)
+        progress.offer(stalled, steps.exact, steps.exact_gap)
+        done = finish_solution(part.in_float64(), progress.exact[stalled])
+        progress.offer(stalled, done.dual, done.relative_gap)
     return progress
 
 
@@ -359,6 +373,7 @@ def _iterate(
     max_iter: int,
     dtype: torch.dtype,
     *,
+    finishing: bool,
     may_give_up: bool = False,
 ) -> Tensor:
     """Iterate the tasks ``index``, counting on from where they stand; (M,) bool: those given up, for the full form."""
@@ -366,9 +381,12 @@ def _iterate(
     everyone = index
     part = progress.take(index)
     form = make(tasks.take(index), part.going, dtype)
-    for turn in range(max_iter + 1):
-        if turn % ASK_EVERY == 0 and turn > 0:
-            left = (part.going == 1).nonzero()[:, 0]  # the host waits here, and nowhere else
+    handed = torch.zeros_like(given_up)
+    for turn in range(max_iter + 1 + ASK_EVERY):
+        if turn % ASK_EVERY == 0 and turn > 0:  # the host waits here, and nowhere else
+            if finishing:
+                _finish(tasks, form, part, index, handed, max_iter)
+            left = (part.going == 1).nonzero()[:, 0]
             if len(left) <= len(index) // 2:
                 progress.put(index, part)
                 if len(left) == 0:
@@ -380,6 +398,28 @@ def _iterate(
         given_up[index] |= stuck
     progress.put(index, part)
     return given_up[everyone]
+
+
+def _finish(tasks: Tasks, form: KernelForm, progress: Progress, index: Tensor, handed: Tensor, max_iter: int) -> None:
+    """Finish the tasks that have come to their target; those that do not end at rounding go on to a tenth of their gap.
+
+    Args:
+        progress: of the tasks ``index`` in the form.
+        handed: (B,) bool, tasks that are done; marked here.
+    """
+    reached = (progress.going == 0) & (progress.relative_gap <= progress.target) & ~handed[index]
+    place = reached.nonzero()[:, 0]
+    if len(place) == 0:
+        return
+    L, Z = (value[place] for value in form.variables[:2])
+    done = finish(tasks.take(index[place]).in_float64(), L, Z, max_iter - progress.n_iter[place])
+    progress.offer(place, done.dual, done.relative_gap)
+    progress.n_iter[place] += done.turns.to(torch.int32)
+    progress.target[place] = progress.relative_gap[place] / 10
+    over = done.settled | (progress.relative_gap[place] <= LAST)
+    handed[index[place]] = over
+    out_of_time = torch.where(progress.n_iter[place] < max_iter, 1, 2).to(torch.int32)
+    progress.going[place] = torch.where(over, 0, out_of_time)
 
 
 def iterate_once(form: KernelForm, progress: Progress, max_iter: int, *, may_give_up: bool = False) -> Tensor:

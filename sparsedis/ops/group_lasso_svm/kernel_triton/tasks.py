@@ -33,6 +33,11 @@ class Tasks(Problem):
         chosen = self.wide if dtype == torch.float64 else self.features
         return (chosen, *chosen.stride())
 
+    def in_float64(self) -> Problem:
+        """The same tasks with features in float64, scaled: what code in torch reads."""
+        features = self.wide.to(torch.float64) * self.scale[:, None, None]
+        return Problem(features, self.targets, self.weight, self.lambda1, self.lambda2, self.rho)
+
     def with_unit_lambda1(self) -> Tasks:
         """The same tasks, features divided by lambda1."""
         l1 = self.lambda1

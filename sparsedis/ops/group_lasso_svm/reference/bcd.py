@@ -16,12 +16,12 @@ def bcd(problem: Problem, tol: float, max_iter: int) -> Progress:
     A sample's step is 1 over its own Lipschitz constant s^2 ||x||^2/lambda2 + s rho; V follows every step, and is made
     anew from L at the certificate of every sweep, so that rounding does not gather in it.
     """
-    progress = Progress(problem, patience=100)
+    progress = Progress(problem, tol, patience=100)
     index = torch.arange(problem.shape[0], device=problem.features.device)
     dual = progress.dual.clone()
     for sweep in range(max_iter + 1):
         at = certificate(problem, dual)
-        going = progress.record(index, dual, at.relative_gap, sweep, tol)
+        going = progress.record(index, dual, at.relative_gap, sweep) & ~progress.certified[index]
         if sweep == max_iter or not bool(going.any()):
             break
         V = at.V

@@ -33,7 +33,7 @@ def fista(problem: Problem, tol: float, max_iter: int) -> Progress:
 
     Source: Beck and Teboulle 2009; restart of O'Donoghue and Candes 2015 (gradient scheme).
     """
-    progress = Progress(problem, patience=100)
+    progress = Progress(problem, tol, patience=100)
     index = torch.arange(problem.shape[0], device=problem.features.device)
     step = 1 / lipschitz(problem)
     dual = progress.dual.clone()
@@ -41,7 +41,8 @@ def fista(problem: Problem, tol: float, max_iter: int) -> Progress:
     momentum = torch.ones_like(problem.lambda1)
     for iteration in range(max_iter + 1):
         if iteration % CHECK_EVERY == 0 or iteration == max_iter:
-            going = progress.record(index, dual, certificate(problem, dual).relative_gap, iteration, tol)
+            going = progress.record(index, dual, certificate(problem, dual).relative_gap, iteration)
+            going &= ~progress.certified[index]
             if not bool(going.any()):
                 break
             if not bool(going.all()):

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sparsedis.ops.group_lasso_svm.reference.hessian import Curvature, NewtonSystem, newton_system
+from sparsedis.ops.group_lasso_svm.reference.finish import SWITCH, finish, finish_solution
+from sparsedis.ops.group_lasso_svm.reference.fista import fista
+from sparsedis.ops.group_lasso_svm.reference.hessian import Curvature, NewtonSystem, active_curvature, newton_system
 from sparsedis.ops.group_lasso_svm.reference.progress import Progress
 from sparsedis.problem import (
     Certificate,
@@ -18,7 +20,6 @@ from sparsedis.problem import (
     residual,
     row_norms,
 )
-from sparsedis.solution import Status
 
 _TINY = torch.finfo(torch.float64).tiny
 # Share of the way to the boundary that a step may go.
@@ -47,6 +48,10 @@ _LIGHT, _SURELY_LIGHT = 0.3, 1e-3
 # The light form makes way for the full one where its gap is above this from this iteration on.
 LIGHT_ITERATIONS = 8
 LIGHT_GAP = 1e-2
+# The interior point goes no further than this gap, be the finish as it may.
+LAST = 1e-11
+# Steps of fista for a task that stalled.
+RESCUE_STEPS = 5000
 
 
 def light_form_pays(problem: Problem) -> Tensor:
@@ -205,21 +210,6 @@ class LightForm(Form):
         return lambda targets: self._bounded(system, gradient, targets[0])
 
 
-def active_curvature(problem: Problem, at: Certificate) -> Curvature:
-    """Curvature of the dual objective: (1 - t) I + t u u^T over lambda2 on the active features, t = lambda1/||V_j||."""
-    lambda1 = problem.lambda1[:, None]
-    active = (at.norms > lambda1) | (lambda1 == 0)  # without a group Lasso also where V_j happens to be 0
-    norms = at.norms.clamp_min(_TINY)
-    t = lambda1 / norms
-    zero = torch.zeros_like(t)
-    lambda2 = problem.lambda2[:, None]
-    return Curvature(
-        torch.where(active, (1 - t) / lambda2, zero),
-        torch.where(active, t / lambda2, zero),
-        at.V / norms[..., None],
-    )
-
-
 class FullForm(Form):
     """Primal-dual: the group norms' own dual variables U (||U_j|| <= 1), multipliers th and slacks w are iterated too.
 
@@ -277,14 +267,42 @@ class FullForm(Form):
         return direction
 
 
-def newton(problem: Problem, tol: float, max_iter: int) -> Progress:
-    """Solve every task to a relative gap of ``tol``, in the form that suits it."""
-    progress = Progress(problem)
+def newton(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> Progress:
+    """Solve every task, in the form that suits it, to rounding; without ``exact``, where ``tol`` is not below the gap
+    from which on the finish works, to ``tol`` only. Turns of the finish count as iterations.
+
+    Tasks that stall are given to :func:`fista`, and finished from there.
+    """
+    progress = Progress(problem, tol)
     light = light_form_pays(problem)
-    hopeless = _interior_point(LightForm, problem, progress, light.nonzero()[:, 0], tol, max_iter, may_give_up=True)
+    index = light.nonzero()[:, 0]
+    hopeless = _interior_point(LightForm, problem, progress, index, tol, max_iter, exact, may_give_up=True)
     full = torch.cat([(~light).nonzero()[:, 0], hopeless])
-    _interior_point(FullForm, problem, progress, full, tol, max_iter)
+    _interior_point(FullForm, problem, progress, full, tol, max_iter, exact)
+    stalled = (progress.stalled & ~progress.certified).nonzero()[:, 0]
+    if len(stalled):
+        steps = fista(problem.take(stalled), tol, RESCUE_STEPS)
+        progress.offer(stalled, steps.dual, steps.relative_gap)
+        done = finish_solution(problem.take(stalled), progress.dual[stalled])
+        progress.offer(stalled, done.dual, done.relative_gap)
     return progress
+
+
+def finished(solver: Callable[[Problem, float, int], Progress]) -> Callable[[Problem, float, int, bool], Progress]:
+    """A first-order solver that goes to rounding where it is asked for: by the finish, or failing that by newton."""
+
+    def solve(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> Progress:
+        progress = solver(problem, tol, max_iter)
+        if exact:
+            done = finish_solution(problem, progress.dual)
+            progress.offer(torch.arange(len(done.turns), device=done.turns.device), done.dual, done.relative_gap)
+            rough = (~done.settled).nonzero()[:, 0]
+            if len(rough):
+                better = newton(problem.take(rough), tol, max_iter, exact)
+                progress.offer(rough, better.dual, better.relative_gap)
+        return progress
+
+    return solve
 
 
 def _interior_point(
@@ -294,31 +312,50 @@ def _interior_point(
     index: Tensor,
     tol: float,
     max_iter: int,
+    exact: bool,
     may_give_up: bool = False,
 ) -> Tensor:
-    """Iterate the tasks ``index``, counting on from where they stand; returns those given up, for the full form."""
+    """Iterate the tasks ``index``, counting on from where they stand; returns those given up, for the full form.
+
+    From a gap of SWITCH on a task is handed to the finish. One that comes back goes on from its own L and Z, and is
+    handed over again when its gap is ten times smaller.
+    """
     given_up = index[:0]
     if len(index) == 0:
         return given_up
     form = make(problem.take(index))
-    done_before = progress.n_iter[index]
-    for step in range(max_iter + 1):
+    progress.restart(index)
+    iteration = progress.n_iter[index]
+    finishing = exact or tol < SWITCH
+    switch = torch.full_like(problem.lambda1[index], SWITCH)
+    enough = torch.full_like(switch, LAST if finishing else tol)
+    for _ in range(max_iter + 1):
         at = certificate(form.problem, form.dual)
-        iteration = done_before + step
-        going = progress.record(index, form.dual, at.relative_gap, iteration, tol)
+        going = progress.record(index, form.dual, at.relative_gap, iteration)
         if may_give_up:
-            stuck = (progress.status[index] != Status.CERTIFIED) & (iteration < max_iter)
-            stuck &= full_form_exists(form.problem)
-            stuck &= ~going | ((iteration >= LIGHT_ITERATIONS) & ~(at.relative_gap <= LIGHT_GAP))
+            stuck = ~going | ((iteration >= LIGHT_ITERATIONS) & ~(at.relative_gap <= LIGHT_GAP))
+            stuck &= ~progress.certified[index] & (iteration < max_iter) & full_form_exists(form.problem)
             given_up = torch.cat([given_up, index[stuck]])
             going &= ~stuck
-        going &= iteration < max_iter
+        ready = (going & (at.relative_gap <= switch)).nonzero()[:, 0]
+        if finishing and len(ready):
+            L, Z = (value[ready] for value in form.variables[:2])
+            done = finish(problem.take(index[ready]), L, Z, max_iter - iteration[ready])
+            progress.offer(index[ready], done.dual, done.relative_gap)
+            iteration = iteration.index_add(0, ready, done.turns)
+            progress.n_iter[index] = iteration
+            going[ready] = ~done.settled
+            switch[ready] = at.relative_gap[ready] / 10
+            if not exact:
+                enough[ready[done.oversized]] = tol
+        going &= (at.relative_gap > enough) & (iteration < max_iter)
         if not bool(going.any()):
             break
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
-            index, done_before = index[kept], done_before[kept]
+            index, iteration, switch, enough = index[kept], iteration[kept], switch[kept], enough[kept]
             form.take(kept)
             at = Certificate(*(value[kept] for value in at))
         form.advance(at)
+        iteration = iteration + 1
     return given_up

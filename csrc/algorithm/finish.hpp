@@ -1,0 +1,204 @@
+// The finish: projected semi-smooth Newton on the dual's free entries, from a point close to the solution to rounding.
+//
+// The interior point brings every task near; there the features that are active and the entries of L that are at their
+// bound can be told, and Newton's method on the free entries alone, a fraction of all, converges quadratically. Entries
+// at their bound are 0 exactly, which is what a right gradient takes.
+#pragma once
+
+#include "free_system.hpp"
+#include "progress.hpp"
+#include "samples.hpp"
+
+namespace sparsedis {
+
+// The relative gap at which the finish is first tried, and the share of the last try's gap at which it is tried again.
+constexpr double kFinishGap = 1e-3, kFinishAgain = 0.01;
+// A relative gap of rounding: there is no better point to be found.
+constexpr double kRounding = 3e-13;
+// Near rounding: a turn that does not improve on this ends the finish well.
+constexpr double kNearRounding = 1e-9;
+// Steps shorter than 1/4 mean that features become active on the way: the interior point does better there.
+constexpr int kFinishTurns = 15, kHalvings = 3;
+// Turns without a better gap after which the finish gives up.
+constexpr int kFinishPatience = 3;
+// Newton's direction: residual, conjugate gradients, and how many of them a factor of an earlier turn may take.
+constexpr double kDirectionResidual = 1e-4;
+constexpr int kDirectionSteps = 30, kStaleSteps = 4;
+// Solves of a turn that hold entries at 0 which the one before would take below.
+constexpr int kHoldings = 3;
+// A residual, relative, above which a direction is none.
+constexpr double kSolved = 0.5;
+
+template <class Team, class Link, class System>
+class Finish {
+ public:
+  static std::size_t size(std::size_t n, std::size_t k) { return 7 * n * k + Free::size(n, k); }
+
+  // free: scratch, 2 (n, k).
+  Finish(const Samples& samples, Link& link, System& system, double* memory, unsigned char* free)
+      : samples_(samples),
+        link_(link),
+        size_(samples.n * samples.k),
+        free_(free),
+        moving_(free + size_),
+        system_(samples, link, system, memory + 7 * std::size_t(size_)) {
+    double** const rows[] = {&L_, &g_, &rhs_, &dL_, &trial_, &bounds_, &held_};
+    for (double** one : rows) {
+      *one = memory;
+      memory += size_;
+    }
+  }
+
+  // From the dual point L (n, k), which the link has evaluated, and near which it was linearised last. Returns whether
+  // rounding was reached; the best point is recorded either way.
+  bool run(const Team& team, const double* L, Progress& progress, std::int64_t max_iter) {
+    choose(team, L);
+    Certificate now = evaluate(team, L_);
+    progress.record_best(team, L_, size_, now);
+    double best = now.relative();
+    int since = 0;
+    bool stale = false;
+    for (int turn = 0; turn < kFinishTurns && progress.n_iter < max_iter; ++turn) {
+      ++progress.n_iter;
+      if (turn > 0 && release(team)) stale = false;
+      if (!direction(team, stale)) return false;
+      stale = true;
+      if (!step(team, now)) return best <= kNearRounding && progress.enough();
+      progress.record_best(team, L_, size_, now);
+      const double relative = now.relative();
+      if (relative <= progress.target() && relative <= kRounding) return true;
+      if (relative < best / 2) {
+        since = 0;
+      } else if (best <= kNearRounding && progress.enough()) {
+        return true;
+      } else if (++since >= kFinishPatience) {
+        return false;
+      }
+      best = relative < best ? relative : best;
+    }
+    return best <= kNearRounding && progress.enough();
+  }
+
+ private:
+  using Free = FreeSystem<Team, Link, System>;
+
+  Certificate evaluate(const Team& team, const double* L) {
+    const double penalty = link_.evaluate(team, L);
+    return certificate(team, samples_, L, link_.scores(), penalty);
+  }
+
+  // The free entries, by what Newton's step would leave of them, and L projected onto them.
+  void choose(const Team& team, const double* L) {
+    const int k = samples_.k;
+    const auto* hessian = link_.hessian();
+    team.each(samples_.n, [&](int i) {
+      dual_gradient_row(samples_, L, link_.scores(), i, g_);
+      const double* row = L + i * k;
+      double mean = 0, largest = row[0];
+      for (int l = 0; l < k; ++l) {
+        mean += row[l] * g_[i * k + l];
+        largest = row[l] > largest ? row[l] : largest;
+      }
+      const double s = samples_.s[i], h = s * s * hessian->mean_curvature(i) + s * samples_.rho;
+      for (int l = 0; l < k; ++l) {
+        const bool free = row[l] == largest || row[l] * h > g_[i * k + l] - mean;
+        free_[i * k + l] = free;
+        bounds_[i * k + l] = samples_.s[i] * samples_.rho;
+        trial_[i * k + l] = free ? row[l] : -INFINITY;
+      }
+      project_row(k, trial_ + i * k, L_ + i * k);
+    });
+  }
+
+  // The link has evaluated L_: entries at their bound that the dual gradient would move become free, entries that have
+  // come to their bound no longer are. Returns whether any became free.
+  bool release(const Team& team) {
+    const int k = samples_.k;
+    const double released = team.sum(samples_.n, [&](int i) {
+      dual_gradient_row(samples_, L_, link_.scores(), i, g_);
+      double mean = 0;
+      for (int l = 0; l < k; ++l) mean += L_[i * k + l] * g_[i * k + l];
+      double count = 0;
+      for (int e = i * k; e < (i + 1) * k; ++e) {
+        const bool free = L_[e] > 0 || g_[e] < mean;
+        count += free && !free_[e];
+        free_[e] = free;
+      }
+      return count;
+    });
+    return released > 0;
+  }
+
+  // Newton's direction in dL_; false where there is none. stale: the factor is that of an earlier turn.
+  bool direction(const Team& team, bool stale) {
+    team.each(samples_.n, [&](int i) { dual_gradient_row(samples_, L_, link_.scores(), i, g_); });
+    team.each(size_, [&](int e) { rhs_[e] = -g_[e]; });
+    double reached = 1;
+    if (stale) reached = system_.solve(team, free_, bounds_, rhs_, dL_, kDirectionResidual, kStaleSteps);
+    if (!(reached <= kDirectionResidual)) {
+      system_.factor(team, L_, free_, bounds_);
+      reached = system_.solve(team, free_, bounds_, rhs_, dL_, kDirectionResidual, kDirectionSteps);
+    }
+    team.each(size_, [&](int e) { moving_[e] = free_[e]; });
+    for (int holding = 0; holding < kHoldings && reached < kSolved && hold(team); ++holding) {
+      team.each(size_, [&](int e) { rhs_[e] = -g_[e]; });
+      system_.subtract_product(team, bounds_, held_, rhs_);
+      reached = system_.solve(team, moving_, bounds_, rhs_, dL_, kDirectionResidual, kDirectionSteps);
+      team.each(size_, [&](int e) { dL_[e] += held_[e]; });
+    }
+    return reached < kSolved;
+  }
+
+  // Free entries that dL_ would take below 0 stop moving: held_ takes them to 0, at the cost of their row's largest
+  // entry. A projection would spread what is below 0 over the row instead, and the dual fall. Returns whether there
+  // were any more.
+  bool hold(const Team& team) {
+    const int k = samples_.k;
+    const double more = team.sum(samples_.n, [&](int i) {
+      int largest = i * k;
+      for (int e = i * k; e < (i + 1) * k; ++e) largest = L_[e] > L_[largest] ? e : largest;
+      double count = 0, taken = 0;
+      for (int e = i * k; e < (i + 1) * k; ++e) {
+        if (moving_[e] && e != largest && L_[e] + dL_[e] < 0) {
+          moving_[e] = 0;
+          ++count;
+        }
+        held_[e] = free_[e] && !moving_[e] ? -L_[e] : 0;
+        taken += held_[e];
+      }
+      held_[largest] = -taken;
+      return count;
+    });
+    return more > 0;
+  }
+
+  // L_ and its certificate, moved along dL_ by the first of 1, 1/2, ... that does not lower the dual; false where none.
+  bool step(const Team& team, Certificate& now) {
+    const int k = samples_.k;
+    const double before = now.objective - now.gap;
+    double length = 1;
+    for (int halving = 0; halving < kHalvings; ++halving, length /= 2) {
+      team.each(samples_.n, [&](int i) {
+        for (int e = i * k; e < (i + 1) * k; ++e) trial_[e] = free_[e] ? L_[e] + length * dL_[e] : -INFINITY;
+        project_row(k, trial_ + i * k, trial_ + i * k);
+      });
+      const Certificate then = evaluate(team, trial_);
+      const double rounding = 1e-14 * then.objective;
+      if (then.objective - then.gap >= before - rounding) {
+        team.each(size_, [&](int e) { L_[e] = trial_[e]; });
+        now = then;
+        return true;
+      }
+    }
+    return false;
+  }
+
+  const Samples& samples_;
+  Link& link_;
+  int size_;
+  unsigned char *free_, *moving_;
+  double *L_, *g_, *rhs_, *dL_, *trial_, *bounds_, *held_;
+  Free system_;
+};
+
+}  // namespace sparsedis

@@ -1,0 +1,192 @@
+"""Signals: the C++ kernels leave a batch between its tasks for Ctrl-C, and work as before afterwards."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsedis import solve_lasso, solve_svm
+from sparsedis.ops import compiled, group_lasso_svm, lasso
+from tests.tasks import random_task
+
+F64 = torch.float64
+# Seconds until the signal, and until it must have been seen. A whole batch takes 10 seconds and more.
+DELAY, PATIENCE = 0.3, 2.0
+BATCH = 20_000
+
+pytestmark = [
+    pytest.mark.skipif(compiled.COMPILED._kernels is None, reason="the C++ kernels are not built"),
+    pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX has them"),
+]
+
+
+@pytest.fixture(params=["OpenMP-1", "OpenMP-2", "threads-2"])
+def pool(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whose threads the tasks run on, and how many."""
+    kind, count = request.param.split("-")
+    kernels, openmp, before = compiled.COMPILED._kernels, compiled._openmp(), torch.get_num_threads()
+    if kind == "OpenMP" and not openmp:
+        pytest.skip("PyTorch has no OpenMP here")
+    kernels.use_openmp(openmp if kind == "OpenMP" else 0)
+    torch.set_num_threads(int(count))
+    yield
+    kernels.use_openmp(openmp)
+    torch.set_num_threads(before)
+
+
+def many(*tensors: Tensor) -> list[Tensor]:
+    """A task, many times."""
+    return [tensor.detach().expand(BATCH, *tensor.shape[1:]) for tensor in tensors]
+
+
+def svm() -> tuple[Tensor, Tensor]:
+    return random_task(0, way=5, shots=15, d=100)
+
+
+def regression() -> tuple[Tensor, Tensor]:
+    X, y = random_task(0, way=5, shots=50, d=200)
+    return X, y.to(F64)
+
+
+def solving_svms() -> Callable[[], object]:
+    X, y = many(*svm())
+    return lambda: solve_svm(X, y, lambda1=1.0, n_classes=5, backend="cpp")
+
+
+def differentiating_svms() -> Callable[[], object]:
+    X, y = svm()
+    solution, one = solve_svm(X, y, lambda1=1.0), torch.ones(1, dtype=F64)
+    problem = many(X, y, one, one, 0 * one, torch.ones_like(X[..., 0]))
+    solved = many(solution.dual, solution.active, solution.weights)
+    return lambda: group_lasso_svm.adjoint(*problem, *solved, "cpp")
+
+
+def solving_lassos() -> Callable[[], object]:
+    X, y = many(*regression())
+    return lambda: solve_lasso(X, y, lambda1=0.001, backend="cpp")
+
+
+def differentiating_lassos() -> Callable[[], object]:
+    X, y = regression()
+    weights, one = solve_lasso(X, y, lambda1=0.001).weights, torch.ones(1, dtype=F64)
+    problem = many(X, y, 0.001 * one, 0 * one, torch.ones_like(y), weights, weights)
+    return lambda: lasso.adjoint(*problem, "cpp")
+
+
+WORK = [solving_svms, differentiating_svms, solving_lassos, differentiating_lassos]
+
+
+def after(seconds: float, work: Callable[[], object]) -> float:
+    """Sends this process SIGINT while it works; returns the time from the signal to the exception."""
+    sent = []
+
+    def send() -> None:
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(seconds, send)
+    timer.start()
+    try:
+        work()
+    finally:
+        timer.join()
+    return time.perf_counter() - sent[0]
+
+
+@pytest.fixture
+def handler() -> Iterator[Callable[[Callable[..., object]], None]]:
+    """Sets the handler of SIGINT, for the time of the test."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda function: signal.signal(signal.SIGINT, function)  # type: ignore[misc, func-returns-value]
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("start", WORK)
+def test_ctrl_c_ends_a_batch(start, pool):
+    work = start()
+
+    def interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+
+    assert after(DELAY, interrupted) < PATIENCE
+    X, y = svm()
+    assert solve_svm(X, y, lambda1=1.0, backend="cpp").certified.all()
+    assert solve_lasso(*regression(), lambda1=0.001, backend="cpp").certified.all()
+
+
+def test_the_exception_of_another_handler_comes_through(handler):
+    def refuse(*_: object) -> None:
+        raise LookupError("the handler's own")
+
+    handler(refuse)
+    work = solving_svms()
+
+    def interrupted() -> None:
+        with pytest.raises(LookupError, match="the handler's own"):
+            work()
+
+    assert after(DELAY, interrupted) < PATIENCE
+
+
+def test_ctrl_c_ends_a_backward_pass():
+    """Through PyTorch's engine, which runs a backward pass of the CPU on the thread that asks for it."""
+    start = differentiating_svms()
+
+    class Slow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            start()
+            return grad
+
+    def interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            Slow.apply(torch.ones(2, requires_grad=True)).sum().backward()
+
+    assert after(DELAY, interrupted) < PATIENCE
+
+
+def test_a_handler_that_returns_lets_the_batch_go_on_and_may_solve(handler, pool):
+    X, y = random_task(1, way=5, shots=8, d=100, batch=6)
+    X, y = X.repeat(30, 1, 1), y.repeat(30, 1)
+    expected = solve_svm(X, y, lambda1=1.0, n_classes=5, backend="cpp").weights
+    small, labels = random_task(2, way=3, shots=20, d=50, batch=3)
+    alone = solve_svm(small, labels, lambda1=1.0, backend="cpp").weights
+    inside = []
+    handler(lambda *_: inside.append(solve_svm(small, labels, lambda1=1.0, backend="cpp").weights))
+    results = []
+
+    def work() -> None:
+        while not inside:
+            results.append(solve_svm(X, y, lambda1=1.0, n_classes=5, backend="cpp").weights)
+
+    after(0.2, work)
+    assert torch.equal(inside[0], alone)
+    assert all(torch.equal(result, expected) for result in results)
+
+
+def test_a_thread_that_is_not_the_main_one_solves_on():
+    X, y = random_task(1, way=5, shots=8, d=100, batch=300)
+    expected = solve_svm(X, y, lambda1=1.0, n_classes=5, backend="cpp").weights
+    results = []
+
+    def interrupted() -> None:
+        thread = threading.Thread(
+            target=lambda: results.append(solve_svm(X, y, lambda1=1.0, n_classes=5, backend="cpp"))
+        )
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(10)
+        thread.join()
+
+    after(0.15, interrupted)
+    assert torch.equal(results[0].weights, expected)

@@ -1,0 +1,237 @@
+"""Base-learners at default settings: gradients right to rounding, the margin to a kink, and loops that end."""
+
+import pytest
+import torch
+
+from sparsedis import Status, lasso_lambda1_max, logistic_lambda1_max, solve_lasso, solve_logistic, solve_ridge
+from sparsedis.ops import registry
+from sparsedis.ops.lasso import descent
+from tests import exact_gradients
+
+F64 = torch.float64
+
+
+@pytest.fixture(params=["cpp", "reference", "triton"])
+def backend(request):
+    if reason := registry.named("lasso", request.param).available():
+        pytest.skip(f"backend {request.param!r} is not available: {reason}")
+    return request.param
+
+
+class Draws:
+    """Random numbers of a seed."""
+
+    def __init__(self, seed):
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape):
+        return torch.randn(*shape, generator=self._generator, dtype=F64)
+
+    def uniform(self, *shape):
+        return torch.rand(*shape, generator=self._generator, dtype=F64)
+
+    def integer(self, low, high):
+        return int(torch.randint(low, high + 1, (), generator=self._generator))
+
+    def relative(self):
+        """lambda1 as a share of its maximum, 0.01 to 0.5."""
+        return float(10 ** (-2 + 1.7 * self.uniform(())))
+
+    def weight(self, n):
+        return self.uniform(n) + 0.1 if self.integer(0, 1) else torch.ones(n, dtype=F64)
+
+
+def errors(ours, exact):
+    """Relative ones; a scalar that is 0 exactly counts absolutely."""
+    return [
+        float((a.double() - b).norm() / (b.norm() if b.norm() > 0 else 1)) for a, b in zip(ours, exact, strict=True)
+    ]
+
+
+def check_quantiles(found, dtype):
+    """Of every kind of gradient, over the tasks."""
+    assert len(found) > 10
+    limits = (1e-6, 1e-5, 1e-4, 2e-2) if dtype == torch.float32 else (1e-12, 1e-9, 1e-6, 1e-6)
+    median, most, nearly_all, largest = limits
+    for column in torch.tensor(found, dtype=F64).T:
+        assert column.median() <= median
+        assert column.quantile(0.95) <= most
+        assert column.quantile(0.99) <= nearly_all
+        assert column.max() <= largest
+
+
+def leaf(value):
+    return torch.tensor(value, dtype=F64, requires_grad=True)
+
+
+@pytest.mark.parametrize("lambda2", [0.0, 1e-4, 0.01, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_lasso(dtype, lambda2, backend):
+    """With the stop at the default tol alone, 1 task in 30 of float32 features was wrong by 1% to 20%."""
+    found, turned = [], 0
+    for seed in range(12 if backend == "triton" else 40):
+        draw = Draws(seed)
+        n, d = (
+            (draw.integer(5, 20), draw.integer(3, 12))
+            if backend == "triton"
+            else (draw.integer(5, 80), draw.integer(3, 60))
+        )
+        X, w, weight = draw.normal(n, d), draw.normal(d) * (draw.uniform(d) < 0.5), draw.weight(n)
+        y = X @ w + 0.3 * draw.normal(n)
+        cotangent = draw.normal(d).to(dtype)
+        X, y = X.to(dtype).requires_grad_(), y.to(dtype).requires_grad_()
+        lambda1 = draw.relative() * float(lasso_lambda1_max(X, y, sample_weight=weight))
+        inputs = (X, y, leaf(lambda1), leaf(lambda2))
+        solution = solve_lasso(X, y, lambda1=inputs[2], lambda2=inputs[3], sample_weight=weight, backend=backend)
+        assert solution.certified
+        ours = torch.autograd.grad((solution.weights * cotangent).sum(), inputs)
+        near = solution.weights.detach()
+        exact = exact_gradients.lasso(X, y, lambda1, lambda2, weight, near, cotangent)
+        if exact.margin < 1e-5:
+            turned += 1
+            continue
+        found.append(errors(ours, exact.gradients))
+        torch.testing.assert_close(solution.weights.detach().double(), exact.solution, rtol=1e-6, atol=1e-8)
+        assert float(solution.margin) == pytest.approx(exact.margin, rel=1e-5)
+    assert turned <= 2
+    check_quantiles(found, dtype)
+
+
+@pytest.mark.parametrize("lambda2", [0.0, 1e-4, 0.01, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_logistic(dtype, lambda2):
+    """With the stop at the default tol alone, 1 task in 12 of float32 features was wrong by 1% to 40%."""
+    found, turned = [], 0
+    for seed in range(40):
+        draw = Draws(seed)
+        k, shots, d, intercept = draw.integer(2, 5), draw.integer(1, 6), draw.integer(3, 40), bool(draw.integer(0, 1))
+        labels = torch.arange(k).repeat(shots)
+        X = (draw.normal(k, d)[labels] + draw.normal(len(labels), d)).to(dtype).requires_grad_()
+        weight = draw.weight(len(labels))
+        options = {"intercept": intercept, "sample_weight": weight, "n_classes": k}
+        lambda1 = draw.relative() * float(logistic_lambda1_max(X, labels, **options))
+        inputs = (X, leaf(lambda1), leaf(lambda2))
+        solution = solve_logistic(X, labels, lambda1=inputs[1], lambda2=inputs[2], **options)
+        assert solution.certified
+        W = torch.cat([solution.weights, solution.intercept[None]]) if intercept else solution.weights
+        cotangent = draw.normal(*W.shape).to(dtype)
+        ours = torch.autograd.grad((W * cotangent).sum(), inputs)
+        exact = exact_gradients.logistic(X, labels, lambda1, lambda2, weight, W, cotangent, intercept)
+        if exact.margin < 1e-5:
+            turned += 1
+            continue
+        found.append(errors(ours, exact.gradients))
+        torch.testing.assert_close(W.detach().double(), exact.solution, rtol=1e-5, atol=1e-7)
+        assert float(solution.margin) == pytest.approx(exact.margin, rel=1e-5)
+    assert turned <= 2
+    check_quantiles(found, dtype)
+
+
+@pytest.mark.parametrize("lambda2", [1e-4, 0.01, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_ridge(dtype, lambda2):
+    """By the weights as they come, dloss/dlambda2 of float32 features was wrong by up to 4e-3."""
+    found = []
+    for seed in range(40):
+        draw = Draws(seed)
+        n, d, m = draw.integer(5, 40), draw.integer(3, 40), draw.integer(1, 2)
+        X, Y = draw.normal(n, d).to(dtype).requires_grad_(), draw.normal(n, m).to(dtype).requires_grad_()
+        weight, cotangent = draw.weight(n), draw.normal(d, m).to(dtype)
+        inputs = (X, Y, leaf(lambda2))
+        solution = solve_ridge(X, Y, lambda2=inputs[2], sample_weight=weight)
+        ours = torch.autograd.grad((solution.weights * cotangent).sum(), inputs)
+        exact = exact_gradients.ridge(X, Y, lambda2, weight, cotangent)
+        found.append(errors(ours, exact.gradients))
+        assert solution.margin == torch.inf
+    check_quantiles(found, dtype)
+    assert max(error[2] for error in found) <= 1e-8  # of lambda2, in float64 whatever the features are
+
+
+def test_the_margin_says_how_far_a_kink_is(backend):
+    """Features that leave one after the other: at the lambda1 where one does the margin is 0."""
+    X, y = torch.eye(3, dtype=F64)[None], torch.tensor([[3.0, 2.0, -1.0]], dtype=F64)  # w = soft(y, 3 lambda1)
+
+    def margin(lambda1, **options):
+        return solve_lasso(X, y, lambda1=lambda1, backend=backend, **options).margin.item()
+
+    assert margin(1 / 3) == pytest.approx(0, abs=1e-15)
+    assert margin(0.4) == pytest.approx(1 - 1 / 1.2)
+    assert margin(0.3) == pytest.approx(1 / 0.9 - 1)
+    # Alone the feature would be off, lambda2 or not.
+    assert margin(0.4, lambda2=5.0) == pytest.approx(1 - 1 / 1.2)
+    assert margin(0.3, lambda2=5.0) == pytest.approx(1 / 0.9 - 1)
+    assert margin(0.0) == torch.inf
+    # Two of one kind: which one is on nobody knows.
+    twice = torch.cat([X, X[..., :1]], -1)
+    assert solve_lasso(twice, y, lambda1=0.2, backend=backend).margin.item() == pytest.approx(0, abs=1e-14)
+
+
+def hostile(draw, batch, most):
+    """Integer or binary features, one of them often, and labels from -3 to 3; what makes ties."""
+    n, d = draw.integer(1, 25), (1, 1, 2, draw.integer(1, most))[draw.integer(0, 3)]
+    X = (
+        (5 * draw.uniform(batch, n, d)).floor() - 2
+        if draw.integer(0, 1)
+        else (draw.uniform(batch, n, d) < 0.5).double()
+    )
+    weight = (3 * draw.uniform(batch, n)).floor() if draw.integer(0, 1) else torch.ones(batch, n, dtype=F64)
+    return X, (7 * draw.uniform(batch, n)).floor() - 3, weight
+
+
+def end(seeds, batch, most, backend):
+    for seed in seeds:
+        draw = Draws(seed)
+        X, y, weight = hostile(draw, batch, most)
+        dtype = (torch.float32, F64)[draw.integer(0, 1)]
+        relative, lambda2 = (0.0, 1e-4, 0.1, 0.5)[draw.integer(0, 3)], (0.0, 0.1)[draw.integer(0, 1)]
+        X, y = X.to(dtype), y.to(dtype)
+        largest = lasso_lambda1_max(X, y, sample_weight=weight)
+        solution = solve_lasso(X, y, lambda1=relative * largest, lambda2=lambda2, sample_weight=weight, backend=backend)
+        # Targets that are orthogonal to all features: the maximum, and lambda1, are what rounding leaves.
+        defined = (relative == 0) | (largest > 1e-14 * lasso_lambda1_max(X.abs(), y.abs(), sample_weight=weight))
+        assert solution.certified[defined].all(), (seed, solution.relative_gap, solution.messages())
+        k = 2 + seed % 3
+        labels = y.long() % k
+        lambda1 = relative * logistic_lambda1_max(X, labels, sample_weight=weight, n_classes=k)
+        if backend == "reference":
+            solution = solve_logistic(
+                X, labels, lambda1=lambda1, lambda2=lambda2 + 1e-3, sample_weight=weight, n_classes=k
+            )
+            assert solution.certified.all(), (seed, solution.relative_gap, solution.messages())
+
+
+def test_hostile_tasks_end(backend):
+    batch, count = {"cpp": (200, 60), "reference": (10, 25), "triton": (2, 12)}[backend]
+    end(range(count), batch, 12 if backend == "triton" else 40, backend)
+
+
+@pytest.mark.exhaustive
+def test_many_hostile_tasks_end(backend):
+    batch, count = {"cpp": (500, 4000), "reference": (20, 500), "triton": (2, 100)}[backend]
+    end(range(1000, 1000 + count), batch, 12 if backend == "triton" else 60, backend)
+
+
+def test_faces_are_no_more_than_features(monkeypatch):
+    """Also if, by rounding, a solve ended at a boundary without dropping a feature."""
+    solves = []
+    monkeypatch.setattr(descent._Tasks, "_minimise_on_face", lambda self, moving: solves.append(0) or moving)
+    draw = Draws(0)
+    X, y = draw.normal(1, 20, 7), draw.normal(1, 20)
+    solution = solve_lasso(X, y, lambda1=0.1, relative=True, backend="reference", max_iter=5, tol=1e-15)
+    assert solution.status.item() == Status.MAX_ITER
+    assert len(solves) == 2 * descent.FACES + 3 * 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_certified_task_goes_on_until_its_support_is_right(dtype, backend):
+    """Also with a loose tol; and no longer: where rounding is above 1e-13, until nothing turns."""
+    draw = Draws(3)
+    X, y = draw.normal(2, 12, 8), draw.normal(2, 12)
+    for shift in (0, 1000):
+        inputs = ((X + shift).to(dtype), y.to(dtype))
+        loose = solve_lasso(*inputs, lambda1=0.05, backend=backend, tol=0.5)
+        tight = solve_lasso(*inputs, lambda1=0.05, backend=backend, tol=1e-7)
+        assert loose.certified.all()
+        assert torch.equal(loose.active, tight.active)
+        torch.testing.assert_close(loose.weights, tight.weights, rtol=1e-5, atol=1e-7)
+        assert (loose.n_iter < 15).all()

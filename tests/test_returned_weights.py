@@ -1,0 +1,222 @@
+"""Base-learners: the certificate is that of the weights as returned, and what float32 cannot hold is not certified.
+
+Gaps are computed again by the definitions, in extended precision, from what a solution says: P(w) - D(t).
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from sparsedis import (
+    NotCertifiedError,
+    Status,
+    lasso_lambda1_max,
+    logistic_lambda1_max,
+    solve_lasso,
+    solve_logistic,
+    solve_ridge,
+)
+from sparsedis.ops import registry
+
+F64 = torch.float64
+LASSO_BACKENDS = ["cpp", "reference", "triton"]
+
+
+@pytest.fixture(params=LASSO_BACKENDS)
+def backend(request):
+    reason = registry.named("lasso", request.param).available()
+    if reason:
+        pytest.skip(f"backend {request.param!r} is not available: {reason}")
+    return request.param
+
+
+def extended(*values):
+    return tuple(value.detach().cpu().to(F64).numpy().astype(np.longdouble) for value in values)
+
+
+def shares_of(weight):
+    return weight / weight.sum()
+
+
+def lasso_gap(X, y, w, t, lambda1, lambda2, weight):
+    """P(w) - D(t) over P(0) of one task, t scaled to be feasible where lambda2 = 0; and P(w)."""
+    X, y, w, t, weight = extended(X, y, w, t, weight)
+    c = shares_of(weight)
+    P = c @ (X @ w - y) ** 2 / 2 + lambda1 * np.abs(w).sum() + lambda2 / 2 * (w**2).sum()
+    v = np.abs(X.T @ (c * t))
+    if lambda2 == 0:
+        t = t * min(1, lambda1 / max(v.max(), np.finfo(float).tiny))
+        conjugate = 0
+    else:
+        conjugate = (np.maximum(v - lambda1, 0) ** 2).sum() / (2 * lambda2)
+    D = c @ (t * y - t**2 / 2) - conjugate
+    return float((P - D) / (c @ y**2 / 2)), float(P)
+
+
+def logistic_gap(X, y, W, b, L, lambda1, lambda2, weight):
+    """P(W, b) - D(L) over P(0) of one task, L moved to the labels where lambda2 = 0 asks for it; and P."""
+    k = W.shape[1]
+    labels = y.numpy()
+    X, W, b, L, weight = extended(X, W, torch.zeros(k) if b is None else b, L, weight)
+    X, labels, L, weight = (value[weight > 0] for value in (X, labels, L, weight))
+    c, Y = shares_of(weight), np.eye(k, dtype=np.longdouble)[labels]
+    scores = X @ W + b
+    top = scores.max(1, keepdims=True)
+    losses = np.log(np.exp(scores - top).sum(1)) + top[:, 0] - (Y * scores).sum(1)
+    norms = np.sqrt((W**2).sum(1))
+    P = c @ losses + lambda1 * norms.sum() + lambda2 / 2 * (norms**2).sum()
+    # The label's entry of Y - L as the sum of the others.
+    off = L * (1 - Y)
+
+    def correlations(off):
+        return np.sqrt(((X.T @ (c[:, None] * (Y * off.sum(1, keepdims=True) - off))) ** 2).sum(1))
+
+    v = correlations(off)
+    if lambda2 == 0:
+        off = off * min(1, lambda1 / max(v.max(), np.finfo(float).tiny))
+        conjugate = 0
+    else:
+        conjugate = (np.maximum(v - lambda1, 0) ** 2).sum() / (2 * lambda2)
+    others = off.sum(1)
+    entropy = -(off * np.log(np.maximum(off, np.finfo(np.longdouble).tiny))).sum(1) - (1 - others) * np.log1p(-others)
+    if b.any():
+        frequencies = c @ Y
+        at_zero = -(frequencies * np.log(frequencies)).sum()
+    else:
+        at_zero = np.log(np.longdouble(k))
+    return float((P - (c @ entropy - conjugate)) / at_zero), float(P)
+
+
+def regression(kind, dtype, seed=0, batch=2):
+    """Features (B, n, d), targets and sample weights (B, n), with what makes rounding or signs difficult."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=F64)
+
+    n, d = {"one feature": (10, 1), "few samples": (2, 6), "one sample": (1, 3)}.get(kind, (20, 6))
+    X, w, weight = normal(batch, n, d), normal(batch, d, 1), torch.ones(batch, n, dtype=F64)
+    if kind == "integers":
+        X = (2 * X).round()
+    elif kind == "binary":
+        X = (X > 0).to(F64)
+    elif kind == "weights":
+        weight = torch.rand(batch, n, generator=generator, dtype=F64) + 0.1
+    elif kind == "padding":
+        X[:, :4], weight[:, :4] = 1e30, 0
+    y = (X * (weight > 0)[..., None] @ w)[..., 0] + 0.3 * normal(batch, n)
+    if kind in ("integers", "binary"):
+        y = y.round()
+    if kind == "mean":  # that targets know nothing of: weights cancel
+        X = X + 1e4
+    return X.to(dtype), y.to(dtype), weight
+
+
+KINDS = ["mean", "centred", "integers", "binary", "one feature", "few samples", "one sample", "weights", "padding"]
+
+
+def check(solution, i, recomputed, tol, exact):
+    """Task i says its gap: at least the recomputed one, as rounding allows, and no more than it where ``exact``."""
+    gap, objective = recomputed
+    said = float(solution.relative_gap[i])
+    assert gap <= said * (1 + 1e-6) + 1e-12
+    if exact:
+        assert gap >= said * (1 - 1e-6) - 1e-12
+    assert solution.objective[i].item() == pytest.approx(objective, rel=1e-9, abs=1e-12)
+    assert (solution.status[i] == Status.CERTIFIED) == (said <= tol)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize(("relative", "lambda2"), [(0.1, 0.0), (0.01, 0.05), (0.0, 0.05)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lasso(kind, relative, lambda2, dtype, backend):
+    X, y, weight = regression(kind, dtype)
+    lambda1 = relative * lasso_lambda1_max(X, y, sample_weight=weight)
+    for tol in (1e-5, 1e-10):
+        solution = solve_lasso(X, y, lambda1=lambda1, lambda2=lambda2, sample_weight=weight, tol=tol, backend=backend)
+        for i in range(len(X)):
+            again = lasso_gap(X[i], y[i], solution.weights[i], solution.dual[i], float(lambda1[i]), lambda2, weight[i])
+            check(solution, i, again, tol, exact=lambda2 == 0)
+        assert torch.equal(solution.active, solution.weights != 0)
+        if dtype == F64:
+            assert solution.certified.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ridge(kind, dtype):
+    X, y, weight = regression(kind, dtype)
+    for tol in (1e-5, 1e-10):
+        solution = solve_ridge(X, y, lambda2=0.05, sample_weight=weight, tol=tol)
+        for i in range(len(X)):
+            again = lasso_gap(X[i], y[i], solution.weights[i], solution.dual[i], 0.0, 0.05, weight[i])
+            check(solution, i, again, tol, exact=True)
+        if dtype == F64:
+            assert solution.certified.all()
+
+
+def classification(kind, dtype):
+    X, _, weight = regression(kind, dtype)
+    labels = (torch.arange(X.shape[1]) % 3).expand(len(X), -1).clone()
+    return X, labels, weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(("relative", "lambda2"), [(0.1, 0.0), (0.03, 0.05), (0.0, 0.05)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_logistic(kind, relative, lambda2, intercept, dtype):
+    X, labels, weight = classification(kind, dtype)
+    if intercept and X.shape[1] < 3:
+        pytest.skip("with an intercept every class needs a sample")
+    options = {"intercept": intercept, "sample_weight": weight, "n_classes": 3}
+    lambda1 = relative * logistic_lambda1_max(X, labels, **options)
+    for tol in (1e-5, 1e-10):
+        solution = solve_logistic(X, labels, lambda1=lambda1, lambda2=lambda2, tol=tol, **options)
+        for i in range(len(X)):
+            b = solution.intercept[i] if intercept else None
+            again = logistic_gap(
+                X[i], labels[i], solution.weights[i], b, solution.dual[i], float(lambda1[i]), lambda2, weight[i]
+            )
+            check(solution, i, again, tol, exact=lambda2 == 0)
+        assert torch.equal(solution.active, solution.weights.any(-1))
+        if dtype == F64:
+            assert solution.certified.all()
+
+
+def solvers(backend="auto"):
+    return {
+        "lasso": lambda X, y, **options: solve_lasso(X, y, lambda1=0.01, lambda2=0.05, backend=backend, **options),
+        "ridge": lambda X, y, **options: solve_ridge(X, y, lambda2=0.05, **options),
+        "logistic": lambda X, y, **options: solve_logistic(X, y, lambda1=0.01, lambda2=0.05, n_classes=3, **options),
+    }
+
+
+@pytest.mark.parametrize("name", ["lasso", "ridge", "logistic"])
+def test_what_float32_cannot_hold_is_not_certified(name, backend):
+    """The solver's own weights are good enough, and are returned of float64 features: it is the rounding."""
+    make, solve = classification if name == "logistic" else regression, solvers(backend)[name]
+    X, y, _ = make("mean", torch.float32)
+    solution = solve(X, y, tol=1e-10)
+    assert (solution.status == Status.PRECISION).all(), solution.relative_gap
+    assert (solution.relative_gap > 1e-9).all()
+    assert "Centre the features" in solution.messages()[0]
+    with pytest.raises(NotCertifiedError, match=r"PRECISION.*Centre the features .* float64"):
+        solve(X, y, tol=1e-10, throw=True)
+    exact = solve(X.double(), y if name == "logistic" else y.double(), tol=1e-10)
+    assert exact.certified.all(), exact.relative_gap
+    torch.testing.assert_close(solution.weights, exact.weights.float(), rtol=1e-4, atol=1e-9)
+    assert solve(X - X.mean(1, keepdim=True), y, tol=1e-10).certified.all()
+
+
+@pytest.mark.parametrize("name", ["lasso", "ridge"])
+def test_weights_beyond_float32(name, backend):
+    X, y, _ = regression("centred", torch.float32)
+    if name == "lasso":
+        solution = solve_lasso(1e-15 * X, 1e30 * y, lambda1=0.1, relative=True, backend=backend)
+    else:
+        solution = solve_ridge(1e-15 * X, 1e30 * y, lambda2=0.05, relative=True)
+    assert solution.weights.isinf().any(-1).all()
+    assert (solution.status == Status.PRECISION).all()
+    assert solution.relative_gap.isinf().all()
+    assert solution.objective.isinf().all()

@@ -1,0 +1,123 @@
+"""Every solver ends, on every build, and certifies truly: random tasks in processes with a time limit."""
+
+import pytest
+import torch
+
+from tools.hunt import BAD, FAMILIES, SOLVERS, HuntTask, Verdict, Worker, builds, draw, hunt, judge, seeds
+
+LIMIT = 20.0  # seconds; a solve takes milliseconds
+
+_INTEGERS = torch.tensor(
+    [
+        [0, -1, 0],
+        [1, 0, -1],
+        [-2, -2, 2],
+        [-2, 2, -2],
+        [-1, 0, 2],
+        [0, 0, 0],
+        [2, 2, 2],
+        [1, -2, -1],
+        [0, 2, 0],
+        [0, 0, 1],
+    ]
+)
+_ONE_FEATURE = torch.tensor([0, -2, -2, -1, 2, -1, 0, 1, -2, 2])[:, None]
+_PAIRS = torch.arange(5).repeat(2)
+# Once loops without end in the projection onto the simplex: entries that differ by 1 up to rounding.
+ENDLESS = {
+    "integers, smoothed": HuntTask.of(_INTEGERS.float(), _PAIRS, 5, lambda1=0.0, dual_reg=1.0),
+    "one feature": HuntTask.of(_ONE_FEATURE.float(), _PAIRS, 5, lambda1=0.0),
+}
+
+
+COMPILED = ("baseline", "avx2", "avx512")
+
+
+@pytest.fixture(params=["reference", *COMPILED])
+def worker(request):
+    if request.param not in ("reference", *builds()):
+        pytest.skip(f"no {request.param} kernels were built, or the processor has none of it")
+    with Worker(request.param) as worker:
+        yield worker
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_once_endless_tasks_are_certified(worker, name):
+    for solver in SOLVERS:
+        verdict = worker(ENDLESS[name], solver, LIMIT)
+        assert verdict.end == "certified", f"{solver}: {verdict}"
+
+
+def test_once_stalled_task_is_certified(worker):
+    features = torch.tensor([[3.0, -2, -3, -2], [-1, 1, -1, 2]], dtype=torch.float64)
+    labels = torch.tensor([2, 0])
+    # 0.3 lambda1_max
+    targets = torch.tensor([[-0.5, -0.5, 1], [1, -0.5, -0.5]], dtype=torch.float64)
+    lambda1 = 0.3 * (features.T @ targets).norm(dim=1).max().item()
+    verdict = worker(HuntTask.of(features, labels, 3, lambda1=lambda1), "newton", LIMIT)
+    assert verdict.end == "certified", verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker", COMPILED, indirect=True)
+@pytest.mark.parametrize("family", ["integers", "binary", "one feature", "few samples"])
+def test_solvers_end_on_tasks_with_many_ties(worker, family):
+    for seed in range(60):
+        task = draw(family, seed)
+        for solver in SOLVERS:
+            verdict = worker(task, solver, LIMIT)
+            assert verdict.end not in BAD, (
+                f"tools/hunt.py --replay '{family}:{seed}:{solver}:{worker.build}': {verdict}"
+            )
+
+
+@pytest.mark.exhaustive
+def test_hunt_of_minutes():
+    found = [
+        f"{name}  {verdict}"
+        for _, _, name, verdict in hunt(seeds(0, None, minutes=10), FAMILIES, SOLVERS, builds(), LIMIT)
+        if verdict.end in BAD
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_a_solve_without_end_is_found_and_the_next_one_runs():
+    task = draw("clusters", 0)
+    with Worker("reference") as worker:
+        assert worker(task, "newton", 0.0).end == "hang"
+        assert worker(task, "newton", 60.0).end == "certified"
+
+
+def test_a_false_certificate_is_found(monkeypatch):
+    task = draw("clusters", 0)
+    assert judge(task, "newton", "reference").end == "certified"
+    original = judge.__globals__["solve_svm"]
+
+    def careless(*args, **kwargs):
+        solution = original(*args, **kwargs)
+        solution.weights.mul_(1.01)
+        return solution
+
+    monkeypatch.setitem(judge.__globals__, "solve_svm", careless)
+    verdict = judge(task, "newton", "reference")
+    assert verdict.end == "false certificate"
+    assert verdict.gap > task.tol > verdict.claimed
+
+
+def test_newton_must_not_be_beaten(monkeypatch):
+    ends = {"newton": "stalled", "fista": "certified", "bcd": "max_iter"}
+    monkeypatch.setattr(Worker, "__call__", lambda self, task, solver, limit: Verdict(ends[solver]))
+    found = [(name, verdict.end) for _, _, name, verdict in hunt([7], ["binary"], SOLVERS, ["reference"], LIMIT)]
+    assert found == [
+        ("binary:7:newton:reference", "beaten"),
+        ("binary:7:fista:reference", "certified"),
+        ("binary:7:bcd:reference", "max_iter"),
+    ]
+
+
+def test_tasks_are_the_same_on_every_draw():
+    for family in FAMILIES:
+        first, second, other = draw(family, 3), draw(family, 3), draw(family, 4)
+        assert torch.equal(first.features, second.features)
+        assert first.lambda2 == second.lambda2
+        assert first.lambda2 != other.lambda2

@@ -1,0 +1,333 @@
+"""A random hunt for tasks that a solver does not end on, certifies falsely or does not certify.
+
+    PYTHONPATH=. python tools/hunt.py [--minutes 5 | --tasks 1000] [--families integers ...] [--solvers newton ...]
+        [--builds avx2 reference ...] [--seed 0] [--limit 20]
+    PYTHONPATH=. python tools/hunt.py --replay integers:17:newton:avx2
+
+Families of tasks that solvers dislike: scales over six decades, integers, binary features, one feature, means of 100 to
+10,000, low rank, two or three samples with a class without samples, fewer features than samples, one point several
+times. The task of a seed is always the same. Every solve runs in a process of its own that is killed after ``--limit``
+seconds, as a loop in a kernel is deaf to everything else. The gap is computed again, in extended precision, from the W
+and the L that came back. Exit code 1 where a solve did not end, crashed, was certified falsely or gave a gradient that
+is not finite, and where newton was "beaten": it did not certify a task that another solver did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
+from multiprocessing.connection import Connection
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsedis import Status, lambda1_max, solve_svm
+from sparsedis.ops.compiled import COMPILED
+from tests.oracle import duality_gap
+
+FAMILIES = (
+    "clusters",
+    "scales",
+    "integers",
+    "binary",
+    "one feature",
+    "far from zero",
+    "low rank",
+    "few samples",
+    "few features",
+    "repeated points",
+)
+SOLVERS = ("newton", "fista", "bcd")
+BAD = ("hang", "crash", "error", "false certificate", "gradient not finite", "beaten")
+
+
+@dataclass(frozen=True)
+class HuntTask:
+    """The arguments of one solve.
+
+    Attributes:
+        features: X, (n, d), float32 or float64.
+        labels: (n,).
+        n_classes: k.
+        lambda1, lambda2, dual_reg: the hyperparameters.
+        sample_weight: (n,), float64.
+        tol: relative gap to reach.
+        differentiated: whether the gradient is asked for as well.
+    """
+
+    features: Tensor
+    labels: Tensor
+    n_classes: int
+    lambda1: float
+    lambda2: float
+    dual_reg: float
+    sample_weight: Tensor
+    tol: float = 1e-5
+    differentiated: bool = False
+
+    @classmethod
+    def of(cls, features: Tensor, labels: Tensor, n_classes: int, **options: float) -> HuntTask:
+        """With lambda2 = 1, no dual_reg and equal weights where not given; lambda1 from ``options``."""
+        values = {"lambda2": 1.0, "dual_reg": 0.0} | options
+        weight = torch.ones(len(labels), dtype=torch.float64)
+        return cls(features, labels, n_classes, sample_weight=weight, **values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one solve ended: a status's name in lower case, or one of ``BAD``; the gaps are relative."""
+
+    end: str
+    claimed: float = np.nan
+    gap: float = np.nan
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.end}, gap {self.gap:.1e} (claimed {self.claimed:.1e}) {self.detail}".rstrip()
+
+
+def draw(family: str, seed: int) -> HuntTask:
+    """The task of a family and a seed."""
+    rng = np.random.default_rng([FAMILIES.index(family), seed])
+    k = int(rng.integers(2, 8))
+    n = int(rng.integers(2, 41))
+    d = int(np.exp(rng.uniform(0, np.log(300))))
+    if family == "few samples":
+        n, k, d = int(rng.integers(2, 4)), int(rng.integers(3, 8)), int(rng.integers(1, 9))
+    elif family == "few features":
+        n = int(rng.integers(8, 41))
+        d = int(rng.integers(1, n))
+    elif family == "one feature":
+        d = 1
+    y = rng.integers(0, k, n)
+    X = rng.standard_normal((k, d))[y] * rng.choice([0, 1, 3]) + rng.standard_normal((n, d))
+    if family == "integers" or (family in ("one feature", "few samples") and rng.random() < 0.7):
+        X = rng.integers(-3, 4, (n, d)).astype(float)
+    elif family == "binary":
+        X = (rng.random((n, d)) < rng.uniform(0.1, 0.9)).astype(float)
+    elif family == "scales":
+        X *= 10 ** rng.uniform(-3, 3, d)
+    elif family == "far from zero":
+        X += 10 ** rng.uniform(1, 4) * rng.standard_normal(d)
+    elif family == "low rank":
+        rank = max(1, min(n, d) // 10)
+        X = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, d)) + 1e-3 * X
+    elif family == "repeated points":
+        X = X[rng.integers(0, max(2, n // 2), n)]
+    scale = 10 ** rng.uniform(-3, 3) if rng.random() < 0.5 else 1.0
+    dtype = torch.float32 if rng.random() < 0.5 else torch.float64
+    features, labels = torch.from_numpy(scale * X).to(dtype), torch.from_numpy(y)
+    weight = rng.uniform(0.1, 2, n) * (rng.random(n) > 0.1) if rng.random() < 0.2 else np.ones(n)
+    sample_weight = torch.from_numpy(weight)
+    relative = rng.choice([0.0, 10 ** rng.uniform(-6, -2), rng.uniform(0.01, 1.2)], p=[0.3, 0.1, 0.6])
+    lambda2 = scale**2 * (rng.choice([1.0, 100.0]) if rng.random() < 0.3 else 10 ** rng.uniform(-3, 4))
+    return HuntTask(
+        features,
+        labels,
+        k,
+        lambda1=float(relative * lambda1_max(features, labels, n_classes=k, sample_weight=sample_weight)),
+        lambda2=float(lambda2),
+        dual_reg=float(lambda2 * 10 ** rng.uniform(-3, 1)) if rng.random() < 0.25 else 0.0,
+        sample_weight=sample_weight,
+        tol=1e-5 if dtype == torch.float32 else float(10.0 ** -rng.integers(5, 11)),
+        differentiated=bool(rng.random() < 0.5),
+    )
+
+
+def judge(task: HuntTask, solver: str, backend: str) -> Verdict:
+    """Solve, and look at what came back."""
+    X = task.features.clone().requires_grad_(task.differentiated)
+    solution = solve_svm(
+        X,
+        task.labels,
+        lambda1=task.lambda1,
+        lambda2=task.lambda2,
+        dual_reg=task.dual_reg,
+        n_classes=task.n_classes,
+        sample_weight=task.sample_weight,
+        solver=solver,
+        backend=backend,
+        tol=task.tol,
+    )
+    L = solution.dual.numpy()
+    present = task.sample_weight.numpy() > 0
+    claimed = solution.relative_gap.item()
+    difference, objective = duality_gap(
+        task.features.double().numpy(),
+        task.labels.numpy(),
+        task.lambda1,
+        task.lambda2,
+        task.dual_reg,
+        solution.weights.detach().double().numpy(),
+        L,
+        task.sample_weight.numpy(),
+    )
+    gap = difference / objective if objective > 0 else 0.0
+    end = Status(int(solution.status)).name.lower()
+    inside = L[present].min(initial=0) >= 0 and abs(L[present].sum(1) - 1).max(initial=0) < 1e-9
+    # What is left to rounding is the last digits of a gap that is itself a small difference.
+    if end == "certified" and not (inside and gap <= 1.001 * task.tol + 1e-13):
+        return Verdict("false certificate", claimed, gap, "" if inside else "L is not in the simplex")
+    if task.differentiated and not torch.isfinite(torch.autograd.grad(solution.weights.sum(), X)[0]).all():
+        return Verdict("gradient not finite", claimed, gap)
+    return Verdict(end, claimed, gap)
+
+
+class Worker:
+    """A process that solves with one build: "reference", or an instruction set of the compiled kernels."""
+
+    def __init__(self, build: str) -> None:
+        self.build = build
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def __call__(self, task: HuntTask, solver: str, limit: float) -> Verdict:
+        """The verdict on one solve, or "hang" after ``limit`` seconds; the process is started again as needed."""
+        if self._process is None:
+            self._start()
+        # NumPy's arrays are pickled; tensors would be put into shared memory.
+        values = {field.name: getattr(task, field.name) for field in fields(task)}
+        self._pipe.send(({n: v.numpy() if isinstance(v, Tensor) else v for n, v in values.items()}, solver))
+        try:
+            if self._pipe.poll(limit):
+                return self._pipe.recv()
+            verdict = Verdict("hang", detail=f"no end within {limit:g} s")
+        except EOFError:
+            verdict = Verdict("crash", detail="the process died")
+        self._stop()
+        return verdict
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self.build), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._pipe.recv()  # ready: the imports do not count
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+            self._process = None
+
+
+def _serve(pipe: Connection, build: str) -> None:
+    torch.set_num_threads(1)
+    backend = "reference" if build == "reference" else "cpp"
+    if backend == "cpp":
+        if reason := COMPILED.available():
+            raise RuntimeError(reason)
+        COMPILED._kernels = import_module(f"sparsedis.ops._cpp_{build}")
+    pipe.send("ready")
+    while True:
+        try:
+            values, solver = pipe.recv()
+        except EOFError:
+            return
+        task = HuntTask(**{n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in values.items()})
+        try:
+            pipe.send(judge(task, solver, backend))
+        except Exception as error:  # whatever it is, it is a finding
+            pipe.send(Verdict("error", detail=repr(error)))
+
+
+def builds() -> list[str]:
+    """The instruction sets that run here; none where the kernels are not built."""
+    if COMPILED.available() is not None:
+        return []
+    found = []
+    for name in ("baseline", *import_module("sparsedis.ops._cpp_baseline").instruction_sets()):
+        try:
+            import_module(f"sparsedis.ops._cpp_{name}")
+        except ImportError:
+            continue  # built by a compiler that does not know it
+        found.append(name)
+    return found
+
+
+def hunt(
+    seeds: Iterable[int], families: Sequence[str], solvers: Sequence[str], builds: Sequence[str], limit: float
+) -> Iterator[tuple[str, str, str, Verdict]]:
+    """(family, solver, name, verdict) of every solve; the name is what --replay takes.
+
+    One build a task, in turns: the builds differ in rounding only.
+    """
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(build)) for build in builds]
+        for seed, family in ((seed, family) for seed in seeds for family in families):
+            task, worker = draw(family, seed), workers[(seed + FAMILIES.index(family)) % len(workers)]
+            verdicts = {solver: worker(task, solver, limit) for solver in solvers}
+            if unfinished(verdicts.get("newton")) and any(v.end == "certified" for v in verdicts.values()):
+                verdicts["newton"] = replace(verdicts["newton"], end="beaten")
+            for solver, verdict in verdicts.items():
+                yield family, solver, f"{family}:{seed}:{solver}:{worker.build}", verdict
+
+
+def unfinished(verdict: Verdict | None) -> bool:
+    """Whether the solve ended above tol, for another reason than the precision of W."""
+    return verdict is not None and verdict.end in ("stalled", "max_iter")
+
+
+def seeds(first: int, tasks: int | None, minutes: float) -> Iterator[int]:
+    """As many as asked for, or until the time is over."""
+    end = time.monotonic() + 60 * minutes
+    for seed in itertools.count(first):
+        if seed - first == tasks or (tasks is None and time.monotonic() > end):
+            return
+        yield seed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--minutes", type=float, default=5, help="how long to hunt")
+    amount.add_argument("--tasks", type=int, help="seeds of each family, instead")
+    amount.add_argument("--replay", metavar="FAMILY:SEED:SOLVER:BUILD", help="one solve again, as a report names it")
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES, metavar="FAMILY")
+    parser.add_argument("--solvers", nargs="+", default=SOLVERS, choices=SOLVERS)
+    parser.add_argument("--builds", nargs="+", default=builds(), choices=[*builds(), "reference"])
+    parser.add_argument("--seed", type=int, default=0, help="the first")
+    parser.add_argument("--limit", type=float, default=20, help="seconds a solve may take")
+    args = parser.parse_args()
+    if args.replay:
+        family, seed, solver, build = args.replay.split(":")
+        task = draw(family, int(seed))
+        print(task)
+        with Worker(build) as worker:
+            verdict = worker(task, solver, args.limit)
+        print(verdict)
+        return int(verdict.end in BAD)
+
+    counts: Counter[tuple[str, str, str]] = Counter()
+    chosen = seeds(args.seed, args.tasks, args.minutes)
+    for family, solver, name, verdict in hunt(chosen, args.families, args.solvers, args.builds, args.limit):
+        counts[family, solver, verdict.end] += 1
+        # fista and bcd are not expected to certify everything; newton is.
+        if verdict.end in BAD or (solver == "newton" and unfinished(verdict)):
+            print(f"{name}  {verdict}", flush=True)
+    ends = sorted({end for _, _, end in counts})
+    print(f"\n| family | solver | {' | '.join(ends)} |\n{'|---' * (2 + len(ends))}|")
+    for family, solver in itertools.product(args.families, args.solvers):
+        print(f"| {family} | {solver} | {' | '.join(str(counts[family, solver, end]) for end in ends)} |")
+    return int(any(end in BAD for _, _, end in counts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
