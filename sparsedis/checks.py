@@ -85,8 +85,7 @@ def hyperparameter(name: str, value: float | Tensor, batch: int, features: Tenso
     if isinstance(value, Tensor):
         if value.dtype == torch.bool or value.is_complex():
             raise TypeError(f"{name}: expected a real dtype, got {value.dtype}")
-        # Dimension by dimension: a tuple of symbolic sizes equals no other.
-        if value.dim() > 1 or (value.dim() == 1 and value.shape[0] != batch):
+        if value.shape not in ((), (batch,)):
             raise ValueError(f"{name}: expected a number, a 0-d tensor or shape ({batch},), got {tuple(value.shape)}")
         if value.dim() > 0:
             same_device(name, value, features)

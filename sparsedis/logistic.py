@@ -37,8 +37,9 @@ def solve_logistic(
 
     CE being the cross-entropy of the softmax, one group per feature; the intercept is in no penalty and sums to zero.
     ``Solution.weights`` and ``Solution.intercept`` are differentiable in features, lambda1 and lambda2, by implicit
-    differentiation on the active rows. A second derivative raises RuntimeError. Works under
-    torch.compile(fullgraph=True), autocast and torch.func.vmap. Source: Lachapelle et al., ICML 2023, arXiv 2211.14666.
+    differentiation on the active rows, in both modes and through the transforms of torch.func; a second derivative
+    raises RuntimeError. Works under autocast and torch.compile(fullgraph=True); forward mode inside a compiled function
+    raises RuntimeError. Source: Lachapelle et al., ICML 2023, arXiv 2211.14666.
 
     Args:
         features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;

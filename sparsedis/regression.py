@@ -33,8 +33,9 @@ def solve_lasso(
         1/(2 N) sum_i s_i (x_i.w - y_i)^2 + lambda1 ||w||_1 + lambda2/2 ||w||^2,    N = sum_i s_i.
 
     ``Solution.weights`` is differentiable in features, targets, lambda1 and lambda2, by implicit differentiation on the
-    support. A second derivative raises RuntimeError. Works under torch.compile(fullgraph=True), autocast and
-    torch.func.vmap. Source: the inner problem of Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.2.
+    support, in both modes and through the transforms of torch.func; a second derivative raises RuntimeError. Works
+    under autocast and torch.compile(fullgraph=True); forward mode inside a compiled function raises RuntimeError.
+    Source: the inner problem of Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.2.
 
     Args:
         features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;

@@ -40,8 +40,9 @@ def solve_svm(
     not averaged, and there is no intercept. Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3.
 
     ``Solution.weights`` is differentiable in features, lambda1, lambda2 and dual_reg, by implicit differentiation: no
-    iteration is unrolled and nothing but the solution is kept. A second derivative raises RuntimeError. Works under
-    torch.compile(fullgraph=True), autocast and torch.func.vmap.
+    iteration is unrolled and nothing but the solution is kept. In reverse and forward mode, and through the transforms
+    of torch.func; a second derivative raises RuntimeError. Works under autocast and torch.compile(fullgraph=True);
+    forward mode inside a compiled function raises RuntimeError.
 
     Args:
         features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;

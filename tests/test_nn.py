@@ -109,14 +109,16 @@ def test_head_under_compile(task):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_heads_compile_with_dynamic_shapes(name, task):
+def test_heads_compile_once_for_all_shapes(name, task):
     support, labels, query, _ = task
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     head = HEADS[name](learn=("lambda2",))
     compiled = torch.compile(head, fullgraph=True, backend="aot_eager", dynamic=True)
-    for q, X, y in ((query[:, 5:], support, labels), (query[:, 1:, 2:], support[:, 2:, 2:], labels[:, 2:])):
-        given = q.contiguous(), X.contiguous(), y, 3
+    for views in ((query[:, 5:], support, labels), (query[:, 1:, 2:], support[:, 2:, 2:], labels[:, 2:])):
+        given = *(view.contiguous() for view in views), 3
         torch.testing.assert_close(compiled(*given).logits, head(*given).logits)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize("name", HEADS)

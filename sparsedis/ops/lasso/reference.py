@@ -90,12 +90,14 @@ class ReferenceBackend:
         def run(
             X: Tensor, y: Tensor, l2: Tensor, weight: Tensor, w: Tensor, residual: Tensor, *by: Tensor
         ) -> tuple[Tensor]:
-            X, y, w, dX, dy = working(X), *(working(value)[..., None] for value in (y, w)), working(by[0]), by[1]
+            dX, dy, dl1, dl2 = by
+            X, dX = working(X), working(dX)
+            y, w, dy = (working(value)[..., None] for value in (y, w, dy))
             share = shares(weight, X.dtype)
             H, _ = normal_equations(X, y, share, l2)
-            right = perturbed(X, residual[..., None], share, w, dX, working(dy)[..., None])[..., 0]
-            right = right - by[2][:, None] * w[..., 0].sign() - by[3][:, None] * w[..., 0]
-            return (least_step(H, w[..., 0] != 0, right).to(weights.dtype),)
+            by_penalties = dl1[:, None, None] * w.sign() + dl2[:, None, None] * w
+            right = perturbed(X, residual[..., None], share, w, dX, dy) - by_penalties
+            return (least_step(H, w[..., 0] != 0, right[..., 0]).to(weights.dtype),)
 
         problem = features, targets, lambda2, sample_weight
         tensors = *problem, weights, dual, by_features, by_targets, by_lambda1, by_lambda2
