@@ -42,6 +42,7 @@ class Progress {
   // Take in a dual point; returns whether the task goes on.
   template <class Team>
   bool record(const Team& team, const double* L, int size, Certificate at, std::int64_t iteration) {
+    team.check_interruption();
     n_iter = iteration;
     record_best(team, L, size, at);
     return goes_on(at.relative());

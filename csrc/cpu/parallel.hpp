@@ -137,6 +137,9 @@ inline thread_local Call* current_call = nullptr;
 // look at the clock.
 inline bool interrupted() { return current_call && current_call->abandoned(); }
 
+// Thrown to leave a task that is interrupted; it goes no further than its call, which throws what ended it.
+struct Interruption {};
+
 // run(task, memory) for every task, each by one thread; an exception, of a task or of `poll`, ends the rest and is
 // thrown on.
 template <class F>

@@ -3,9 +3,16 @@
 
 #include <cmath>
 
+#include "parallel.hpp"
+
 namespace sparsedis::cpu {
 
 struct Team {
+  // Leaves the task where its call has ended. Once per iteration.
+  void check_interruption() const {
+    if (interrupted()) throw Interruption();
+  }
+
   template <class F>
   void each(int count, F f) const {
     for (int i = 0; i < count; ++i) f(i);

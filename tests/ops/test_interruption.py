@@ -122,6 +122,18 @@ def test_ctrl_c_ends_a_batch(start, pool):
     assert solve_lasso(*regression(), lambda1=0.05, backend="cpp").certified.all()
 
 
+@pytest.mark.parametrize("solver", ["fista", "bcd"])
+def test_ctrl_c_ends_a_long_task(solver, pool):
+    """Between its iterations, some ten thousand of which it would take."""
+    X, y = random_task(3, way=10, shots=60, d=300, batch=2)
+
+    def interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            solve_svm(X, y, lambda1=1.0, lambda2=0.1, solver=solver, tol=1e-15, max_iter=100_000, backend="cpp")
+
+    assert after(DELAY, interrupted) < PATIENCE
+
+
 def test_the_exception_of_another_handler_comes_through(handler):
     def refuse(*_: object) -> None:
         raise LookupError("the handler's own")
