@@ -94,7 +94,7 @@ def test_moreau_refuses_tasks_of_different_labels(tasks):
 
 
 def test_published_settings_are_measured_as_they_are(tasks, exact):
-    outcome = Published().prepare(tasks).forward_backward()
+    outcome = PublishedByHand().prepare(tasks).forward_backward()
     verdict = gates.judge(tasks, outcome, exact, gap=None, gradient=None)
     assert verdict.refused is None
     assert verdict.gap > 1e-3

@@ -99,9 +99,9 @@ def svm_launches(n: int, k: int, dtype: torch.dtype, d: int = 640) -> list[Launc
         with recorded() as noted:
             for tol, precision in itertools.product((1e-5, 1e-8), hessian.precisions()):
                 hessian.PRECISION = precision
-                run.solve(X, y, one, 100 * one, one, weight, k, "fista", tol, 2)
-                run.solve(X, y, one, 100 * one, one, weight, k, "newton", tol, 2)
-                run.solve(X, y, 100 * one, one, one, weight, k, "newton", tol, 2)
+                run.solve(X, y, one, 100 * one, one, weight, k, "fista", tol, 2, False)
+                run.solve(X, y, one, 100 * one, one, weight, k, "newton", tol, 2, False)
+                run.solve(X, y, 100 * one, one, one, weight, k, "newton", tol, 2, False)
                 tasks, _ = as_tasks(X, y, one, one, one, weight, k)
                 for variant in ("fused", "shared"):
                     first_order.fista(tasks, tol, 2, run.working(dtype, tol), variant)

@@ -356,7 +356,12 @@ def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: b
     everyone = torch.arange(len(light), device=light.device)
     progress.offer(everyone, progress.dual, progress.relative_gap)
     stalled = ((progress.going == 0) & ~(progress.exact_gap <= tol)).nonzero()[:, 0]
-    if len(stalled):
+    if len(stalled) and dtype != torch.float64:  # features far from zero: the curvature is lost in float32 products
+        before = progress.take(stalled)
+        again = newton(tasks.take(stalled), tol, max_iter, torch.float64, exact)
+        again.offer(torch.arange(len(stalled), device=stalled.device), before.exact, before.exact_gap)
+        progress.put(stalled, again)
+    elif len(stalled):
         part = tasks.take(stalled)
         steps = fista(part, tol, RESCUE_STEPS, torch.float64)
         progress.offer(stalled, steps.exact, steps.exact_gap)
