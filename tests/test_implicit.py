@@ -226,3 +226,15 @@ def test_without_a_group_lasso_a_feature_that_happens_to_be_off_has_a_gradient()
 
     assert weights(X)[0, 2].abs().max() < 1e-12
     assert torch.autograd.gradcheck(weights, (X,), eps=1e-5, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["fista", "bcd"])
+def test_what_finishes_a_first_order_solution_for_a_gradient_is_not_counted(backend, solver):
+    X, y = random_task(0, d=12)
+    options = {"lambda1": 2.0, "lambda2": 5.0, "solver": solver}
+    plain = solve_svm(X, y, **options)
+    # The finish has as many iterations as the solver had, not what the solver left of them.
+    finished = solve_svm(X.clone().requires_grad_(), y, max_iter=int(plain.n_iter.max()), **options)
+    assert torch.equal(finished.n_iter, plain.n_iter)
+    assert finished.certified.all()
+    assert finished.relative_gap.max() < 1e-9 < plain.relative_gap.max()

@@ -60,6 +60,7 @@ class Finish {
     bool stale = false;
     for (int turn = 0; turn < kFinishTurns && progress.n_iter < max_iter; ++turn) {
       ++progress.n_iter;
+      team.each(samples_.n, [&](int i) { dual_gradient_row(samples_, L_, link_.scores(), i, g_); });
       if (turn > 0 && release(team)) stale = false;
       if (!direction(team, stale)) return false;
       stale = true;
@@ -110,12 +111,11 @@ class Finish {
     });
   }
 
-  // The link has evaluated L_: entries at their bound that the dual gradient would move become free, entries that have
-  // come to their bound no longer are. Returns whether any became free.
+  // Entries at their bound that the dual gradient g_ would move become free, entries that have come to their bound no
+  // longer are. Returns whether any became free.
   bool release(const Team& team) {
     const int k = samples_.k;
     const double released = team.sum(samples_.n, [&](int i) {
-      dual_gradient_row(samples_, L_, link_.scores(), i, g_);
       double mean = 0;
       for (int l = 0; l < k; ++l) mean += L_[i * k + l] * g_[i * k + l];
       double count = 0;
@@ -129,9 +129,9 @@ class Finish {
     return released > 0;
   }
 
-  // Newton's direction in dL_; false where there is none. stale: the factor is that of an earlier turn.
+  // Newton's direction for the dual gradient g_, in dL_; false where there is none. stale: the factor is that of an
+  // earlier turn.
   bool direction(const Team& team, bool stale) {
-    team.each(samples_.n, [&](int i) { dual_gradient_row(samples_, L_, link_.scores(), i, g_); });
     team.each(size_, [&](int e) { rhs_[e] = -g_[e]; });
     double reached = 1;
     if (stale) reached = system_.solve(team, free_, bounds_, rhs_, dL_, kDirectionResidual, kStaleSteps);

@@ -28,10 +28,8 @@ class Progress {
   template <class Team>
   void record_best(const Team& team, const double* L, int size, Certificate at) {
     const double relative = at.relative();
-    current = relative < relative_gap;  // false for NaN
-    if (current) {
+    if (relative < relative_gap) {  // false for NaN
       relative_gap = relative;
-      certificate = at;
       team.each(size, [&](int i) { best_[i] = L[i]; });
       since_better_ = 0;
     } else {
@@ -61,10 +59,8 @@ class Progress {
   const double* best() const { return best_; }
 
   double relative_gap = INFINITY;
-  Certificate certificate = {INFINITY, INFINITY};
   std::int64_t n_iter = 0;
   Status status = Status::max_iter;
-  bool current = false;  // the point recorded last is the best one
 
  private:
   double* best_;

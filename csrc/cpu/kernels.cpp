@@ -230,6 +230,7 @@ void newton(const Job<F>& job, const Output<F>& output) {
   at.place(memory.take<double>(Point::size(n, k)), n, k);
   NewtonSystem system(memory, samples);
   place_start(team, samples, int(d), job.survey.theta, at);
+  progress.restart(kNewtonPatience);
   const double strength = samples.lambda1 * samples.lambda1 / samples.lambda2;
   const bool full_form_exists = strength > kNoFullForm;
   auto light = [&](auto&& link) {
@@ -278,15 +279,21 @@ void first_order(const Job<F>& job, Solver solver, const Output<F>& output) {
     bcd(job.team, job.samples, link, sweep, job.memory.template take<double>(n * k + 3 * k), job.progress,
         job.max_iter);
   }
+  const std::int64_t counted = job.progress.n_iter;
+  bool finished = true;
   if (job.finish_gap > 0 && job.progress.status == Status::certified) {
+    job.progress.n_iter = 0;  // what finishes the solution does not count, and has max_iter to itself
     NewtonSystem system(job.memory, job.samples);
     Finisher<decltype(link)> finisher(job.memory, job.team, job.samples, link, system, job.progress, job.max_iter);
-    if (!finisher.from_best()) {
-      job.progress.aim(kRounding);
-      return newton(job, output);
-    }
+    finished = finisher.from_best();
   }
-  output.write(job.memory, job.team, job.samples, link, job.progress.best());
+  if (finished) {
+    output.write(job.memory, job.team, job.samples, link, job.progress.best());
+  } else {
+    job.progress.aim(kRounding);
+    newton(job, output);
+  }
+  job.progress.n_iter = counted;
 }
 
 // Whether all values but the present samples' features, which survey() sees, are what the problem allows.

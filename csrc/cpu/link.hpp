@@ -38,6 +38,7 @@ class SparseLink : public NoVariables {
         working_(memory, samples, features, lengths),
         longest_(longest) {
     A_ = memory.take<double>(std::size_t(n_) * m_);
+    next_ = memory.take<double>(std::size_t(n_) * m_);
     screening_ = memory.take<T>(std::size_t(n_) * m_);
     scores_ = memory.take<double>(std::size_t(n_) * m_);
     block_ = memory.take<T>(std::size_t(n_) * kBlock);
@@ -69,10 +70,13 @@ class SparseLink : public NoVariables {
   const double* scores() const { return scores_; }
   const double* gradient_scores() const { return scores_; }
 
-  // Takes in L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2.
+  // Takes in L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Nothing is done where L is the last one's.
   double evaluate(const Team&, const double* L) {
     double square = 0;
-    for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, A_);
+    for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, next_);
+    if (evaluated_ && std::equal(next_, next_ + n_ * m_, A_)) return penalty_;
+    std::swap(A_, next_);
+    evaluated_ = true;
     // Screened in units of lambda1, so that no scale of the features is too small or too large for T.
     const double unit = screening_unit(samples_);
     for (int e = 0; e < n_ * m_; ++e) {
@@ -115,6 +119,7 @@ class SparseLink : public NoVariables {
     if (margin_here() > 1 - outside_) {
       // A feature that the working set leaves out may be nearer: look at all.
       working_.forget();
+      evaluated_ = false;
       evaluate(team, L);
     }
     return margin_here();
@@ -122,6 +127,7 @@ class SparseLink : public NoVariables {
 
   // Takes in L where the active features (d,) are known: no other is looked at, unless there is no group Lasso.
   void evaluate_active(const Team&, const double* L, const bool* active) {
+    evaluated_ = false;
     for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, A_);
     std::fill(scores_, scores_ + n_ * m_, 0.0);
     penalty_ = 0;
@@ -189,6 +195,7 @@ class SparseLink : public NoVariables {
   // The Hessian of all features with keep(j), instead of the active ones.
   template <class Keep, class Alpha, class Beta, class Unit>
   void curvature(const Team&, Keep keep, Alpha alpha, Beta beta, Unit unit) {
+    evaluated_ = false;  // the candidates make room
     hessian_.clear();
     int count = 0;
     for (int j = 0; j < d_; ++j) {
@@ -347,7 +354,7 @@ class SparseLink : public NoVariables {
   int n_, d_, m_, capacity_;
   Hessian<T> hessian_;
   WorkingSet<F, T> working_;
-  double *A_, *scores_, *exact_, *W_, *norm_, *inverse_, *V_, *K_;
+  double *A_, *next_, *scores_, *exact_, *W_, *norm_, *inverse_, *V_, *K_;
   T *screening_, *block_, *planes_, *gathered_;
   const T** rows_;
   const double** exact_rows_;
@@ -358,7 +365,7 @@ class SparseLink : public NoVariables {
   T nearest_off_ = 0;           // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
   double outside_ = -INFINITY;  // no less than ||V_j|| of those that were not looked at, likewise
   int count_ = 0, first_ = 0;
-  bool spilled_ = false;
+  bool spilled_ = false, evaluated_ = false;
 };
 
 }  // namespace sparsedis::cpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparsedis.ops.operation import status_as_returned
 from sparsedis.problem import Certificate, Problem, certificate_of, complementarity_margin
 from sparsedis.solution import Status
 
@@ -33,9 +34,9 @@ def returned(
     """
     gap, objective = certificate_of(problem, dual, at, weights, scores)
     relative_gap = gap / objective.clamp_min(_TINY)
-    rounded_away = (at.relative_gap <= tol) | (status == Status.CERTIFIED)
-    status = torch.where(rounded_away, int(Status.PRECISION), status)
-    status = torch.where(relative_gap <= tol, int(Status.CERTIFIED), status)
+    reached = (at.relative_gap <= tol) | (relative_gap <= tol)
+    status = torch.where(reached, int(Status.CERTIFIED), status)
+    status = status_as_returned(status, relative_gap, tol)
     active = at.norms > problem.lambda1[:, None]
     margin = complementarity_margin(problem, dual, at)
     return dual, divisor * gap, relative_gap, divisor * objective, n_iter, status, active, margin
