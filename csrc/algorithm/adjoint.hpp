@@ -10,8 +10,9 @@
 
 namespace sparsedis {
 
-// Entries that are at their bound but not 0 are floored here before Z/L is formed.
-constexpr double kFloor = 1e-100;
+// An entry below this share of its multiplier, in units of the hinge's margin, is at its bound: Z/L is no more than
+// float holds.
+constexpr double kAtBound = 1e-20;
 // In units of the hinge's margin: a smaller multiplier, and smaller than its entry, is what rounding leaves of 0.
 constexpr double kNoise = 1e-6;
 // The adjoint's linear system: relative residual, and the most conjugate gradients, where the features are close to
@@ -62,11 +63,11 @@ class Adjoint {
         const int e = i * k_ + l;
         const double multiplier = rhs_[e] - least;
         const bool noise = multiplier < kNoise && multiplier < L[e];
-        free_[e] = L[e] > 0;
-        bounds_[e] = (noise ? 0 : multiplier / (L[e] > kFloor ? L[e] : kFloor)) + samples_.s[i] * samples_.rho;
+        free_[e] = L[e] > kAtBound * multiplier;
+        bounds_[e] = (noise || !free_[e] ? 0 : multiplier / L[e]) + samples_.s[i] * samples_.rho;
       }
     });
-    system_.factor(team_, L, free_, bounds_);
+    system_.factor(L, free_, bounds_);
 
     team_.each(count, [&](int a) {
       const double last = grad(m_, a);

@@ -49,7 +49,7 @@ class Finish {
     }
   }
 
-  // From the dual point L (n, k), which the link has evaluated, and near which it was linearised last. Returns whether
+  // From the dual point L (n, k), which the link has evaluated. Returns whether
   // rounding was reached; the best point is recorded either way.
   bool run(const Team& team, const double* L, Progress& progress, std::int64_t max_iter) {
     choose(team, L);
@@ -91,7 +91,8 @@ class Finish {
   // The free entries, by what Newton's step would leave of them, and L projected onto them.
   void choose(const Team& team, const double* L) {
     const int k = samples_.k;
-    const auto* hessian = link_.hessian();
+    double* curvature = rhs_;
+    link_.mean_curvature(team, curvature);
     team.each(samples_.n, [&](int i) {
       dual_gradient_row(samples_, L, link_.scores(), i, g_);
       const double* row = L + i * k;
@@ -100,7 +101,7 @@ class Finish {
         mean += row[l] * g_[i * k + l];
         largest = row[l] > largest ? row[l] : largest;
       }
-      const double s = samples_.s[i], h = s * s * hessian->mean_curvature(i) + s * samples_.rho;
+      const double s = samples_.s[i], h = s * s * curvature[i] + s * samples_.rho;
       for (int l = 0; l < k; ++l) {
         const bool free = row[l] == largest || row[l] * h > g_[i * k + l] - mean;
         free_[i * k + l] = free;
@@ -136,7 +137,7 @@ class Finish {
     double reached = 1;
     if (stale) reached = system_.solve(team, free_, bounds_, rhs_, dL_, kDirectionResidual, kStaleSteps);
     if (!(reached <= kDirectionResidual)) {
-      system_.factor(team, L_, free_, bounds_);
+      system_.factor(L_, free_, bounds_);
       reached = system_.solve(team, free_, bounds_, rhs_, dL_, kDirectionResidual, kDirectionSteps);
     }
     team.each(size_, [&](int e) { moving_[e] = free_[e]; });

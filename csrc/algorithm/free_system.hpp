@@ -7,7 +7,7 @@
 namespace sparsedis {
 
 // A Link that has evaluated a dual point offers
-//   linearise(team, L), hessian()   the features' curvature there, in products that may be of float
+//   add_curvature(system)           the features' curvature there, in products that may be of float
 //   multiply(team, rows, scores)    the same curvature times rows (n, m) of a vector: a covector, in double
 // A System factors H + diag(bounds) over the entries marked in `free` and solves with the factor.
 template <class Team, class Link, class System>
@@ -26,9 +26,8 @@ class FreeSystem {
 
   // free (n, k): not 0 where the entry is free; every row's largest entry of L is. bounds (n, k): the diagonal that M
   // has beside the features' curvature.
-  void factor(const Team& team, const double* L, const unsigned char* free, const double* bounds) {
-    link_.linearise(team, L);
-    system_.factor(team, link_.hessian(), bounds, L, free);
+  void factor(const double* L, const unsigned char* free, const double* bounds) {
+    system_.factor([&](auto& into) { link_.add_curvature(into); }, bounds, L, free);
   }
 
   // rhs -= M d, for d (n, k) of zero row sums.
@@ -49,7 +48,7 @@ class FreeSystem {
       q[e] = 0;
       r_[e] = rhs[e];
     });
-    system_.solve(team, r_, z_, free);
+    system_.solve(r_, z_, free);
     team.each(size, [&](int e) { p_[e] = z_[e]; });
     double rz = dot(team, r_, z_);
     const double first = rz;
@@ -62,7 +61,7 @@ class FreeSystem {
         q[e] += length * p_[e];
         r_[e] -= length * Mp_[e];
       });
-      system_.solve(team, r_, z_, free);
+      system_.solve(r_, z_, free);
       const double next = dot(team, r_, z_), ratio = next / rz;
       rz = next;
       team.each(size, [&](int e) { p_[e] = z_[e] + ratio * p_[e]; });

@@ -6,7 +6,7 @@
 // scores(), and over all features, in m coordinates by planes (m, d):
 //   correlate(team, rows, planes)    X^T R for rows (n, m)
 //   apply(team, planes, scores)      X W
-//   curvature(team, keep, alpha, beta, unit)   H of all features with keep(j)
+//   add_curvature_of(system, keep, alpha, beta, unit)   that of all features with keep(j)
 #pragma once
 
 #include "newton.hpp"
@@ -64,7 +64,6 @@ class FullForm {
   }
   const double* scores() const { return base_.scores(); }
   const double* gradient_scores() const { return scores_of_U_; }
-  const auto* hessian() const { return base_.hessian(); }
 
   template <class Team>
   void linearise(const Team& team, const double* L) {
@@ -84,10 +83,14 @@ class FullForm {
     });
     scores_of_U_ = rows_;
     base_.apply(team, dU_, scores_of_U_);
-    const double most = -team.least(d_, [&](int j) { return -beta_[j]; });
+    least_ = -kCut * team.least(d_, [&](int j) { return -beta_[j]; });
+  }
+
+  template <class System>
+  void add_curvature(System& system) {
     const double scale = 1 / (lambda1_ * lambda1_);
-    base_.curvature(
-        team, [&](int j) { return beta_[j] > kCut * most; }, [&](int j) { return scale * alpha_[j]; },
+    base_.add_curvature_of(
+        system, [&](int j) { return beta_[j] > least_; }, [&](int j) { return scale * alpha_[j]; },
         [&](int j) {
           const double beta = beta_[j] - alpha_[j];
           return beta > 0 ? scale * beta : 0;
@@ -198,6 +201,7 @@ class FullForm {
   double* scores_of_U_ = nullptr;
   int d_, m_;
   double lambda1_, lambda2_;
+  double least_ = 0;  // curvature b up to which a feature is left out of H
   double *U_, *dU_, *V_, *e_;
   double *th_, *w_, *dth_, *dw_, *product_, *u_, *rw_, *q_, *rr_, *rC_, *alpha_, *beta_, *along_;
 };

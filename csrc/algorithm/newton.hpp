@@ -23,6 +23,8 @@ constexpr double kMostStart = 0.9, kLeastStart = 1e-3, kLeastStartOfFew = 0.2;
 // What a form without variables of its own answers: the light form, whose curvature is that of the active features.
 struct NoVariables {
   template <class Team>
+  void linearise(const Team&, const double*) const {}
+  template <class Team>
   bool shift(const Team&, double, double, double*) const {
     return false;
   }
@@ -102,7 +104,7 @@ void direction(const Team& team, const Samples& samples, Form& form, const Syste
     const double moved = shifted ? samples.s[i] * entry(at.shift, m, i, e % k) : 0;
     at.rhs[e] = moved - at.gradient[e] + target(e) / at.L[e];
   });
-  system.solve(team, at.rhs, at.dL);
+  system.solve(at.rhs, at.dL);
   team.each(samples.n * k, [&](int e) { at.dZ[e] = (target(e) - at.L[e] * at.Z[e] - at.Z[e] * at.dL[e]) / at.L[e]; });
   form.complete(team, at.dL);
 }
@@ -139,7 +141,7 @@ void advance(const Team& team, const Samples& samples, Form& form, System& syste
   form.linearise(team, at.L);
   team.each(samples.n, [&](int i) { dual_gradient_row(samples, at.L, form.gradient_scores(), i, at.gradient); });
   team.each(size, [&](int e) { at.bounds[e] = at.Z[e] / at.L[e] + samples.s[e / k] * samples.rho; });
-  system.factor(team, form.hessian(), at.bounds, at.L);
+  system.factor([&](auto& into) { form.add_curvature(into); }, at.bounds, at.L);
 
   const double mu = centrality(team, samples, form, at, 0);
   direction(team, samples, form, system, at, 0, 0);

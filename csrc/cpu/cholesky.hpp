@@ -1,4 +1,4 @@
-// The Cholesky factor of one symmetric matrix of order up to some thousands, in double, and solves with it.
+// The Cholesky factor of one symmetric matrix of order up to some thousands, in T, and solves with it.
 //
 // Rows are kept in panels of kRows, each column by column (Eigen's order within a panel) up to the diagonal: whatever a
 // panel is combined with is contiguous. A group of columns of a panel is made in registers from all columns before it,
@@ -15,31 +15,69 @@
 
 namespace sparsedis::cpu {
 
+template <class T>
 class Cholesky {
  public:
-  static constexpr int kRows = 12;
+  // Packets of 32 bytes at most: wider ones leave a panel of too few.
+  static constexpr int kWidth = std::min(cpu::kWidth<T>, int(32 / sizeof(T)));
+  using Packet = typename Eigen::internal::find_best_packet<T, kWidth>::type;
+  // Columns made at once: with three packets of rows, twelve accumulators of AVX2's sixteen registers.
+  static constexpr int kGroup = kWidth * int(sizeof(T)) / 8;
+  static constexpr int kPackets = 12 / kGroup;
+  static constexpr int kRows = kPackets * kWidth;
 
   // Room for matrices up to that order.
   Cholesky(Memory& memory, int largest) {
     const int panels = (largest + kGroup - 1) / kGroup * kGroup / kRows + 1;
-    matrix_ = memory.take<double>(panel_offset(panels));
-    inverse_ = memory.take<double>(std::size_t(panels) * kRows);
-    x_ = memory.take<double>(std::size_t(panels) * kRows);
+    matrix_ = memory.take<T>(panel_offset(panels));
+    inverse_ = memory.take<T>(std::size_t(panels) * kRows);
+    x_ = memory.take<T>(std::size_t(panels) * kRows);
   }
 
-  // The order of the matrix that is written next.
-  void resize(int order) {
+  // A matrix of that order, all 0.
+  void clear(int order) {
     given_ = order;
     order_ = (order + kGroup - 1) / kGroup * kGroup;
     panels_ = (order_ + kRows - 1) / kRows;
-    for (int row = order; row < panels_ * kRows; ++row) {
-      for (int j = 0; j < (row / kRows + 1) * kRows; ++j) this->row(row)[column(j)] = row == j;
-    }
+    std::fill(matrix_, matrix_ + panel_offset(panels_), T(0));
+    for (int row = order; row < panels_ * kRows; ++row) entry(row, row) = 1;
   }
 
-  // row(i)[column(j)], j <= i: an entry of the matrix, after factor() of the factor.
-  double* row(int i) { return matrix_ + panel_offset(i / kRows) + i % kRows; }
-  static std::ptrdiff_t column(int j) { return std::ptrdiff_t(j) * kRows; }
+  // j <= i: an entry of the matrix, after factor() of the factor.
+  T& entry(int i, int j) const { return matrix_[panel_offset(i / kRows) + i % kRows + std::ptrdiff_t(j) * kRows]; }
+  // Column j of the rows first..first+kRows, a panel.
+  T* panel(int first, int j) const { return &entry(first, j); }
+
+  // Where row i of a matrix Z (order, columns) that is kept in panels like this one begins; column j is j kRows on.
+  static std::ptrdiff_t row_in_panels(int i, int columns) {
+    return std::ptrdiff_t(i / kRows) * kRows * columns + i % kRows;
+  }
+
+  // Adds Z Z^T for the first `count` of Z's columns; the rows of Z's last panel that are beyond the order are 0.
+  void add_square(const T* Z, int columns, int count) {
+    for (int panel = 0; panel < panels_; ++panel) {
+      const int first = panel * kRows, end = std::min(first + kRows, order_);
+      for (int column = 0; column < end; column += kGroup) {
+        // Packets above the diagonal are left out.
+        const int above = column > first ? (column - first) / kWidth * kWidth : 0;
+        const T *own = Z + row_in_panels(first + above, columns), *other = Z + row_in_panels(column, columns);
+        T* to = this->panel(first, column) + above;
+        switch ((end - first - above + kWidth - 1) / kWidth) {
+          case 1:
+            add_tile<1>(own, other, count, to);
+            break;
+          case 2:
+            add_tile<2>(own, other, count, to);
+            break;
+          case 3:
+            add_tile<3>(own, other, count, to);
+            break;
+          default:
+            add_tile<kPackets>(own, other, count, to);
+        }
+      }
+    }
+  }
 
   // False where the matrix is not positive definite: it is lost then too.
   bool factor() {
@@ -50,35 +88,28 @@ class Cholesky {
   }
 
   // x (order,): the right-hand side, then the solution.
-  void solve(double* x) const {
+  void solve(T* x) const {
     std::copy(x, x + given_, x_);
-    std::fill(x_ + given_, x_ + std::size_t(panels_) * kRows, 0.0);
+    std::fill(x_ + given_, x_ + std::size_t(panels_) * kRows, T(0));
     for (int panel = 0; panel < panels_; ++panel) forward(panel);
     for (int panel = panels_ - 1; panel >= 0; --panel) backward(panel);
     std::copy(x_, x_ + given_, x);
   }
 
  private:
-  // At most four doubles to a packet: wider ones leave a panel of too few.
-  static constexpr int kWidth = cpu::kWidth<double> > 4 ? 4 : cpu::kWidth<double>;
-  using Packet = typename Eigen::internal::find_best_packet<double, kWidth>::type;
-  static constexpr int kPackets = kRows / kWidth;
-  // Columns made at once: with three packets of rows, twelve accumulators of AVX2's sixteen registers.
-  static constexpr int kGroup = kWidth;
-
   static std::size_t panel_offset(int panel) { return std::size_t(kRows) * kRows * panel * (panel + 1) / 2; }
 
   bool factor_panel(int panel) {
-    double* own = matrix_ + panel_offset(panel);
+    T* own = matrix_ + panel_offset(panel);
     const int first = panel * kRows, rows = std::min(kRows, order_ - first);
     for (int column = 0; column < first + rows; column += kGroup) {
-      const double* other = matrix_ + panel_offset(column / kRows);
+      const T* other = matrix_ + panel_offset(column / kRows);
       if (!columns_of(rows, own, other + column % kRows, column, column >= first)) return false;
     }
     return true;
   }
 
-  bool columns_of(int rows, double* own, const double* other, int column, bool diagonal) {
+  bool columns_of(int rows, T* own, const T* other, int column, bool diagonal) {
     switch ((rows + kWidth - 1) / kWidth) {
       case 1:
         return make_columns<1>(own, other, column, diagonal);
@@ -91,16 +122,14 @@ class Cholesky {
     }
   }
 
-  // Columns column..column+kGroup of the panel `own`; `other`: its rows that are those columns, in their panel.
+  // sum = the products of R packets of rows of a panel with kGroup rows of another, over `count` columns of both.
   template <int R>
-  bool make_columns(double* own, const double* other, int column, bool diagonal) {
+  static void multiply(const T* own, const T* other, int count, Packet (&sum)[R][kGroup]) {
     using namespace Eigen::internal;
-    double* to = own + std::size_t(column) * kRows;
-    Packet sum[R][kGroup];
     for (int r = 0; r < R; ++r) {
-      for (int c = 0; c < kGroup; ++c) sum[r][c] = pset1<Packet>(0.0);
+      for (int c = 0; c < kGroup; ++c) sum[r][c] = pset1<Packet>(T(0));
     }
-    for (std::ptrdiff_t p = 0; p < std::ptrdiff_t(column) * kRows; p += kRows) {
+    for (std::ptrdiff_t p = 0; p < std::ptrdiff_t(count) * kRows; p += kRows) {
       Packet left[R];
       for (int r = 0; r < R; ++r) left[r] = pload<Packet>(own + p + r * kWidth);
       for (int c = 0; c < kGroup; ++c) {
@@ -108,11 +137,33 @@ class Cholesky {
         for (int r = 0; r < R; ++r) sum[r][c] = pmadd(left[r], right, sum[r][c]);
       }
     }
+  }
+
+  template <int R>
+  static void add_tile(const T* own, const T* other, int count, T* to) {
+    using namespace Eigen::internal;
+    Packet sum[R][kGroup];
+    multiply<R>(own, other, count, sum);
+    for (int c = 0; c < kGroup; ++c) {
+      for (int r = 0; r < R; ++r) {
+        T* at = to + c * kRows + r * kWidth;
+        pstore(at, padd(pload<Packet>(at), sum[r][c]));
+      }
+    }
+  }
+
+  // Columns column..column+kGroup of the panel `own`; `other`: its rows that are those columns, in their panel.
+  template <int R>
+  bool make_columns(T* own, const T* other, int column, bool diagonal) {
+    using namespace Eigen::internal;
+    T* to = own + std::size_t(column) * kRows;
+    Packet sum[R][kGroup];
+    multiply<R>(own, other, column, sum);
     for (int r = 0; r < R; ++r) {
       for (int c = 0; c < kGroup; ++c) sum[r][c] = psub(pload<Packet>(to + c * kRows + r * kWidth), sum[r][c]);
     }
-    double* inverse = inverse_ + column;
-    double lower[kGroup][kGroup];
+    T* inverse = inverse_ + column;
+    T lower[kGroup][kGroup];
     if (diagonal) {
       const int row = column % kRows;
       for (int c = 0; c < kGroup; ++c) {
@@ -120,7 +171,7 @@ class Cholesky {
       }
       if (!factor_corner(to + row, lower, inverse)) return false;
     } else {
-      const double* corner = other + std::size_t(column) * kRows;
+      const T* corner = other + std::size_t(column) * kRows;
       for (int c = 0; c < kGroup; ++c) {
         for (int e = 0; e < c; ++e) lower[c][e] = corner[e * kRows + c];
       }
@@ -140,10 +191,10 @@ class Cholesky {
   }
 
   // The factor of the corner on the diagonal, and the inverses of its diagonal.
-  static bool factor_corner(const double* corner, double (*lower)[kGroup], double* inverse) {
+  static bool factor_corner(const T* corner, T (*lower)[kGroup], T* inverse) {
     for (int c = 0; c < kGroup; ++c) {
       for (int e = 0; e <= c; ++e) {
-        double value = corner[e * kRows + c];
+        T value = corner[e * kRows + c];
         for (int q = 0; q < e; ++q) value -= lower[c][q] * lower[e][q];
         if (e < c) {
           lower[c][e] = value * inverse[e];
@@ -158,16 +209,16 @@ class Cholesky {
 
   void forward(int panel) const {
     using namespace Eigen::internal;
-    const double* own = matrix_ + panel_offset(panel);
-    double* x = x_ + std::size_t(panel) * kRows;
+    const T* own = matrix_ + panel_offset(panel);
+    T* x = x_ + std::size_t(panel) * kRows;
     Packet sum[2][kPackets];
     for (int r = 0; r < kPackets; ++r) {
-      sum[0][r] = sum[1][r] = pset1<Packet>(0.0);
+      sum[0][r] = sum[1][r] = pset1<Packet>(T(0));
     }
     for (int p = 0; p < panel * kRows; p += 2) {
       for (int half = 0; half < 2; ++half) {
         const Packet factor = pset1<Packet>(x_[p + half]);
-        const double* column = own + std::size_t(p + half) * kRows;
+        const T* column = own + std::size_t(p + half) * kRows;
         for (int r = 0; r < kPackets; ++r) {
           sum[half][r] = pmadd(pload<Packet>(column + r * kWidth), factor, sum[half][r]);
         }
@@ -176,7 +227,7 @@ class Cholesky {
     for (int r = 0; r < kPackets; ++r) {
       pstore(x + r * kWidth, psub(pload<Packet>(x + r * kWidth), padd(sum[0][r], sum[1][r])));
     }
-    const double* corner = own + std::size_t(panel) * kRows * kRows;
+    const T* corner = own + std::size_t(panel) * kRows * kRows;
     const int rows = std::min(kRows, order_ - panel * kRows);
     for (int q = 0; q < rows; ++q) {
       x[q] *= inverse_[panel * kRows + q];
@@ -186,9 +237,9 @@ class Cholesky {
 
   void backward(int panel) const {
     using namespace Eigen::internal;
-    const double* own = matrix_ + panel_offset(panel);
-    double* x = x_ + std::size_t(panel) * kRows;
-    const double* corner = own + std::size_t(panel) * kRows * kRows;
+    const T* own = matrix_ + panel_offset(panel);
+    T* x = x_ + std::size_t(panel) * kRows;
+    const T* corner = own + std::size_t(panel) * kRows * kRows;
     const int rows = std::min(kRows, order_ - panel * kRows);
     for (int q = rows - 1; q >= 0; --q) {
       for (int r = q + 1; r < rows; ++r) x[q] -= corner[q * kRows + r] * x[r];
@@ -206,7 +257,7 @@ class Cholesky {
   }
 
   int given_, order_, panels_;
-  double *matrix_, *inverse_, *x_;
+  T *matrix_, *inverse_, *x_;
 };
 
 }  // namespace sparsedis::cpu

@@ -3,7 +3,6 @@
 
 #include "../algorithm/newton.hpp"
 #include "features.hpp"
-#include "hessian.hpp"
 #include "memory.hpp"
 #include "team.hpp"
 
@@ -12,14 +11,14 @@ namespace sparsedis::cpu {
 template <class F>
 class GramLink : public NoVariables {
  public:
+  using Products = double;
+
   GramLink(Memory& memory, const Samples& samples, const Features<F>& features)
-      : samples_(samples), n_(samples.n), m_(samples.m), hessian_(memory, n_, m_) {
+      : samples_(samples), n_(samples.n), m_(samples.m) {
     A_ = memory.take<double>(std::size_t(n_) * m_);
     scores_ = memory.take<double>(std::size_t(n_) * m_);
     K_ = memory.take<double>(std::size_t(n_) * n_);
     features.gram(memory.take<double>(std::size_t(n_) * kBlock), K_);
-    hessian_.clear();
-    hessian_.add_gram(K_, 1 / samples.lambda2);
   }
 
   double evaluate(const Team& team, const double* L) {
@@ -54,13 +53,17 @@ class GramLink : public NoVariables {
 
   const double* scores() const { return scores_; }
   const double* gradient_scores() const { return scores_; }
-  void linearise(const Team&, const double*) {}
-  const Hessian<double>* hessian() const { return &hessian_; }
+  template <class System>
+  void add_curvature(System& system) const {
+    system.add_gram(K_, 1 / samples_.lambda2);
+  }
+  void mean_curvature(const Team& team, double* to) const {
+    team.each(n_, [&](int i) { to[i] = K_[std::ptrdiff_t(i) * n_ + i] / samples_.lambda2; });
+  }
 
  private:
   const Samples& samples_;
   int n_, m_;
-  Hessian<double> hessian_;
   double *A_, *scores_, *K_;
 };
 

@@ -157,11 +157,15 @@ struct Output {
   }
 };
 
+// The solver's Newton system for a link: its factor is of the type of the link's products.
+template <class Link>
+using SystemFor = NewtonSystem<typename Link::Products>;
+
 // The finish on a link, with the memory that it takes.
 template <class Link>
 class Finisher {
  public:
-  Finisher(Memory& memory, const Team& team, const Samples& samples, Link& link, NewtonSystem& system,
+  Finisher(Memory& memory, const Team& team, const Samples& samples, Link& link, SystemFor<Link>& system,
            Progress& progress, std::int64_t max_iter)
       : team_(team),
         link_(link),
@@ -170,18 +174,17 @@ class Finisher {
         finish_(samples, link, system, memory.take<double>(Algorithm::size(samples.n, samples.k)),
                 memory.take<unsigned char>(2 * std::size_t(samples.n) * samples.k)) {}
 
-  // From L, which the link has evaluated, and near which it was linearised last.
+  // From L, which the link has evaluated.
   bool near(const double* L) { return finish_.run(team_, L, progress_, max_iter_); }
 
   // From the best point, of which the link knows nothing.
   bool from_best() {
     link_.evaluate(team_, progress_.best());
-    link_.linearise(team_, progress_.best());
     return near(progress_.best());
   }
 
  private:
-  using Algorithm = Finish<Team, Link, NewtonSystem>;
+  using Algorithm = Finish<Team, Link, SystemFor<Link>>;
 
   const Team& team_;
   Link& link_;
@@ -211,8 +214,8 @@ struct Job {
 
 // The interior point in one of its forms, with the finish on `link`. Returns whether the task is done.
 template <class F, class Form, class Link>
-bool interior(const Job<F>& job, Form& form, Link& link, NewtonSystem& system, Point& at, std::int64_t patience,
-              double hopeless) {
+bool interior(const Job<F>& job, Form& form, Link& link, Point& at, std::int64_t patience, double hopeless) {
+  SystemFor<Link> system(job.memory, job.samples);
   Finisher<Link> finisher(job.memory, job.team, job.samples, link, system, job.progress, job.max_iter);
   const std::int64_t most = std::min(job.max_iter, job.progress.n_iter + kMostIterations);
   return interior_point(job.team, job.samples, form, system, at, job.progress,
@@ -228,36 +231,43 @@ void newton(const Job<F>& job, const Output<F>& output) {
   const std::size_t n = samples.n, k = samples.k, m = samples.m, d = job.features.features();
   Point at;
   at.place(memory.take<double>(Point::size(n, k)), n, k);
-  NewtonSystem system(memory, samples);
   place_start(team, samples, int(d), job.survey.theta, at);
   progress.restart(kNewtonPatience);
   const double strength = samples.lambda1 * samples.lambda1 / samples.lambda2;
   const bool full_form_exists = strength > kNoFullForm;
   auto light = [&](auto&& link) {
     const std::int64_t patience = full_form_exists ? kLightIterations : job.max_iter;
-    const bool done = interior(job, link, link, system, at, patience, kLightGap);
+    const bool done = interior(job, link, link, at, patience, kLightGap);
     if (done) output.write(memory, team, samples, link, progress.best());
     return done;
   };
   if (samples.lambda1 == 0) {
     GramLink<F> link(memory, samples, job.features);
-    interior(job, link, link, system, at, job.max_iter, 0);
+    interior(job, link, link, at, job.max_iter, 0);
   } else if (strength <= (d >= n ? kLight : kSurelyLight)) {
     if (moderate(samples) ? light(job.template link<F>()) : light(job.template link<double>())) return;
   }
-  auto link = job.template link<double>();
-  if (progress.status != Status::certified && full_form_exists) {
-    using Full = FullForm<decltype(link)>;
+  auto full = [&](auto&& link) {
+    using Full = FullForm<std::decay_t<decltype(link)>>;
     place_start(team, samples, int(d), job.survey.theta, at);
     progress.restart(kNewtonPatience);
     Full form(samples, link, memory.take<double>(Full::size(d, m)), memory.take<double>(2 * n * m));
     form.start(team, at.L);
-    interior(job, form, link, system, at, job.max_iter, 0);
+    interior(job, form, link, at, job.max_iter, 0);
+    const bool done = progress.status == Status::certified;
+    if (done) output.write(memory, team, samples, link, progress.best());
+    return done;
+  };
+  if (progress.status != Status::certified && full_form_exists) {
+    if (moderate(samples) && full(job.template link<F>())) return;
+    if (progress.n_iter < job.max_iter && full(job.template link<double>())) return;
   }
+  auto link = job.template link<double>();
   // A few iterations asked for are not exceeded by thousands of others.
   if (progress.status != Status::certified && (progress.n_iter < job.max_iter || job.max_iter >= kMostIterations)) {
     const std::int64_t counted = progress.n_iter, most = counted + kFallbackSteps;
     progress.restart(kFirstOrderPatience);
+    SystemFor<decltype(link)> system(memory, samples);
     Finisher<decltype(link)> finisher(memory, team, samples, link, system, progress, most);
     fista(team, samples, link, lipschitz(memory, samples, job.features), at.L, progress, most, kFinishGap,
           [&] { return finisher.from_best(); });
@@ -283,7 +293,7 @@ void first_order(const Job<F>& job, Solver solver, const Output<F>& output) {
   bool finished = true;
   if (job.finish_gap > 0 && job.progress.status == Status::certified) {
     job.progress.n_iter = 0;  // what finishes the solution does not count, and has max_iter to itself
-    NewtonSystem system(job.memory, job.samples);
+    SystemFor<decltype(link)> system(job.memory, job.samples);
     Finisher<decltype(link)> finisher(job.memory, job.team, job.samples, link, system, job.progress, job.max_iter);
     finished = finisher.from_best();
   }
@@ -418,9 +428,9 @@ void adjoint_task(const Problems<F>& problems, const Solved& solved, const F* al
   }
   const F* grad_W = all_grad_W + index * d * k;
   using Link = SparseLink<F, F>;
-  using Adjoint = Adjoint<Team, Link, NewtonSystem>;
+  using Adjoint = Adjoint<Team, Link, SystemFor<Link>>;
   Link link(memory, samples, features, nullptr, 0);
-  NewtonSystem system(memory, samples);
+  SystemFor<Link> system(memory, samples);
   Adjoint adjoint(team, samples, link, system, memory.take<double>(Adjoint::size(n, k, link.ld())),
                   memory.take<unsigned char>(n * k));
   link.evaluate_active(team, dual, solved.active + index * d);

@@ -6,7 +6,6 @@
 
 #include "../algorithm/newton.hpp"
 #include "features.hpp"
-#include "hessian.hpp"
 #include "memory.hpp"
 #include "products.hpp"
 #include "team.hpp"
@@ -25,6 +24,8 @@ inline double screening_unit(const Samples& samples) { return samples.lambda1 > 
 template <class F, class T>
 class SparseLink : public NoVariables {
  public:
+  using Products = T;
+
   // lengths (d,): ||x_j||, in screening units, and the largest of them; null where only evaluate_active() is called.
   SparseLink(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths, double longest)
       : samples_(samples),
@@ -34,7 +35,6 @@ class SparseLink : public NoVariables {
         m_(samples.m),
         capacity_(int(std::min<std::size_t>(
             padded(d_), std::max<std::size_t>(kBlock, kGathered / (std::size_t(n_) * sizeof(T)) / kPad * kPad)))),
-        hessian_(memory, n_, m_),
         working_(memory, samples, features, lengths),
         longest_(longest) {
     A_ = memory.take<double>(std::size_t(n_) * m_);
@@ -155,16 +155,32 @@ class SparseLink : public NoVariables {
     }
   }
 
-  void linearise(const Team&, const double*) {
-    hessian_.clear();
-    if (samples_.lambda1 == 0) return linearise_dense();
+  // The curvature at the point evaluated last, into a Newton system.
+  template <class System>
+  void add_curvature(System& system) {
+    if (samples_.lambda1 == 0) return add_dense_curvature(system);
     visit_gathered([&](const T* x, std::ptrdiff_t ld, int from, int here) {
-      hessian_.add(
+      system.add(
           x, ld, here, [&](int a) { return alpha(from + a); }, [&](int a) { return beta(from + a); },
           [&](int c, int a) { return unit(c, from + a); });
     });
   }
-  const Hessian<T>* hessian() const { return &hessian_; }
+
+  // The mean curvature of the directions of every sample, (n,).
+  void mean_curvature(const Team&, double* to) {
+    std::fill(to, to + n_, 0.0);
+    visit_gathered([&](const T* x, std::ptrdiff_t ld, int from, int here) {
+      for (int first = 0; first < here; first += kBlock) {
+        const int length = std::min(kBlock, here - first);
+        double weight[kBlock];
+        for (int a = 0; a < length; ++a) weight[a] = alpha(from + first + a) + beta(from + first + a) / m_;
+        for (int i = 0; i < n_; ++i) {
+          const T* row = x + i * ld + first;
+          for (int a = 0; a < length; ++a) to[i] += weight[a] * double(row[a]) * double(row[a]);
+        }
+      }
+    });
+  }
 
   // X^T R for rows (n, m), over all features: planes (m, d).
   void correlate(const Team&, const double* rows, double* planes) {
@@ -192,11 +208,10 @@ class SparseLink : public NoVariables {
     }
   }
 
-  // The Hessian of all features with keep(j), instead of the active ones.
-  template <class Keep, class Alpha, class Beta, class Unit>
-  void curvature(const Team&, Keep keep, Alpha alpha, Beta beta, Unit unit) {
+  // The curvature of all features with keep(j), instead of the active ones, into a Newton system.
+  template <class System, class Keep, class Alpha, class Beta, class Unit>
+  void add_curvature_of(System& system, Keep keep, Alpha alpha, Beta beta, Unit unit) {
     evaluated_ = false;  // the candidates make room
-    hessian_.clear();
     int count = 0;
     for (int j = 0; j < d_; ++j) {
       index_[count] = j;
@@ -206,7 +221,7 @@ class SparseLink : public NoVariables {
       const int here = std::min(capacity_, count - from);
       const int* index = index_ + from;
       features_.gather(index, here, gathered_, capacity_);
-      hessian_.add(
+      system.add(
           gathered_, capacity_, here, [&](int a) { return alpha(index[a]); }, [&](int a) { return beta(index[a]); },
           [&](int c, int a) { return unit(c, index[a]); });
     }
@@ -274,11 +289,12 @@ class SparseLink : public NoVariables {
   }
 
   // Without a group Lasso every feature has curvature 1/lambda2: one Gram matrix.
-  void linearise_dense() {
+  template <class System>
+  void add_dense_curvature(System& system) {
     std::fill(K_, K_ + std::size_t(n_) * n_, 0.0);
     visit_exact(
         [&](int, int length) { add_dot_products(exact_, kBlock, n_, exact_, kBlock, n_, length, K_, n_, true); });
-    hessian_.add_gram(K_, 1 / samples_.lambda2);
+    system.add_gram(K_, 1 / samples_.lambda2);
   }
 
   // The margin of the features that the last evaluation looked at.
@@ -352,7 +368,6 @@ class SparseLink : public NoVariables {
   const Samples& samples_;
   const Features<F>& features_;
   int n_, d_, m_, capacity_;
-  Hessian<T> hessian_;
   WorkingSet<F, T> working_;
   double *A_, *next_, *scores_, *exact_, *W_, *norm_, *inverse_, *V_, *K_;
   T *screening_, *block_, *planes_, *gathered_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <cstddef>
 
 namespace sparsedis::cpu {
@@ -37,8 +38,9 @@ inline void dot_tile(const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t 
   }
 }
 
-// 4 x 3 accumulators, 3 + 1 operands: the sixteen registers of AVX2.
-constexpr int kTileRows = 4, kTileColumns = 3;
+// 4 x 3 accumulators, 3 + 1 operands: the sixteen registers of AVX2. Strips of rows stay in the first cache while all
+// columns pass.
+constexpr int kTileRows = 4, kTileColumns = 3, kStripRows = 24;
 
 template <int R, class T>
 inline void dot_tile_columns(int columns, const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, int length,
@@ -58,25 +60,28 @@ inline void dot_tile_columns(int columns, const T* a, std::ptrdiff_t lda, const 
 template <class T>
 void add_dot_products(const T* a, std::ptrdiff_t lda, int rows, const T* b, std::ptrdiff_t ldb, int columns, int length,
                       T* out, std::ptrdiff_t ldo, bool lower) {
-  for (int r = 0; r < rows; r += kTileRows) {
-    const int height = rows - r < kTileRows ? rows - r : kTileRows;
-    const int end = lower && r + height < columns ? r + height : columns;
-    for (int c = 0; c < end; c += kTileColumns) {
-      const int width = end - c < kTileColumns ? end - c : kTileColumns;
-      const T *left = a + r * lda, *right = b + c * ldb;
-      T* to = out + r * ldo + c;
-      switch (height) {
-        case 1:
-          dot_tile_columns<1>(width, left, lda, right, ldb, length, to, ldo);
-          break;
-        case 2:
-          dot_tile_columns<2>(width, left, lda, right, ldb, length, to, ldo);
-          break;
-        case 3:
-          dot_tile_columns<3>(width, left, lda, right, ldb, length, to, ldo);
-          break;
-        default:
-          dot_tile_columns<4>(width, left, lda, right, ldb, length, to, ldo);
+  for (int strip = 0; strip < rows; strip += kStripRows) {
+    const int end = std::min(strip + kStripRows, rows);
+    for (int c = 0; c < (lower ? std::min(end, columns) : columns); c += kTileColumns) {
+      const T* right = b + c * ldb;
+      for (int r = lower && c > strip ? c / kTileRows * kTileRows : strip; r < end; r += kTileRows) {
+        const T* left = a + r * lda;
+        T* to = out + r * ldo + c;
+        const int height = std::min(kTileRows, end - r);
+        const int width = std::min(kTileColumns, (lower ? std::min(r + height, columns) : columns) - c);
+        switch (height) {
+          case 1:
+            dot_tile_columns<1>(width, left, lda, right, ldb, length, to, ldo);
+            break;
+          case 2:
+            dot_tile_columns<2>(width, left, lda, right, ldb, length, to, ldo);
+            break;
+          case 3:
+            dot_tile_columns<3>(width, left, lda, right, ldb, length, to, ldo);
+            break;
+          default:
+            dot_tile_columns<4>(width, left, lda, right, ldb, length, to, ldo);
+        }
       }
     }
   }

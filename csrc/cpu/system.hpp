@@ -1,176 +1,220 @@
 // The Newton system H + diag(bounds) in the space of zero row sums, of all entries or of the free ones: assembled and
-// factored in double.
+// factored.
 //
 // Every sample drops its pivot, the class with its largest L, the one furthest from its bound: q_pivot = -sum of the
-// others. The huge entries Z/L then stay on the diagonal, where a Cholesky factor is insensitive to them. Slot c of a
-// sample is class c, except that the slot of the pivot holds the last class.
+// others. The huge entries Z/L then stay on the diagonal, where a Cholesky factor is insensitive to them. What is left
+// of an entry (i, class c) is the direction e_c - e_p for the sample's pivot p, and feature j adds
+//   x_ij x_i'j [alpha_j <e_c - e_p, e_c' - e_p'> + beta_j (u_jc - u_jp)(u_jc' - u_jp')]
+// for every two of them: the first summand is one n x n Gram matrix, the second a symmetric product of as many rows
+// as the system has.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "../algorithm/samples.hpp"
 #include "cholesky.hpp"
-#include "hessian.hpp"
+#include "features.hpp"
 #include "memory.hpp"
+#include "products.hpp"
 
 namespace sparsedis::cpu {
 
+// Products and factor are of type T.
+template <class T>
 class NewtonSystem {
  public:
   NewtonSystem(Memory& memory, const Samples& samples)
       : samples_(samples),
         n_(samples.n),
+        k_(samples.k),
         m_(samples.m),
         matrix_(memory, n_ * m_),
-        reduced_(memory.take<double>(n_ * m_)),
-        block_(memory.take<double>(m_ * m_)),
-        row_(memory.take<double*>(m_)),
+        gram_(memory.take<T>(std::size_t(n_) * n_)),
+        weighted_(memory.take<T>(std::size_t(n_) * kDirections)),
+        directions_(memory.take<T>(std::size_t(n_ * m_ + kRows) * kDirections)),
+        alpha_(memory.take<T>(kDirections)),
+        root_(memory.take<T>(kDirections)),
+        planes_(memory.take<T>(std::size_t(k_) * kDirections)),
+        reduced_(memory.take<T>(n_ * m_)),
         pivot_(memory.take<int>(n_)),
-        position_(memory.take<int>(n_ * m_)),
-        unused_(memory.take<double>(Cholesky::column(n_ * m_ + 1))) {}
+        first_(memory.take<int>(n_ + 1)),
+        class_(memory.take<int>(n_ * m_)),
+        ld_(padded(n_ * m_) + Cholesky<T>::kRows),
+        value_(memory.take<T>(ld_)),
+        unit_(memory.take<T>(k_ * ld_)) {}
 
   // free (n, k): not 0 where an entry belongs to the system; every row's largest entry of L does. Null: all do.
-  template <class Team, class T>
-  void factor(const Team&, const Hessian<T>* hessian, const double* bounds, const double* L,
-              const unsigned char* free = nullptr) {
-    const int k = samples_.k;
+  // curvature(system) calls add() or add_gram() for the features that H consists of.
+  template <class Curvature>
+  void factor(Curvature curvature, const double* bounds, const double* L, const unsigned char* free = nullptr) {
     int order = 0;
     for (int i = 0; i < n_; ++i) {
-      pivot_[i] = int(std::max_element(L + i * k, L + (i + 1) * k) - (L + i * k));
-      for (int slot = 0; slot < m_; ++slot) {
-        position_[i * m_ + slot] = !free || free[i * k + kept(i, slot)] ? order++ : kAbsent;
+      pivot_[i] = int(std::max_element(L + i * k_, L + (i + 1) * k_) - (L + i * k_));
+      first_[i] = order;
+      for (int c = 0; c < k_; ++c) {
+        if (c != pivot_[i] && (!free || free[i * k_ + c])) class_[order++] = c;
       }
     }
-    matrix_.resize(order);
+    first_[n_] = order;
     // L need not be unique, M may be singular up to rounding: a relative ridge, raised where it does not do.
-    for (double ridge = 50 * 2.220446049250313e-16; ridge < 1; ridge *= 100) {
-      assemble(*hessian, bounds, ridge);
+    for (double ridge = kRidge; ridge < 1; ridge *= 100) {
+      matrix_.clear(order);
+      std::fill(gram_, gram_ + std::size_t(n_) * n_, T(0));
+      curvature(*this);
+      spread_gram();
+      add_bounds(bounds, T(ridge));
       if (matrix_.factor()) return;
     }
+  }
+
+  // Adds `count` features, the columns of x (n, ld), padded with zeros; alpha(a), beta(a), unit(c, a) for a < count.
+  template <class Alpha, class Beta, class Unit>
+  void add(const T* x, std::ptrdiff_t ld, int count, Alpha alpha, Beta beta, Unit unit) {
+    for (int from = 0; from < count; from += kDirections) {
+      const int here = std::min(kDirections, count - from), length = int(padded(here));
+      T* last = planes_ + m_ * kDirections;
+      std::fill(alpha_, alpha_ + length, T(0));
+      std::fill(planes_, planes_ + k_ * kDirections, T(0));
+      for (int a = 0; a < here; ++a) {
+        alpha_[a] = T(alpha(from + a));
+        root_[a] = T(std::sqrt(beta(from + a)));
+      }
+      for (int c = 0; c < m_; ++c) {
+        T* plane = planes_ + c * kDirections;
+        for (int a = 0; a < here; ++a) {
+          plane[a] = root_[a] * T(unit(c, from + a));
+          last[a] -= plane[a];
+        }
+      }
+      for (int i = 0; i < n_; ++i) {
+        const T* row = x + from + i * ld;
+        T* to = weighted_ + std::ptrdiff_t(i) * kDirections;
+        for (int a = 0; a < length; ++a) to[a] = alpha_[a] * row[a];
+      }
+      make_directions(x + from, ld, length);
+      add_dot_products(weighted_, kDirections, n_, x + from, ld, n_, length, gram_, n_, true);
+      matrix_.add_square(directions_, length, here);
+    }
+  }
+
+  // Adds K (n, n) scaled, for features that all have curvature `scale` in every direction; K's lower triangle.
+  void add_gram(const double* K, double scale) {
+    for (std::ptrdiff_t e = 0; e < std::ptrdiff_t(n_) * n_; ++e) gram_[e] += T(scale * K[e]);
   }
 
   // The q (n, k), rows summing to zero, with M q = rhs (n, k) up to a constant in every row, for the entries of the
   // system. free: not 0 for those that take part, null for all: of fewer than were factored it is the inverse's
   // restriction to them, a preconditioner.
-  template <class Team>
-  void solve(const Team&, const double* rhs, double* q, const unsigned char* free = nullptr) const {
-    const int k = samples_.k;
-    auto takes_part = [&](int i, int slot) {
-      return position_[i * m_ + slot] != kAbsent && (!free || free[i * k + kept(i, slot)]);
-    };
+  void solve(const double* rhs, double* q, const unsigned char* free = nullptr) const {
     for (int i = 0; i < n_; ++i) {
-      for (int slot = 0; slot < m_; ++slot) {
-        const int position = position_[i * m_ + slot];
-        if (position == kAbsent) continue;
-        reduced_[position] = takes_part(i, slot) ? rhs[i * k + kept(i, slot)] - rhs[i * k + pivot_[i]] : 0;
+      for (int r = first_[i]; r < first_[i + 1]; ++r) {
+        const int e = i * k_ + class_[r];
+        reduced_[r] = !free || free[e] ? T(rhs[e] - rhs[i * k_ + pivot_[i]]) : T(0);
       }
     }
     matrix_.solve(reduced_);
+    std::fill(q, q + n_ * k_, 0.0);
     for (int i = 0; i < n_; ++i) {
       double sum = 0;
-      for (int slot = 0; slot < m_; ++slot) {
-        const double value = takes_part(i, slot) ? reduced_[position_[i * m_ + slot]] : 0;
-        q[i * k + kept(i, slot)] = value;
-        sum += value;
+      for (int r = first_[i]; r < first_[i + 1]; ++r) {
+        const int e = i * k_ + class_[r];
+        q[e] = !free || free[e] ? double(reduced_[r]) : 0;
+        sum += q[e];
       }
-      q[i * k + pivot_[i]] = -sum;
+      q[i * k_ + pivot_[i]] = -sum;
     }
   }
 
  private:
-  static constexpr int kAbsent = -1;
+  static constexpr int kRows = Cholesky<T>::kRows;
+  // Features at once: two panels of directions fit the first cache.
+  static constexpr int kDirections = 128;
+  // A relative ridge of this much is no more than rounding.
+  static constexpr double kRidge = 50 * double(std::numeric_limits<T>::epsilon());
 
-  int kept(int i, int slot) const { return slot == pivot_[i] ? m_ : slot; }
-
-  template <class T>
-  void assemble(const Hessian<T>& hessian, const double* bounds, double ridge) {
-    switch (m_) {
-      case 1:
-        return assemble_of<1>(hessian, bounds, ridge);
-      case 2:
-        return assemble_of<2>(hessian, bounds, ridge);
-      case 3:
-        return assemble_of<3>(hessian, bounds, ridge);
-      case 4:
-        return assemble_of<4>(hessian, bounds, ridge);
-      default:
-        return assemble_of<0>(hessian, bounds, ridge);
+  // directions_: s_i x_ij sqrt(beta_j) (u_jc - u_jp) for every row (i, c) of the system, a packet of rows at a time.
+  void make_directions(const T* x, std::ptrdiff_t ld, int length) {
+    using namespace Eigen::internal;
+    using Packet = typename Cholesky<T>::Packet;
+    constexpr int kWidth = Cholesky<T>::kWidth;
+    const int order = first_[n_], end = (order + kRows - 1) / kRows * kRows;
+    for (int from = 0, sample = 0; from < end; from += kWidth) {
+      const T *row[kWidth], *own[kWidth], *off[kWidth];
+      Packet s[kWidth];
+      for (int r = 0; r < kWidth; ++r) {
+        while (from + r < order && from + r >= first_[sample + 1]) ++sample;
+        const bool inside = from + r < order;
+        row[r] = x + sample * ld;
+        off[r] = planes_ + pivot_[sample] * kDirections;
+        own[r] = inside ? planes_ + class_[from + r] * kDirections : off[r];  // 0 beyond the order
+        s[r] = pset1<Packet>(T(samples_.s[sample]));
+      }
+      T* to = directions_ + Cholesky<T>::row_in_panels(from, length);
+      for (int a = 0; a < length; a += kWidth) {
+        PacketBlock<Packet, kWidth> block;
+        for (int r = 0; r < kWidth; ++r) {
+          const Packet change = psub(pload<Packet>(own[r] + a), pload<Packet>(off[r] + a));
+          block.packet[r] = pmul(pmul(s[r], ploadu<Packet>(row[r] + a)), change);
+        }
+        ptranspose(block);
+        for (int c = 0; c < kWidth; ++c) pstore(to + (a + c) * kRows, block.packet[c]);
+      }
     }
   }
 
-  // M: m_ where the compiler is to know it, else 0.
-  template <int M, class T>
-  void assemble_of(const Hessian<T>& hessian, const double* bounds, double ridge) {
-    const int k = samples_.k, m = M > 0 ? M : m_;
-    const double* s = samples_.s;
-    double known[M > 0 ? M * M : 1];
-    double* block = M > 0 ? known : block_;  // (m, m), column by column
-    const std::ptrdiff_t plane = std::ptrdiff_t(n_) * n_;
+  // Adds gram_ [i, i'] s_i s_i' <e_c - e_p, e_c' - e_p'>.
+  void spread_gram() {
+    const int order = first_[n_];
+    // unit_ (k, ld): class c of every row's e_c' - e_p.
+    std::fill(unit_, unit_ + k_ * ld_, T(0));
     for (int i = 0; i < n_; ++i) {
-      const int* position = position_ + i * m;
-      // What is not free is written to where nobody reads.
-      for (int slot = 0; slot < m; ++slot) {
-        row_[slot] = position[slot] == kAbsent ? unused_ : matrix_.row(position[slot]);
+      for (int r = first_[i]; r < first_[i + 1]; ++r) {
+        unit_[class_[r] * ld_ + r] = 1;
+        unit_[pivot_[i] * ld_ + r] = -1;
       }
-      for (int j = 0; j <= i; ++j) {
-        const double both = s[i] * s[j];
-        const T* G = hessian.pair(0, 0) + std::ptrdiff_t(i) * n_ + j;
-        for (int c = 0; c < m; ++c) {
-          for (int other = 0; other <= c; ++other) {
-            block[other * m + c] = block[c * m + other] = both * double(G[pair_index(c, other) * plane]);
-          }
-        }
-        change_slots<M>(block, pivot_[i], pivot_[j]);
-        for (int column = 0; column < m; ++column) {
-          if (position_[j * m + column] == kAbsent) continue;
-          const std::ptrdiff_t at = matrix_.column(position_[j * m + column]);
-          for (int slot = i == j ? column : 0; slot < m; ++slot) row_[slot][at] = block[column * m + slot];
+    }
+    std::fill(value_, value_ + ld_, T(0));
+    for (int j = 0; j < n_; ++j) {
+      if (first_[j] == first_[j + 1]) continue;
+      for (int i = j; i < n_; ++i) {
+        const T value = T(samples_.s[i] * samples_.s[j]) * gram_[std::ptrdiff_t(i) * n_ + j];
+        std::fill(value_ + first_[i], value_ + first_[i + 1], value);
+      }
+      const T* minus = unit_ + pivot_[j] * ld_;
+      for (int column = first_[j]; column < first_[j + 1]; ++column) {
+        const T* plus = unit_ + class_[column] * ld_;
+        for (int row = column / kRows * kRows; row < order; row += kRows) {
+          T* to = matrix_.panel(row, column);
+          for (int r = 0; r < kRows; ++r) to[r] += value_[row + r] * (plus[row + r] - minus[row + r]);
         }
       }
-      const double own = bounds[i * k + pivot_[i]];
-      for (int slot = 0; slot < m; ++slot) {
-        if (position[slot] == kAbsent) continue;
-        const std::ptrdiff_t at = matrix_.column(position[slot]);
-        for (int below = slot; below < m; ++below) row_[below][at] += own;
-        double& diagonal = row_[slot][at];
-        diagonal += bounds[i * k + kept(i, slot)];
+    }
+  }
+
+  void add_bounds(const double* bounds, T ridge) {
+    for (int i = 0; i < n_; ++i) {
+      const T own = T(bounds[i * k_ + pivot_[i]]);
+      for (int column = first_[i]; column < first_[i + 1]; ++column) {
+        for (int row = column; row < first_[i + 1]; ++row) matrix_.entry(row, column) += own;
+        T& diagonal = matrix_.entry(column, column);
+        diagonal += T(bounds[i * k_ + class_[column]]);
         // A zero is a sample without influence, whose right-hand side is 0.
         diagonal = diagonal > 0 ? diagonal * (1 + ridge) : 1 + ridge;
       }
     }
   }
 
-  // block, from the coordinates of all classes but the last to the slots of pivots p and q: T^T B T, where T is the
-  // identity with its row of the pivot set to -1.
-  template <int M>
-  void change_slots(double* block, int p, int q) const {
-    const int m = M > 0 ? M : m_;
-    if (p < m) {
-      for (int column = 0; column < m; ++column) {
-        double* at = block + column * m;
-        const double own = at[p];
-        for (int row = 0; row < m; ++row) at[row] -= own;
-        at[p] = -own;
-      }
-    }
-    if (q < m) {
-      double* own = block + q * m;
-      for (int column = 0; column < m; ++column) {
-        if (column == q) continue;
-        for (int row = 0; row < m; ++row) block[column * m + row] -= own[row];
-      }
-      for (int row = 0; row < m; ++row) own[row] = -own[row];
-    }
-  }
-
   const Samples& samples_;
-  int n_, m_;
-  Cholesky matrix_;
-  double *reduced_, *block_;
-  double** row_;
-  int* pivot_;
-  int* position_;  // (n, m): a slot's row in the matrix
-  double* unused_;
+  int n_, k_, m_;
+  Cholesky<T> matrix_;
+  T* gram_;  // (n, n), lower
+  T *weighted_, *directions_, *alpha_, *root_, *planes_, *reduced_;
+  int *pivot_, *first_;  // of a sample: its pivot, its first row in the system
+  int* class_;           // of a row
+  std::ptrdiff_t ld_;
+  T *value_, *unit_;
 };
 
 }  // namespace sparsedis::cpu
