@@ -29,6 +29,27 @@ settings.register_profile("sparsedis", deadline=None, derandomize=True)
 settings.load_profile("sparsedis")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Folders, as in plain ``pytest``, are run by a process for every core; -n or --dist asks for something else.
+
+    Not a single file, whose tests are done while another process still starts; nor tests with a GPU, which is one.
+    """
+    option = config.option
+    if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
+        return
+    if option.numprocesses is not None or option.dist != "no" or option.tx:
+        return
+    here = option.usepdb or option.trace or option.capture == "no" or torch.cuda.is_available()
+    if not here and all(Path(argument).is_dir() for argument in config.args):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if cores > 1:
+            # Each takes a run of tests, so that fixtures of modules are made once or twice; who is done first helps.
+            option.numprocesses, option.dist = min(cores, 8), "worksteal"
+            # A thread each, in the processes that tests start too; tests of threads ask for the number they need.
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def importable() -> Iterator[None]:
     """Python processes that tests start find the package under test, wherever they start."""
