@@ -64,6 +64,7 @@ def leaf(value):
     return torch.tensor(value, dtype=F64, requires_grad=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lambda2", [0.0, 1e-4, 0.01, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_lasso(dtype, lambda2, backend):

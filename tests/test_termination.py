@@ -71,6 +71,7 @@ def test_solvers_end_on_tasks_with_many_ties(worker, family):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.exhaustive
 def test_hunt_of_minutes():
     found = [

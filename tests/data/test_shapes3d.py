@@ -36,6 +36,7 @@ def test_the_grid() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_index_alone(rendered: shapes3d.Rendered) -> None:
     indices = some(300)
     images = rendered.images(indices)

@@ -44,6 +44,7 @@ def test_summary_by_hand() -> None:
     assert lines[3] == "| 0.0 | inner ridge | 1 | 0.500 | 0.900 |"
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = replace(small, iterations=2, validate_every=1, save_every=1)
     out, ran, train = tmp_path / "sweep", [], module.train

@@ -135,6 +135,7 @@ def test_gradient_of_the_outer_loss(inner: str, split: bool) -> None:
         assert (x.grad.numpy() * direction).sum() == pytest.approx(slope, rel=1e-4, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_the_loss_falls(small: DisentangleConfig, tmp_path: Path) -> None:
     config = replace(small, iterations=60, group_tasks=16, inner_samples=25, outer_samples=25, rho=0.0)
     config = replace(config, validate_every=20, validation_batches=2)
@@ -145,6 +146,7 @@ def test_the_loss_falls(small: DisentangleConfig, tmp_path: Path) -> None:
     assert validations[-1]["r"] > 0.6
 
 
+@pytest.mark.slow
 def test_the_random_state_of_the_caller_is_kept(small: DisentangleConfig, whole: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -154,6 +156,7 @@ def test_the_random_state_of_the_caller_is_kept(small: DisentangleConfig, whole:
     assert_equal(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 5, 13])
 def test_interrupted_and_resumed(
     small: DisentangleConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
@@ -178,6 +181,7 @@ def test_interrupted_and_resumed(
     assert_equal(out, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 7, 16, 25])
 def test_killed_at_a_write_and_resumed(
     small: DisentangleConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
@@ -208,6 +212,7 @@ def test_killed_at_a_write_and_resumed(
     assert_equal(out, whole)
 
 
+@pytest.mark.slow
 def test_early_stopping(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two validations without progress end the run, and a resumed one does not go on."""
     losses = iter([3.0, 2.0, 2.5, 2.0, 1.0])

@@ -71,6 +71,7 @@ def test_what_evaluate_saves(trained: Path, here: Path) -> None:
     assert 0 < result["calibration_error"] < 1
 
 
+@pytest.mark.slow
 def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     heads = ("group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic")
     config = replace(quick, iterations=4, validate_every=4, test_episodes=10, lambda2=5.0)
@@ -105,6 +106,7 @@ def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[s
     assert "width: the run in" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(quick, iterations=4, validate_every=4, test_episodes=10)
     arguments = ["sweep", *options(config), "--eps", "0.05", "0.6", "--baselines", "ridge", "--out", "grid"]

@@ -90,6 +90,7 @@ def test_interrupted_and_resumed(
     assert_equal(out, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", range(1, 26, 3))
 def test_killed_at_any_write_and_resumed(
     quick: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
@@ -150,12 +151,13 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["default", "everything"])
-def test_sigkill(quick: TrainConfig, tmp_path: Path, changes: dict[str, object]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("iterations", "changes"), [(30, {}), (10, EVERYTHING)], ids=["default", "everything"])
+def test_sigkill(quick: TrainConfig, tmp_path: Path, iterations: int, changes: dict[str, object]) -> None:
     """Killed where no handler runs, and resumed: every file is byte for byte that of the uninterrupted run."""
     if "augment" in changes:
         pytest.importorskip("kornia", reason="the extra 'fewshot' is not installed")
-    long = replace(quick, iterations=30, log_every=1, save_every=1, **changes)  # type: ignore[arg-type]
+    long = replace(quick, iterations=iterations, log_every=1, save_every=1, **changes)  # type: ignore[arg-type]
     out = tmp_path / "killed"
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, json.dumps(long.as_json()), str(out)], stdout=subprocess.DEVNULL

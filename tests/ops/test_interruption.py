@@ -169,6 +169,7 @@ def test_ctrl_c_ends_a_backward_pass():
     assert after(DELAY, interrupted) < PATIENCE
 
 
+@pytest.mark.slow
 def test_a_handler_that_returns_lets_the_batch_go_on_and_may_solve(handler, pool):
     X, y = random_task(1, way=5, shots=8, d=100, batch=6)
     X, y = X.repeat(30, 1, 1), y.repeat(30, 1)
@@ -188,6 +189,7 @@ def test_a_handler_that_returns_lets_the_batch_go_on_and_may_solve(handler, pool
     assert all(torch.equal(result, expected) for result in results)
 
 
+@pytest.mark.slow
 def test_a_thread_that_is_not_the_main_one_solves_on():
     X, y = random_task(1, way=5, shots=8, d=100, batch=300)
     expected = solve_svm(X, y, lambda1=1.0, n_classes=5, backend="cpp").weights

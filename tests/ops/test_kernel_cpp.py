@@ -255,6 +255,7 @@ def test_from_several_python_threads():
             assert_same_bits(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_large_batch_takes_no_more_memory_per_task(tmp_path):
     script = """
 import resource, sys, torch

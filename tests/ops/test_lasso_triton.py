@@ -71,6 +71,7 @@ def test_zero_at_lambda1_max_and_degenerate_features():
     torch.testing.assert_close(ours.objective, theirs.objective)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "shift", "relative"), [(6, 16, 100, 1e-3), (8, 16, 0, 1e-4), (5, 14, 1000, 1e-4)])
 def test_features_close_to_dependent(n, d, shift, relative):
     """More than the sweeps can do: features enter; and rounding in the Gram matrix, where they are far from zero."""
