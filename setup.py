@@ -5,6 +5,7 @@ build fails. cuda: likewise, with the CUDA kernels. 0: none.
 """
 
 import copy
+import itertools
 import os
 import platform
 import sys
@@ -78,8 +79,10 @@ class Build(build_ext):
         with ThreadPoolExecutor(self.parallel or os.cpu_count()) as cores:
 
             def compile_apart(sources: list[str], **options: Any) -> list[str]:
-                first = sorted(sources, key=SOURCES.index)
-                return sum(cores.map(lambda source: compile_together([source], **options), first), [])
+                files = cores.map(
+                    lambda source: compile_together([source], **options), sorted(sources, key=SOURCES.index)
+                )
+                return list(itertools.chain.from_iterable(files))
 
             self.compiler.compile = compile_apart
             self.parallel = len(self.extensions)  # threads that wait for their files, and link them
