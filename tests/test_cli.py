@@ -25,6 +25,7 @@ def trained(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
+@pytest.mark.slow
 def test_train_interrupt_resume_evaluate(quick: TrainConfig, trained: Path, tmp_path: Path) -> None:
     """From a new folder, as a person would: Ctrl-C, the command that is then printed, and an evaluation."""
     process = start("train", *options(quick), "--out", "run", cwd=tmp_path)
@@ -154,6 +155,7 @@ def test_errors_are_one_line(
     assert {file.name: file.read_bytes() for file in trained.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_errors_of_the_process(tmp_path: Path) -> None:
     process = start("train", "--data", "mnist", cwd=tmp_path)
     out, err = process.communicate(timeout=60)
@@ -163,6 +165,7 @@ def test_errors_of_the_process(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_errors_look_the_same_in_any_encoding(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
@@ -194,6 +197,7 @@ def test_interrupted_before_there_is_a_run(
     assert not list(here.iterdir())
 
 
+@pytest.mark.slow
 def test_the_reader_goes_away(trained: Path, tmp_path: Path) -> None:
     command = f"{sys.executable} -m sparsedis info | true"
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)

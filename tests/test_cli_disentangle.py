@@ -35,6 +35,7 @@ CONFIG = DisentangleConfig(
 )
 
 
+@pytest.mark.slow
 def test_interrupt_and_resume(tmp_path: Path) -> None:
     """Ctrl-C, the command that is then printed, and a result as if nothing had happened."""
     process = start("disentangle", *options(CONFIG), "--out", "run", "--json", "result.json", cwd=tmp_path)
@@ -63,6 +64,7 @@ def test_interrupt_and_resume(tmp_path: Path) -> None:
     assert result["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["disentangle-sweep", *options(CONFIG), "--iterations", "2", "--vary", "tasks", "--values", "gaussian"]
     arguments += ["--seeds", "3", "--out", "sweep", "--json", "all.json"]

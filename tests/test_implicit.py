@@ -18,6 +18,7 @@ def tensors(*values: float) -> list[Tensor]:
     return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("way", "lambda2", "dual_reg"), [(2, 2.0, 0.3), (3, 5.0, 0.3), (3, 0.3, 0.0), (4, 20.0, 2.0)])
 def test_gradcheck(way, lambda2, dual_reg, weighted):
@@ -35,6 +36,7 @@ def test_gradcheck(way, lambda2, dual_reg, weighted):
     assert torch.autograd.gradcheck(weights, (X.requires_grad_(), *hyperparameters), eps=2e-5, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dual_reg", [0.0, 0.5])
 @pytest.mark.parametrize(("way", "shots", "d"), [(5, 5, 640), (5, 1, 64), (20, 1, 100), (20, 8, 200)])
 def test_directional_derivatives_on_larger_tasks(way, shots, d, dual_reg):

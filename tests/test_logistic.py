@@ -141,6 +141,7 @@ def test_oracle_conic_solver(relative, lambda2, intercept):
     assert solution.active[0].tolist() == (np.linalg.norm(W.value, axis=1) > 1e-4).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(("way", "shots", "d", "relative", "lambda2"), [case for case in CASES if case[4] == 0])
 def test_oracle_block_coordinate_descent(way, shots, d, relative, lambda2, intercept):
@@ -238,6 +239,7 @@ def test_a_task_without_samples():
         assert (solution.weights[1] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
     ("way", "shots", "d", "lambda2"), [(2, 5, 4, 0.05), (3, 4, 5, 0.0), (3, 3, 12, 0.02), (3, 2, 16, 0.5)]
@@ -324,6 +326,7 @@ def test_a_second_derivative_raises():
         grad.sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intercept", [False, True])
 def test_opcheck(intercept):
     X, y = random_task(11, d=5, batch=2)

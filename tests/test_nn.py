@@ -108,6 +108,7 @@ def test_head_under_compile(task):
     torch.testing.assert_close(compiled(query, support, labels, 3).logits, head(query, support, labels, 3).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_compile_once_for_all_shapes(name, task):
     support, labels, query, _ = task

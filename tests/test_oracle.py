@@ -65,6 +65,7 @@ def test_gradients_are_the_central_differences(name):
         np.testing.assert_allclose(value, slope(*np.eye(4)[i]), rtol=1e-5, atol=1e-6 * size)
 
 
+@pytest.mark.slow
 def test_many_features_are_no_burden():
     X, y = random_task(0, way=5, shots=15, d=16000)
     lambda1 = 0.1 * lambda1_max(X, y).item()

@@ -326,6 +326,7 @@ def leaves(*values):
     return [torch.tensor(value, dtype=F64, requires_grad=True) for value in values]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("n", "d", "lambda2"), [(12, 5, 0.0), (12, 5, 0.1), (6, 10, 0.0), (6, 10, 0.2)])
 def test_gradcheck_lasso(n, d, lambda2, weighted):
@@ -519,6 +520,7 @@ def test_tasks_do_not_depend_on_their_batch():
         torch.testing.assert_close(alone.weights, together.weights[i], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_opcheck(backend):
     X, y = random_regression(24)
     l1, l2 = torch.full((2,), 0.1, dtype=F64), torch.full((2,), 0.2, dtype=F64)

@@ -74,6 +74,7 @@ def test_a_loose_tolerance_is_enough_unless_a_gradient_is_asked_for(solver):
     assert (exact.relative_gap < 1e-12).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["newton", "fista", "bcd"])
 @pytest.mark.parametrize("dual_reg", [0.0, 1.0])
 def test_gradients_are_right_at_default_settings(solver, dual_reg):
