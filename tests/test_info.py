@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import sparsedis
@@ -10,6 +11,7 @@ from sparsedis import info
 from sparsedis.ops import registry
 
 
+@pytest.mark.slow
 def test_report(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sparsedis.info"]
     text = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout

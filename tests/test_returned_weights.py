@@ -192,6 +192,7 @@ def solvers(backend="auto"):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lasso", "ridge", "logistic"])
 def test_what_float32_cannot_hold_is_not_certified(name, backend):
     """The solver's own weights are good enough, and are returned of float64 features: it is the rounding."""

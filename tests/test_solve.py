@@ -61,6 +61,7 @@ def assert_certified(X, y, solution, lambda1, lambda2, tol, dual_reg=0.0, weight
         assert gap <= tol + 1e-11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("dual_reg", [0.0, 3.0])
 def test_solvers_certify(solver, dual_reg, backend):
@@ -73,6 +74,7 @@ def test_solvers_certify(solver, dual_reg, backend):
     assert solution.backend == backend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dual_reg", [0.0, 3.0])
 def test_solvers_agree(dual_reg):
     X, y = random_task(1, batch=3, d=12)
@@ -140,6 +142,7 @@ def test_the_iterative_newton_system_solves_what_is_too_large_for_a_factor():
     assert solution.n_iter.max() <= 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c", [1e-4, 1e4])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_scaling_leaves_the_dual_unchanged(c, solver):
@@ -154,6 +157,7 @@ def test_scaling_leaves_the_dual_unchanged(c, solver):
     torch.testing.assert_close(c * scaled.weights, base.weights, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6), way=st.integers(2, 4), relative=st.floats(0, 1.1), lambda2=st.floats(0.1, 100))
 @settings(max_examples=25)
 def test_permutations(seed, way, relative, lambda2):
@@ -214,6 +218,7 @@ def test_features_of_few_directions_need_more_iterations_than_others():
     assert solution.certified.all(), solution.relative_gap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_weight_two_is_a_sample_twice(solver):
     X, y = random_task(5, batch=2)

@@ -33,14 +33,16 @@ ENDLESS = {
 COMPILED = ("baseline", "avx2", "avx512")
 
 
-@pytest.fixture(params=["reference", *COMPILED])
+@pytest.fixture(params=["reference", *COMPILED], scope="module")
 def worker(request):
+    """A process that solves, until a solve has no end, which starts another."""
     if request.param not in ("reference", *builds()):
         pytest.skip(f"no {request.param} kernels were built, or the processor has none of it")
     with Worker(request.param) as worker:
         yield worker
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENDLESS)
 def test_once_endless_tasks_are_certified(worker, name):
     for solver in SOLVERS:
@@ -48,6 +50,7 @@ def test_once_endless_tasks_are_certified(worker, name):
         assert verdict.end == "certified", f"{solver}: {verdict}"
 
 
+@pytest.mark.slow
 def test_once_stalled_task_is_certified(worker):
     features = torch.tensor([[3.0, -2, -3, -2], [-1, 1, -1, 2]], dtype=torch.float64)
     labels = torch.tensor([2, 0])
@@ -82,6 +85,7 @@ def test_hunt_of_minutes():
     assert not found, "\n".join(found)
 
 
+@pytest.mark.slow
 def test_a_solve_without_end_is_found_and_the_next_one_runs():
     task = draw("clusters", 0)
     with Worker("reference") as worker:
