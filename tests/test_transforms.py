@@ -114,6 +114,7 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_every_derivative_by_finite_differences(case):
     inputs = tuple(tensor.clone().requires_grad_() for tensor in case.inputs)
     options = {
@@ -145,6 +146,7 @@ def test_a_tangent_of_one_input(case):
     assert_close(tangent, J * t)
 
 
+@pytest.mark.slow
 def test_jacobians(case):
     expected = jacobians(case)
     every = tuple(range(len(case.inputs)))
@@ -297,6 +299,7 @@ def test_the_profiler_sees_a_tangent():
     assert {"sparsedis::group_lasso_svm", "sparsedis::group_lasso_svm_tangent"} <= seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["group_lasso_svm", "lasso", "ridge", "logistic"])
 def test_forward_mode_inside_a_compiled_function_raises(name):
     case = CASES[name]

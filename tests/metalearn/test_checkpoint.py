@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import struct
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def tensor(**changes: object) -> bytes:
     [
         b"",
         b"\0" * 7,
-        os.urandom(100),
+        random.Random(0).randbytes(100),
         b"\x80\x04\x95pickle",
         header(b"{}", length=2**62),
         header(b"{"),

@@ -472,8 +472,8 @@ def test_iterations_without_the_host_reach_the_same_point():
 
 
 def arguments(requires_grad):
-    X, y = task(11, way=2, shots=2, d=20, batch=2)
-    one = torch.ones(2, dtype=F64, device=DEVICE)
+    X, y = task(11, way=2, shots=2, d=20)
+    one = torch.ones(1, dtype=F64, device=DEVICE)
     values = [value.requires_grad_(requires_grad) for value in (one.clone(), 2 * one, 0.5 * one)]
     return [X.requires_grad_(requires_grad), y, *values, torch.ones(y.shape, dtype=F64, device=DEVICE)]
 
@@ -486,13 +486,13 @@ def test_opcheck_compile_and_autocast():
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
     X, y, *rest = arguments(False)
-    dual = torch.full((2, 4, 2), 0.5, dtype=F64, device=DEVICE)
-    active = torch.ones(2, 20, dtype=torch.bool, device=DEVICE)
-    grad = torch.ones(2, 20, 2, dtype=F64, device=DEVICE)
+    dual = torch.full((1, 4, 2), 0.5, dtype=F64, device=DEVICE)
+    active = torch.ones(1, 20, dtype=torch.bool, device=DEVICE)
+    grad = torch.ones(1, 20, 2, dtype=F64, device=DEVICE)
     torch.library.opcheck(group_lasso_svm.adjoint.custom, [X, y, *rest, dual, active, grad, "triton"])
 
     def loss(X):
-        return solve_svm(X, y, lambda1=1.0, n_classes=2, backend="triton").weights.square().sum()
+        return solve_svm(X, y, lambda1=1.0, n_classes=2, tol=1e-2, backend="triton").weights.square().sum()
 
     expected = loss(X)
     torch.testing.assert_close(torch.compile(loss, fullgraph=True, backend="aot_eager")(X), expected)
