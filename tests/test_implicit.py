@@ -200,12 +200,14 @@ def operation_arguments(requires_grad):
     return [X.requires_grad_(requires_grad), y, *parameters, torch.ones(y.shape, dtype=torch.float64)]
 
 
+@pytest.mark.slow
 def test_opcheck_solve(backend):
     for requires_grad in (False, True):
         arguments = [*operation_arguments(requires_grad), 3, "newton", backend, 1e-8, 50, True, False]
         torch.library.opcheck(group_lasso_svm.solve.custom, arguments)
 
 
+@pytest.mark.slow
 def test_opcheck_adjoint(backend):
     X, y, *rest = operation_arguments(False)
     solution = solve_svm(X, y, lambda1=1.0, lambda2=2.0, dual_reg=0.5)

@@ -99,6 +99,7 @@ def test_oracle_logistic_regression(way, intercept):
         np.testing.assert_allclose(solution.intercept[0].numpy(), offset - offset.mean(), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
     ("way", "n", "d", "shift", "relative"),
@@ -179,6 +180,7 @@ def test_zero_exactly_from_lambda1_max_on(intercept):
     assert (below.active.sum(1) == 1).all()
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6), way=st.integers(2, 4), relative=st.floats(0.01, 1.1), intercept=st.booleans())
 @settings(max_examples=15)
 def test_permutations_and_scale(seed, way, relative, intercept):
@@ -273,6 +275,7 @@ def test_relative_holds_the_maximum_constant_and_zero_has_no_gradient():
     assert all((grad == 0).all() for grad in grads)
 
 
+@pytest.mark.slow
 def test_compile_vmap_and_autocast():
     X, y = random_task(6, d=8, batch=3)
 

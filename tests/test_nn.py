@@ -101,6 +101,7 @@ def test_padded_support(task):
     )
 
 
+@pytest.mark.slow
 def test_head_under_compile(task):
     support, labels, query, _ = task
     head = GroupLassoSVM(0.2, learn=("lambda1",))
@@ -122,6 +123,7 @@ def test_heads_compile_once_for_all_shapes(name, task):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_no_solution_is_kept_whose_values_are_not_at_hand(name, task):
     support, labels, query, _ = task

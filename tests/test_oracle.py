@@ -28,6 +28,7 @@ TASKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_gradients_are_the_central_differences(name):
     way, shots, d, relative, lambda2, dual_reg, weighted, empty = TASKS[name]

@@ -63,6 +63,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("n", "d", "relative", "lambda2"), CASES)
 def test_certified_by_the_definition(n, d, relative, lambda2, weighted):
@@ -97,6 +98,7 @@ def near_dependent(kind, n, d):
     return X, y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["not centred", "positive", "few directions", "ill-conditioned", "integers"])
 @pytest.mark.parametrize(("n", "d"), [(10, 59), (28, 92), (60, 40)])
 @pytest.mark.parametrize("relative", [0.1, 1e-3, 1e-6])
@@ -114,6 +116,7 @@ def test_certified_where_features_are_nearly_dependent(kind, n, d, relative):
     assert ((solution.weights != 0).sum(1) <= n).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "relative", "lambda2"), CASES)
 def test_optimality_conditions(n, d, relative, lambda2):
     """Where the solution is unique, exact to 1e-10: the subgradient, by the definition."""
@@ -343,6 +346,7 @@ def test_gradcheck_lasso(n, d, lambda2, weighted):
     assert torch.autograd.gradcheck(weights, inputs, eps=1e-6, atol=1e-7, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [None, 3])
 @pytest.mark.parametrize(("n", "d"), [(12, 5), (6, 10)])
 def test_gradcheck_ridge(n, d, targets):

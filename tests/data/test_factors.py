@@ -15,6 +15,7 @@ def test_values_are_standardised_grid_values() -> None:
     assert np.abs(z - expected).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.3, 1.0])
 def test_noise_stays_in_its_cell(noise: float) -> None:
     """The noise is uniform on noise * one step around the grid value, another for every image and factor."""

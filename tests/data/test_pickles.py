@@ -157,6 +157,7 @@ def test_an_index_of_the_memo_allocates_nothing(tmp_path: Path) -> None:
     assert pickles.load(path) == 7
 
 
+@pytest.mark.slow
 def test_depth(tmp_path: Path) -> None:
     deep = written(tmp_path / "x", opcodes(b")", b"\x85" * 200_000, b"0K\x01"))
     assert pickles.load(deep) == 1

@@ -50,6 +50,7 @@ def test_an_image_depends_on_its_index_alone(rendered: shapes3d.Rendered) -> Non
     assert rendered.images(indices[:0]).shape == (0, 3, 64, 64)
 
 
+@pytest.mark.slow
 def test_every_factor_shows(rendered: shapes3d.Rendered) -> None:
     """One step of one factor changes the picture by more than a floor, wherever the others stand."""
     places = shapes3d.coordinates(some(300))

@@ -120,6 +120,7 @@ def test_concentration_by_hand() -> None:
     assert metrics._concentration(np.ones((3, 1))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("predictor", ["lasso", "forest"])
 def test_dci_of_the_factors_themselves(predictor: str) -> None:
     z = factors(600)

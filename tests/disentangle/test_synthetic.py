@@ -110,6 +110,7 @@ def test_one_seed_has_no_error():
     assert "0.500 ± 0.250" in shown[1]
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     words = [
         "synthetic",

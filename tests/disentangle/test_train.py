@@ -32,6 +32,7 @@ def whole(small: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(small: DisentangleConfig, whole: Path) -> None:
     assert {file.name for file in whole.iterdir()} == {*FILES, CORRELATIONS, SECONDS}
     assert DisentangleConfig.from_json(json.loads((whole / "config.json").read_text())) == small
@@ -255,6 +256,7 @@ def test_errors_leave_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_damaged_runs(small: DisentangleConfig, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()

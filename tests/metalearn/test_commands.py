@@ -37,6 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_runs(here / "all_runs")
     arguments = ["evaluate", str(trained), "--protocol", "omniglot-one-shot", "--data", str(data)]
@@ -211,6 +212,7 @@ def test_an_encoder_of_ones_own(quick: TrainConfig, tmp_path: Path) -> None:
         load_run(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_tensorboard(quick: TrainConfig, tmp_path: Path) -> None:
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="the extra 'fewshot' is not installed"

@@ -8,6 +8,7 @@ from sparsedis.metalearn.learner import Learner
 from sparsedis.nn import HeadOutput
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic"])
 def test_the_same_as_episode_by_episode(few_shot_data: FewShotData, head: str) -> None:
     """The table of features, and many episodes at once, give what the learner gives episode by episode."""

@@ -95,6 +95,7 @@ def test_an_error_in_two_processes(shared_out: TrainConfig, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_bfloat16(shared_out: TrainConfig, tmp_path: Path) -> None:
     """Mixed precision is on, and near to full precision."""
     config = replace(shared_out, iterations=3, precision="bf16")

@@ -48,6 +48,7 @@ def test_what_a_run_leaves(quick: TrainConfig, whole: Path) -> None:
     assert not learner.training
 
 
+@pytest.mark.slow
 def test_it_learns(quick: TrainConfig, tmp_path: Path) -> None:
     """Noisy patterns of unseen classes are told apart, far above the 1/3 of chance."""
     config = replace(quick, iterations=60, validate_every=60, log_every=60, save_every=60, test_episodes=50)
@@ -66,6 +67,7 @@ def test_the_random_state_of_the_caller_is_kept(quick: TrainConfig, whole: Path,
     assert_equal(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4, 5, 13])
 def test_interrupted_and_resumed(
     quick: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int

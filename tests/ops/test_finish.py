@@ -63,6 +63,7 @@ def test_the_default_does_not_depend_on_whether_a_gradient_is_asked_for():
     assert torch.equal(plain.weights, differentiable.weights.detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["newton", "fista", "bcd"])
 def test_a_loose_tolerance_is_enough_unless_a_gradient_is_asked_for(solver):
     X, y = random_task(2, way=3, shots=4, d=40, batch=3)

@@ -100,6 +100,7 @@ def error(ours, exact):
 SIZES = [(1, 1, 2), (7, 63, 3), (25, 640, 5), (75, 63, 5), (7, 1601, 20), (25, 63, 33)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "k"), SIZES)
 @pytest.mark.parametrize("dtype", [F32, F64])
 def test_the_pass_and_its_certificate(n, d, k, dtype):
@@ -196,6 +197,7 @@ def test_gram_products_and_the_line(dtype):
     torch.testing.assert_close(form._line(), start_on_the_line(problem), rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [newton.KernelLightForm, newton.KernelFullForm])
 def test_one_newton_step_is_the_references(make):
     tasks, problem = problems(7, 40, 3, lambda2=1.0)
