@@ -142,6 +142,7 @@ def test_logistic(dtype, lambda2):
     check_quantiles(found, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lambda2", [1e-4, 0.01, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_ridge(dtype, lambda2):

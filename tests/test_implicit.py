@@ -132,6 +132,7 @@ def test_nothing_is_kept_but_the_problem_and_its_solution():
     assert sum(kept) == n * d + n + 3 + n + n * k + d  # features, labels, lambdas, sample weights, dual, active
 
 
+@pytest.mark.slow
 def test_compile_fullgraph():
     X, y = random_task(7, batch=2, dtype=torch.float32)
 

@@ -111,6 +111,7 @@ GRID = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("way", "shots", "d", "lambda2", "relative"), GRID)
 def test_newton_over_the_grid(way, shots, d, lambda2, relative, dtype):

@@ -280,6 +280,7 @@ class Arguments(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [group_lasso_svm, lasso, ridge, logistic], ids=lambda module: module.OPERATION)
 def test_opcheck_tangent(module):
     case = CASES[module.OPERATION]
