@@ -406,6 +406,18 @@ def test_the_certificate_is_of_the_weights_as_returned():
     torch.testing.assert_close(ours.relative_gap, theirs.relative_gap, rtol=1e-2, atol=0)
 
 
+@pytest.mark.exhaustive
+def test_float32_products_make_way_where_they_wander():
+    """Features of mean 1e4 on which the interior point neither converges nor stalls in float32."""
+    X, y = task(9, way=3, shots=2, d=8, dtype=F32)
+    X = X + 1e4
+    options = {"lambda1": 0.1 * lambda1_max(X, y), "lambda2": 100.0, "tol": 1e-7}
+    ours = solve_svm(X, y, backend="triton", **options)
+    theirs = solve_svm(X, y, backend="reference", **options)
+    assert ours.status.item() == theirs.status.item() == sparsedis.Status.PRECISION
+    torch.testing.assert_close(ours.relative_gap, theirs.relative_gap, rtol=0.1, atol=0)
+
+
 @pytest.mark.slow
 def test_a_task_that_stalls_is_solved_by_another_solver():
     X = torch.tensor([[3.0, -2, -3, -2], [-1, 1, -1, 2]], dtype=F64, device=DEVICE)

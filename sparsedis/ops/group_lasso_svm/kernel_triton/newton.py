@@ -34,6 +34,8 @@ from sparsedis.ops.group_lasso_svm.reference.newton import (
 from sparsedis.ops.triton_launch import launch
 
 PATIENCE = 60
+# Iterations that products of float32 are given: few tasks take half as many. float64 has max_iter to itself.
+MOST_IN_FLOAT32 = 60
 # Iterations after which the host asks which tasks are left: each question waits for the device.
 ASK_EVERY = 3
 # Elements that a program takes at a time in what runs over variables.
@@ -341,21 +343,23 @@ def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: b
         dtype: of the Hessian's products over the features in the interior point; all else is float64.
     """
     finishing = exact or tol < SWITCH
+    most = max_iter if dtype == torch.float64 else min(max_iter, MOST_IN_FLOAT32)
     progress = Progress(tasks, SWITCH if finishing else tol, torch.float64)
     light = light_form_pays(tasks)
     given_up = torch.zeros_like(light)
     chosen = light.nonzero()[:, 0]
     if len(chosen):
         given_up[chosen] = _iterate(
-            KernelLightForm, tasks, progress, chosen, max_iter, dtype, finishing=finishing, may_give_up=True
+            KernelLightForm, tasks, progress, chosen, most, dtype, finishing=finishing, may_give_up=True
         )
     chosen = (~light | (given_up & ~(progress.exact_gap <= tol))).nonzero()[:, 0]
     if len(chosen):
         progress.going[chosen], progress.since[chosen] = 1, 0
-        _iterate(KernelFullForm, tasks, progress, chosen, max_iter, dtype, finishing=finishing)
+        _iterate(KernelFullForm, tasks, progress, chosen, most, dtype, finishing=finishing)
     everyone = torch.arange(len(light), device=light.device)
     progress.offer(everyone, progress.dual, progress.relative_gap)
-    stalled = ((progress.going == 0) & ~(progress.exact_gap <= tol)).nonzero()[:, 0]
+    ended = (progress.going == 0) | (most < max_iter)
+    stalled = (ended & ~(progress.exact_gap <= tol)).nonzero()[:, 0]
     if len(stalled) and dtype != torch.float64:  # features far from zero: the curvature is lost in float32 products
         before = progress.take(stalled)
         again = newton(tasks.take(stalled), tol, max_iter, torch.float64, exact)
