@@ -49,8 +49,8 @@ class Finish {
     }
   }
 
-  // From the dual point L (n, k), which the link has evaluated. Returns whether
-  // rounding was reached; the best point is recorded either way.
+  // From the dual point L (n, k), which the link has evaluated. Returns whether rounding was reached; the best point is
+  // recorded either way.
   bool run(const Team& team, const double* L, Progress& progress, std::int64_t max_iter) {
     choose(team, L);
     Certificate now = evaluate(team, L_);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <type_traits>
 
 #include "memory.hpp"
 #include "products.hpp"
@@ -62,19 +63,7 @@ class Cholesky {
         const int above = column > first ? (column - first) / kWidth * kWidth : 0;
         const T *own = Z + row_in_panels(first + above, columns), *other = Z + row_in_panels(column, columns);
         T* to = this->panel(first, column) + above;
-        switch ((end - first - above + kWidth - 1) / kWidth) {
-          case 1:
-            add_tile<1>(own, other, count, to);
-            break;
-          case 2:
-            add_tile<2>(own, other, count, to);
-            break;
-          case 3:
-            add_tile<3>(own, other, count, to);
-            break;
-          default:
-            add_tile<kPackets>(own, other, count, to);
-        }
+        with_packets(end - first - above, [&](auto R) { add_tile<R>(own, other, count, to); });
       }
     }
   }
@@ -104,21 +93,25 @@ class Cholesky {
     const int first = panel * kRows, rows = std::min(kRows, order_ - first);
     for (int column = 0; column < first + rows; column += kGroup) {
       const T* other = matrix_ + panel_offset(column / kRows);
-      if (!columns_of(rows, own, other + column % kRows, column, column >= first)) return false;
+      const bool made = with_packets(
+          rows, [&](auto R) { return make_columns<R>(own, other + column % kRows, column, column >= first); });
+      if (!made) return false;
     }
     return true;
   }
 
-  bool columns_of(int rows, T* own, const T* other, int column, bool diagonal) {
+  // f(R) for the packets that hold so many rows of a panel, R known to the compiler.
+  template <class Function>
+  static auto with_packets(int rows, Function f) {
     switch ((rows + kWidth - 1) / kWidth) {
       case 1:
-        return make_columns<1>(own, other, column, diagonal);
+        return f(std::integral_constant<int, 1>());
       case 2:
-        return make_columns<2>(own, other, column, diagonal);
+        return f(std::integral_constant<int, 2>());
       case 3:
-        return make_columns<3>(own, other, column, diagonal);
+        return f(std::integral_constant<int, 3>());
       default:
-        return make_columns<kPackets>(own, other, column, diagonal);
+        return f(std::integral_constant<int, kPackets>());
     }
   }
 

@@ -259,8 +259,9 @@ void newton(const Job<F>& job, const Output<F>& output) {
     return done;
   };
   if (progress.status != Status::certified && full_form_exists) {
-    if (moderate(samples) && full(job.template link<F>())) return;
-    if (progress.n_iter < job.max_iter && full(job.template link<double>())) return;
+    const bool in_float = std::is_same_v<F, float> && moderate(samples);
+    if (in_float && full(job.template link<F>())) return;
+    if ((!in_float || progress.n_iter < job.max_iter) && full(job.template link<double>())) return;
   }
   auto link = job.template link<double>();
   // A few iterations asked for are not exceeded by thousands of others.

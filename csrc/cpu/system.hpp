@@ -15,7 +15,6 @@
 
 #include "../algorithm/samples.hpp"
 #include "cholesky.hpp"
-#include "features.hpp"
 #include "memory.hpp"
 #include "products.hpp"
 
