@@ -397,3 +397,20 @@ def test_bad_input(change, error, message):
 
 def test_public_names():
     assert all(hasattr(sparsedis, name) for name in sparsedis.__all__)
+
+
+@pytest.mark.parametrize(
+    ("seed", "d", "lambda1", "lambda2"), [(0, 100, 0.1, 1.0), (1, 100, 0.1, 1e2), (2, 56, 0.01, 1e4)]
+)
+def test_features_of_large_means_are_solved_as_well_as_float32_holds(backend, seed, d, lambda1, lambda2):
+    """Products and factors in float32 do not do: both forms wander there without stalling."""
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.randn(25, d, generator=generator) + 1e4
+    y = torch.arange(5).repeat(5)
+    options = {"lambda1": lambda1 * lambda1_max(X, y), "lambda2": lambda2}
+    solution = solve_svm(X, y, **options)
+    exact = solve_svm(X.double(), y, **options)
+    assert exact.certified
+    assert solution.status.item() in (Status.CERTIFIED, Status.PRECISION)
+    assert solution.relative_gap < 1e-3
+    torch.testing.assert_close(solution.objective, exact.objective, rtol=1e-3, atol=0)

@@ -30,6 +30,9 @@ constexpr double kNoFullForm = 1e-10;
 constexpr int kLightIterations = 8;
 constexpr double kLightGap = 1e-2;
 constexpr int kNewtonPatience = 60;
+// Iterations that each form is given in float: few tasks take half as many, and where the features' means are large
+// they wander without stalling. The forms in double have the rest.
+constexpr std::int64_t kMostInFloat = 60;
 // The interior point's iterations, in each form, and the first-order steps that a task which it does not certify falls
 // back on.
 constexpr std::int64_t kMostIterations = 200, kFallbackSteps = 5000;
@@ -214,10 +217,11 @@ struct Job {
 
 // The interior point in one of its forms, with the finish on `link`. Returns whether the task is done.
 template <class F, class Form, class Link>
-bool interior(const Job<F>& job, Form& form, Link& link, Point& at, std::int64_t patience, double hopeless) {
+bool interior(const Job<F>& job, Form& form, Link& link, Point& at, std::int64_t patience, double hopeless,
+              std::int64_t most) {
   SystemFor<Link> system(job.memory, job.samples);
   Finisher<Link> finisher(job.memory, job.team, job.samples, link, system, job.progress, job.max_iter);
-  const std::int64_t most = std::min(job.max_iter, job.progress.n_iter + kMostIterations);
+  most = std::min(job.max_iter, job.progress.n_iter + most);
   return interior_point(job.team, job.samples, form, system, at, job.progress,
                         {most, patience, hopeless, job.finish_gap}, [&] { return finisher.near(at.L); });
 }
@@ -231,41 +235,43 @@ void newton(const Job<F>& job, const Output<F>& output) {
   const std::size_t n = samples.n, k = samples.k, m = samples.m, d = job.features.features();
   Point at;
   at.place(memory.take<double>(Point::size(n, k)), n, k);
-  place_start(team, samples, int(d), job.survey.theta, at);
-  progress.restart(kNewtonPatience);
   const double strength = samples.lambda1 * samples.lambda1 / samples.lambda2;
-  const bool full_form_exists = strength > kNoFullForm;
-  auto light = [&](auto&& link) {
-    const std::int64_t patience = full_form_exists ? kLightIterations : job.max_iter;
-    const bool done = interior(job, link, link, at, patience, kLightGap);
-    if (done) output.write(memory, team, samples, link, progress.best());
-    return done;
-  };
-  if (samples.lambda1 == 0) {
-    GramLink<F> link(memory, samples, job.features);
-    interior(job, link, link, at, job.max_iter, 0);
-  } else if (strength <= (d >= n ? kLight : kSurelyLight)) {
-    if (moderate(samples) ? light(job.template link<F>()) : light(job.template link<double>())) return;
-  }
-  auto full = [&](auto&& link) {
-    using Full = FullForm<std::decay_t<decltype(link)>>;
+  const bool light = strength <= (d >= n ? kLight : kSurelyLight), full = strength > kNoFullForm;
+  auto certified = [&] { return progress.status == Status::certified; };
+  auto start = [&] {
     place_start(team, samples, int(d), job.survey.theta, at);
     progress.restart(kNewtonPatience);
-    Full form(samples, link, memory.take<double>(Full::size(d, m)), memory.take<double>(2 * n * m));
-    form.start(team, at.L);
-    interior(job, form, link, at, job.max_iter, 0);
-    const bool done = progress.status == Status::certified;
-    if (done) output.write(memory, team, samples, link, progress.best());
-    return done;
   };
-  if (progress.status != Status::certified && full_form_exists) {
+  // The forms that suit the task, with products and factor of the link's type and at most so many iterations each.
+  // Returns whether the task is certified, and its solution written.
+  auto by_forms = [&](auto&& link, std::int64_t most) {
+    if (light) {
+      start();
+      const std::int64_t patience = full ? progress.n_iter + kLightIterations : job.max_iter;
+      interior(job, link, link, at, patience, kLightGap, most);
+    }
+    if (full && !(light && (certified() || progress.n_iter >= job.max_iter))) {
+      using Full = FullForm<std::decay_t<decltype(link)>>;
+      start();
+      Full form(samples, link, memory.take<double>(Full::size(d, m)), memory.take<double>(2 * n * m));
+      form.start(team, at.L);
+      interior(job, form, link, at, job.max_iter, 0, most);
+    }
+    if (certified()) output.write(memory, team, samples, link, progress.best());
+    return certified();
+  };
+  if (samples.lambda1 == 0) {
+    start();
+    GramLink<F> link(memory, samples, job.features);
+    interior(job, link, link, at, job.max_iter, 0, kMostIterations);
+  } else {
     const bool in_float = std::is_same_v<F, float> && moderate(samples);
-    if (in_float && full(job.template link<F>())) return;
-    if ((!in_float || progress.n_iter < job.max_iter) && full(job.template link<double>())) return;
+    if (in_float && by_forms(job.template link<F>(), kMostInFloat)) return;
+    if ((!in_float || progress.n_iter < job.max_iter) && by_forms(job.template link<double>(), kMostIterations)) return;
   }
   auto link = job.template link<double>();
   // A few iterations asked for are not exceeded by thousands of others.
-  if (progress.status != Status::certified && (progress.n_iter < job.max_iter || job.max_iter >= kMostIterations)) {
+  if (!certified() && (progress.n_iter < job.max_iter || job.max_iter >= kMostIterations)) {
     const std::int64_t counted = progress.n_iter, most = counted + kFallbackSteps;
     progress.restart(kFirstOrderPatience);
     SystemFor<decltype(link)> system(memory, samples);
