@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from sparsedis import lambda1_max, solve_svm
-from sparsedis.problem import certificate, normalised
+from sparsedis.ops.svm.problem import certificate, normalised
+from sparsedis.ops.svm.signature import Inputs
 
 SHOTS: dict[str, list[int]] = {"1": [1], "5": [5], "unbalanced": [1, 30, 2, 7, 12]}
 
@@ -90,7 +91,8 @@ def main() -> None:
             lambda1 = relative * lambda1_max(X, y, n_classes=k)
             solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2, n_classes=k, tol=tol)
             one = torch.ones(1, dtype=torch.float64)
-            problem, _ = normalised(X, y, lambda1, lambda2 * one, 0 * one, torch.ones(y.shape, dtype=torch.float64), k)
+            weight = torch.ones(y.shape, dtype=torch.float64)
+            problem, _ = normalised(Inputs(X, y, lambda1, lambda2 * one, 0 * one, weight), k)
             gaps.append(certificate(problem, solution.dual).relative_gap.item())
             iterations.append(solution.n_iter.item())
             certified += bool(solution.certified.all())

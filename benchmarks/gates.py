@@ -16,7 +16,8 @@ from torch import Tensor
 
 from benchmarks.tasks import Tasks
 from sparsedis import solve_svm
-from sparsedis.problem import Problem, certificate, margins, normalised, residual, row_norms, simplex_projection
+from sparsedis.ops.svm.problem import Problem, certificate, margins, normalised, residual, row_norms, simplex_projection
+from sparsedis.ops.svm.signature import Inputs
 from tests.oracle import Exact, NotSmoothError
 from tests.oracle import exact as solved_exactly
 
@@ -185,7 +186,8 @@ def float64_problem(tasks: Tasks) -> Problem:
     per_task = torch.zeros(len(tasks), dtype=torch.float64, device=tasks.features.device)
     weight = torch.ones(tasks.labels.shape, dtype=torch.float64, device=tasks.features.device)
     lambda1, lambda2 = tasks.lambda1.double(), tasks.lambda2.double()
-    return normalised(tasks.features, tasks.labels, lambda1, lambda2, per_task, weight, tasks.n_classes)[0]
+    inputs = Inputs(tasks.features, tasks.labels, lambda1, lambda2, per_task, weight)
+    return normalised(inputs, tasks.n_classes)[0]
 
 
 def relative_gap(tasks: Tasks, weights: Tensor, dual: Tensor) -> Tensor:
@@ -237,7 +239,7 @@ def _without_gradient(tasks: Tasks, i: int) -> list[np.ndarray]:
         lambda1=part.lambda1[i:].double(),
         lambda2=part.lambda2[i:].double(),
         n_classes=tasks.n_classes,
-        backend="reference",
+        backend="torch",
         tol=_KINK_TOL,
         max_iter=60,
     )

@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", type=int, default=371, help="random tasks of each kind")
     parser.add_argument("--kinds", nargs="*", default=["sparse"], choices=KINDS, help="what is drawn at random")
-    parser.add_argument("--backend", nargs="+", default=["cpp", "reference"])
+    parser.add_argument("--backend", nargs="+", default=["cpp", "torch"])
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "float64"])
     parser.add_argument("--seed", type=int, default=0, help="of the first random task")
     parser.add_argument("--shapes", action="store_true", help="the benchmark's five shapes as well, 8 tasks of each")

@@ -25,7 +25,7 @@ from benchmarks.peers.moreau import Moreau
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.published import Published, PublishedByHand
 from sparsedis import info
-from sparsedis.ops import registry
+from sparsedis.ops.registry import backends
 
 DIRECTIONS = ("forward", "forward_backward")
 _VERSIONS = (
@@ -239,7 +239,7 @@ def curve(case: tasks.Case, device: torch.device, quick: bool, encoder: tasks.En
     sweeps = (25, 100) if quick else (5, 10, 25, 50, 100, 200, 400)
     add_all(jaxopt.Jaxopt(), {f"{n} sweeps": partial(jaxopt.prepare_sweeps, batch, n) for n in sweeps})
     tolerances = {"newton": range(1, 9), "fista": range(1, 7), "bcd": range(1, 5)}
-    for backend in registry.backends():
+    for backend in backends():
         for solver, powers in tolerances.items():
             if quick and solver == "bcd":
                 continue

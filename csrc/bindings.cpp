@@ -1,6 +1,6 @@
 // The only file that knows Python: checked arrays in, raw pointers on.
 //
-// Tensors cross as addresses: no torch header, so that no torch version can break the ABI. sparsedis's kernel_cpp.py,
+// Tensors cross as addresses: no torch header, so that no torch version can break the ABI. sparsedis's backend_cpp.py,
 // the only caller, sees to shapes, types and contiguity.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -1,6 +1,6 @@
 // The operation: batches of group-Lasso multiclass SVMs and the adjoint of their solutions, as every kernel offers it.
 //
-// B tasks of n samples, d features and k classes. The mathematics is that of sparsedis/problem.py. All arrays but the
+// B tasks of n samples, d features and k classes. The mathematics is that of sparsedis/ops/svm/problem.py. All arrays but the
 // features are contiguous. `solve` checks the values that it reads and throws std::domain_error for a bad one;
 // `adjoint` trusts those of a solved problem.
 #pragma once

@@ -1,12 +1,13 @@
 """Exact, certified, differentiable group-Lasso SVMs, solved in batches inside a network."""
 
-from sparsedis import implicit, nn  # implicit ties the gradients to the operation
+from sparsedis import nn
 from sparsedis._version import __version__
+from sparsedis.lasso import lasso_lambda1_max, solve_lasso
 from sparsedis.logistic import logistic_lambda1_max, solve_logistic
 from sparsedis.ops.registry import backends
-from sparsedis.regression import lasso_lambda1_max, solve_lasso, solve_ridge
+from sparsedis.ridge import solve_ridge
 from sparsedis.solution import NotCertifiedError, Solution, Status
-from sparsedis.solve import lambda1_max, solve_svm
+from sparsedis.svm import lambda1_max, solve_svm
 
 __all__ = [
     "NotCertifiedError",
@@ -14,7 +15,6 @@ __all__ = [
     "Status",
     "__version__",
     "backends",
-    "implicit",
     "lambda1_max",
     "lasso_lambda1_max",
     "logistic_lambda1_max",

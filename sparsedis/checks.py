@@ -81,7 +81,7 @@ def same_device(name: str, value: Tensor, features: Tensor) -> None:
 
 
 def hyperparameter(name: str, value: float | Tensor, batch: int, features: Tensor, *, positive: bool) -> None:
-    """A number, a 0-d tensor or one value per task; the values of tensors are checked by :func:`values`."""
+    """A number, a 0-d tensor or one value per task; the values of tensors are checked by :func:`parameter_values`."""
     if isinstance(value, Tensor):
         if value.dtype == torch.bool or value.is_complex():
             raise TypeError(f"{name}: expected a real dtype, got {value.dtype}")
@@ -115,22 +115,6 @@ def n_classes(value: int) -> None:
         raise TypeError(f"n_classes: expected an int, got {type(value).__name__}")
     if value < 2:
         raise ValueError(f"n_classes: expected at least 2 classes, got {value}")
-
-
-def values(
-    features: Tensor,
-    labels: Tensor,
-    lambda1: Tensor | None,
-    lambda2: Tensor | None,
-    dual_reg: Tensor | None,
-    sample_weight: Tensor,
-    classes: int,
-) -> None:
-    """What can only be seen in the values of an SVM: run where the values are, inside the operation."""
-    finite("features", features, ("task", "sample", "feature"))
-    weight_values(sample_weight)
-    label_values(labels, sample_weight, classes)
-    parameter_values(lambda1=lambda1, lambda2=lambda2, dual_reg=dual_reg, positive=("lambda2",))
 
 
 def finite(name: str, value: Tensor, dimensions: Sequence[str]) -> None:

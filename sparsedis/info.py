@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import sparsedis
-from sparsedis.ops import registry
+from sparsedis.ops.registry import OPERATIONS, backends
 
 
 def report() -> str:
@@ -24,8 +24,8 @@ def report() -> str:
         ("cuda", _cuda()),
         ("mps", "available" if torch.backends.mps.is_available() else "not available"),
     ]
-    for operation in registry.operations():
-        for backend in registry.backends(operation):
+    for operation in OPERATIONS:
+        for backend in backends(operation):
             reason = backend.available()
             state = "available" if reason is None else f"not available: {reason}"
             if reason is None and (detail := getattr(backend, "instruction_set", None)):

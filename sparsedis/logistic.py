@@ -1,4 +1,4 @@
-"""Logistic regression: check, choose, run, to a Solution."""
+"""Group-Lasso logistic regression, from features and labels to a Solution."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from torch import Tensor
 
 from sparsedis import checks
 from sparsedis.arguments import as_batch, class_count, per_task, step_limit, tolerance, weights_of
-from sparsedis.ops import logistic, registry
-from sparsedis.problem import working_dtype
+from sparsedis.ops import logistic
+from sparsedis.ops.common.backend import Request
+from sparsedis.ops.common.precision import working_dtype
+from sparsedis.ops.logistic.signature import SOLVER, Inputs, Options
 from sparsedis.solution import Solution
 
 _MAX_ITER = 500
@@ -51,7 +53,7 @@ def solve_logistic(
         relative: lambda1 is a multiple of each task's :func:`logistic_lambda1_max`, held constant in the gradient.
         n_classes: k >= 2; default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
         sample_weight: s, (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
-        backend: "reference" (pure torch) or "auto".
+        backend: "torch" (any device) or "auto".
         tol: the gap to reach, relative to the objective at W = 0 (with the best intercept). Default: 1e-10 for float64
             features, 1e-5 for others. The solve goes on to rounding, as a right gradient takes.
         max_iter: default 500; an iteration is some sweeps of block coordinate descent and some Newton steps.
@@ -72,21 +74,19 @@ def solve_logistic(
     tol = tolerance(tol, features)
     steps = step_limit(max_iter, _MAX_ITER)
     classes = class_count(labels, sample_weight, n_classes)
-    request = registry.Request(features.device, features.dtype, n, d, classes, logistic.SOLVER)
-    chosen = registry.choose(logistic.OPERATION, backend, request).name
+    chosen = logistic.OPERATION.choose(backend, Request(features.device, features.dtype, n, d, classes, SOLVER))
 
     working = working_dtype(features.device)
     weight, integers = weights_of(sample_weight, features, working), labels.to(torch.int64)
     l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
     if relative:
         l1 = l1 * logistic.lambda1_max(features.detach(), integers, weight, classes, bool(intercept))
-    weights, *rest = logistic.solve(
-        features, integers, l1, l2, weight, classes, bool(intercept), chosen, tol, steps, throw
-    )
+    inputs, options = Inputs(features, integers, l1, l2, weight), Options(classes, bool(intercept), tol, steps)
+    weights, *rest = logistic.OPERATION.solve(*inputs, *options, chosen, throw)
     return Solution.of(
         (weights[:, :d], *rest),
         single=single,
-        solver=logistic.SOLVER,
+        solver=SOLVER,
         backend=chosen,
         intercept=weights[:, d] if intercept else None,
     )

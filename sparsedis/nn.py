@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from sparsedis import checks
 from sparsedis.arguments import class_count
 from sparsedis.logistic import solve_logistic
-from sparsedis.ops.operation import is_plain
-from sparsedis.regression import solve_ridge
+from sparsedis.ops.common.custom_op import is_plain
+from sparsedis.ridge import solve_ridge
 from sparsedis.solution import Solution
-from sparsedis.solve import lambda1_max, solve_svm
+from sparsedis.svm import lambda1_max, solve_svm
 
 
 class HeadOutput(NamedTuple):

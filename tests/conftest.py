@@ -16,7 +16,7 @@ from PIL import Image
 import sparsedis
 from sparsedis.data import FewShotData
 from sparsedis.metalearn.config import TrainConfig
-from sparsedis.ops import registry
+from sparsedis.ops.registry import OPERATIONS
 from tests import interpreter
 
 interpreter.turn_on()
@@ -73,14 +73,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(params=["cpp", "reference"])
+@pytest.fixture(params=["cpp", "torch"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The backend that "auto" tries first; those registered before it are out of sight."""
-    backends = registry.backends("group_lasso_svm")
+    """The backend of the SVM that "auto" tries first; those before it are hidden."""
+    backends = OPERATIONS["svm"].backends
     first = [backend.name for backend in backends].index(request.param)
     if reason := backends[first].available():
         pytest.skip(f"backend {request.param!r} is not available: {reason}")
-    monkeypatch.setitem(registry._registered, "group_lasso_svm", backends[first:])
+    monkeypatch.setattr(OPERATIONS["svm"], "backends", backends[first:])
     return request.param
 
 

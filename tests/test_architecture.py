@@ -1,4 +1,4 @@
-"""Dependencies go one way: metalearn -> nn -> implicit -> solve -> ops -> the leaves."""
+"""Dependencies go one way: metalearn -> nn -> the solvers -> ops -> the leaves."""
 
 import ast
 from pathlib import Path
@@ -8,29 +8,28 @@ import pytest
 import sparsedis
 
 PACKAGE = Path(sparsedis.__file__).parent
-LEAVES = {"problem", "solution", "checks", "_version"}
-SOLVES = {"solve", "regression", "logistic"}
+LEAVES = {"solution", "checks", "_version"}
+SOLVERS = {"svm", "lasso", "ridge", "logistic"}
 MAY_IMPORT = {
-    "problem": set(),
     "solution": set(),
     "checks": set(),
     "_version": set(),
     "ops": LEAVES | {"ops"},
     "arguments": LEAVES,
-    "solve": LEAVES | {"arguments", "ops"},
-    "regression": LEAVES | {"arguments", "ops"},
+    "svm": LEAVES | {"arguments", "ops"},
+    "lasso": LEAVES | {"arguments", "ops"},
+    "ridge": LEAVES | {"arguments", "ops"},
     "logistic": LEAVES | {"arguments", "ops"},
-    "implicit": LEAVES | {"ops"} | SOLVES,
-    "nn": LEAVES | {"arguments", "ops", "implicit"} | SOLVES,
+    "nn": LEAVES | {"arguments", "ops"} | SOLVERS,
     "data": LEAVES | {"data"},
     "models": LEAVES | {"models"},
     "metalearn": LEAVES | {"data", "models", "nn", "metalearn"},
     # metalearn holds what all training runs share: checkpoints and the loop.
-    "disentangle": LEAVES | {"ops", "implicit", "nn", "data", "models", "metalearn", "disentangle"} | SOLVES,
+    "disentangle": LEAVES | {"ops", "nn", "data", "models", "metalearn", "disentangle"} | SOLVERS,
     "info": LEAVES | {"ops"},
     "cli": LEAVES | {"data", "metalearn", "disentangle", "info"},
     "__main__": {"cli"},
-    "__init__": LEAVES | {"ops", "implicit", "nn"} | SOLVES,
+    "__init__": LEAVES | {"ops", "nn"} | SOLVERS,
 }
 
 
@@ -58,11 +57,25 @@ def test_dependencies_go_one_way(path):
             assert inner in MAY_IMPORT[room], f"{path} imports {name}"
 
 
-def test_kernels_do_not_import_each_other():
-    for operation in (PACKAGE / "ops").iterdir():
-        for kernel in operation.glob("kernel_*"):
-            for path in kernel.rglob("*.py") if kernel.is_dir() else [kernel]:
-                assert not any("kernel_" in name and kernel.stem not in name for name in imports(path))
+OPERATIONS = [folder for folder in (PACKAGE / "ops").iterdir() if (folder / "signature.py").exists()]
+
+
+def test_an_operation_imports_itself_and_what_all_share():
+    for folder in OPERATIONS:
+        for path in folder.rglob("*.py"):
+            for name in imports(path):
+                if name.startswith("sparsedis.ops."):
+                    assert name.split(".")[2] in (folder.name, "common"), f"{path} imports {name}"
+
+
+def test_compiled_backends_do_not_import_each_other():
+    """They may import the torch backend, which does what they have no kernels for."""
+    for folder in OPERATIONS:
+        for backend in folder.glob("backend_*"):
+            others = {other.stem for other in folder.glob("backend_*")} - {backend.stem, "backend_torch"}
+            for path in backend.rglob("*.py") if backend.is_dir() else [backend]:
+                for name in imports(path):
+                    assert not others & set(name.split(".")), f"{path} imports {name}"
 
 
 def test_every_room_is_listed():

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from sparsedis import Status, lasso_lambda1_max, logistic_lambda1_max, solve_lasso, solve_logistic, solve_ridge
-from sparsedis.ops import registry
-from sparsedis.ops.lasso import descent
+from sparsedis.ops.lasso.backend_torch import descent
+from sparsedis.ops.registry import OPERATIONS
 from tests import exact_gradients
 
 F64 = torch.float64
 
 
-@pytest.fixture(params=["cpp", "reference", "triton"])
+@pytest.fixture(params=["cpp", "torch", "triton"])
 def backend(request):
-    if reason := registry.named("lasso", request.param).available():
+    if reason := OPERATIONS["lasso"].backend(request.param).available():
         pytest.skip(f"backend {request.param!r} is not available: {reason}")
     return request.param
 
@@ -97,7 +97,7 @@ def check_lasso(backend, dtype, tasks, most):
 @pytest.mark.slow
 @pytest.mark.parametrize("lambda2", LAMBDA2)
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize("backend", ["cpp", "reference"], indirect=True)
+@pytest.mark.parametrize("backend", ["cpp", "torch"], indirect=True)
 def test_lasso(dtype, lambda2, backend):
     """With the stop at the default tol alone, 1 task in 30 of float32 features was wrong by 1% to 20%."""
     check_lasso(backend, dtype, [(seed, lambda2) for seed in range(40)], (80, 60))
@@ -209,7 +209,7 @@ def end(seeds, batch, most, backend):
         k = 2 + seed % 3
         labels = y.long() % k
         lambda1 = relative * logistic_lambda1_max(X, labels, sample_weight=weight, n_classes=k)
-        if backend == "reference":
+        if backend == "torch":
             solution = solve_logistic(
                 X, labels, lambda1=lambda1, lambda2=lambda2 + 1e-3, sample_weight=weight, n_classes=k
             )
@@ -217,14 +217,14 @@ def end(seeds, batch, most, backend):
 
 
 def test_hostile_tasks_end(backend):
-    batch, count = {"cpp": (200, 60), "reference": (10, 25), "triton": (2, 12)}[backend]
+    batch, count = {"cpp": (200, 60), "torch": (10, 25), "triton": (2, 12)}[backend]
     end(range(count), batch, 12 if backend == "triton" else 40, backend)
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_many_hostile_tasks_end(backend):
-    batch, count = {"cpp": (500, 4000), "reference": (20, 500), "triton": (2, 100)}[backend]
+    batch, count = {"cpp": (500, 4000), "torch": (20, 500), "triton": (2, 100)}[backend]
     end(range(1000, 1000 + count), batch, 12 if backend == "triton" else 60, backend)
 
 
@@ -234,7 +234,7 @@ def test_faces_are_no_more_than_features(monkeypatch):
     monkeypatch.setattr(descent._Tasks, "_minimise_on_face", lambda self, moving: solves.append(0) or moving)
     draw = Draws(0)
     X, y = draw.normal(1, 20, 7), draw.normal(1, 20)
-    solution = solve_lasso(X, y, lambda1=0.1, relative=True, backend="reference", max_iter=5, tol=1e-15)
+    solution = solve_lasso(X, y, lambda1=0.1, relative=True, backend="torch", max_iter=5, tol=1e-15)
     assert solution.status.item() == Status.MAX_ITER
     assert len(solves) == 2 * descent.FACES + 3 * 8
 

@@ -210,7 +210,7 @@ def record() -> dict:
         contenders = [
             measured("published", 0.01, 0.08, gap=0.3),
             measured("published, by hand", 0.01, 0.16, gap=0.3),
-            measured("newton (reference)", 0.006, 0.008, ours=True),
+            measured("newton (torch)", 0.006, 0.008, ours=True),
             measured("cvxpylayers", 0.5, 1.0, count=1),
             {"name": "jaxopt", "ours": False, "status": "failed", "reason": "TypeError: too | new"},
             {
@@ -219,7 +219,7 @@ def record() -> dict:
                 "status": "not available",
                 "reason": "not installed: No module named 'qpth'",
             },
-            {"name": "bcd (reference)", "ours": True, "status": "refused", "reason": "relative gap 1.0e-02"},
+            {"name": "bcd (torch)", "ours": True, "status": "refused", "reason": "relative gap 1.0e-02"},
         ]
         cases.append(
             {"name": f"case {d}", "case": about, "n": 25, "sparsity": 0.5, "smooth": 7, "checked": 8}
@@ -265,9 +265,7 @@ def test_report_shows_what_failed_and_no_figure_for_it(record, tmp_path):
     assert "| cvxpylayers | 4000 (3600 .. 4400) | 8000 (7200 .. 8800)" in text
     assert "1 of 8 tasks timed, time multiplied by 8" in text
     assert "| newton | tol 1e-2 | 1.0e-02 | 1.0e-02 / 2.0e-02 | 20.0 (18.0 .. 22.0) | 40.0 (36.0 .. 44.0) |" in text
-    assert (
-        "| newton (reference) | 6.0 (5.4 .. 6.6) | 8.0 (7.2 .. 8.8) | 5.0e-07 / 1.0e-06 | 1.0e-04 / 1.0e-03 |" in text
-    )
+    assert "| newton (torch) | 6.0 (5.4 .. 6.6) | 8.0 (7.2 .. 8.8) | 5.0e-07 / 1.0e-06 | 1.0e-04 / 1.0e-03 |" in text
     assert "| published | 80.0 (3.0e-01; 1.0e-04 / 1.0e-03) |" in summary
     for name in ("time_features", "gap_time", "gradient_time", "roofline"):
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
@@ -277,10 +275,8 @@ def test_report_shows_gap_and_gradient_error_of_what_was_refused(record):
     row = record["cases"][0]["contenders"][2]
     row |= {"status": "refused", "reason": "median gradient error 1.0e-04, above the 1e-06 allowed"}
     line = next(line for line in report.case_table(record["cases"][0]).splitlines() if "newton" in line)
-    assert line.startswith(
-        "| newton (reference) | - | - | 5.0e-07 / 1.0e-06 | 1.0e-04 / 1.0e-03 | 1.0e-03 / - | refused:"
-    )
-    assert "- newton (reference), refused at 5-shot, d=640: median gradient error" in report.summary_table(record)
+    assert line.startswith("| newton (torch) | - | - | 5.0e-07 / 1.0e-06 | 1.0e-04 / 1.0e-03 | 1.0e-03 / - | refused:")
+    assert "- newton (torch), refused at 5-shot, d=640: median gradient error" in report.summary_table(record)
 
 
 def test_report_says_when_the_machine_was_disturbed(record):
@@ -292,11 +288,11 @@ def test_report_says_when_the_machine_was_disturbed(record):
 
 def test_targets_are_met_not_met_or_not_measured(record):
     rows = {what: (reached, state) for what, _, reached, state in report.targets(record)}
-    assert rows["5-shot, d=640: against the published 5 steps on torchopt"] == ("10x by newton (reference)", "met")
-    assert rows["5-shot, d=640: against cvxpylayers"] == ("1e+03x by newton (reference)", "met")
+    assert rows["5-shot, d=640: against the published 5 steps on torchopt"] == ("10x by newton (torch)", "met")
+    assert rows["5-shot, d=640: against cvxpylayers"] == ("1e+03x by newton (torch)", "met")
     assert rows["5-shot, d=640: against jaxopt"] == ("jaxopt failed: TypeError: too | new", "not measured")
     assert rows["5-shot, d=640: backward / forward"][1] == "met"
-    assert rows["5-shot, d=640: against them with derivatives by hand"] == ("20x by newton (reference)", "")
+    assert rows["5-shot, d=640: against them with derivatives by hand"] == ("20x by newton (torch)", "")
     assert rows["15-shot, d=16000: against the published 5 steps on torchopt"][1] == "not measured"
     assert rows["the five on torchopt, geometric mean"][1] == "not measured"
     record["cases"][0]["contenders"][2]["forward"] = times(0.009)  # longer than forward + backward: noise
@@ -306,7 +302,7 @@ def test_targets_are_met_not_met_or_not_measured(record):
     assert (
         "5-shot, d=640: against the published 5 steps on torchopt",
         "10x",
-        "6.25x by newton (reference)",
+        "6.25x by newton (torch)",
         "not met",
     ) in report.targets(record)
 
@@ -359,13 +355,13 @@ def test_case_names_tell_cases_apart():
 
 
 def test_gradient_table_keeps_the_answers_of_the_oracle(tmp_path, monkeypatch, capsys):
-    words = ["gradients", "--tasks", "3", "--kinds", "dense", "--backend", "reference", "--dtype", "float64"]
+    words = ["gradients", "--tasks", "3", "--kinds", "dense", "--backend", "torch", "--dtype", "float64"]
     monkeypatch.setattr("sys.argv", [*words, "--answers", str(tmp_path / "answers.pt")])
     gradients.main()
     table = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert [row[4] for row in rows[2:]] == ["X", "lambda1", "lambda2", "dual_reg"]
-    assert {tuple(row[:4]) for row in rows[2:]} == {("dense", "3", "reference", "float64")}
+    assert {tuple(row[:4]) for row in rows[2:]} == {("dense", "3", "torch", "float64")}
     assert all(0 < float(row[5]) <= float(row[8]) for row in rows[2:])
 
     def asked_again(task):

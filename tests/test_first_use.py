@@ -10,7 +10,7 @@ import sys, torch
 from sparsedis import solve_lasso, solve_logistic, solve_ridge, solve_svm
 
 solve = {
-    "group_lasso_svm": lambda X, y, v: solve_svm(X, y, lambda1=v, lambda2=2.0, n_classes=3),
+    "svm": lambda X, y, v: solve_svm(X, y, lambda1=v, lambda2=2.0, n_classes=3),
     "lasso": lambda X, y, v: solve_lasso(X, y.to(X.dtype), lambda1=v, relative=True),
     "ridge": lambda X, y, v: solve_ridge(X, y.to(X.dtype), lambda2=v, relative=True),
     "logistic": lambda X, y, v: solve_logistic(X, y, lambda1=v, lambda2=0.1, n_classes=3, relative=True),
@@ -87,7 +87,7 @@ def run(script, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", ["group_lasso_svm", "lasso", "ridge", "logistic"])
+@pytest.mark.parametrize("operation", ["svm", "lasso", "ridge", "logistic"])
 def test_inside_torch_compile_with_any_shapes(operation):
     """The shapes that are dynamic from the start take one graph; those found to be, one more than the first's."""
     run(COMPILED, operation)

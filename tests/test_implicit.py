@@ -4,11 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsedis import implicit, lambda1_max, solve_svm
-from sparsedis.ops import group_lasso_svm
+from sparsedis import lambda1_max, solve_svm
+from sparsedis.ops import svm
 from tests.tasks import random_task
-
-assert implicit  # what is under test
 
 # Every test here runs with every backend.
 pytestmark = pytest.mark.usefixtures("backend")
@@ -201,11 +199,14 @@ def operation_arguments(requires_grad):
     return [X.requires_grad_(requires_grad), y, *parameters, torch.ones(y.shape, dtype=torch.float64)]
 
 
+OPTIONS = svm.Options(n_classes=3, solver="newton", tol=1e-8, max_iter=50, exact=True)
+
+
 @pytest.mark.slow
 def test_opcheck_solve(backend):
     for requires_grad in (False, True):
-        arguments = [*operation_arguments(requires_grad), 3, "newton", backend, 1e-8, 50, True, False]
-        torch.library.opcheck(group_lasso_svm.solve.custom, arguments)
+        arguments = [*operation_arguments(requires_grad), *OPTIONS, backend, False]
+        torch.library.opcheck(svm.OPERATION.solve.custom, arguments)
 
 
 @pytest.mark.slow
@@ -213,12 +214,13 @@ def test_opcheck_adjoint(backend):
     X, y, *rest = operation_arguments(False)
     solution = solve_svm(X, y, lambda1=1.0, lambda2=2.0, dual_reg=0.5)
     grad = torch.randn(2, X.shape[2], 3, dtype=torch.float64)
-    torch.library.opcheck(group_lasso_svm.adjoint.custom, [X, y, *rest, solution.dual, solution.active, grad, backend])
+    solved = solution.dual, solution.active, grad
+    torch.library.opcheck(svm.OPERATION.adjoint.custom, [X, y, *rest, *solved, *OPTIONS, backend])
 
 
 def test_opcheck_lambda1_max():
     X, y, *_, weight = operation_arguments(False)
-    torch.library.opcheck(group_lasso_svm.lambda1_max.custom, [X, y, weight, 3])
+    torch.library.opcheck(svm.lambda1_max.custom, [X, y, weight, 3])
 
 
 def test_without_a_group_lasso_a_feature_that_happens_to_be_off_has_a_gradient():

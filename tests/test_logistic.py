@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsedis import Status, logistic_lambda1_max, solve_logistic
-from sparsedis.ops import logistic
+from sparsedis.ops.logistic import OPERATION, Options, lambda1_max
 from tests.tasks import random_task
 
 F64 = torch.float64
@@ -337,12 +337,13 @@ def test_opcheck(intercept):
     weight = torch.ones(y.shape, dtype=F64)
     W = torch.randn(2, 5 + intercept, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
     p = torch.randn(*y.shape, 3, dtype=F64).softmax(-1)
-    torch.library.opcheck(logistic.adjoint.custom, (X, y, l1, l2, weight, W, p, W, intercept, "reference"))
-    torch.library.opcheck(logistic.lambda1_max.custom, (X, y, weight, 3, intercept))
+    options = Options(n_classes=3, intercept=intercept, tol=1e-10, max_iter=100)
+    torch.library.opcheck(OPERATION.adjoint.custom, (X, y, l1, l2, weight, W, p, W, *options, "torch"))
+    torch.library.opcheck(lambda1_max.custom, (X, y, weight, 3, intercept))
     for needed in (False, True):
         described = [value.clone().requires_grad_(needed) for value in (X, l1, l2)]
-        arguments = (described[0], y, *described[1:], weight, 3, intercept, "reference", 1e-10, 100, False)
-        torch.library.opcheck(logistic.solve.custom, arguments)
+        arguments = (described[0], y, *described[1:], weight, *options, "torch", False)
+        torch.library.opcheck(OPERATION.solve.custom, arguments)
 
 
 GOOD = {"features": torch.zeros(2, 6, 4), "labels": torch.zeros(2, 6, dtype=torch.int64), "lambda1": 1.0}
@@ -354,7 +355,7 @@ BAD = [
     ({"lambda1": -1.0}, ValueError, "lambda1: expected a finite number >= 0, got -1.0"),
     ({"intercept": True}, ValueError, "with an intercept every class needs a sample, class 1 of task 0 has none"),
     ({"n_classes": 1}, ValueError, "n_classes: expected at least 2 classes, got 1"),
-    ({"backend": "fortran"}, ValueError, "backend: expected 'auto' or one of 'reference', got 'fortran'"),
+    ({"backend": "fortran"}, ValueError, "backend: expected 'auto' or one of 'torch', got 'fortran'"),
     ({"tol": -1.0}, ValueError, "tol: expected a finite number > 0, got -1.0"),
 ]
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedis.problem import (
+from sparsedis.ops.svm.problem import (
     block_soft_threshold,
     certificate,
     dual_gradient,
@@ -15,6 +15,7 @@ from sparsedis.problem import (
     simplex_projection,
     zero_threshold,
 )
+from sparsedis.ops.svm.signature import Inputs
 from tests.tasks import random_task
 
 
@@ -22,7 +23,7 @@ def make(seed, *, lambda1, lambda2=1.0, dual_reg=0.0, way=3, batch=2, weight=Non
     X, y = random_task(seed, way=way, batch=batch, **task)
     per_task = [torch.full((batch,), float(value), dtype=torch.float64) for value in (lambda1, lambda2, dual_reg)]
     weight = torch.ones(y.shape, dtype=torch.float64) if weight is None else weight
-    problem, _ = normalised(X, y, *per_task, weight, way)
+    problem, _ = normalised(Inputs(X, y, *per_task, weight), way)
     return problem
 
 

@@ -7,19 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsedis import NotCertifiedError, Status, lasso_lambda1_max, solve_lasso, solve_ridge
-from sparsedis.ops import lasso, registry, ridge
+from sparsedis.ops import lasso, ridge
 
 F64 = torch.float64
 
 
-@pytest.fixture(params=["cpp", "reference"], autouse=True)
+@pytest.fixture(params=["cpp", "torch"], autouse=True)
 def backend(request, monkeypatch):
     """The Lasso's backend that "auto" tries first."""
-    backends = registry.backends("lasso")
+    backends = lasso.OPERATION.backends
     first = [one.name for one in backends].index(request.param)
     if reason := backends[first].available():
         pytest.skip(f"backend {request.param!r} is not available: {reason}")
-    monkeypatch.setitem(registry._registered, "lasso", backends[first:])
+    monkeypatch.setattr(lasso.OPERATION, "backends", backends[first:])
     return request.param
 
 
@@ -531,15 +531,19 @@ def test_opcheck(backend):
     weight = torch.ones(2, 20, dtype=F64)
     solution = solve_lasso(X, y, lambda1=0.1, lambda2=0.2)
     w = solution.weights
-    torch.library.opcheck(lasso.adjoint.custom, (X, y, l1, l2, weight, w, solution.dual, w, backend))
+    options = lasso.Options(tol=1e-10, max_iter=100)
+    solved = w, solution.dual, w
+    torch.library.opcheck(lasso.OPERATION.adjoint.custom, (X, y, l1, l2, weight, *solved, *options, backend))
     torch.library.opcheck(lasso.lambda1_max.custom, (X, y, weight))
-    torch.library.opcheck(ridge.adjoint.custom, (X, y[..., None], l2, weight, w[..., None], w[..., None], "reference"))
+    solved = w[..., None], w[..., None]
+    torch.library.opcheck(ridge.OPERATION.adjoint.custom, (X, y[..., None], l2, weight, *solved, 1e-10, "torch"))
     torch.library.opcheck(ridge.scale.custom, (X, weight))
     for needed in (False, True):
         described = [value.clone().requires_grad_(needed) for value in (X, y, l1, l2)]
-        torch.library.opcheck(lasso.solve.custom, (*described, weight, backend, 1e-10, 100, False))
+        torch.library.opcheck(lasso.OPERATION.solve.custom, (*described, weight, *options, backend, False))
         X_, y_, _, l2_ = described
-        torch.library.opcheck(ridge.solve.custom, (X_, y_[..., None].detach(), l2_, weight, "reference", 1e-10, False))
+        given = X_, y_[..., None].detach(), l2_, weight, 1e-10, "torch", False
+        torch.library.opcheck(ridge.OPERATION.solve.custom, given)
 
 
 GOOD = {"features": torch.zeros(2, 6, 4), "targets": torch.zeros(2, 6), "lambda1": 1.0}
@@ -560,7 +564,7 @@ BAD = [
     ({"lambda2": -0.1}, ValueError, "lambda2: expected a finite number >= 0, got -0.1"),
     ({"sample_weight": torch.ones(2, 5)}, ValueError, r"sample_weight: expected shape \(2, 6\), got \(2, 5\)"),
     ({"sample_weight": -torch.ones(2, 6)}, ValueError, "sample_weight: expected finite values >= 0, got -1.0"),
-    ({"backend": "fortran"}, ValueError, "backend: expected 'auto' or one of .*'reference', got 'fortran'"),
+    ({"backend": "fortran"}, ValueError, "backend: expected 'auto' or one of .*'torch', got 'fortran'"),
     ({"tol": 0.0}, ValueError, "tol: expected a finite number > 0, got 0.0"),
     ({"max_iter": 0}, ValueError, "max_iter: expected a finite number > 0, got 0"),
 ]

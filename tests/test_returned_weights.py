@@ -16,15 +16,15 @@ from sparsedis import (
     solve_logistic,
     solve_ridge,
 )
-from sparsedis.ops import registry
+from sparsedis.ops.registry import OPERATIONS
 
 F64 = torch.float64
-LASSO_BACKENDS = ["cpp", "reference", "triton"]
+LASSO_BACKENDS = ["cpp", "torch", "triton"]
 
 
 @pytest.fixture(params=LASSO_BACKENDS)
 def backend(request):
-    reason = registry.named("lasso", request.param).available()
+    reason = OPERATIONS["lasso"].backend(request.param).available()
     if reason:
         pytest.skip(f"backend {request.param!r} is not available: {reason}")
     return request.param

@@ -383,7 +383,7 @@ BAD = [
     ({"sample_weight": torch.ones(2, 5)}, ValueError, r"sample_weight: expected shape \(2, 6\), got \(2, 5\)"),
     ({"sample_weight": -torch.ones(2, 6)}, ValueError, "sample_weight: expected finite values >= 0, got -1.0"),
     ({"solver": "sgd"}, ValueError, "solver: expected one of 'auto', 'newton', 'fista', 'bcd', got 'sgd'"),
-    ({"backend": "fortran"}, ValueError, "backend: expected 'auto' or one of .*'reference', got 'fortran'"),
+    ({"backend": "fortran"}, ValueError, "backend: expected 'auto' or one of .*'torch', got 'fortran'"),
     ({"tol": 0.0}, ValueError, "tol: expected a finite number > 0, got 0.0"),
     ({"max_iter": 0}, ValueError, "max_iter: expected a finite number > 0, got 0"),
 ]

@@ -33,10 +33,10 @@ ENDLESS = {
 COMPILED = ("baseline", "avx2", "avx512")
 
 
-@pytest.fixture(params=["reference", *COMPILED], scope="module")
+@pytest.fixture(params=["torch", *COMPILED], scope="module")
 def worker(request):
     """A process that solves, until a solve has no end, which starts another."""
-    if request.param not in ("reference", *builds()):
+    if request.param not in ("torch", *builds()):
         pytest.skip(f"no {request.param} kernels were built, or the processor has none of it")
     with Worker(request.param) as worker:
         yield worker
@@ -88,14 +88,14 @@ def test_hunt_of_minutes():
 @pytest.mark.slow
 def test_a_solve_without_end_is_found_and_the_next_one_runs():
     task = draw("clusters", 0)
-    with Worker("reference") as worker:
+    with Worker("torch") as worker:
         assert worker(task, "newton", 0.0).end == "hang"
         assert worker(task, "newton", 60.0).end == "certified"
 
 
 def test_a_false_certificate_is_found(monkeypatch):
     task = draw("clusters", 0)
-    assert judge(task, "newton", "reference").end == "certified"
+    assert judge(task, "newton", "torch").end == "certified"
     original = judge.__globals__["solve_svm"]
 
     def careless(*args, **kwargs):
@@ -104,7 +104,7 @@ def test_a_false_certificate_is_found(monkeypatch):
         return solution
 
     monkeypatch.setitem(judge.__globals__, "solve_svm", careless)
-    verdict = judge(task, "newton", "reference")
+    verdict = judge(task, "newton", "torch")
     assert verdict.end == "false certificate"
     assert verdict.gap > task.tol > verdict.claimed
 
@@ -112,11 +112,11 @@ def test_a_false_certificate_is_found(monkeypatch):
 def test_newton_must_not_be_beaten(monkeypatch):
     ends = {"newton": "stalled", "fista": "certified", "bcd": "max_iter"}
     monkeypatch.setattr(Worker, "__call__", lambda self, task, solver, limit: Verdict(ends[solver]))
-    found = [(name, verdict.end) for _, _, name, verdict in hunt([7], ["binary"], SOLVERS, ["reference"], LIMIT)]
+    found = [(name, verdict.end) for _, _, name, verdict in hunt([7], ["binary"], SOLVERS, ["torch"], LIMIT)]
     assert found == [
-        ("binary:7:newton:reference", "beaten"),
-        ("binary:7:fista:reference", "certified"),
-        ("binary:7:bcd:reference", "max_iter"),
+        ("binary:7:newton:torch", "beaten"),
+        ("binary:7:fista:torch", "certified"),
+        ("binary:7:bcd:torch", "max_iter"),
     ]
 
 

@@ -11,8 +11,10 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsedis import lambda1_max, nn, solve_lasso, solve_logistic, solve_ridge, solve_svm
-from sparsedis.ops import group_lasso_svm, lasso, logistic, registry, ridge
-from sparsedis.ops.operation import may_be_differentiated
+from sparsedis.ops import lasso, logistic
+from sparsedis.ops import svm as svm_operation
+from sparsedis.ops.common.custom_op import may_be_differentiated
+from sparsedis.ops.registry import OPERATIONS
 from tests.tasks import random_task
 
 F64 = torch.float64
@@ -49,8 +51,8 @@ def logistic_with_intercept(X: Tensor, lambda1: Tensor, lambda2: Tensor) -> Tens
 
 
 CASES = {
-    "group_lasso_svm": Case(svm, (X, value(2.0), value(4.0), value(0.5)), "group_lasso_svm"),
-    "dense svm": Case(dense_svm, (X, value(4.0)), "group_lasso_svm"),
+    "svm": Case(svm, (X, value(2.0), value(4.0), value(0.5)), "svm"),
+    "dense svm": Case(dense_svm, (X, value(4.0)), "svm"),
     "lasso": Case(
         lambda X, y, lambda1, lambda2: (
             solve_lasso(X, y, lambda1=lambda1, lambda2=lambda2, sample_weight=WEIGHT, tol=1e-13).weights
@@ -75,18 +77,19 @@ CASES = {
     ),
     "logistic with an intercept": Case(logistic_with_intercept, (X, value(0.05), value(0.1)), "logistic"),
 }
-BACKENDS = {"group_lasso_svm": ("cpp", "reference"), "lasso": ("cpp", "reference")}
-EVERY = [(name, backend) for name, case in CASES.items() for backend in BACKENDS.get(case.name, ("reference",))]
+BACKENDS = {"svm": ("cpp", "torch"), "lasso": ("cpp", "torch")}
+EVERY = [(name, backend) for name, case in CASES.items() for backend in BACKENDS.get(case.name, ("torch",))]
 
 
 @pytest.fixture(params=EVERY, ids=["-".join(pair) for pair in EVERY])
 def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
     name, backend = request.param
     found = CASES[name]
-    chosen = registry.named(found.name, backend)
+    operation = OPERATIONS[found.name]
+    chosen = operation.backend(backend)
     if reason := chosen.available():
         pytest.skip(f"backend {backend!r} is not available: {reason}")
-    monkeypatch.setitem(registry._registered, found.name, [chosen])
+    monkeypatch.setattr(operation, "backends", [chosen])
     return found
 
 
@@ -257,12 +260,12 @@ def test_at_lambda1_max_every_tangent_is_zero():
     assert (tangent == 0).all()
 
 
-@pytest.mark.parametrize("module", [group_lasso_svm, lasso, logistic], ids=lambda module: module.OPERATION)
+@pytest.mark.parametrize("module", [svm_operation, lasso, logistic], ids=lambda module: module.OPERATION.name)
 def test_tangents_of_tasks_that_do_not_fit_in_memory_together(module, monkeypatch):
-    case = CASES[module.OPERATION]
+    case = CASES[module.OPERATION.name]
     t = directions(case)
     expected = jvp(case.weights, case.inputs, t)[1]
-    monkeypatch.setattr(module.reference, "MEMORY" if module is lasso else "_MEMORY", 1)
+    monkeypatch.setattr(module.backend_torch, "MEMORY" if module is lasso else "_MEMORY", 1)
     assert_close(jvp(case.weights, case.inputs, t)[1], expected)
 
 
@@ -281,27 +284,27 @@ class Arguments(TorchDispatchMode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", [group_lasso_svm, lasso, ridge, logistic], ids=lambda module: module.OPERATION)
-def test_opcheck_tangent(module):
-    case = CASES[module.OPERATION]
-    with Arguments(f"sparsedis::{module.OPERATION}_tangent") as mode:
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_opcheck_tangent(name):
+    case = CASES[name]
+    with Arguments(f"sparsedis::{name}_tangent") as mode:
         jvp(case.weights, case.inputs, directions(case))
     (given,) = mode.seen
     torch.library.opcheck(
-        module.tangent.custom, [value.clone() if isinstance(value, Tensor) else value for value in given]
+        OPERATIONS[name].tangent.custom, [value.clone() if isinstance(value, Tensor) else value for value in given]
     )
 
 
 def test_the_profiler_sees_a_tangent():
-    case = CASES["group_lasso_svm"]
+    case = CASES["svm"]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         jvp(case.weights, case.inputs, directions(case))
     seen = {event.key for event in profile.key_averages()}
-    assert {"sparsedis::group_lasso_svm", "sparsedis::group_lasso_svm_tangent"} <= seen
+    assert {"sparsedis::svm", "sparsedis::svm_tangent"} <= seen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["group_lasso_svm", "lasso", "ridge", "logistic"])
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_forward_mode_inside_a_compiled_function_raises(name):
     case = CASES[name]
     torch._dynamo.reset()

@@ -1,7 +1,7 @@
 """A random hunt for tasks that a solver does not end on, certifies falsely or does not certify.
 
     PYTHONPATH=. python tools/hunt.py [--minutes 5 | --tasks 1000] [--families integers ...] [--solvers newton ...]
-        [--builds avx2 reference ...] [--seed 0] [--limit 20]
+        [--builds avx2 torch ...] [--seed 0] [--limit 20]
     PYTHONPATH=. python tools/hunt.py --replay integers:17:newton:avx2
 
 Families of tasks that solvers dislike: scales over six decades, integers, binary features, one feature, means of 100 to
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from sparsedis import Status, lambda1_max, solve_svm
-from sparsedis.ops.compiled import COMPILED
+from sparsedis.ops.common.compiled import COMPILED
 from tests.oracle import duality_gap
 
 FAMILIES = (
@@ -183,7 +183,7 @@ def judge(task: HuntTask, solver: str, backend: str) -> Verdict:
 
 
 class Worker:
-    """A process that solves with one build: "reference", or an instruction set of the compiled kernels."""
+    """A process that solves with one build: "torch", or an instruction set of the compiled kernels."""
 
     def __init__(self, build: str) -> None:
         self.build = build
@@ -230,7 +230,7 @@ class Worker:
 
 def _serve(pipe: Connection, build: str) -> None:
     torch.set_num_threads(1)
-    backend = "reference" if build == "reference" else "cpp"
+    backend = "torch" if build == "torch" else "cpp"
     if backend == "cpp":
         if reason := COMPILED.available():
             raise RuntimeError(reason)
@@ -302,7 +302,7 @@ def main() -> int:
     amount.add_argument("--replay", metavar="FAMILY:SEED:SOLVER:BUILD", help="one solve again, as a report names it")
     parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES, metavar="FAMILY")
     parser.add_argument("--solvers", nargs="+", default=SOLVERS, choices=SOLVERS)
-    parser.add_argument("--builds", nargs="+", default=builds(), choices=[*builds(), "reference"])
+    parser.add_argument("--builds", nargs="+", default=builds(), choices=[*builds(), "torch"])
     parser.add_argument("--seed", type=int, default=0, help="the first")
     parser.add_argument("--limit", type=float, default=20, help="seconds a solve may take")
     args = parser.parse_args()

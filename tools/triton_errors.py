@@ -15,18 +15,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsedis.ops.group_lasso_svm import lambda1_max
-from sparsedis.ops.group_lasso_svm.kernel_triton import hessian, newton, products, query
-from sparsedis.ops.group_lasso_svm.kernel_triton.adjoint import adjoint
-from sparsedis.ops.group_lasso_svm.kernel_triton.certify import check
-from sparsedis.ops.group_lasso_svm.kernel_triton.fista import fista
-from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import Tasks, as_tasks
-from sparsedis.ops.group_lasso_svm.reference.adjoint import adjoint as reference_adjoint
-from sparsedis.ops.group_lasso_svm.reference.fista import fista as reference_fista
-from sparsedis.ops.group_lasso_svm.reference.hessian import active_curvature
-from sparsedis.ops.group_lasso_svm.reference.newton import LightForm
-from sparsedis.ops.group_lasso_svm.reference.newton import newton as reference_newton
-from sparsedis.problem import Problem, certificate, normalised, simplex_projection
+from sparsedis.ops.svm import Inputs, lambda1_max
+from sparsedis.ops.svm.backend_torch.adjoint import adjoint as torch_adjoint
+from sparsedis.ops.svm.backend_torch.fista import fista as torch_fista
+from sparsedis.ops.svm.backend_torch.hessian import active_curvature
+from sparsedis.ops.svm.backend_torch.newton import LightForm
+from sparsedis.ops.svm.backend_torch.newton import newton as torch_newton
+from sparsedis.ops.svm.backend_triton import hessian, newton, products, query
+from sparsedis.ops.svm.backend_triton.adjoint import adjoint
+from sparsedis.ops.svm.backend_triton.certify import check
+from sparsedis.ops.svm.backend_triton.fista import fista
+from sparsedis.ops.svm.backend_triton.tasks import Tasks, as_tasks
+from sparsedis.ops.svm.problem import Problem, certificate, normalised, simplex_projection
 from tools.triton_report import put_into
 
 SIZES = ((1, 1, 2), (7, 63, 3), (25, 640, 5), (75, 63, 5), (7, 1601, 20))
@@ -41,7 +41,8 @@ def problems(n: int, d: int, k: int) -> tuple[Tasks, Problem]:
     one = torch.ones(2, dtype=DOUBLE)
     weight = torch.ones(2, n, dtype=DOUBLE)
     values = (0.2 * lambda1_max(X, y, weight, k), 20 * one, torch.tensor([0.0, 5.0], dtype=DOUBLE), weight)
-    return as_tasks(X, y, *values, k)[0], normalised(X, y, *values, k)[0]
+    inputs = Inputs(X, y, *values)
+    return as_tasks(inputs, k)[0], normalised(inputs, k)[0]
 
 
 def error(ours: Tensor, exact: Tensor) -> float:
@@ -91,7 +92,7 @@ def measured() -> dict[str, dict[torch.dtype, float]]:
         for variant, name in (("fused", "steps_kernel"), ("shared", "step_kernel")):
             for dtype in (SINGLE, DOUBLE):
                 ours = fista(tasks, 1e-12, 10, dtype, variant).exact
-                note(f"{name}: L after 10 steps", dtype, ours, reference_fista(problem, 1e-12, 10).dual)
+                note(f"{name}: L after 10 steps", dtype, ours, torch_fista(problem, 1e-12, 10).dual)
         if d > 100:
             continue
         for dtype in (SINGLE, DOUBLE):
@@ -99,11 +100,11 @@ def measured() -> dict[str, dict[torch.dtype, float]]:
             form.advance(check(tasks, form.dual, everyone, DOUBLE, store=True))  # type: ignore[arg-type]
             theirs.advance(certificate(problem, theirs.dual))
             note("assemble, corrector and move_kernel: L after a step", dtype, form.dual, theirs.dual)
-        solved = reference_newton(problem, 1e-11, 50).dual
+        solved = torch_newton(problem, 1e-11, 50).dual
         grad = torch.randn(2, d, k, generator=generator, dtype=DOUBLE)
         for ours, exactly, what in zip(
             adjoint(tasks, solved, grad),
-            reference_adjoint(problem, solved, grad),
+            torch_adjoint(problem, solved, grad),
             ("features (written in float32)", "lambda1", "lambda2", "dual_reg"),
             strict=True,
         ):

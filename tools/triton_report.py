@@ -27,14 +27,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sparsedis.ops import triton_device
-from sparsedis.ops.group_lasso_svm.kernel_triton import fista as first_order
-from sparsedis.ops.group_lasso_svm.kernel_triton import hessian, run, tiles
-from sparsedis.ops.group_lasso_svm.kernel_triton import query as logits
-from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import as_tasks
-from sparsedis.ops.lasso import triton_descent
-from sparsedis.ops.triton_device import interpreted
-from sparsedis.ops.triton_launch import Launch, options, recorded
+from sparsedis.ops.common import triton_device
+from sparsedis.ops.common.triton_device import interpreted
+from sparsedis.ops.common.triton_launch import Launch, options, recorded
+from sparsedis.ops.lasso.backend_triton import kernel as lasso_kernel
+from sparsedis.ops.svm import Inputs, Options, Saved
+from sparsedis.ops.svm.backend_triton import fista as first_order
+from sparsedis.ops.svm.backend_triton import hessian, run, tiles
+from sparsedis.ops.svm.backend_triton import query as logits
+from sparsedis.ops.svm.backend_triton.tasks import as_tasks
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,18 @@ def svm_launches(n: int, k: int, dtype: torch.dtype, d: int = 640) -> list[Launc
         with recorded() as noted:
             for tol, precision in itertools.product((1e-5, 1e-8), hessian.precisions()):
                 hessian.PRECISION = precision
-                run.solve(X, y, one, 100 * one, one, weight, k, "fista", tol, 2, False)
-                run.solve(X, y, one, 100 * one, one, weight, k, "newton", tol, 2, False)
-                run.solve(X, y, 100 * one, one, one, weight, k, "newton", tol, 2, False)
-                tasks, _ = as_tasks(X, y, one, one, one, weight, k)
+                run.solve(Inputs(X, y, one, 100 * one, one, weight), Options(k, "fista", tol, 2, exact=False))
+                run.solve(Inputs(X, y, one, 100 * one, one, weight), Options(k, "newton", tol, 2, exact=False))
+                run.solve(Inputs(X, y, 100 * one, one, one, weight), Options(k, "newton", tol, 2, exact=False))
+                tasks, _ = as_tasks(Inputs(X, y, one, one, one, weight), k)
                 for variant in ("fused", "shared"):
-                    first_order.fista(tasks, tol, 2, run.working(dtype, tol), variant)
+                    first_order.fista(tasks, tol, 2, run.product_dtype(dtype, tol), variant)
             dual = torch.full((2, n, k), 1 / k, dtype=torch.float64)
             active = torch.ones(2, d, dtype=torch.bool)
-            run.adjoint(X, y, one, one, one, weight, dual, active, torch.ones(2, d, k))
+            inputs, options = Inputs(X, y, one, one, one, weight), Options(k, "newton", 1e-5, 2, exact=True)
+            run.adjoint(inputs, options, Saved(dual, active), torch.ones(2, d, k))
             query = torch.ones(2, 50, d, dtype=dtype)
-            real = run.working(dtype, 1e-5)
+            real = run.product_dtype(dtype, 1e-5)
             logits.query_logits(tasks, dual, query, real)
             logits.query_logits_backward(tasks, dual, query, torch.ones(2, 50, k, dtype=torch.float64), real)
     finally:
@@ -121,9 +123,9 @@ def lasso_launches() -> list[Launch]:
     """What the Lasso starts, for every number of features that it has room for."""
     one, present = torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.int64)
     with recorded() as noted:
-        for d in triton_descent.ROOMS:
+        for d in lasso_kernel.ROOMS:
             H = torch.ones(2, d, d, dtype=torch.float64)
-            triton_descent.descend(H, H[:, 0].contiguous(), one, one, present, 1e-10, 100)
+            lasso_kernel.descend(H, H[:, 0].contiguous(), one, one, present, 1e-10, 100)
     return noted
 
 

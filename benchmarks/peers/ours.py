@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from benchmarks.gates import Bound, Outcome
 from benchmarks.peers import Prepared
 from benchmarks.tasks import Case, Tasks
 from sparsedis import solve_svm
-from sparsedis.ops import registry
+from sparsedis.ops.common.backend import Backend, Request
+from sparsedis.ops.registry import backends
 from sparsedis.solution import Solution
 
 TOL = 1e-5
 # Right to rounding in the median; a task close to a kink may lose digits to the rounding of its float32 features.
 GRADIENT = Bound(median=1e-6, largest=2e-2)
 # First-order steps in the reference are sequential: a sweep of bcd is n small steps. Above this n d it takes minutes.
-_LARGEST = {"bcd": {"reference": 60_000}, "fista": {"reference": 500_000}}
+_LARGEST = {"bcd": {"torch": 60_000}, "fista": {"torch": 500_000}}
 
 
 class Ours:
@@ -24,7 +27,7 @@ class Ours:
     gap: float | None = TOL
     gradient: Bound | None = GRADIENT
 
-    def __init__(self, backend: registry.Backend, solver: str, tol: float = TOL) -> None:
+    def __init__(self, backend: Backend[Any, Any, Any, Any], solver: str, tol: float = TOL) -> None:
         self.backend, self.solver, self.tol = backend, solver, tol
         self.name = f"{solver} ({backend.name})"
         self.gap = tol
@@ -36,7 +39,7 @@ class Ours:
         limit = _LARGEST.get(self.solver, {}).get(self.backend.name)
         if limit is not None and case.n * case.d > limit:
             return f"left out: n d above {limit}, where it takes minutes"
-        request = registry.Request(device, torch.float32, case.n, case.d, case.ways, self.solver)
+        request = Request(device, torch.float32, case.n, case.d, case.ways, self.solver)
         return self.backend.supports(request)
 
     def describe(self) -> str:
@@ -81,4 +84,4 @@ class Ours:
 
 def ours(solvers: tuple[str, ...]) -> list[Ours]:
     """Every registered backend with every solver."""
-    return [Ours(backend, solver) for backend in registry.backends() for solver in solvers]
+    return [Ours(backend, solver) for backend in backends() for solver in solvers]

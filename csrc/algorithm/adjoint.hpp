@@ -1,4 +1,4 @@
-// Gradients of the solution by implicit differentiation (sparsedis.ops.group_lasso_svm.reference.adjoint): one linear
+// Gradients of the solution by implicit differentiation (sparsedis.ops.svm.backend_torch.adjoint): one linear
 // system, whatever the solver did.
 //
 // In m coordinates a vector whose k entries sum to zero is given by its first m; a covector c (a gradient in such a

@@ -84,7 +84,7 @@ struct Terms {
   double slack, hinge;
 };
 
-// What sample i adds to the gap and to the primal value (sparsedis.problem.certificate); scores: X W, m coordinates.
+// What sample i adds to the gap and to the primal value (sparsedis.ops.svm.problem.certificate); scores: X W, m coordinates.
 inline Terms certificate_terms(const Samples& samples, const double* L, const double* scores, int i) {
   const int k = samples.k, m = samples.m;
   const double rho = samples.rho;
@@ -139,7 +139,7 @@ inline void dual_gradient_row(const Samples& samples, const double* L, const dou
 }
 
 // The least, over all entries, of the larger of L and its bound's multiplier in units of the hinge's margin
-// (sparsedis.problem.complementarity_margin); scores: X W, m coordinates.
+// (sparsedis.ops.svm.problem.complementarity_margin); scores: X W, m coordinates.
 inline double entry_margin(const Samples& samples, const double* L, const double* scores) {
   const int k = samples.k, m = samples.m;
   double result = INFINITY;

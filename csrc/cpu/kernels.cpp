@@ -142,7 +142,7 @@ struct Output {
         squares += value[c] * value[c];
         distance += (value[c] - exact) * (value[c] - exact);
       }
-      // What the feature adds to the gap, by Fenchel and Young: not negative (sparsedis.problem.certificate_of).
+      // What the feature adds to the gap, by Fenchel and Young: not negative (sparsedis.ops.svm.problem.certificate_of).
       double across = 0;
       for (int c = 0; c < k; ++c) {
         const double off = value[c] - along * (c < m ? link.unit(c, a) : last_unit);

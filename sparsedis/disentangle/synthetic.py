@@ -16,8 +16,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from sparsedis.lasso import lasso_lambda1_max, solve_lasso
 from sparsedis.metalearn.settings import different
-from sparsedis.regression import lasso_lambda1_max, solve_lasso, solve_ridge
+from sparsedis.ridge import solve_ridge
 from sparsedis.solution import Solution
 
 REPRESENTATIONS = ("disentangled", "entangled")

@@ -27,9 +27,10 @@ from sparsedis.data.factors import Factors
 from sparsedis.disentangle import metrics, report
 from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.tasks import TaskBatch, TaskDistribution, Tasks
+from sparsedis.lasso import lasso_lambda1_max, solve_lasso
 from sparsedis.metalearn import checkpoint, loop
 from sparsedis.models.factor_encoder import FactorEncoder
-from sparsedis.regression import lasso_lambda1_max, solve_lasso, solve_ridge
+from sparsedis.ridge import solve_ridge
 
 CORRELATIONS, SECONDS = "correlations.png", "seconds.json"
 

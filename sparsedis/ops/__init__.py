@@ -1,1 +1,1 @@
-"""Operations: one folder each, with its backends; which backend runs is decided by ``registry``."""
+"""Operations: one folder each, with its signature, its mathematics and its backends; ``common`` is what they share."""

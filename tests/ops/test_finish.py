@@ -1,4 +1,4 @@
-"""The reference's last phase: ends at rounding, gives right gradients by default, hands back what it cannot finish."""
+"""The finish of the torch backend: exact to rounding, right gradients by default, and what it cannot finish."""
 
 import pytest
 import torch
@@ -6,16 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedis import Status, lambda1_max, solve_svm
-from sparsedis.ops.group_lasso_svm.reference import SOLVERS, finish, progress
-from sparsedis.ops.group_lasso_svm.reference.finish import SWITCH, finish_solution, free_entries, onto_free
-from sparsedis.ops.group_lasso_svm.reference.hessian import (
+from sparsedis.ops.svm.backend_torch import SOLVERS, finish, progress
+from sparsedis.ops.svm.backend_torch.finish import SWITCH, finish_solution, free_entries, onto_free
+from sparsedis.ops.svm.backend_torch.hessian import (
     Coordinates,
     DenseSystem,
     FreeSystem,
     active_curvature,
     newton_matrix,
 )
-from sparsedis.problem import certificate, dual_gradient, normalised, simplex_projection
+from sparsedis.ops.svm.problem import certificate, dual_gradient, normalised, simplex_projection
+from sparsedis.ops.svm.signature import Inputs
 from tests.tasks import random_task
 
 F64 = torch.float64
@@ -25,7 +26,7 @@ def problem_of(X, y, k, *, relative, lambda2, dual_reg=0.0, weight=None):
     weight = torch.ones(y.shape, dtype=F64) if weight is None else weight
     lambda1 = relative * lambda1_max(X, y, n_classes=k, sample_weight=weight)
     one = torch.ones(len(X), dtype=F64)
-    return normalised(X, y, lambda1, lambda2 * one, dual_reg * one, weight, k)[0]
+    return normalised(Inputs(X, y, lambda1, lambda2 * one, dual_reg * one, weight), k)[0]
 
 
 KINDS = {
@@ -56,7 +57,7 @@ def test_every_task_ends_at_rounding_by_default(kind, way):
 
 def test_the_default_does_not_depend_on_whether_a_gradient_is_asked_for():
     X, y = random_task(1, way=4, shots=5, d=50, batch=3)
-    options = {"lambda1": 0.1 * lambda1_max(X, y), "lambda2": 3.0, "backend": "reference"}
+    options = {"lambda1": 0.1 * lambda1_max(X, y), "lambda2": 3.0, "backend": "torch"}
     plain = solve_svm(X, y, **options)
     differentiable = solve_svm(X.requires_grad_(), y, **options)
     assert torch.equal(plain.dual, differentiable.dual)
@@ -67,7 +68,7 @@ def test_the_default_does_not_depend_on_whether_a_gradient_is_asked_for():
 @pytest.mark.parametrize("solver", ["newton", "fista", "bcd"])
 def test_a_loose_tolerance_is_enough_unless_a_gradient_is_asked_for(solver):
     X, y = random_task(2, way=3, shots=4, d=40, batch=3)
-    options = {"lambda1": 0.2 * lambda1_max(X, y), "lambda2": 20.0, "backend": "reference", "solver": solver}
+    options = {"lambda1": 0.2 * lambda1_max(X, y), "lambda2": 20.0, "backend": "torch", "solver": solver}
     loose = solve_svm(X, y, tol=SWITCH, **options)
     assert loose.certified.all()
     assert (loose.relative_gap > 1e-9).all()
@@ -86,9 +87,7 @@ def test_gradients_are_right_at_default_settings(solver, dual_reg):
 
     def gradient(X, **options):
         X = X.clone().requires_grad_()
-        weights = solve_svm(
-            X, y, lambda1=lambda1, lambda2=20.0, dual_reg=dual_reg, backend="reference", **options
-        ).weights
+        weights = solve_svm(X, y, lambda1=lambda1, lambda2=20.0, dual_reg=dual_reg, backend="torch", **options).weights
         return torch.autograd.grad((weights.double() * cotangent).sum(), X)[0].double()
 
     exact, ours = gradient(X.double(), tol=1e-13), gradient(X, solver=solver)
@@ -100,7 +99,7 @@ def test_a_task_that_stalls_is_solved_by_another_solver():
     X = torch.tensor([[3.0, -2, -3, -2], [-1, 1, -1, 2]], dtype=F64)
     y = torch.tensor([2, 0])
     lambda1 = 0.3 * lambda1_max(X, y, n_classes=3)
-    solution = solve_svm(X, y, lambda1=lambda1, n_classes=3, backend="reference")
+    solution = solve_svm(X, y, lambda1=lambda1, n_classes=3, backend="torch")
     assert solution.certified
     assert solution.relative_gap < 1e-12
 
@@ -239,7 +238,7 @@ def test_the_certificate_is_of_the_weights_as_returned(dtype):
     X, y = random_task(9, way=3, shots=4, d=20, dtype=dtype)
     X = X + 1e4
     lambda1, lambda2, tol = 0.1 * lambda1_max(X, y).item(), 100.0, 1e-7
-    solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2, tol=tol, backend="reference")
+    solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2, tol=tol, backend="torch")
     W, exact, L = solution.weights[0].double(), X[0].double(), solution.dual[0]
     scores = exact @ W
     Y = torch.nn.functional.one_hot(y[0], 3).double()

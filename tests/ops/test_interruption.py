@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from sparsedis import solve_lasso, solve_svm
-from sparsedis.ops import compiled, group_lasso_svm, lasso
+from sparsedis.ops import lasso
+from sparsedis.ops import svm as svm_operation
+from sparsedis.ops.common import compiled
 from tests.tasks import random_task
 
 F64 = torch.float64
@@ -64,7 +66,8 @@ def differentiating_svms() -> Callable[[], object]:
     solution, one = solve_svm(X, y, lambda1=0.1, dual_reg=50.0), torch.ones(1, dtype=F64)
     problem = many(X, y, 0.1 * one, one, 50 * one, torch.ones_like(X[..., 0]))
     solved = many(solution.dual, solution.active, solution.weights)
-    return lambda: group_lasso_svm.adjoint(*problem, *solved, "cpp")
+    options = svm_operation.Options(n_classes=10, solver="newton", tol=1e-5, max_iter=200, exact=True)
+    return lambda: svm_operation.OPERATION.adjoint(*problem, *solved, *options, "cpp")
 
 
 def solving_lassos() -> Callable[[], object]:
@@ -78,7 +81,8 @@ def differentiating_lassos() -> Callable[[], object]:
     solution, one = solve_lasso(X, y, lambda1=1e-4, lambda2=0.1), torch.ones(1, dtype=F64)
     problem = many(X, y, 1e-4 * one, 0.1 * one, torch.ones_like(y))
     solved = many(solution.weights, solution.dual, solution.weights)
-    return lambda: lasso.adjoint(*problem, *solved, "cpp")
+    options = lasso.Options(tol=1e-10, max_iter=1000)
+    return lambda: lasso.OPERATION.adjoint(*problem, *solved, *options, "cpp")
 
 
 WORK = [solving_svms, differentiating_svms, solving_lassos, differentiating_lassos]

@@ -1,11 +1,12 @@
-"""The Lasso's Triton backend: interpreted beside the reference, and compiled for the devices it can be launched on."""
+"""The Lasso's Triton backend: interpreted beside the torch backend, and compiled for its devices."""
 
 import pytest
 import torch
 
 from sparsedis import Status, lasso_lambda1_max, solve_lasso
-from sparsedis.ops import registry
-from sparsedis.ops.lasso import descent
+from sparsedis.ops.common.backend import Request
+from sparsedis.ops.lasso import OPERATION
+from sparsedis.ops.lasso.backend_torch import descent
 from tests import compiler
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -15,8 +16,8 @@ pytest.importorskip("triton")
 
 @pytest.fixture(autouse=True)
 def runs():
-    backend = registry.named("lasso", "triton")
-    request = registry.Request(torch.device(DEVICE), torch.float64, 20, 6, 1, "cd", named=True)
+    backend = OPERATION.backend("triton")
+    request = Request(torch.device(DEVICE), torch.float64, 20, 6, 1, "cd", named=True)
     if reason := backend.available() or backend.supports(request):
         pytest.skip(f"backend 'triton' cannot run: {reason}")
 
@@ -32,7 +33,7 @@ def regression(seed, n, d, batch):
     ("n", "d", "relative", "lambda2"),
     [(20, 1, 0.1, 0.0), (20, 6, 0.03, 0.0), (9, 16, 0.1, 0.0), (15, 17, 0.2, 0.1), (8, 33, 0.3, 0.0)],
 )
-def test_agrees_with_the_reference(n, d, relative, lambda2, monkeypatch):
+def test_agrees_with_the_torch_backend(n, d, relative, lambda2, monkeypatch):
     X, y = regression(n + d, n, d, batch=3)
     weight = torch.ones(3, n, device=DEVICE)
     weight[:, 0], weight[:, 1] = 0, 2.5
@@ -52,7 +53,7 @@ def test_agrees_with_the_reference(n, d, relative, lambda2, monkeypatch):
             torch, "empty_like", lambda *a, **k: (e := empty(*a, **k)).fill_(torch.nan if e.is_floating_point() else -9)
         )
         ours, our_grads = run("triton")
-    theirs, their_grads = run("reference")
+    theirs, their_grads = run("torch")
     assert ours.backend == "triton"
     assert ours.certified.all()
     torch.testing.assert_close(ours.weights, theirs.weights, rtol=1e-9, atol=1e-11)
@@ -66,7 +67,7 @@ def test_zero_at_lambda1_max_and_degenerate_features():
     X, y = regression(0, 12, 6, batch=2)
     assert (solve_lasso(X, y, lambda1=1.0, relative=True, backend="triton").weights == 0).all()
     X[..., 1], X[..., 2] = X[..., 0], 0
-    ours, theirs = (solve_lasso(X, y, lambda1=0.1, relative=True, backend=name) for name in ("triton", "reference"))
+    ours, theirs = (solve_lasso(X, y, lambda1=0.1, relative=True, backend=name) for name in ("triton", "torch"))
     assert ours.certified.all()
     torch.testing.assert_close(ours.objective, theirs.objective)
 
@@ -77,9 +78,7 @@ def test_features_close_to_dependent(n, d, shift, relative):
     """More than the sweeps can do: features enter; and rounding in the Gram matrix, where they are far from zero."""
     X, y = regression(3, n, d, batch=2)
     X = X + shift
-    ours, theirs = (
-        solve_lasso(X, y, lambda1=relative, relative=True, backend=name) for name in ("triton", "reference")
-    )
+    ours, theirs = (solve_lasso(X, y, lambda1=relative, relative=True, backend=name) for name in ("triton", "torch"))
     assert ours.certified.all()
     assert ours.n_iter.max() > descent.SWEEP_ITERATIONS
     torch.testing.assert_close(ours.weights, theirs.weights, rtol=1e-6, atol=1e-9)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from sparsedis.ops.logistic import hessian
+from sparsedis.ops.logistic.backend_torch import hessian
+from sparsedis.ops.logistic.backend_torch.rows import Rows
 from sparsedis.ops.logistic.problem import Problem, loss, penalty, probabilities
-from sparsedis.ops.logistic.rows import Rows
+from sparsedis.ops.logistic.signature import Inputs
 
 F64 = torch.float64
 
@@ -18,7 +19,7 @@ def task(*, n, d, k, lambda1, lambda2, off=0, batch=3, intercept=False):
     weight = torch.rand(batch, n, generator=generator, dtype=F64) + 0.5
     weight[:, 0] = 0
     penalties = torch.full((batch,), lambda1, dtype=F64), torch.full((batch,), lambda2, dtype=F64)
-    problem = Problem.of(X, y, *penalties, weight, k, intercept)
+    problem = Problem.of(Inputs(X, y, *penalties, weight), k, intercept)
     W = torch.randn(batch, d + intercept, k, generator=generator, dtype=F64) / 3
     W = W - W.mean(-1, keepdim=True)
     W[0, d - off : d] = 0

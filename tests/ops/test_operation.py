@@ -5,11 +5,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsedis import solve_lasso, solve_logistic, solve_svm
-from sparsedis.ops import group_lasso_svm, lasso, logistic
-from sparsedis.ops.operation import in_parts
+from sparsedis.ops.common.batches import apply_in_slices
+from sparsedis.ops.lasso import backend_torch as lasso
+from sparsedis.ops.logistic import backend_torch as logistic
+from sparsedis.ops.svm import OPERATION, Options
+from sparsedis.ops.svm import backend_torch as svm
 from tests.tasks import random_task
 
-NAME = "sparsedis::group_lasso_svm"
+NAME = "sparsedis::svm"
 
 
 class Names(TorchDispatchMode):
@@ -29,12 +32,12 @@ def arguments():
     return [X.requires_grad_(), y, *values, torch.ones(y.shape, dtype=torch.float64)]
 
 
-OPTIONS = (3, "newton", "reference", 1e-9, 50, True, False)
+OPTIONS = (*Options(n_classes=3, solver="newton", tol=1e-9, max_iter=50, exact=True), "torch", False)
 
 
 def test_both_ways_give_the_same_bits():
     results = []
-    for call in (group_lasso_svm.solve, group_lasso_svm.solve.custom):
+    for call in (OPERATION.solve, OPERATION.solve.custom):
         given = arguments()
         output = call(*given, *OPTIONS)
         inputs = [given[0], *given[2:5]]
@@ -45,9 +48,9 @@ def test_both_ways_give_the_same_bits():
 
 def test_without_gradients_nothing_is_recorded():
     with torch.no_grad():
-        assert not any(value.requires_grad for value in group_lasso_svm.solve(*arguments(), *OPTIONS))
+        assert not any(value.requires_grad for value in OPERATION.solve(*arguments(), *OPTIONS))
     plain = [value.detach() for value in arguments()]
-    assert not any(value.requires_grad for value in group_lasso_svm.solve(*plain, *OPTIONS))
+    assert not any(value.requires_grad for value in OPERATION.solve(*plain, *OPTIONS))
 
 
 def test_modes_and_the_profiler_see_the_operation():
@@ -81,7 +84,7 @@ def test_a_subclass_meets_the_operation():
 
     X, y = random_task(0, way=3, shots=3, d=20)
     solution = solve_svm(X.as_subclass(Mine), y, lambda1=0.5, n_classes=3)
-    assert any("group_lasso_svm" in name for name in seen)
+    assert any("svm" in name for name in seen)
     expected = solve_svm(X, y, lambda1=0.5, n_classes=3).weights
     assert torch.equal(solution.weights.as_subclass(torch.Tensor), expected)
 
@@ -89,31 +92,31 @@ def test_a_subclass_meets_the_operation():
 @pytest.mark.parametrize("custom", [False, True])
 def test_a_second_derivative_raises_either_way(custom):
     given = arguments()
-    weights = (group_lasso_svm.solve.custom if custom else group_lasso_svm.solve)(*given, *OPTIONS)[0]
+    weights = (OPERATION.solve.custom if custom else OPERATION.solve)(*given, *OPTIONS)[0]
     (grad,) = torch.autograd.grad(weights.square().sum(), given[0], create_graph=True)
     with pytest.raises(RuntimeError, match="has a first derivative only"):
         grad.sum().backward()
 
 
-@pytest.mark.parametrize("module", [group_lasso_svm.reference, lasso.reference, logistic.reference])
-def test_tasks_that_do_not_fit_in_memory_together_are_run_in_parts(module, monkeypatch):
+@pytest.mark.parametrize("module", [svm, lasso, logistic])
+def test_tasks_that_do_not_fit_in_memory_together_are_run_apply_in_slices(module, monkeypatch):
     X, y = random_task(1, way=3, shots=4, d=12, batch=5)
     targets = X[..., 0] + 0.1 * y
 
     def run():
         Z = X.clone().requires_grad_()
-        options = {"lambda1": 0.2, "backend": "reference"}
-        if module is lasso.reference:
+        options = {"lambda1": 0.2, "backend": "torch"}
+        if module is lasso:
             solution = solve_lasso(Z, targets, **options)
         else:
-            solve = solve_svm if module is group_lasso_svm.reference else solve_logistic
+            solve = solve_svm if module is svm else solve_logistic
             solution = solve(Z, y, lambda2=1.0, n_classes=3, **options)
         return solution, torch.autograd.grad(solution.weights.square().sum(), Z)[0]
 
     whole, whole_grad = run()
     seen = []
-    monkeypatch.setattr(module, "MEMORY" if module is lasso.reference else "_MEMORY", 1)
-    monkeypatch.setattr(module, "in_parts", lambda *given: seen.append(given) or in_parts(*given))
+    monkeypatch.setattr(module, "MEMORY" if module is lasso else "_MEMORY", 1)
+    monkeypatch.setattr(module, "apply_in_slices", lambda *given: seen.append(given) or apply_in_slices(*given))
     parts, parts_grad = run()
     assert len(seen) == 2
     for name in ("weights", "dual", "gap", "n_iter", "status", "active"):
@@ -129,10 +132,10 @@ def test_parts_are_as_large_as_memory_allows():
         return a + b, b
 
     values = torch.arange(7.0)
-    total, second = in_parts(run, (values, 10 * values), 100, 399)
+    total, second = apply_in_slices(run, (values, 10 * values), 100, 399)
     assert lengths == [3, 3, 1]
     assert torch.equal(total, 11 * values)
     assert torch.equal(second, 10 * values)
     lengths.clear()
-    in_parts(run, (values, values), 100, 50)
+    apply_in_slices(run, (values, values), 100, 50)
     assert lengths == [1] * 7

@@ -13,8 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsedis import checks
-
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -97,13 +95,3 @@ def kink_margin(features: Tensor, targets: Tensor, share: Tensor, lambda1: Tenso
 def zero_threshold(features: Tensor, targets: Tensor, share: Tensor) -> Tensor:
     """max_j |X_j^T diag(c) y|, (B,): w = 0 is the solution exactly from this lambda1 on."""
     return (features.mT @ (share * targets)[..., None]).abs().amax((1, 2))
-
-
-def check_values(
-    features: Tensor, targets: Tensor, lambda1: Tensor | None, lambda2: Tensor | None, sample_weight: Tensor
-) -> None:
-    """What can only be seen in the values: run where the values are, inside the operation."""
-    checks.finite("features", features, ("task", "sample", "feature"))
-    checks.finite("targets", targets, ("task", "sample"))
-    checks.weight_values(sample_weight)
-    checks.parameter_values(lambda1=lambda1, lambda2=lambda2)

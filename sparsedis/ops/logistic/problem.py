@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsedis import checks
-from sparsedis.ops.least_squares import shares
-from sparsedis.problem import working_dtype
+from sparsedis.ops.common.least_squares import shares
+from sparsedis.ops.common.precision import working_dtype
+from sparsedis.ops.logistic.signature import Inputs
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -43,16 +43,9 @@ class Problem:
     intercept: bool
 
     @classmethod
-    def of(
-        cls,
-        features: Tensor,
-        labels: Tensor,
-        lambda1: Tensor,
-        lambda2: Tensor,
-        sample_weight: Tensor,
-        n_classes: int,
-        intercept: bool,
-    ) -> Problem:
+    def of(cls, inputs: Inputs, n_classes: int, intercept: bool) -> Problem:
+        """The problem of an operation's inputs."""
+        features, labels, lambda1, lambda2, sample_weight = inputs
         dtype = working_dtype(features.device)
         # What absent samples hold may be anything: their product with a share of 0 need not be 0.
         X = torch.where(sample_weight[..., None] > 0, features.to(dtype), 0)
@@ -219,30 +212,3 @@ def zero_threshold(problem: Problem) -> Tensor:
     p = problem.frequencies if problem.intercept else 1 / k
     V = problem.features.mT @ (problem.share * (problem.targets - p))
     return row_norms(V)[:, : V.shape[1] - problem.intercept].amax(1)
-
-
-def check_values(
-    features: Tensor,
-    labels: Tensor,
-    lambda1: Tensor | None,
-    lambda2: Tensor | None,
-    sample_weight: Tensor,
-    n_classes: int,
-    intercept: bool,
-) -> None:
-    """What can only be seen in the values: run where the values are, inside the operation."""
-    checks.finite("features", features, ("task", "sample", "feature"))
-    checks.weight_values(sample_weight)
-    checks.label_values(labels, sample_weight, n_classes)
-    checks.parameter_values(lambda1=lambda1, lambda2=lambda2)
-    if lambda1 is not None and lambda2 is not None and bool(((lambda1 == 0) & (lambda2 == 0)).any()):
-        raise ValueError("lambda1, lambda2: expected one of them > 0 in every task, got 0 for both")
-    if intercept:
-        known = torch.where(sample_weight > 0, labels, 0)
-        counts = (torch.nn.functional.one_hot(known, n_classes) * (sample_weight > 0)[..., None]).sum(1)
-        absent = (counts == 0) & (counts.sum(1, keepdim=True) > 0)
-        if bool(absent.any()):
-            task, label = absent.nonzero()[0].tolist()
-            raise ValueError(
-                f"labels: with an intercept every class needs a sample, class {label} of task {task} has none"
-            )

@@ -1,0 +1,107 @@
+"""Lassos and elastic nets, from features and targets to a Solution."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sparsedis import checks
+from sparsedis.arguments import as_batch, per_task, step_limit, tolerance, weights_of
+from sparsedis.ops import lasso
+from sparsedis.ops.common.backend import Request
+from sparsedis.ops.common.precision import working_dtype
+from sparsedis.ops.lasso.signature import SOLVER, Inputs, Options
+from sparsedis.solution import Solution
+
+_MAX_ITER = 1000
+
+
+def solve_lasso(
+    features: Tensor,
+    targets: Tensor,
+    *,
+    lambda1: float | Tensor,
+    lambda2: float | Tensor = 0.0,
+    relative: bool = False,
+    sample_weight: Tensor | None = None,
+    backend: str = "auto",
+    tol: float | None = None,
+    max_iter: int | None = None,
+    throw: bool = False,
+) -> Solution:
+    """Solve a batch of Lassos or elastic nets, each to its own certificate.
+
+    Every task minimises over w (d,), without intercept,
+
+        1/(2 N) sum_i s_i (x_i.w - y_i)^2 + lambda1 ||w||_1 + lambda2/2 ||w||^2,    N = sum_i s_i.
+
+    ``Solution.weights`` is differentiable in features, targets, lambda1 and lambda2, by implicit differentiation on the
+    support, in both modes and through the transforms of torch.func; a second derivative raises RuntimeError. Works
+    under autocast and torch.compile(fullgraph=True); forward mode inside a compiled function raises RuntimeError.
+    Source: the inner problem of Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.2.
+
+    Args:
+        features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;
+            half precision is solved and returned in float32.
+        targets: y, (B, n) or (n,), floating point.
+        lambda1: >= 0: a number, a 0-d tensor or (B,). With lambda1 = lambda2 = 0: least squares of least norm (norms of
+            weights times the scale of their features).
+        lambda2: >= 0, likewise.
+        relative: lambda1 is a multiple of each task's :func:`lasso_lambda1_max`, held constant in the gradient.
+        sample_weight: s, (B, n) >= 0; 0 marks padding. Default: 1 everywhere.
+        backend: "cpp" (CPU, up to 1024 features), "triton" (CUDA or ROCm, up to 64), "torch" (any device),
+            or "auto": the first of these that can run the problem.
+        tol: the gap to reach, relative to the objective at w = 0, sum_i s_i y_i^2 / (2 N). Default: 1e-10 for float64
+            features, 1e-5 for others. The solve goes on to rounding, mostly 1e-15, as a right gradient takes.
+        max_iter: default 1000; an iteration is up to ten sweeps of coordinate descent, from the third on some features
+            that enter, and direct solves on the support.
+        throw: raise instead of reporting a task that is not certified.
+
+    Returns:
+        The :class:`Solution` with weights (B, d) and dual (B, n), the scaled residual that certifies. Where features
+        are dependent the fit is unique, but the weights are one solution of several, and the gradient is that of the
+        weights of least change.
+
+    Raises:
+        TypeError, ValueError: bad input; the message names what was expected and what came.
+        NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
+    """
+    checks.regression_tensors(features, targets, sample_weight)
+    features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
+    batch, n, d = features.shape
+    for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
+        checks.hyperparameter(name, value, batch, features, positive=False)
+    tol = tolerance(tol, features)
+    steps = step_limit(max_iter, _MAX_ITER)
+    chosen = lasso.OPERATION.choose(backend, Request(features.device, features.dtype, n, d, 1, SOLVER))
+
+    working = working_dtype(features.device)
+    weight = weights_of(sample_weight, features, working)
+    l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
+    if relative:
+        l1 = l1 * lasso.lambda1_max(features.detach(), targets.detach(), weight)
+    inputs, options = Inputs(features, targets, l1, l2, weight), Options(tol, steps)
+    outputs = lasso.OPERATION.solve(*inputs, *options, chosen, throw)
+    return Solution.of(outputs, single=single, solver=SOLVER, backend=chosen)
+
+
+def lasso_lambda1_max(features: Tensor, targets: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
+    """max_j |sum_i s_i x_ij y_i| / N, (B,): the Lasso's weights are zero from this lambda1 on, and only then.
+
+    Not differentiable: relative lambda1's hold it constant.
+
+    Args:
+        features: (B, n, d) or (n, d).
+        targets: (B, n) or (n,).
+        sample_weight: (B, n) >= 0; default 1.
+
+    Returns:
+        (B,), or a 0-d tensor for one task, in float64.
+
+    Raises:
+        TypeError, ValueError: as :func:`solve_lasso`.
+    """
+    checks.regression_tensors(features, targets, sample_weight)
+    features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
+    weight = weights_of(sample_weight, features, working_dtype(features.device))
+    result = lasso.lambda1_max(features.detach(), targets.detach(), weight)
+    return result[0] if single else result

@@ -1,0 +1,43 @@
+"""Where Triton's kernels can run: on a CUDA or ROCm device, or interpreted on the CPU. Says so without importing it."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from sparsedis.ops.common.backend import Request
+
+# Whether this PyTorch is built for AMD's devices.
+AMD = bool(torch.version.hip)
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels are interpreted on the CPU: TRITON_INTERPRET=1, set before Triton is imported."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+class TritonDevices:
+    """The part that all Triton backends share: which machine, and whose tensors."""
+
+    name = "triton"
+
+    def available(self) -> str | None:
+        try:
+            import triton  # noqa: F401
+        except ImportError as error:
+            return f"Triton is not installed ({error}); pip install 'sparsedis[triton]'"
+        if interpreted() or torch.cuda.is_available():
+            return None
+        return "there is no CUDA or ROCm device (TRITON_INTERPRET=1 interprets it on the CPU, for tests)"
+
+    def refuses_device(self, request: Request) -> str | None:
+        """The reason why it does not take the request's tensors; None where it does."""
+        if request.device.type == "cpu":
+            if not interpreted():
+                return "it takes CUDA and ROCm tensors, and CPU tensors under TRITON_INTERPRET=1 only, got cpu"
+            if not request.named:
+                return "interpreted on the CPU it is for tests; backend='triton' asks for it"
+        elif request.device.type != "cuda":
+            return f"it takes CUDA and ROCm tensors, got {request.device.type}"
+        return None

@@ -1,0 +1,78 @@
+"""The C++ backend: a thread per task on the CPU, with the best instruction set that the processor has."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.common.backend import Outputs, Request, empty_outputs
+from sparsedis.ops.common.compiled import CompiledBackend, readable
+from sparsedis.ops.lasso.backend_torch import TorchBackend
+from sparsedis.ops.lasso.signature import Differentials, Inputs, Options, Saved, check_values, shapes
+
+# Largest number of features: their Gram matrix and a factor of it are held in double, 16 MiB a thread.
+LARGEST = 1024
+
+
+class CppBackend(CompiledBackend):
+    """Compiled kernels for tensors on the CPU.
+
+    Results do not depend on the number of threads, ``torch.get_num_threads()``, nor on how a batch is cut. Scratch
+    memory per thread: some 2 d (n + d) doubles.
+    """
+
+    def supports(self, request: Request) -> str | None:
+        if request.device.type != "cpu":
+            return f"it takes CPU tensors, got {request.device.type}"
+        if request.n_features > LARGEST:
+            return f"it takes up to {LARGEST} features, got {request.n_features}"
+        return None
+
+    def solve(self, inputs: Inputs, options: Options) -> Outputs:
+        X = readable(inputs.features)
+        out = empty_outputs(X, inputs.lambda1, *shapes(inputs, options))
+        problem = _Problem(X, *inputs[1:])
+        run = self._compiled.function("solve_lasso", X.dtype)
+        addresses = [value.data_ptr() for value in out]
+        try:
+            run(*problem.arguments, *options, torch.get_num_threads(), addresses)
+        except ValueError:  # the kernel saw a bad value: say which
+            check_values(inputs, options)
+            raise
+        return out
+
+    def adjoint(self, inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
+        X = readable(inputs.features)
+        out = Differentials(
+            features=X.new_empty(X.shape),
+            targets=X.new_empty(inputs.targets.shape, dtype=torch.float64),
+            lambda1=X.new_empty(len(X), dtype=torch.float64),
+            lambda2=X.new_empty(len(X), dtype=torch.float64),
+        )
+        problem = _Problem(X, *inputs[1:])
+        weights, grad_weights = (value.to(X.dtype).contiguous() for value in (saved.weights, grad_weights))
+        residual = saved.dual.contiguous()
+        self._compiled.function("adjoint_lasso", X.dtype)(
+            *problem.arguments,
+            weights.data_ptr(),
+            residual.data_ptr(),
+            grad_weights.data_ptr(),
+            torch.get_num_threads(),
+            [value.data_ptr() for value in out],
+        )
+        return out._replace(
+            features=out.features.to(inputs.features.dtype), targets=out.targets.to(inputs.targets.dtype)
+        )
+
+    def tangent(self, inputs: Inputs, options: Options, saved: Saved, tangents: Differentials) -> Tensor:
+        return TorchBackend().tangent(inputs, options, saved, tangents)
+
+
+class _Problem:
+    """A call's leading arguments; holds the tensors that the addresses point into."""
+
+    def __init__(self, features: Tensor, *others: Tensor) -> None:
+        """others: targets, lambda1, lambda2, sample_weight."""
+        self._held = [features, *(value.to(torch.float64).contiguous().resolve_neg() for value in others)]
+        addresses = [value.data_ptr() for value in self._held]
+        self.arguments = (features.shape, features.stride(), addresses[0], addresses[1:])

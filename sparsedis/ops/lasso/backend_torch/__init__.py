@@ -1,0 +1,78 @@
+"""The torch backend: any device, float64 inside. The backend that kernels are tested against."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sparsedis.ops.common.backend import Outputs, Request
+from sparsedis.ops.common.batches import apply_in_slices
+from sparsedis.ops.common.least_squares import differentiate, normal_equations, perturbed, shares
+from sparsedis.ops.common.precision import working
+from sparsedis.ops.common.support import least_step
+from sparsedis.ops.lasso.backend_torch.descent import descend
+from sparsedis.ops.lasso.outputs import outputs
+from sparsedis.ops.lasso.signature import Differentials, Inputs, Options, Saved
+
+# Scratch memory, in bytes, that the tasks solved together may take.
+MEMORY = 1 << 29
+
+
+class TorchBackend:
+    """The solver in torch's operations, on any device that torch runs on, in its working precision."""
+
+    name = "torch"
+    checks_values = False
+
+    def available(self) -> str | None:
+        return None
+
+    def supports(self, request: Request) -> str | None:
+        return None
+
+    def solve(self, inputs: Inputs, options: Options) -> Outputs:
+        def run(*tensors: Tensor) -> Outputs:
+            X, y, l1, l2, weight = tensors
+            X, y = working(X), working(y)
+            share = shares(weight, X.dtype)
+            solved = descend(X, y, share, l1, l2, options.tol, options.max_iter)
+            return outputs(X, y, share, l1, l2, *solved, tol=options.tol, given=inputs.features.dtype)
+
+        return Outputs(*apply_in_slices(run, inputs, task_bytes(inputs.features), MEMORY))
+
+    def adjoint(self, inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
+        def run(*tensors: Tensor) -> Differentials:
+            X, y, _, l2, weight, w, residual, grad_w = tensors
+            X, y, w = working(X), working(y)[..., None], working(w)[..., None]
+            share = shares(weight, X.dtype)
+            H, _ = normal_equations(X, y, share, l2)
+            q = least_step(H, w[..., 0] != 0, working(grad_w))[..., None]
+            grad_X, grad_y = differentiate(X, residual[..., None], share, w, q)
+            return Differentials(
+                features=grad_X.to(inputs.features.dtype),
+                targets=grad_y[..., 0].to(inputs.targets.dtype),
+                lambda1=-(q * w.sign()).sum((1, 2)),
+                lambda2=-(q * w).sum((1, 2)),
+            )
+
+        tensors = (*inputs, *saved, grad_weights)
+        return Differentials(*apply_in_slices(run, tensors, task_bytes(inputs.features), MEMORY))
+
+    def tangent(self, inputs: Inputs, options: Options, saved: Saved, tangents: Differentials) -> Tensor:
+        def run(*tensors: Tensor) -> tuple[Tensor]:
+            X, y, _, l2, weight, w, residual, dX, dy, dl1, dl2 = tensors
+            X, dX = working(X), working(dX)
+            y, w, dy = (working(value)[..., None] for value in (y, w, dy))
+            share = shares(weight, X.dtype)
+            H, _ = normal_equations(X, y, share, l2)
+            by_penalties = dl1[:, None, None] * w.sign() + dl2[:, None, None] * w
+            right = perturbed(X, residual[..., None], share, w, dX, dy) - by_penalties
+            return (least_step(H, w[..., 0] != 0, right[..., 0]).to(saved.weights.dtype),)
+
+        tensors = (*inputs, *saved, *tangents)
+        return apply_in_slices(run, tensors, task_bytes(inputs.features), MEMORY)[0]
+
+
+def task_bytes(features: Tensor) -> int:
+    """Scratch memory that a task takes."""
+    _, n, d = features.shape
+    return 8 * (3 * n * d + 5 * d * d)

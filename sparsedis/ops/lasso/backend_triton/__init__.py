@@ -1,0 +1,71 @@
+"""The Triton backend: a program per task on a CUDA or ROCm device, or interpreted on the CPU for the tests."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.common.backend import Outputs, Request
+from sparsedis.ops.common.batches import apply_in_slices
+from sparsedis.ops.common.least_squares import normal_equations, shares
+from sparsedis.ops.common.precision import working
+from sparsedis.ops.common.triton_device import TritonDevices
+from sparsedis.ops.lasso.backend_torch import MEMORY, TorchBackend, descent, task_bytes
+from sparsedis.ops.lasso.outputs import outputs
+from sparsedis.ops.lasso.problem import Certificate, certificate
+from sparsedis.ops.lasso.signature import Inputs, Options
+from sparsedis.solution import Status
+
+# Largest number of features: a program holds their Gram matrix and its factor.
+LARGEST = 64
+
+
+class TritonBackend(TritonDevices, TorchBackend):
+    """A kernel for tensors on a CUDA or ROCm device; the derivatives are the torch backend's.
+
+    The Gram matrices and the certificates are computed by torch on the same device; the iterations are one kernel. The
+    torch backend solves tasks without lambda1, which need no iterations, and those that the kernel, which sees the Gram
+    matrix alone, cannot certify because of the rounding in that matrix. With TRITON_INTERPRET=1 in the
+    environment before Triton is imported it takes CPU tensors. Nothing here imports Triton until it is needed.
+    """
+
+    def supports(self, request: Request) -> str | None:
+        if reason := self.refuses_device(request):
+            return reason
+        if request.n_features > LARGEST:
+            return f"it takes up to {LARGEST} features, got {request.n_features}"
+        return None
+
+    def solve(self, inputs: Inputs, options: Options) -> Outputs:
+        def run(*tensors: Tensor) -> Outputs:
+            X, y, l1, l2, weight = tensors
+            X, y = working(X), working(y)
+            share = shares(weight, X.dtype)
+            solved = _solve(X, y, share, l1, l2, options.tol, options.max_iter)
+            return outputs(X, y, share, l1, l2, *solved, tol=options.tol, given=inputs.features.dtype)
+
+        return Outputs(*apply_in_slices(run, inputs, task_bytes(inputs.features), MEMORY))
+
+
+def _solve(
+    X: Tensor, y: Tensor, share: Tensor, lambda1: Tensor, lambda2: Tensor, tol: float, max_iter: int
+) -> tuple[Tensor, Certificate, Tensor, Tensor]:
+    H, b = normal_equations(X, y[..., None], share, lambda2)
+    half = (share * y**2).sum(1) / 2
+    descend = import_module("sparsedis.ops.lasso.backend_triton.kernel").descend
+    present = (share > 0).sum(1)
+    w, n_iter = descend(H, b[..., 0].contiguous(), lambda1.contiguous(), half, present, tol, max_iter)
+    at = certificate(X, y, share, lambda1, lambda2, w, torch.full_like(lambda1, torch.inf))
+    certified = at.relative_gap <= tol
+    columns = [w, *at, n_iter, torch.where(certified, int(Status.CERTIFIED), int(Status.MAX_ITER))]
+    left = (lambda1 == 0) | (~certified & (n_iter < max_iter))
+    if bool(left.any()):
+        w, at, n_iter, status = descent.descend(
+            X[left], y[left], share[left], lambda1[left], lambda2[left], tol, max_iter
+        )
+        for column, value in zip(columns, [w, *at, n_iter, status], strict=True):
+            column[left] = value
+    w, *fields, n_iter, status = columns
+    return w, Certificate(*fields), n_iter, status

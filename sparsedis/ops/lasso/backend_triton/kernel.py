@@ -1,0 +1,202 @@
+"""The Lasso's kernel in Triton: sweeps or entering features, and direct solves on the support, a program per task.
+
+The algorithm of :mod:`sparsedis.ops.lasso.backend_torch.descent`, in float64, from the Gram matrix. Importing this
+imports Triton.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sparsedis.ops.common.precision import ROUNDING
+from sparsedis.ops.common.triton_launch import launch
+from sparsedis.ops.lasso.backend_torch.descent import FACES, IN_PER_ENTRY, PATIENCE, SWEEP_ITERATIONS, SWEEPS
+
+# What a program has room for, by number of features, and its warps: no spills up to 32 features, 232 to 288 bytes
+# for each thread at 64 on NVIDIA's (344 with 8 warps, 1672 with 4; 408 with the matrix read again where needed).
+ROOMS = {16: 2, 32: 8, 64: 16}
+
+
+def descend(
+    H: Tensor, b: Tensor, lambda1: Tensor, half: Tensor, present: Tensor, tol: float, max_iter: int
+) -> tuple[Tensor, Tensor]:
+    """Weights (B, d) and iterations (B,) of tasks with H (B, d, d), X^T diag(share) y = b (B, d) and P(0) = half (B,).
+
+    All are contiguous, in float64, but for the number of present samples (B,) int64. Tasks without lambda1 come back as
+    zero. The gap that ends the iterations is H's too, and goes no further than its rounding lets it.
+    """
+    batch, d = b.shape
+    room = next(size for size in ROOMS if d <= size)
+    w = torch.empty_like(b)
+    n_iter = torch.empty(batch, dtype=torch.int64, device=b.device)
+    shift = 16 * d * torch.finfo(torch.float64).eps
+    # One value each, as scalars of a kernel would be float32.
+    options = torch.tensor([tol, min(tol, ROUNDING), shift], dtype=torch.float64, device=b.device)
+    constants = {
+        "ROOM": room,
+        "SWEEP_ITERATIONS": SWEEP_ITERATIONS,
+        "SWEEPS": SWEEPS,
+        "FACES": FACES,
+        "IN_PER_ENTRY": IN_PER_ENTRY,
+        "PATIENCE": PATIENCE,
+    }
+    given = (H, b, lambda1, half, present, options)
+    launch(descend_kernel, (batch,), *given, w, n_iter, d, max_iter, num_warps=ROOMS[room], **constants)
+    return w, n_iter
+
+
+@triton.jit
+def _sign(x):  # type: ignore[no-untyped-def]
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0)).to(tl.float64)
+
+
+@triton.jit
+def _certify(H, b, w, lambda1, half):  # type: ignore[no-untyped-def]
+    """The gap of w over P(0), problem.py's first, and the objective, both from the Gram matrix."""
+    Hw = tl.sum(H * w[None, :], 1)
+    v = b - Hw
+    largest = tl.max(tl.abs(v), 0)
+    a = tl.where(largest > lambda1, lambda1 / tl.where(largest > 0, largest, 1.0), 1.0)
+    misfit = 2 * half + tl.sum(w * (Hw - 2 * b), 0)
+    misfit = tl.where(misfit > 0, misfit, 0.0)
+    terms = lambda1 * tl.abs(w) - a * v * w
+    gap = (1 - a) * (1 - a) / 2 * misfit + tl.sum(tl.where(terms > 0, terms, 0.0), 0)
+    return gap / tl.where(half > 0, half, 1.0), misfit / 2 + lambda1 * tl.sum(tl.abs(w), 0)
+
+
+@triton.jit
+def _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d):  # type: ignore[no-untyped-def]
+    """w and g after the minimum over feature j, and w's entry before and after it; from j = d on nothing changes."""
+    # From memory: to pick a row out of registers would take a sum over all of H.
+    row = tl.load(H_ptr + j * d + i, mask=inside & (i + j < i + d), other=0.0)
+    here = i == j
+    old = tl.sum(tl.where(here, w, 0.0), 0)
+    curvature = tl.sum(tl.where(here, diagonal, 0.0), 0)
+    z = tl.sum(tl.where(here, g, 0.0), 0) + curvature * old
+    size = tl.abs(z) - lambda1
+    to = tl.where((size > 0) & (curvature > 0), size / tl.where(curvature > 0, curvature, 1.0), 0.0)
+    to = tl.where(z > 0, to, -to)
+    return tl.where(here, to, w), g - row * (to - old), old, to
+
+
+@triton.jit
+def _solve_on(H, active, diagonal, right, shift, d, ROOM: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(H_A + shift)^-1 right on the active features, 0 elsewhere: Gauss-Jordan on a positive definite matrix."""
+    i = tl.arange(0, ROOM)
+    scale = tl.where(active & (diagonal > 0), 1 / tl.sqrt(tl.where(diagonal > 0, diagonal, 1.0)), 1.0)
+    both = active[:, None] & active[None, :]
+    eye = i[:, None] == i[None, :]
+    M = tl.where(eye, 1 + shift, tl.where(both, scale[:, None] * H * scale[None, :], 0.0))
+    x = tl.where(active, scale * right, 0.0)
+    for k in range(0, d):
+        row = tl.sum(tl.where(i[:, None] == k, M, 0.0), 0)
+        column = tl.sum(tl.where(i[None, :] == k, M, 0.0), 1)
+        pivot = tl.sum(tl.where(i == k, row, 0.0), 0)
+        factor = tl.where(i == k, 0.0, column / pivot)
+        x -= factor * tl.sum(tl.where(i == k, x, 0.0), 0)
+        M -= factor[:, None] * row[None, :]
+    return tl.where(active, scale * x / tl.sum(tl.where(eye, M, 0.0), 1), 0.0)
+
+
+@triton.jit
+def descend_kernel(  # type: ignore[no-untyped-def]
+    H_ptr,
+    b_ptr,
+    lambda1_ptr,
+    half_ptr,
+    present_ptr,
+    options_ptr,
+    w_ptr,
+    n_iter_ptr,
+    d,
+    max_iter,
+    ROOM: tl.constexpr,
+    SWEEP_ITERATIONS: tl.constexpr,
+    SWEEPS: tl.constexpr,
+    FACES: tl.constexpr,
+    IN_PER_ENTRY: tl.constexpr,
+    PATIENCE: tl.constexpr,
+):
+    task = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, ROOM)
+    inside = i < d
+    H_ptr += task * d * d
+    H = tl.load(H_ptr + i[:, None] * d + i[None, :], mask=inside[:, None] & inside[None, :], other=0.0)
+    b = tl.load(b_ptr + task * d + i, mask=inside, other=0.0)
+    lambda1, half = tl.load(lambda1_ptr + task), tl.load(half_ptr + task)
+    present = tl.load(present_ptr + task).to(tl.int32)
+    tol, goal, shift = tl.load(options_ptr), tl.load(options_ptr + 1), tl.load(options_ptr + 2)
+    diagonal = tl.sum(tl.where(i[:, None] == i[None, :], H, 0.0), 1)
+
+    w = tl.zeros((ROOM,), tl.float64)
+    best = w
+    best_gap, lowest = _certify(H, b, w, lambda1, half)
+    since = 0
+    iteration = 0
+    going = (best_gap > goal) & (lambda1 > 0)
+    while going:
+        signs = _sign(w)
+        sweeping = iteration < SWEEP_ITERATIONS
+        size = tl.sum((w != 0).to(tl.int32), 0)
+        crowded = size > tl.where(iteration == SWEEP_ITERATIONS, present, ROOM)
+        w = tl.where(crowded, 0.0, w)
+        size = tl.where(crowded, 0, size)
+        lowest = tl.where(crowded, half, lowest)
+        g = b - tl.sum(H * w[None, :], 1)
+        sweep = 0
+        changed = tl.where(sweeping, 1, 0)
+        while (sweep < SWEEPS) & (changed > 0):
+            changed = 0
+            for j in range(0, d):
+                w, g, old, to = _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d)
+                changed += tl.where(((to > 0) != (old > 0)) | ((to < 0) != (old < 0)), 1, 0)
+            sweep += 1
+        entering = 1 + size // IN_PER_ENTRY
+        entering = tl.where(entering < present - size, entering, present - size)
+        entering = tl.where(sweeping, 0, tl.where(entering > 1, entering, 1))
+        while entering > 0:
+            excess = tl.abs(g) - lambda1
+            may = (w == 0) & (diagonal > 0) & (excess > 0)
+            gain = tl.where(may, excess * excess / tl.where(diagonal > 0, diagonal, 1.0), 0.0)
+            most = tl.max(gain, 0)
+            chosen = tl.min(tl.where((gain == most) & (gain > 0), i, ROOM), 0)
+            w, g, old, to = _minimise_over(H_ptr, chosen, i, inside, diagonal, lambda1, w, g, d)
+            entering = tl.where(most > 0, entering - 1, 0)
+        face = 0
+        most_faces = tl.where(sweeping, FACES, d + 1)  # all but the last drop a feature
+        ended = 1
+        while (face < most_faces) & (ended > 0):
+            g = b - tl.sum(H * w[None, :], 1)
+            sign = _sign(w)
+            active = w != 0
+            step = _solve_on(H, active, diagonal, g - lambda1 * sign, shift, d, ROOM)
+            beyond = w + step
+            crossed = active & (beyond * sign <= 0)
+            ended = tl.sum(crossed.to(tl.int32), 0)
+            # All that changed sign at zero, where that lowers the objective; else only as far as the first of them.
+            dropped = tl.where(crossed, 0.0, beyond)
+            ratio = tl.where(crossed, w / tl.where(crossed, w - beyond, 1.0), 2.0)
+            reach = tl.min(ratio, 0)
+            reach = tl.where(reach < 1, reach, 1.0)
+            first = tl.where(crossed & (ratio <= reach), 0.0, w + reach * step)
+            move = dropped - w
+            change = tl.sum(move * (tl.sum(H * move[None, :], 1) / 2 - g), 0)
+            change += lambda1 * tl.sum(tl.abs(dropped) - tl.abs(w), 0)
+            w = tl.where((ended > 0) & (change >= 0), first, dropped)
+            face += 1
+        iteration += 1
+        gap, objective = _certify(H, b, w, lambda1, half)
+        better = gap < best_gap
+        progress = better | (objective < lowest)
+        lowest = tl.where(objective < lowest, objective, lowest)
+        best = tl.where(better, w, best)
+        best_gap = tl.where(better, gap, best_gap)
+        since = tl.where(progress, 0, since + 1)
+        turned = tl.max(tl.where(_sign(w) != signs, 1, 0), 0) > 0
+        unsettled = (best_gap > tol) | better | turned
+        going = (best_gap > goal) & unsettled & (since < PATIENCE) & (iteration < max_iter)
+    tl.store(w_ptr + task * d + i, best, mask=inside)
+    tl.store(n_iter_ptr + task, tl.full((), 0, tl.int64) + iteration)

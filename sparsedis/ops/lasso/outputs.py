@@ -1,0 +1,33 @@
+"""Outputs of the backends written in Python: the certificate of the weights as returned, rounded to their dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.common.backend import Outputs
+from sparsedis.ops.common.batches import status_of_rounded
+from sparsedis.ops.common.precision import returned_dtype
+from sparsedis.ops.lasso.problem import Certificate, certificate, kink_margin
+
+
+def outputs(
+    X: Tensor,
+    y: Tensor,
+    share: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    w: Tensor,
+    at: Certificate,
+    n_iter: Tensor,
+    status: Tensor,
+    *,
+    tol: float,
+    given: torch.dtype,
+) -> Outputs:
+    """The outputs of an operation on features of dtype ``given``, from the solver's w (B, d) and its certificate."""
+    weights = w.to(returned_dtype(given))
+    if weights.dtype != w.dtype:
+        at = certificate(X, y, share, lambda1, lambda2, w, at.gap, weights.to(w.dtype))
+        status = status_of_rounded(status, at.relative_gap, tol)
+    return Outputs(weights, *at, n_iter, status, weights != 0, kink_margin(X, y, share, lambda1, w))

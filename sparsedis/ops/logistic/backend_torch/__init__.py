@@ -1,0 +1,99 @@
+"""The torch backend: any device, float64 inside."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.common.backend import Outputs, Request
+from sparsedis.ops.common.batches import apply_in_slices, status_of_rounded
+from sparsedis.ops.common.precision import returned_dtype
+from sparsedis.ops.logistic.backend_torch.hessian import least_step
+from sparsedis.ops.logistic.backend_torch.newton import solve
+from sparsedis.ops.logistic.backend_torch.rows import Rows, active_rows
+from sparsedis.ops.logistic.problem import Problem, certificate, kink_margin, loss_slope, row_norms
+from sparsedis.ops.logistic.signature import Differentials, Inputs, Options, Saved
+
+_TINY = torch.finfo(torch.float64).tiny
+# Scratch memory, in bytes, that the tasks solved together may take.
+_MEMORY = 1 << 30
+
+
+class TorchBackend:
+    """The solver in torch's operations, on any device that torch runs on, in its working precision."""
+
+    name = "torch"
+    checks_values = False
+
+    def available(self) -> str | None:
+        return None
+
+    def supports(self, request: Request) -> str | None:
+        return None
+
+    def solve(self, inputs: Inputs, options: Options) -> Outputs:
+        def run(*tensors: Tensor) -> Outputs:
+            problem = Problem.of(Inputs(*tensors), options.n_classes, options.intercept)
+            W, at, n_iter, status = solve(problem, options.tol, options.max_iter)
+            weights = W.to(returned_dtype(inputs.features.dtype))
+            if weights.dtype != W.dtype:
+                at = certificate(problem, W, weights.to(W.dtype))
+                status = status_of_rounded(status, at.relative_gap, options.tol)
+            active = (weights[:, : inputs.features.shape[2]] != 0).any(-1)
+            return Outputs(weights, *at, n_iter, status, active, kink_margin(problem, W))
+
+        return Outputs(*apply_in_slices(run, inputs, _task_bytes(inputs.features, options.n_classes), _MEMORY))
+
+    def adjoint(self, inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
+        d = inputs.features.shape[2]
+
+        def run(*tensors: Tensor) -> Differentials:
+            *given, W, p, grad_W = tensors
+            problem = Problem.of(Inputs(*given), options.n_classes, options.intercept)
+            W, c = W.to(problem.features.dtype), grad_W.to(problem.features.dtype)
+            slope = loss_slope(problem, p)
+            rows = Rows.of(problem, W, active_rows(problem, W))
+            right = rows.take(c)
+            q = rows.put(least_step(rows, p, right - right.mean(-1, keepdim=True)), W.shape[1])
+            along = problem.features @ q
+            turn = problem.share * p * (along - (p * along).sum(-1, keepdim=True))
+            grad_X = -(slope @ q.mT + turn @ W.mT)[..., :d]
+            penalised, shown = q[:, :d], W[:, :d]
+            unit = shown / row_norms(shown).clamp_min(_TINY)[..., None]
+            return Differentials(
+                features=grad_X.to(inputs.features.dtype),
+                lambda1=-(penalised * unit).sum((1, 2)),
+                lambda2=-(penalised * shown).sum((1, 2)),
+            )
+
+        tensors = (*inputs, *saved, grad_weights)
+        return Differentials(*apply_in_slices(run, tensors, _task_bytes(inputs.features, options.n_classes), _MEMORY))
+
+    def tangent(self, inputs: Inputs, options: Options, saved: Saved, tangents: Differentials) -> Tensor:
+        d = inputs.features.shape[2]
+
+        def run(*tensors: Tensor) -> tuple[Tensor]:
+            *given, W, p, dX, dl1, dl2 = tensors
+            problem = Problem.of(Inputs(*given), options.n_classes, options.intercept)
+            W, dX = W.to(problem.features.dtype), dX.to(problem.features.dtype)
+            slope = loss_slope(problem, p)
+            rows = Rows.of(problem, W, active_rows(problem, W))
+            shown = W[:, :d]
+            along = dX @ shown
+            turn = problem.share * p * (along - (p * along).sum(-1, keepdim=True))
+            # The tangent of the gradient of P at constant W.
+            moved = problem.features.mT @ turn
+            unit = shown / row_norms(shown).clamp_min(_TINY)[..., None]
+            moved[:, :d] += dX.mT @ slope + dl1[:, None, None] * unit + dl2[:, None, None] * shown
+            right = rows.take(moved)
+            change = rows.put(least_step(rows, p, right - right.mean(-1, keepdim=True)), W.shape[1])
+            return (-change.to(saved.weights.dtype),)
+
+        tensors = (*inputs, *saved, *tangents)
+        return apply_in_slices(run, tensors, _task_bytes(inputs.features, options.n_classes), _MEMORY)[0]
+
+
+def _task_bytes(features: Tensor, n_classes: int) -> int:
+    """Scratch memory that a task takes."""
+    _, n, d = features.shape
+    return 8 * (3 * n * d + 12 * n * n_classes + 8 * d * n_classes)

@@ -1,0 +1,187 @@
+"""Sweeps of block coordinate descent or entering rows find the active ones, Newton's method their values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.common.precision import ROUNDING
+from sparsedis.ops.logistic.backend_torch.hessian import damped_step
+from sparsedis.ops.logistic.backend_torch.rows import Rows, active_rows
+from sparsedis.ops.logistic.problem import Certificate, Problem, certificate, loss, penalty, probabilities, row_norms
+from sparsedis.solution import Status
+
+# Checks without a better gap or a lower objective after which a task has stalled.
+_PATIENCE = 20
+# Iterations that begin with sweeps, so many each, and then take so many Newton steps. Most tasks need no others; where
+# features are close to dependent sweeps take hundreds.
+_SWEEP_ITERATIONS, _SWEEPS, _STEPS = 10, 5, 10
+# Rows that a sweep tries at least.
+_FEWEST = 16
+# In the other iterations: rows that enter at once, one and one for every so many that are in; and Newton steps.
+_IN_PER_ENTRY, _STEPS_AFTER_ENTRY = 4, 30
+_HALVINGS, _PATIENT = 25, 6
+_TINY = torch.finfo(torch.float64).tiny
+
+
+def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certificate, Tensor, Tensor]:
+    """Solve every task to a relative gap of ``tol``, and on to rounding, as the gradient takes the right rows.
+
+    Rounding is a gap of 1e-13 or, where that is too small for the features, an iteration after which the active rows
+    are those that they were and the gap is no better.
+
+    The first iterations are some sweeps of proximal block coordinate descent, which let rows in and out until the
+    active ones stay, and some Newton steps on the active rows, where the objective is smooth. In the others only the
+    rows that violate the optimality conditions most enter before the Newton steps; they begin at the start where the
+    sweeps have left more rows than samples. All lower the objective; once the active rows are right Newton's
+    convergence holds.
+
+    Returns:
+        The best W (B, d, k), its certificate, and n_iter and status, (B,) each.
+    """
+    goal = min(tol, ROUNDING)
+    W = problem.start()
+    best, at = W.clone(), certificate(problem, W)
+    batch = len(W)
+    lowest = at.objective.clone()
+    n_iter = torch.zeros(batch, dtype=torch.int64, device=W.device)
+    status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), int(Status.MAX_ITER))
+    since = torch.zeros_like(n_iter)
+    going = (~(at.relative_gap <= goal)).nonzero()[:, 0]
+    part, W = problem.take(going), W[going]
+    for iteration in range(1, max_iter + 1):
+        if len(going) == 0:
+            break
+        active = row_norms(W) > 0
+        sweeping = iteration <= _SWEEP_ITERATIONS
+        if sweeping:
+            W = _sweeps(part, W)
+        else:
+            if iteration == _SWEEP_ITERATIONS + 1:
+                W, restarted = _restart_crowded(part, W)
+                lowest[going[restarted]] = torch.inf
+            W = _enter(part, W)
+        for _ in range(_STEPS if sweeping else _STEPS_AFTER_ENTRY):
+            W, moved = _newton_step(part, W)
+            if not bool(moved.any()):
+                break
+        now = certificate(part, W)
+        better = now.relative_gap < at.relative_gap[going]
+        progress = better | (now.objective < lowest[going])
+        lowest[going] = torch.minimum(lowest[going], now.objective)
+        improved = going[better]
+        best[improved] = W[better]
+        for old, new in zip(at, now, strict=True):
+            old[improved] = new[better]
+        since[going] = torch.where(progress, 0, since[going] + 1)
+        n_iter[going] = iteration
+        certified = at.relative_gap[going] <= tol
+        settled = certified & ~better & ((row_norms(W) > 0) == active).all(1)
+        ended = settled | (since[going] >= _PATIENCE) | ~torch.isfinite(now.relative_gap)
+        status[going[certified]] = int(Status.CERTIFIED)
+        status[going[ended & ~certified]] = int(Status.STALLED)
+        kept = ~ended & ~(at.relative_gap[going] <= goal)
+        if not bool(kept.all()):
+            going, part, W = going[kept], part.take(kept), W[kept]
+    return best, at, n_iter, status
+
+
+def _sweeps(problem: Problem, W: Tensor) -> Tensor:
+    """Sweeps through working sets until the rows that are not zero stay.
+
+    A set, chosen when its sweep starts: the rows that are not zero, and of those that are zero and violate the
+    optimality conditions the ones that do so most, as many as the others.
+    """
+    scores = problem.features @ W
+    for _ in range(_SWEEPS):
+        before = row_norms(W) > 0
+        _, slope = probabilities(problem, scores)
+        moving = before | _worst(problem, slope, before, before.sum(1).clamp_min(_FEWEST))
+        if not bool(moving.any()):
+            break
+        W, scores = _sweep(problem, W, scores, slope, moving)
+        if bool(((row_norms(W) > 0) == before).all()):
+            break
+    return W
+
+
+def _restart_crowded(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
+    """W, but the start where it has more rows than there are samples; and (B,) bool: where."""
+    size = ((row_norms(W) > 0) & (problem.lambda1 > 0)).sum(1)
+    crowded = size > (problem.share > 0).sum((1, 2))
+    return torch.where(crowded[:, None, None], problem.start(), W), crowded
+
+
+def _enter(problem: Problem, W: Tensor) -> Tensor:
+    """Let in those of the rows that are zero that violate the optimality conditions most."""
+    scores, active = problem.features @ W, row_norms(W) > 0
+    _, slope = probabilities(problem, scores)
+    entering = _worst(problem, slope, active, 1 + active.sum(1) // _IN_PER_ENTRY)
+    return _sweep(problem, W, scores, slope, entering)[0] if bool(entering.any()) else W
+
+
+def _sweep(problem: Problem, W: Tensor, scores: Tensor, slope: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+    """Proximal steps in the rows that move (B, d), one after the other, in all tasks at once; W and its scores.
+
+    The softmax's curvature is at most 1/2 in any direction.
+    """
+    rows = Rows.of(problem, W, moving)
+    values = rows.W.clone()
+    constant = (problem.share * rows.X**2).sum(1) / 2
+    inverse = 1 / (constant + rows.lambda2).clamp_min(_TINY)
+    for j in range(values.shape[1]):
+        x, old = rows.X[:, :, j, None], values[:, j].clone()
+        size = constant[:, j, None]
+        point = size * old - (x * slope).sum(1)
+        norm = torch.linalg.vector_norm(point, dim=-1, keepdim=True)
+        new = (1 - rows.lambda1[:, j, None] / norm.clamp_min(_TINY)).clamp_min(0) * point * inverse[:, j, None]
+        new = torch.where(rows.present[:, j, None] & (size > 0), new, 0)
+        values[:, j] = new
+        scores = scores + x * (new - old)[:, None]
+        _, slope = probabilities(problem, scores)
+    return W + rows.put(values - rows.W, W.shape[1]), scores
+
+
+def _worst(problem: Problem, slope: Tensor, active: Tensor, count: Tensor) -> Tensor:
+    """(B, d) bool: of the rows that are zero and should not be the worst, at most ``count`` (B,)."""
+    violation = torch.where(active, 0, (row_norms(problem.features.mT @ slope) - problem.lambda1).clamp_min(0))
+    rank = violation.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (violation > 0) & (rank < count[:, None])
+
+
+def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
+    """One step on the active rows, shortened until it lowers the objective; and (B,) bool: it still did something."""
+    scores = problem.features @ W
+    p, slope = probabilities(problem, scores)
+    rows = Rows.of(problem, W, active_rows(problem, W))
+    norms = row_norms(rows.W)
+    unit = rows.W / norms.clamp_min(_TINY)[..., None]
+    gradient = rows.X.mT @ slope + rows.lambda1[..., None] * unit + rows.lambda2[..., None] * rows.W
+    gradient = gradient * rows.present[..., None]
+    step = -damped_step(rows, p, gradient)
+    slope_along = (gradient * step).sum((1, 2))
+    before = loss(problem, scores) + penalty(problem, W)
+    # What rounding leaves of a difference of objectives.
+    noise = 1e-14 * before
+    # Where the first of the rows turns around.
+    against = torch.where(rows.lambda1 > 0, -(rows.W * step).sum(-1), 0)
+    first = torch.where(against > 0, norms**2 / against.clamp_min(_TINY), torch.inf).amin(1)
+    reach = torch.ones_like(before)
+    waiting = torch.ones_like(before, dtype=torch.bool)
+    result = W
+    for halving in range(_HALVINGS):
+        moved = rows.W + reach[:, None, None] * step
+        # A row that would turn around goes to zero: the minimum along its way lies there or on the other side.
+        turned = (against > 0) & (reach[:, None] * against >= norms**2 * (1 - 1e-12))
+        moved = torch.where(turned[..., None], 0, moved)
+        trial = rows.put(moved, W.shape[1])
+        after = loss(problem, problem.features @ trial) + penalty(problem, trial)
+        good = waiting & (after <= before + 1e-4 * reach * slope_along.clamp_max(0) + noise)
+        result = torch.where(good[:, None, None], trial, result)
+        waiting = waiting & ~good
+        if not bool(waiting.any()):
+            break
+        # With more rows than the samples determine, the step is long along what the loss does not see.
+        shorter = reach / 2 if halving < _PATIENT else torch.minimum(reach / 2, first)
+        reach = torch.where(waiting, shorter, reach)
+    return result, ~waiting & (-slope_along > 1e-28 * before)

@@ -1,0 +1,91 @@
+"""The torch backend: any device, float64 inside. The backend that kernels are tested against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.common.backend import Outputs, Request
+from sparsedis.ops.common.batches import apply_in_slices
+from sparsedis.ops.common.precision import returned_dtype
+from sparsedis.ops.svm.backend_torch.adjoint import adjoint, tangent
+from sparsedis.ops.svm.backend_torch.bcd import bcd
+from sparsedis.ops.svm.backend_torch.fista import fista
+from sparsedis.ops.svm.backend_torch.hessian import DENSE_LIMIT, FEATURE_BLOCK, is_dense
+from sparsedis.ops.svm.backend_torch.newton import finished, newton
+from sparsedis.ops.svm.outputs import outputs
+from sparsedis.ops.svm.problem import certificate, normalised
+from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved
+
+SOLVERS = {"newton": newton, "fista": finished(fista), "bcd": finished(bcd)}
+
+# Scratch memory, in bytes, that the tasks solved together may take.
+_MEMORY = 1 << 30
+
+
+class TorchBackend:
+    """The solvers in torch's operations, on any device that torch runs on, in its working precision."""
+
+    name = "torch"
+    checks_values = False
+
+    def available(self) -> str | None:
+        return None
+
+    def supports(self, request: Request) -> str | None:
+        return None
+
+    def solve(self, inputs: Inputs, options: Options) -> Outputs:
+        def run(*tensors: Tensor) -> Outputs:
+            problem, scale = normalised(Inputs(*tensors), options.n_classes)
+            done = SOLVERS[options.solver](problem, options.tol, options.max_iter, options.exact)
+            at = certificate(problem, done.dual)
+            weights = at.weights.to(returned_dtype(inputs.features.dtype))
+            scores = problem.features @ weights.to(at.weights.dtype)
+            return outputs(problem, scale, done.dual, at, weights, scores, done.n_iter, done.status, options.tol)
+
+        return Outputs(*apply_in_slices(run, inputs, _task_bytes(inputs.features, options.n_classes), _MEMORY))
+
+    def adjoint(self, inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
+        def run(*tensors: Tensor) -> Differentials:
+            given, (L, active, grad_W) = Inputs(*tensors[:-3]), tensors[-3:]
+            used = _used(active, given.lambda1)
+            problem, scale = normalised(given._replace(features=given.features[..., used]), options.n_classes)
+            grad_used, *others = adjoint(problem, L, grad_W[:, used].to(L.dtype))
+            grad_X = torch.zeros_like(given.features, memory_format=torch.contiguous_format)
+            grad_X[..., used] = grad_used.to(grad_X.dtype)
+            return Differentials(grad_X, *(value / scale for value in others))
+
+        tensors = (*inputs, *saved, grad_weights)
+        return Differentials(*apply_in_slices(run, tensors, _task_bytes(inputs.features, options.n_classes), _MEMORY))
+
+    def tangent(self, inputs: Inputs, options: Options, saved: Saved, tangents: Differentials) -> Tensor:
+        def run(*tensors: Tensor) -> tuple[Tensor]:
+            given, rest = Inputs(*tensors[: len(inputs)]), tensors[len(inputs) :]
+            (L, active), along = rest[:2], Differentials(*rest[2:])
+            used = _used(active, given.lambda1)
+            problem, scale = normalised(given._replace(features=given.features[..., used]), options.n_classes)
+            dX, *others = along
+            moved = tangent(problem, L, dX[..., used].to(L.dtype), *(value / scale for value in others))
+            W = torch.zeros(*given.features.shape[::2], L.shape[2], dtype=moved.dtype, device=moved.device)
+            W[:, used] = moved
+            return (W.to(returned_dtype(given.features.dtype)),)
+
+        tensors = (*inputs, *saved, *tangents)
+        return apply_in_slices(run, tensors, _task_bytes(inputs.features, options.n_classes), _MEMORY)[0]
+
+
+def _used(active: Tensor, lambda1: Tensor) -> Tensor:
+    """Indices of the features that some task uses: the others have no part in W nor in its derivative."""
+    return (active.any(0) | (lambda1 == 0).any()).nonzero()[:, 0]
+
+
+def _task_bytes(features: Tensor, n_classes: int) -> int:
+    """Scratch memory that a task takes."""
+    _, n, d = features.shape
+    order = n * (n_classes - 1)
+    if is_dense(n, d, n_classes):
+        system = 4 * order**2 + 2 * order * min(d, FEATURE_BLOCK)
+    else:
+        system = 4 * n_classes * n**2 + 4 * n_classes * n * min(n, d) + 6 * DENSE_LIMIT**2  # the finish's
+    return 8 * (4 * n * d + 12 * d * n_classes + system)

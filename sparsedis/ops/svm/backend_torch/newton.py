@@ -1,0 +1,361 @@
+"""Interior-point Newton on the dual: Mehrotra's predictor-corrector in two forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.svm.backend_torch.finish import SWITCH, finish, finish_solution
+from sparsedis.ops.svm.backend_torch.fista import fista
+from sparsedis.ops.svm.backend_torch.hessian import Curvature, NewtonSystem, active_curvature, newton_system
+from sparsedis.ops.svm.backend_torch.progress import Progress
+from sparsedis.ops.svm.problem import (
+    Certificate,
+    Problem,
+    certificate,
+    correlation,
+    dual_gradient,
+    residual,
+    row_norms,
+)
+
+_TINY = torch.finfo(torch.float64).tiny
+# Share of the way to the boundary that a step may go.
+TO_BOUNDARY = 0.995
+# Where the predictor can go less than this share of its way, the corrector's second-order term, which holds for a whole
+# step, is damped by the share it can go: undamped it points out of the interior, and the first steps are lost.
+SHORT = 0.1
+# A feature whose curvature b is below this share of the task's largest is left out of the Hessian. Larger cuts cost
+# nothing at lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence. A share of the largest, not
+# of the 1/lambda2 that b tends to on active features: where all features are off there are none, and every b is small.
+_CUT = 1e-8
+
+# Directions need no more: tighter ones do not save an iteration.
+_DIRECTION_TOLERANCE = 1e-5
+
+Direction = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
+
+
+# The start: L on the line from the one-hot labels to 1/k where the dual is least, but not too close to an end (with
+# fewer features than samples many samples end far from their label); Z at this share of the centre.
+_MOST_START, _LEAST_START, _LEAST_START_OF_FEW = 0.9, 1e-3, 0.2
+_CENTRE = 0.3
+
+# lambda1^2/lambda2 up to which the light form is tried: with at least as many features as samples, and with fewer.
+_LIGHT, _SURELY_LIGHT = 0.3, 1e-3
+# The light form makes way for the full one where its gap is above this from this iteration on.
+LIGHT_ITERATIONS = 8
+LIGHT_GAP = 1e-2
+# The interior point goes no further than this gap, be the finish as it may.
+LAST = 1e-11
+# Steps of fista for a task that stalled.
+RESCUE_STEPS = 5000
+
+
+def light_form_pays(problem: Problem) -> Tensor:
+    """(B,) bool: the tasks for which the light form is tried first.
+
+    lambda1^2 / lambda2 does not depend on the scale of the features. Where it is small the group norms are a small part
+    of the problem and the light form is safe and cheap; above, and where there are fewer features than samples, the set
+    of active features changes from step to step and the light form may wander (docs/solvers.md has the measurements
+    behind the thresholds).
+    """
+    _, n, d, _ = problem.shape
+    return problem.lambda1**2 <= (_LIGHT if d >= n else _SURELY_LIGHT) * problem.lambda2
+
+
+def full_form_exists(problem: Problem) -> Tensor:
+    """(B,) bool: whether there is a group Lasso to speak of; the full form divides the features by lambda1."""
+    return problem.lambda1**2 > 1e-10 * problem.lambda2
+
+
+def start_on_the_line(problem: Problem) -> Tensor:
+    """theta in [0, 1], (B,): where the dual is least on the line L = (1 - theta) Y + theta/k.
+
+    The derivative in theta is convex and increasing: Newton from the right meets its root monotonically.
+    """
+    k = problem.shape[3]
+    norms = row_norms(correlation(problem, problem.weight * (problem.targets - 1 / k)))
+    reward = reward_on_the_line(problem)
+    theta = torch.ones_like(problem.lambda1)
+    for _ in range(100):
+        excess = (theta[:, None] * norms - problem.lambda1[:, None]).clamp_min(0)
+        slope = torch.where(excess > 0, norms**2, 0).sum(1)
+        step = ((excess * norms).sum(1) - reward).clamp_min(0) / slope.clamp_min(_TINY)
+        if not bool((step > 1e-6 * theta).any()):
+            break
+        theta = theta - step
+    return theta
+
+
+def reward_on_the_line(problem: Problem) -> Tensor:
+    """lambda2 times what the linear part of the dual gains along that line, (B,)."""
+    return problem.lambda2 * (1 - 1 / problem.shape[3]) * problem.weight.sum((1, 2))
+
+
+class Form:
+    """Variables of an interior point: pairs of positives whose products go to mu, and what else there is."""
+
+    problem: Problem
+    variables: tuple[Tensor, ...]  # L, Z first; the positive ones before the others
+    n_positive: int
+
+    @property
+    def dual(self) -> Tensor:
+        return self.variables[0]
+
+    def take(self, index: Tensor) -> None:
+        self.problem = self.problem.take(index)
+        self.variables = tuple(value[index] for value in self.variables)
+
+    def linearise(self, at: Certificate) -> Direction:
+        """Factor the Newton system; the result maps targets of the pairs' products to a direction."""
+        raise NotImplementedError
+
+    # What touches the features or a whole batch of variables; a backend with kernels brings its own.
+
+    def _line(self) -> Tensor:
+        return start_on_the_line(self.problem)
+
+    def _correlation(self, rows: Tensor) -> Tensor:
+        return correlation(self.problem, rows)
+
+    def _scores(self, weights: Tensor) -> Tensor:
+        return self.problem.features @ weights
+
+    def _system(self, curvature: Curvature, bounds: Tensor) -> NewtonSystem:
+        return newton_system(self.problem, curvature, bounds, self.dual)
+
+    def _start(self) -> tuple[Tensor, Tensor]:
+        _, n, d, k = self.problem.shape
+        least = _LEAST_START_OF_FEW if d < n else _LEAST_START
+        share = self._line().clamp(least, _MOST_START)[:, None, None]
+        uniform = share / k
+        dual = (1 - share) * self.problem.targets + uniform
+        return dual, _CENTRE * uniform / dual
+
+    def _step_to(self, boundary: float, direction: tuple[Tensor, ...]) -> Tensor:
+        step = torch.ones_like(self.problem.lambda1)
+        for value, change in zip(self.variables[: self.n_positive], direction, strict=False):
+            ratio = torch.where(change < 0, value / -change, torch.inf).flatten(1).amin(1)
+            step = torch.minimum(step, boundary * ratio)
+        return step
+
+    def _moved(self, step: Tensor, direction: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(value + _of(step, value) * change for value, change in zip(self.variables, direction, strict=True))
+
+    def _pairs(self, variables: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
+        return [(variables[i], variables[i + 1]) for i in range(0, self.n_positive, 2)]
+
+    def _centrality(self, variables: tuple[Tensor, ...]) -> Tensor:
+        """mu: the mean product of the pairs; padded samples are left out."""
+        present = (self.problem.weight > 0).to(self.dual.dtype)
+        pairs = self._pairs(variables)
+        total = (present * pairs[0][0] * pairs[0][1]).sum((1, 2))
+        count = present.sum((1, 2)) * self.problem.shape[3]
+        for a, b in pairs[1:]:
+            total = total + (a * b).sum(1)
+            count = count + a.shape[1]
+        return total / count.clamp_min(1)
+
+    def advance(self, at: Certificate) -> None:
+        """One predictor-corrector step."""
+        direction_to = self.linearise(at)
+        predictor = direction_to([torch.zeros_like(a) for a, _ in self._pairs(self.variables)])
+        self._move(direction_to(self._corrected(predictor)))
+
+    def _corrected(self, predictor: tuple[Tensor, ...]) -> list[Tensor]:
+        """The targets of the pairs' products that the predictor asks for."""
+        mu = self._centrality(self.variables)
+        reach = self._step_to(1.0, predictor)
+        ahead = self._moved(reach, predictor)
+        sigma = (self._centrality(ahead).clamp_min(0) / mu.clamp_min(_TINY)).clamp_max(1) ** 3
+        damping = torch.where(reach < SHORT, reach, 1.0)
+        return [_of(sigma * mu, a) - _of(damping, a) * a * b for a, b in self._pairs(predictor)]
+
+    def _move(self, direction: tuple[Tensor, ...]) -> None:
+        self.variables = self._moved(self._step_to(TO_BOUNDARY, direction), direction)
+
+    def _bounded(self, system: NewtonSystem, gradient: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Directions of L and Z for a target of L Z."""
+        L, Z = self.variables[:2]
+        present = (self.problem.weight > 0).to(L.dtype)
+        dL = present * system.solve(present * (-(gradient - Z) + (target - L * Z) / L), _DIRECTION_TOLERANCE)
+        return dL, present * (target - L * Z - Z * dL) / L
+
+
+def _of(per_task: Tensor, values: Tensor) -> Tensor:
+    """(B,) made to broadcast against (B, ...)."""
+    return per_task.view(-1, *[1] * (values.dim() - 1))
+
+
+class LightForm(Form):
+    """Newton on L alone, on the C1 dual objective: only active features have curvature."""
+
+    n_positive = 2
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.variables = self._start()
+
+    def linearise(self, at: Certificate) -> Direction:
+        problem = self.problem
+        L, Z = self.variables
+        curvature = active_curvature(problem, at)
+        bounds = Z / L + problem.weight * problem.rho[:, None, None]
+        system = self._system(curvature, bounds)
+        gradient = dual_gradient(problem, L, at.scores)
+        return lambda targets: self._bounded(system, gradient, targets[0])
+
+
+class FullForm(Form):
+    """Primal-dual: the group norms' own dual variables U (||U_j|| <= 1), multipliers th and slacks w are iterated too.
+
+    Minimises over L through h(V) = min over ||U_j|| <= lambda1 of ||V - U||^2 / (2 lambda2), with W_j = th_j U_j,
+    th_j w_j -> mu and w_j = (1 - ||U_j||^2)/2; every feature is eliminated from the Newton system by itself. Works on
+    features scaled so that lambda1 = 1, which changes neither L nor the gap.
+    """
+
+    n_positive = 4
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem.with_unit_lambda1()
+        L, Z = self._start()
+        V = self._correlation(residual(self.problem, L))
+        norms = row_norms(V)
+        U = V * (0.9 / norms.clamp_min(_TINY)).clamp_max(1)[..., None]
+        w = ((1 - (U**2).sum(-1)) / 2).clamp_min(0.01)
+        th = torch.minimum(((norms / 0.9 - 1) / self.problem.lambda2[:, None]).clamp_min(0) + 0.2 / w, 1 / w)
+        self.variables = (L, Z, th, w, U)
+
+    def linearise(self, at: Certificate) -> Direction:
+        problem = self.problem
+        L, Z, th, w, U = self.variables
+        l2 = problem.lambda2[:, None]
+        u = row_norms(U)
+        e = U / u.clamp_min(_TINY)[..., None]
+        stretch = 1 + l2 * th
+        rU = at.V - stretch[..., None] * U
+        rw = (1 - u**2) / 2 - w
+        rr = (e * rU).sum(-1)
+        q = stretch + l2 * u**2 * th / w
+        a = th / stretch
+        b = (1 - 1 / q) / l2
+        kept = b > _CUT * b.amax(1, keepdim=True)
+        zero = torch.zeros_like(a)
+        curvature = Curvature(torch.where(kept, a, zero), torch.where(kept, (b - a).clamp_min(0), zero), e)
+        bounds = Z / L + problem.weight * problem.rho[:, None, None]
+        system = self._system(curvature, bounds)
+        gradient = dual_gradient(problem, L, self._scores(th[..., None] * U))
+
+        def direction(targets: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            rC = targets[1] - th * w - th * rw
+            dUr0 = (rr - l2 * u * rC / w) / q
+            dU0 = (rU - rr[..., None] * e) / stretch[..., None] + dUr0[..., None] * e
+            dth0 = (rC + th * u * dUr0) / w
+            dW0 = dth0[..., None] * U + th[..., None] * dU0
+            moved = gradient - problem.weight * self._scores(dW0)
+            dL, dZ = self._bounded(system, moved, targets[0])
+            dV = self._correlation(-problem.weight * dL)
+            along = (e * dV).sum(-1)
+            dUr = along / q
+            dU = dU0 + (dV - along[..., None] * e) / stretch[..., None] + dUr[..., None] * e
+            return dL, dZ, dth0 + th * u * dUr / w, rw - (U * dU).sum(-1), dU
+
+        return direction
+
+
+def newton(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> Progress:
+    """Solve every task, in the form that suits it, to rounding; without ``exact``, where ``tol`` is not below the gap
+    from which on the finish works, to ``tol`` only. Turns of the finish count as iterations.
+
+    Tasks that stall are given to :func:`fista`, and finished from there.
+    """
+    progress = Progress(problem, tol)
+    light = light_form_pays(problem)
+    index = light.nonzero()[:, 0]
+    hopeless = _interior_point(LightForm, problem, progress, index, tol, max_iter, exact, may_give_up=True)
+    full = torch.cat([(~light).nonzero()[:, 0], hopeless])
+    _interior_point(FullForm, problem, progress, full, tol, max_iter, exact)
+    stalled = (progress.stalled & ~progress.certified).nonzero()[:, 0]
+    if len(stalled):
+        steps = fista(problem.take(stalled), tol, RESCUE_STEPS)
+        progress.offer(stalled, steps.dual, steps.relative_gap)
+        done = finish_solution(problem.take(stalled), progress.dual[stalled])
+        progress.offer(stalled, done.dual, done.relative_gap)
+    return progress
+
+
+def finished(solver: Callable[[Problem, float, int], Progress]) -> Callable[[Problem, float, int, bool], Progress]:
+    """A first-order solver that goes to rounding where it is asked for: by the finish, or failing that by newton."""
+
+    def solve(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> Progress:
+        progress = solver(problem, tol, max_iter)
+        if exact:
+            done = finish_solution(problem, progress.dual)
+            progress.offer(torch.arange(len(done.turns), device=done.turns.device), done.dual, done.relative_gap)
+            rough = (~done.settled).nonzero()[:, 0]
+            if len(rough):
+                better = newton(problem.take(rough), tol, max_iter, exact)
+                progress.offer(rough, better.dual, better.relative_gap)
+        return progress
+
+    return solve
+
+
+def _interior_point(
+    make: type[LightForm] | type[FullForm],
+    problem: Problem,
+    progress: Progress,
+    index: Tensor,
+    tol: float,
+    max_iter: int,
+    exact: bool,
+    may_give_up: bool = False,
+) -> Tensor:
+    """Iterate the tasks ``index``, counting on from where they stand; returns those given up, for the full form.
+
+    From a gap of SWITCH on a task is handed to the finish. One that comes back goes on from its own L and Z, and is
+    handed over again when its gap is ten times smaller.
+    """
+    given_up = index[:0]
+    if len(index) == 0:
+        return given_up
+    form = make(problem.take(index))
+    progress.restart(index)
+    iteration = progress.n_iter[index]
+    finishing = exact or tol < SWITCH
+    switch = torch.full_like(problem.lambda1[index], SWITCH)
+    enough = torch.full_like(switch, LAST if finishing else tol)
+    for _ in range(max_iter + 1):
+        at = certificate(form.problem, form.dual)
+        going = progress.record(index, form.dual, at.relative_gap, iteration)
+        if may_give_up:
+            stuck = ~going | ((iteration >= LIGHT_ITERATIONS) & ~(at.relative_gap <= LIGHT_GAP))
+            stuck &= ~progress.certified[index] & (iteration < max_iter) & full_form_exists(form.problem)
+            given_up = torch.cat([given_up, index[stuck]])
+            going &= ~stuck
+        ready = (going & (at.relative_gap <= switch)).nonzero()[:, 0]
+        if finishing and len(ready):
+            L, Z = (value[ready] for value in form.variables[:2])
+            done = finish(problem.take(index[ready]), L, Z, max_iter - iteration[ready])
+            progress.offer(index[ready], done.dual, done.relative_gap)
+            iteration = iteration.index_add(0, ready, done.turns)
+            progress.n_iter[index] = iteration
+            going[ready] = ~done.settled
+            switch[ready] = at.relative_gap[ready] / 10
+            if not exact:
+                enough[ready[done.oversized]] = tol
+        going &= (at.relative_gap > enough) & (iteration < max_iter)
+        if not bool(going.any()):
+            break
+        if not bool(going.all()):
+            kept = going.nonzero()[:, 0]
+            index, iteration, switch, enough = index[kept], iteration[kept], switch[kept], enough[kept]
+            form.take(kept)
+            at = Certificate(*(value[kept] for value in at))
+        form.advance(at)
+        iteration = iteration + 1
+    return given_up

@@ -1,0 +1,71 @@
+"""The best dual point of every task so far, and which tasks go on: shared by all solvers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.svm.problem import Problem
+from sparsedis.solution import Status
+
+# Checks for which a task that is certified, and goes on to rounding, may be without a gap half as large.
+CERTIFIED_PATIENCE = 6
+
+
+class Progress:
+    """Best L, its relative gap and iteration count of B tasks.
+
+    Args:
+        problem: the tasks.
+        tol: the relative gap from which on a task is certified.
+        patience: checks without a better gap after which a task counts as stalled. newton has been seen to wander for
+            35 and then converge.
+    """
+
+    def __init__(self, problem: Problem, tol: float, patience: int = 60) -> None:
+        batch, _, _, k = problem.shape
+        self.dual = torch.full_like(problem.targets, 1 / k)
+        self.relative_gap = torch.full_like(problem.lambda1, torch.inf)
+        self.n_iter = torch.zeros(batch, dtype=torch.int64, device=self.dual.device)
+        self.stalled = torch.zeros_like(self.n_iter, dtype=torch.bool)
+        self._since_better = torch.zeros_like(self.n_iter)
+        self._tol, self._patience = tol, patience
+
+    @property
+    def certified(self) -> Tensor:
+        """(B,) bool."""
+        return self.relative_gap <= self._tol
+
+    @property
+    def status(self) -> Tensor:
+        """(B,) int64: values of :class:`Status`."""
+        ended = torch.where(self.stalled, int(Status.STALLED), int(Status.MAX_ITER))
+        return torch.where(self.certified, int(Status.CERTIFIED), ended)
+
+    def restart(self, index: Tensor) -> None:
+        """Another method begins with the tasks ``index``, and with new patience."""
+        self._since_better[index] = 0
+
+    def offer(self, index: Tensor, dual: Tensor, relative_gap: Tensor) -> Tensor:
+        """Keep the dual points (M, n, k) of the tasks ``index`` (M,) that are better; (M,) bool, which are."""
+        better = relative_gap < self.relative_gap[index]  # false for NaN
+        improved = index[better]
+        self.dual[improved] = dual[better]
+        self.relative_gap[improved] = relative_gap[better]
+        return better
+
+    def record(self, index: Tensor, dual: Tensor, relative_gap: Tensor, iteration: int | Tensor) -> Tensor:
+        """Take in an iteration's dual point (M, n, k) of each of the tasks ``index`` (M,).
+
+        Returns:
+            (M,) bool: the tasks that are not stalled.
+        """
+        before = self.relative_gap[index]
+        self.offer(index, dual, relative_gap)
+        certified = before <= self._tol
+        better = relative_gap < torch.where(certified, before / 2, before)
+        self._since_better[index] = since = torch.where(better, 0, self._since_better[index] + 1)
+        self.n_iter[index] = iteration
+        patience = torch.where(certified, min(CERTIFIED_PATIENCE, self._patience), self._patience)
+        self.stalled[index] = (since >= patience) | ~torch.isfinite(relative_gap)
+        return ~self.stalled[index]

@@ -1,0 +1,327 @@
+"""Accelerated proximal steps on the dual: whole solves in one launch, or steps whose features many programs share."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sparsedis.ops.common.triton_launch import REAL, launch, splits
+from sparsedis.ops.svm.backend_torch.fista import CHECK_EVERY
+from sparsedis.ops.svm.backend_triton.certify import (
+    Progress,
+    check,
+    make_pass,
+    summed,
+)
+from sparsedis.ops.svm.backend_triton.device import (
+    gap_and_hinge,
+    gradient,
+    judge,
+    link_pass,
+    load_rows,
+    one_hot,
+    project,
+    residual,
+    store_rows,
+)
+from sparsedis.ops.svm.backend_triton.hessian import gram
+from sparsedis.ops.svm.backend_triton.tasks import Tasks
+from sparsedis.ops.svm.backend_triton.tiles import ROW_WARPS, checked_tile
+
+PATIENCE = 100
+# Checks (each followed by CHECK_EVERY steps) in a launch, after which the host asks whether any task is left.
+ROUNDS = 10
+
+
+@triton.jit
+def proximal(scores, ahead, size, is_label, weight, rho, n, k, N: tl.constexpr, K: tl.constexpr):
+    """The step from the point ahead, whose scores are given: down the gradient, and onto the simplices."""
+    valid = (tl.arange(0, N) < n)[:, None] & (tl.arange(0, K) < k)[None, :]
+    new, _tau = project(ahead - size * gradient(scores, ahead, is_label, weight, rho), k, K)
+    return tl.where(valid, new, 0.0)
+
+
+@triton.jit
+def accelerated(momentum, uphill):
+    """The momentum that follows, and the share of the last change to go ahead; from 1 where it points uphill."""
+    momentum = tl.where(uphill > 0, 1.0, momentum)
+    following = 0.5 * (1.0 + tl.sqrt(1.0 + 4.0 * momentum * momentum))
+    return following, (momentum - 1.0) / following
+
+
+@triton.jit
+def steps_kernel(
+    X,
+    stride_b,
+    stride_n,
+    stride_d,
+    scale,
+    labels,
+    weight,
+    lambda1,
+    lambda2,
+    rho,
+    step_size,
+    target,
+    dual_at,
+    ahead_at,
+    momentum_at,
+    best,
+    best_gap,
+    since_at,
+    n_iter,
+    going,
+    max_iter,
+    rounds,
+    n,
+    d,
+    k,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+    REAL: tl.constexpr,
+    EVERY: tl.constexpr,
+    PATIENCE: tl.constexpr,
+):
+    """Up to ``rounds`` checks of one task, EVERY steps after each; the task leaves when certified or stalled."""
+    b = tl.program_id(0).to(tl.int64)
+    running = tl.load(going + b)
+    if running != 1:
+        return
+    i = tl.arange(0, N)
+    s = tl.load(weight + b * n + i, mask=i < n, other=0.0).to(REAL)
+    is_label = one_hot(labels + b * n, n, N, K)
+    l1 = tl.load(lambda1 + b).to(REAL)
+    l2 = tl.load(lambda2 + b).to(REAL)
+    smoothing = tl.load(rho + b).to(REAL)
+    factor = tl.load(scale + b).to(REAL)
+    size = tl.load(step_size + b).to(REAL)
+    wanted = tl.load(target + b)
+    X += b * stride_b
+    dual = load_rows(dual_at + b * n * k, n, k, N, K, REAL)
+    ahead = load_rows(ahead_at + b * n * k, n, k, N, K, REAL)
+    momentum = tl.load(momentum_at + b)
+    reached = tl.load(best_gap + b)
+    since = tl.load(since_at + b)
+    iteration = tl.load(n_iter + b)
+    turn = 0
+    while (running == 1) & (turn < rounds):
+        rows = residual(dual, is_label, s, REAL)
+        scores, sizes, squares = link_pass(
+            X, stride_n, stride_d, factor, rows, l1, l2, X, X, n, k, 0, d, N, K, BLOCK, REAL, False
+        )
+        gap, hinge = gap_and_hinge(scores, dual, is_label, s, smoothing, n, k, N, K)
+        objective = hinge + l1 * sizes + 0.5 * l2 * squares
+        relative = tl.where(objective == 0, 0.0, gap / objective)
+        better, reached, since, goes_on = judge(relative, reached, since, wanted, PATIENCE)
+        if better:
+            store_rows(best + b * n * k, dual, n, k, N, K)
+        running = tl.where(goes_on, tl.where(iteration >= max_iter, 2, 1), 0)
+        count = tl.where(running == 1, tl.minimum(EVERY, max_iter - iteration), 0)
+        for _ in range(count):
+            rows = residual(ahead, is_label, s, REAL)
+            scores, _sizes, _squares = link_pass(
+                X, stride_n, stride_d, factor, rows, l1, l2, X, X, n, k, 0, d, N, K, BLOCK, REAL, False
+            )
+            new = proximal(scores, ahead, size, is_label, s, smoothing, n, k, N, K)
+            change = new - dual
+            momentum, share = accelerated(momentum, tl.sum(tl.sum((ahead - new) * change, 1), 0))
+            dual = new
+            ahead = new + share * change
+        iteration += count
+        turn += 1
+    store_rows(dual_at + b * n * k, dual, n, k, N, K)
+    store_rows(ahead_at + b * n * k, ahead, n, k, N, K)
+    tl.store(momentum_at + b, momentum)
+    tl.store(best_gap + b, reached)
+    tl.store(since_at + b, since)
+    tl.store(n_iter + b, iteration)
+    tl.store(going + b, running)
+
+
+@triton.jit
+def step_kernel(
+    labels,
+    weight,
+    rho,
+    step_size,
+    scores,
+    parts,
+    dual_at,
+    ahead_at,
+    momentum_at,
+    n_iter,
+    going,
+    max_iter,
+    n,
+    k,
+    ROWS: tl.constexpr,
+    K: tl.constexpr,
+    REAL: tl.constexpr,
+):
+    """One step of one task, from the parts of the pass at the point ahead."""
+    b = tl.program_id(0).to(tl.int64)
+    iteration = tl.load(n_iter + b)
+    if (tl.load(going + b) != 1) | (iteration >= max_iter):
+        return
+    size = tl.load(step_size + b).to(REAL)
+    smoothing = tl.load(rho + b).to(REAL)
+    uphill = tl.zeros((), REAL)
+    i = tl.arange(0, ROWS)
+    for first in range(0, n, ROWS):
+        left = n - first
+        start = b * n + first
+        s = tl.load(weight + start + i, mask=i < left, other=0.0).to(REAL)
+        is_label = one_hot(labels + start, left, ROWS, K)
+        ahead = load_rows(ahead_at + start * k, left, k, ROWS, K, REAL)
+        total = summed(scores + (b * parts * n + first) * k, n * k, parts, left, k, ROWS, K, REAL)
+        new = proximal(total, ahead, size, is_label, s, smoothing, left, k, ROWS, K)
+        change = new - load_rows(dual_at + start * k, left, k, ROWS, K, REAL)
+        uphill += tl.sum(tl.sum((ahead - new) * change, 1), 0)
+        store_rows(dual_at + start * k, new, left, k, ROWS, K)
+        store_rows(ahead_at + start * k, change, left, k, ROWS, K)
+    momentum, share = accelerated(tl.load(momentum_at + b), uphill)
+    tl.debug_barrier()
+    for first in range(0, n, ROWS):
+        start = b * n + first
+        new = load_rows(dual_at + start * k, n - first, k, ROWS, K, REAL)
+        change = load_rows(ahead_at + start * k, n - first, k, ROWS, K, REAL)
+        store_rows(ahead_at + start * k, new + share * change, n - first, k, ROWS, K)
+    tl.store(momentum_at + b, momentum)
+    tl.store(n_iter + b, iteration + 1)
+
+
+class _State:
+    """A batch of tasks between launches."""
+
+    def __init__(self, tasks: Tasks, tol: float, dtype: torch.dtype) -> None:
+        self.tasks, self.dtype = tasks, dtype
+        self.progress = Progress(tasks, tol, dtype)
+        self.dual = self.progress.dual.clone()
+        self.ahead = self.dual.clone()
+        self.momentum = torch.ones_like(self.progress.relative_gap)
+        self.step_size = 1 / lipschitz(tasks, dtype)
+
+    def fused(self, max_iter: int, rounds: int) -> None:
+        """``rounds`` checks and the steps between them in one launch, a program for each task."""
+        tasks, progress = self.tasks, self.progress
+        batch, n, d, k = tasks.shape
+        tile = checked_tile(n, k, self.dtype)
+        launch(
+            steps_kernel,
+            (batch,),
+            *tasks.readable(self.dtype),
+            tasks.scale,
+            tasks.labels,
+            tasks.weight,
+            tasks.lambda1,
+            tasks.lambda2,
+            tasks.rho,
+            self.step_size,
+            progress.target,
+            self.dual,
+            self.ahead,
+            self.momentum,
+            progress.dual,
+            progress.relative_gap,
+            progress.since,
+            progress.n_iter,
+            progress.going,
+            max_iter,
+            rounds,
+            n,
+            d,
+            k,
+            N=tile.N,
+            K=tile.K,
+            BLOCK=tile.BLOCK,
+            REAL=REAL[self.dtype],
+            EVERY=CHECK_EVERY,
+            PATIENCE=PATIENCE,
+            num_warps=tile.warps,
+        )
+
+    def shared(self, max_iter: int, rounds: int) -> None:
+        """The same in a pass and a step kernel for each step, the features of a task shared by programs."""
+        tasks, progress, going = self.tasks, self.progress, self.progress.going
+        batch, n, _, k = tasks.shape
+        tile = checked_tile(n, k, self.dtype)
+        for _ in range(rounds):
+            check(tasks, self.dual, going, self.dtype, progress=progress, max_iter=max_iter, patience=PATIENCE)
+            for _ in range(CHECK_EVERY):
+                parts, *_others = make_pass(tasks, self.ahead, going, self.dtype)
+                launch(
+                    step_kernel,
+                    (batch,),
+                    tasks.labels,
+                    tasks.weight,
+                    tasks.rho,
+                    self.step_size,
+                    parts,
+                    parts.shape[1],
+                    self.dual,
+                    self.ahead,
+                    self.momentum,
+                    progress.n_iter,
+                    going,
+                    max_iter,
+                    n,
+                    k,
+                    ROWS=tile.rows,
+                    K=tile.K,
+                    REAL=REAL[self.dtype],
+                    num_warps=ROW_WARPS,
+                )
+
+
+def lipschitz(tasks: Tasks, dtype: torch.dtype) -> Tensor:
+    """Lipschitz constant of the dual gradient, (B,); in float32 rounded up."""
+    weight = tasks.weight[..., 0]
+    G = gram(tasks, dtype) * weight[:, :, None] * weight[:, None]
+    largest = torch.linalg.eigvalsh(G)[:, -1]
+    if dtype == torch.float32:
+        largest = largest * (1 + 1e-5)
+    return (largest / tasks.lambda2 + tasks.rho).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def fista(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, variant: str = "auto") -> Progress:
+    """Solve every task to a relative gap of ``tol``; steps in ``dtype``, certificates in float64.
+
+    Steps, checks, restarts and stopping rule are those of the torch backend. A task that is certified in float32 but
+    not in float64 continues to half the gap.
+
+    Args:
+        variant: "fused" (a program for each task), "shared" (several), or "auto": fused where there are tasks for
+            every multiprocessor. Tiles that do not fit in a program's registers are always shared.
+
+    Returns:
+        The best dual points (float64, rows summing to 1), and what became of them.
+    """
+    state = _State(tasks, tol, dtype)
+    batch, n, d, k = tasks.shape
+    tile = checked_tile(n, k, dtype)
+    if variant == "auto":
+        alone = splits(batch, d, tile.BLOCK, tasks.features.device) == 1
+        variant = "fused" if alone else "shared"
+    if not tile.fused:
+        variant = "shared"
+    progress = state.progress
+    everyone = torch.ones_like(progress.going)
+    # Every launch ends a task, or takes it ROUNDS checks further; a task that goes on repeats a check without a better
+    # gap, for which it has no more patience than for others.
+    for _ in range((max_iter // CHECK_EVERY + 2) // ROUNDS + 1 + PATIENCE):
+        (state.fused if variant == "fused" else state.shared)(max_iter, ROUNDS)
+        dual = progress.dual.double()
+        progress.exact = dual / dual.sum(-1, keepdim=True)
+        progress.exact_gap = check(tasks, progress.exact, everyone, torch.float64).relative_gap
+        certified = progress.exact_gap <= tol
+        again = (progress.going == 0) & (progress.relative_gap <= progress.target) & ~certified
+        lower = torch.minimum(progress.target, progress.relative_gap) / 2
+        progress.target = torch.where(again, lower, progress.target)
+        resumed = torch.where(progress.n_iter < max_iter, 1, 2).to(torch.int32)
+        progress.going = torch.where(again, resumed, torch.where(certified, 0, progress.going))
+        if not bool((progress.going == 1).any()):  # the only question of a launch
+            break
+    return progress

@@ -1,0 +1,459 @@
+"""Interior-point Newton on a device: the torch backend's two forms, with kernels for features and all variables.
+
+No iteration waits for the host. Tasks that are done are skipped by every kernel, and dropped when the host asks.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sparsedis.ops.common.triton_launch import launch
+from sparsedis.ops.svm.backend_torch.finish import SWITCH, finish, finish_solution
+from sparsedis.ops.svm.backend_torch.hessian import Curvature
+from sparsedis.ops.svm.backend_torch.newton import (
+    LAST,
+    LIGHT_GAP,
+    LIGHT_ITERATIONS,
+    RESCUE_STEPS,
+    SHORT,
+    TO_BOUNDARY,
+    Form,
+    FullForm,
+    LightForm,
+    full_form_exists,
+    light_form_pays,
+    reward_on_the_line,
+)
+from sparsedis.ops.svm.backend_triton import products
+from sparsedis.ops.svm.backend_triton.certify import Progress, check
+from sparsedis.ops.svm.backend_triton.fista import fista
+from sparsedis.ops.svm.backend_triton.hessian import KernelSystem
+from sparsedis.ops.svm.backend_triton.tasks import Tasks
+
+PATIENCE = 60
+# Iterations that products of float32 are given: few tasks take half as many. float64 has max_iter to itself.
+MOST_IN_FLOAT32 = 60
+# Iterations after which the host asks which tasks are left: each question waits for the device.
+ASK_EVERY = 3
+# Elements that a program takes at a time in what runs over variables.
+BLOCK = 1024
+# Relative ridge of the Newton matrix, and its factor where the matrix was not positive definite.
+_RIDGE = 50 * torch.finfo(torch.float64).eps
+_RAISE = {torch.float64: 100.0, torch.float32: 1e6}
+
+
+@triton.jit
+def line_kernel(norms, lambda1, reward, going, theta_out, d, BLOCK: tl.constexpr):
+    """theta of one task: see the torch backend's ``start_on_the_line``."""
+    b = tl.program_id(0).to(tl.int64)
+    if tl.load(going + b) != 1:
+        return
+    l1 = tl.load(lambda1 + b)
+    gained = tl.load(reward + b)
+    theta = l1 * 0.0 + 1.0
+    turns = 0
+    while turns < 100:
+        first_sum = tl.zeros((BLOCK,), tl.float64)
+        slope_sum = tl.zeros((BLOCK,), tl.float64)
+        for first in range(0, d, BLOCK):
+            j = first + tl.arange(0, BLOCK)
+            norm = tl.load(norms + b * d + j, mask=j < d, other=0.0).to(tl.float64)
+            excess = tl.maximum(theta * norm - l1, 0.0)
+            first_sum += excess * norm
+            slope_sum += tl.where(excess > 0, norm * norm, 0.0)
+        slope = tl.sum(slope_sum, 0)
+        down = tl.maximum(tl.sum(first_sum, 0) - gained, 0.0)
+        step = tl.where(slope > 0, down / tl.where(slope > 0, slope, 1.0), 0.0)
+        turns = tl.where(step > 1e-6 * theta, turns + 1, 100)
+        theta = tl.where(step > 1e-6 * theta, theta - step, theta)
+    tl.store(theta_out + b, theta)
+
+
+@triton.jit
+def farthest(value, change):
+    """The step at which positive values reach zero; infinite where they do not."""
+    falls = change < 0
+    return tl.where(falls, value / tl.where(falls, -change, 1.0), float("inf"))
+
+
+@triton.jit
+def pair_reach(a, b, da, db, count, BLOCK: tl.constexpr):
+    """The farthest step of the pairs' positive values."""
+    reach = tl.full((BLOCK,), float("inf"), tl.float64)
+    for first in range(0, count, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        inside = at < count
+        one = farthest(tl.load(a + at, mask=inside, other=1.0), tl.load(da + at, mask=inside, other=0.0))
+        other = farthest(tl.load(b + at, mask=inside, other=1.0), tl.load(db + at, mask=inside, other=0.0))
+        reach = tl.minimum(reach, tl.minimum(one, other))
+    return tl.min(reach, 0)
+
+
+@triton.jit
+def pair_product(a, b, da, db, step, weight, each, count, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
+    """Sum of (a + step da)(b + step db), and its number of terms; with WEIGHTED present samples only."""
+    total = tl.zeros((BLOCK,), tl.float64)
+    terms = tl.zeros((BLOCK,), tl.int32)
+    for first in range(0, count, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        inside = at < count
+        one = tl.load(a + at, mask=inside, other=0.0) + step * tl.load(da + at, mask=inside, other=0.0)
+        other = tl.load(b + at, mask=inside, other=0.0) + step * tl.load(db + at, mask=inside, other=0.0)
+        if WEIGHTED:
+            inside = inside & (tl.load(weight + at // each, mask=inside, other=0.0) > 0)
+        total += tl.where(inside, one * other, 0.0)
+        terms += inside.to(tl.int32)
+    return tl.sum(total, 0), tl.sum(terms, 0)
+
+
+@triton.jit
+def pair_targets(da, db, out, centre, damping, count, BLOCK: tl.constexpr):
+    """centre - damping da db."""
+    for first in range(0, count, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        inside = at < count
+        product = tl.load(da + at, mask=inside, other=0.0) * tl.load(db + at, mask=inside, other=0.0)
+        tl.store(out + at, centre - damping * product, mask=inside)
+
+
+@triton.jit
+def corrector_kernel(
+    L,
+    Z,
+    dL,
+    dZ,
+    th,
+    w,
+    dth,
+    dw,
+    weight,
+    going,
+    samples_out,
+    features_out,
+    n,
+    k,
+    d,
+    FULL: tl.constexpr,
+    SHORT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Targets of one task's products L Z and, in the full form, th w, from the predictor (Mehrotra's sigma)."""
+    b = tl.program_id(0).to(tl.int64)
+    if tl.load(going + b) != 1:
+        return
+    L += b * n * k
+    Z += b * n * k
+    dL += b * n * k
+    dZ += b * n * k
+    weight += b * n
+    reach = tl.minimum(pair_reach(L, Z, dL, dZ, n * k, BLOCK), 1.0)
+    now, terms = pair_product(L, Z, dL, dZ, 0.0, weight, k, n * k, True, BLOCK)
+    if FULL:
+        th += b * d
+        w += b * d
+        dth += b * d
+        dw += b * d
+        reach = tl.minimum(reach, pair_reach(th, w, dth, dw, d, BLOCK))
+        of_features, feature_terms = pair_product(th, w, dth, dw, 0.0, weight, 1, d, False, BLOCK)
+        now += of_features
+        terms += feature_terms
+    ahead, _terms = pair_product(L, Z, dL, dZ, reach, weight, k, n * k, True, BLOCK)
+    if FULL:
+        of_features, _feature_terms = pair_product(th, w, dth, dw, reach, weight, 1, d, False, BLOCK)
+        ahead += of_features
+    count = tl.maximum(terms, 1).to(tl.float64)
+    mu = now / count
+    share = tl.where(mu > 0, tl.maximum(ahead / count, 0.0) / tl.where(mu > 0, mu, 1.0), 0.0)
+    share = tl.minimum(share, 1.0)
+    centre = share * share * share * mu
+    damping = tl.where(reach < SHORT, reach, 1.0)
+    pair_targets(dL, dZ, samples_out + b * n * k, centre, damping, n * k, BLOCK)
+    if FULL:
+        pair_targets(dth, dw, features_out + b * d, centre, damping, d, BLOCK)
+
+
+@triton.jit
+def moved(value, change, step, count, BLOCK: tl.constexpr):
+    """value += step change, in memory."""
+    for first in range(0, count, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        inside = at < count
+        new = tl.load(value + at, mask=inside, other=0.0) + step * tl.load(change + at, mask=inside, other=0.0)
+        tl.store(value + at, new, mask=inside)
+
+
+@triton.jit
+def move_kernel(
+    L,
+    Z,
+    dL,
+    dZ,
+    th,
+    w,
+    dth,
+    dw,
+    U,
+    dU,
+    going,
+    failed,
+    n,
+    k,
+    d,
+    FULL: tl.constexpr,
+    TO_BOUNDARY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One task's step, as far as its positive variables allow; none where the Newton matrix had no factor."""
+    b = tl.program_id(0).to(tl.int64)
+    if (tl.load(going + b) != 1) | (tl.load(failed + b) != 0):
+        return
+    L += b * n * k
+    Z += b * n * k
+    dL += b * n * k
+    dZ += b * n * k
+    reach = pair_reach(L, Z, dL, dZ, n * k, BLOCK)
+    if FULL:
+        th += b * d
+        w += b * d
+        dth += b * d
+        dw += b * d
+        reach = tl.minimum(reach, pair_reach(th, w, dth, dw, d, BLOCK))
+    step = tl.minimum(TO_BOUNDARY * reach, 1.0)
+    moved(L, dL, step, n * k, BLOCK)
+    moved(Z, dZ, step, n * k, BLOCK)
+    if FULL:
+        moved(th, dth, step, d, BLOCK)
+        moved(w, dw, step, d, BLOCK)
+        moved(U + b * d * k, dU + b * d * k, step, d * k, BLOCK)
+
+
+class KernelForm(Form):
+    """The torch backend's form with kernels in place of what costs.
+
+    Args:
+        tasks: the tasks.
+        going: (B,) int32; kernels skip the tasks that are not 1.
+        dtype: of the Hessian's products over the features; all else is float64.
+    """
+
+    problem: Tasks  # type: ignore[assignment]
+
+    def __init__(self, tasks: Tasks, going: Tensor, dtype: torch.dtype) -> None:
+        self.going, self.dtype = going, dtype
+        self.ridge = torch.full_like(tasks.lambda1, _RIDGE)
+        self.failed = torch.zeros_like(going)
+        super().__init__(tasks)  # type: ignore[call-arg]
+
+    def take(self, index: Tensor) -> None:
+        super().take(index)
+        self.going, self.ridge, self.failed = self.going[index], self.ridge[index], self.failed[index]
+
+    def _line(self) -> Tensor:
+        tasks = self.problem
+        batch, _, d, _ = tasks.shape
+        uniform = torch.full_like(tasks.targets, 1 / tasks.targets.shape[2])
+        norms = check(tasks, uniform, self.going, torch.float64, store=True).norms
+        theta = torch.empty_like(tasks.lambda1)
+        reward = reward_on_the_line(tasks)
+        launch(line_kernel, (batch,), norms, tasks.lambda1, reward, self.going, theta, d, BLOCK=BLOCK)
+        return theta
+
+    def _correlation(self, rows: Tensor) -> Tensor:
+        return products.correlation(self.problem, rows, self.going, torch.float64)
+
+    def _scores(self, weights: Tensor) -> Tensor:
+        return products.scores(self.problem, weights, self.going, torch.float64)
+
+    def _system(self, curvature: Curvature, bounds: Tensor) -> KernelSystem:
+        system = KernelSystem(self.problem, curvature, bounds, self.dual, self.going, self.ridge, self.dtype)
+        raised = (self.ridge * _RAISE[self.dtype]).clamp_max(1.0)
+        self.ridge = torch.where(system.failed, raised, _RIDGE)
+        self.failed = system.failed.to(torch.int32)
+        return system
+
+    def _on_features(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the full form has beside L and Z; the light form's kernels do not read theirs."""
+        return values[2:4] if self.n_positive > 2 else values[:2]
+
+    def _corrected(self, predictor: tuple[Tensor, ...]) -> list[Tensor]:
+        batch, n, d, k = self.problem.shape
+        full = self.n_positive > 2
+        predictor = tuple(value.contiguous() for value in predictor)
+        targets = [torch.empty_like(value) for value in (self.variables[0], *self._on_features(self.variables)[:1])]
+        launch(
+            corrector_kernel,
+            (batch,),
+            *self.variables[:2],
+            *predictor[:2],
+            *self._on_features(self.variables),
+            *self._on_features(predictor),
+            self.problem.weight,
+            self.going,
+            *targets,
+            n,
+            k,
+            d,
+            FULL=full,
+            SHORT=SHORT,
+            BLOCK=BLOCK,
+            num_warps=8,
+        )
+        return targets if full else targets[:1]
+
+    def _move(self, direction: tuple[Tensor, ...]) -> None:
+        batch, n, d, k = self.problem.shape
+        self.variables = tuple(value.contiguous() for value in self.variables)
+        direction = tuple(value.contiguous() for value in direction)
+        launch(
+            move_kernel,
+            (batch,),
+            *self.variables[:2],
+            *direction[:2],
+            *self._on_features(self.variables),
+            *self._on_features(direction),
+            self.variables[-1],
+            direction[-1],
+            self.going,
+            self.failed,
+            n,
+            k,
+            d,
+            FULL=self.n_positive > 2,
+            TO_BOUNDARY=TO_BOUNDARY,
+            BLOCK=BLOCK,
+            num_warps=8,
+        )
+
+
+class KernelLightForm(KernelForm, LightForm):
+    """The light form."""
+
+
+class KernelFullForm(KernelForm, FullForm):
+    """The full form."""
+
+
+def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: bool = False) -> Progress:
+    """Solve every task as the torch backend does: by the form that suits it, then by the finish.
+
+    Args:
+        dtype: of the Hessian's products over the features in the interior point; all else is float64.
+    """
+    finishing = exact or tol < SWITCH
+    most = max_iter if dtype == torch.float64 else min(max_iter, MOST_IN_FLOAT32)
+    progress = Progress(tasks, SWITCH if finishing else tol, torch.float64)
+    light = light_form_pays(tasks)
+    given_up = torch.zeros_like(light)
+    chosen = light.nonzero()[:, 0]
+    if len(chosen):
+        given_up[chosen] = _iterate(
+            KernelLightForm, tasks, progress, chosen, most, dtype, finishing=finishing, may_give_up=True
+        )
+    chosen = (~light | (given_up & ~(progress.exact_gap <= tol))).nonzero()[:, 0]
+    if len(chosen):
+        progress.going[chosen], progress.since[chosen] = 1, 0
+        _iterate(KernelFullForm, tasks, progress, chosen, most, dtype, finishing=finishing)
+    everyone = torch.arange(len(light), device=light.device)
+    progress.offer(everyone, progress.dual, progress.relative_gap)
+    ended = (progress.going == 0) | (most < max_iter)
+    stalled = (ended & ~(progress.exact_gap <= tol)).nonzero()[:, 0]
+    if len(stalled) and dtype != torch.float64:  # features far from zero: the curvature is lost in float32 products
+        before = progress.take(stalled)
+        again = newton(tasks.take(stalled), tol, max_iter, torch.float64, exact)
+        again.offer(torch.arange(len(stalled), device=stalled.device), before.exact, before.exact_gap)
+        progress.put(stalled, again)
+    elif len(stalled):
+        part = tasks.take(stalled)
+        steps = fista(part, tol, RESCUE_STEPS, torch.float64)
+        progress.offer(stalled, steps.exact, steps.exact_gap)
+        done = finish_solution(part.in_float64(), progress.exact[stalled])
+        progress.offer(stalled, done.dual, done.relative_gap)
+    return progress
+
+
+def _iterate(
+    make: type[KernelForm],
+    tasks: Tasks,
+    progress: Progress,
+    index: Tensor,
+    max_iter: int,
+    dtype: torch.dtype,
+    *,
+    finishing: bool,
+    may_give_up: bool = False,
+) -> Tensor:
+    """Iterate the tasks ``index``, counting on from where they stand; (M,) bool: those given up, for the full form."""
+    given_up = torch.zeros(len(tasks.lambda1), dtype=torch.bool, device=index.device)
+    everyone = index
+    part = progress.take(index)
+    form = make(tasks.take(index), part.going, dtype)
+    handed = torch.zeros_like(given_up)
+    for turn in range(max_iter + 1 + ASK_EVERY):
+        if turn % ASK_EVERY == 0 and turn > 0:  # the host waits here, and nowhere else
+            if finishing:
+                _finish(tasks, form, part, index, handed, max_iter)
+            left = (part.going == 1).nonzero()[:, 0]
+            if len(left) <= len(index) // 2:
+                progress.put(index, part)
+                if len(left) == 0:
+                    break
+                index, part = index[left], part.take(left)
+                form.take(left)
+                form.going = part.going
+        stuck = iterate_once(form, part, max_iter, may_give_up=may_give_up)
+        given_up[index] |= stuck
+    progress.put(index, part)
+    return given_up[everyone]
+
+
+def _finish(tasks: Tasks, form: KernelForm, progress: Progress, index: Tensor, handed: Tensor, max_iter: int) -> None:
+    """Finish the tasks that have come to their target; those that do not end at rounding go on to a tenth of their gap.
+
+    Args:
+        progress: of the tasks ``index`` in the form.
+        handed: (B,) bool, tasks that are done; marked here.
+    """
+    reached = (progress.going == 0) & (progress.relative_gap <= progress.target) & ~handed[index]
+    place = reached.nonzero()[:, 0]
+    if len(place) == 0:
+        return
+    L, Z = (value[place] for value in form.variables[:2])
+    done = finish(tasks.take(index[place]).in_float64(), L, Z, max_iter - progress.n_iter[place])
+    progress.offer(place, done.dual, done.relative_gap)
+    progress.n_iter[place] += done.turns.to(torch.int32)
+    progress.target[place] = progress.relative_gap[place] / 10
+    over = done.settled | (progress.relative_gap[place] <= LAST)
+    handed[index[place]] = over
+    out_of_time = torch.where(progress.n_iter[place] < max_iter, 1, 2).to(torch.int32)
+    progress.going[place] = torch.where(over, 0, out_of_time)
+
+
+def iterate_once(form: KernelForm, progress: Progress, max_iter: int, *, may_give_up: bool = False) -> Tensor:
+    """Check every task and take it one iteration on, without waiting for the device: a CUDA graph can hold it.
+
+    Returns:
+        (B,) bool: the tasks that the light form gives up, all False unless ``may_give_up``.
+    """
+    going_before = progress.going == 1
+    at = check(
+        form.problem,
+        form.dual,
+        progress.going,
+        torch.float64,
+        store=True,
+        progress=progress,
+        max_iter=max_iter,
+        patience=PATIENCE,
+    )
+    stuck = torch.zeros_like(going_before)
+    if may_give_up:
+        stuck = going_before & (progress.relative_gap > progress.target) & (progress.n_iter < max_iter)
+        slow = (progress.n_iter >= LIGHT_ITERATIONS) & ~(at.relative_gap <= LIGHT_GAP)
+        stuck &= full_form_exists(form.problem) & ((progress.going == 0) | slow)
+        progress.going.masked_fill_(stuck, 0)
+    form.advance(at)  # type: ignore[arg-type]
+    progress.n_iter += progress.going == 1
+    return stuck

@@ -1,0 +1,98 @@
+"""From the operation's arguments to its results: the batch cut to the memory allowed, the solver, the certificate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.common.backend import Outputs
+from sparsedis.ops.common.batches import apply_in_slices
+from sparsedis.ops.common.precision import returned_dtype
+from sparsedis.ops.svm.backend_torch import TorchBackend
+from sparsedis.ops.svm.backend_torch.finish import SWITCH, finish_solution
+from sparsedis.ops.svm.backend_triton import products
+from sparsedis.ops.svm.backend_triton.adjoint import adjoint as adjoint_of
+from sparsedis.ops.svm.backend_triton.certify import Progress, check
+from sparsedis.ops.svm.backend_triton.fista import fista
+from sparsedis.ops.svm.backend_triton.newton import newton
+from sparsedis.ops.svm.backend_triton.tasks import Tasks, as_tasks
+from sparsedis.ops.svm.outputs import outputs
+from sparsedis.ops.svm.problem import Certificate, block_soft_threshold
+from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved
+
+# From this tolerance on, products over float32 features are made in float32 (in float64 where only they can certify).
+SINGLE_TOLERANCE = 1e-6
+_LARGEST_ADJOINT = 32
+# Scratch memory, in bytes, that the tasks solved together may take.
+_MEMORY = 4 << 30
+
+
+def solve(inputs: Inputs, options: Options) -> Outputs:
+    """As :meth:`sparsedis.ops.common.backend.Backend.solve`."""
+    features, tol, max_iter = inputs.features, options.tol, options.max_iter
+
+    def run(*tensors: Tensor) -> Outputs:
+        tasks, divisor = as_tasks(Inputs(*tensors), options.n_classes)
+        if options.solver == "newton":
+            progress = newton(tasks, tol, max_iter, product_dtype(features.dtype, SWITCH), options.exact)
+        else:
+            progress = fista(tasks, tol, max_iter, product_dtype(features.dtype, tol))
+            if options.exact:
+                refine(tasks, progress, tol, max_iter)
+        everyone = torch.ones_like(progress.going)
+        at = check(tasks, progress.exact, everyone, torch.float64, store=True)
+        scale = tasks.scale[:, None, None]
+        shrunk = block_soft_threshold(at.V, at.norms, tasks.lambda1) / tasks.lambda2[:, None, None]
+        linked = Certificate(at.V, at.norms, shrunk, at.scores, at.gap, at.objective)
+        weights = (shrunk * scale).to(returned_dtype(features.dtype))
+        scores = products.scores(tasks, weights.to(torch.float64) / scale, everyone, torch.float64)
+        n_iter, status = progress.n_iter.to(torch.int64), progress.status(tol)
+        return outputs(tasks, divisor, progress.exact, linked, weights, scores, n_iter, status, tol, scale)
+
+    size = _task_bytes(features, options.n_classes, options.solver)
+    return Outputs(*apply_in_slices(run, inputs, size, _MEMORY))
+
+
+def refine(tasks: Tasks, progress: Progress, tol: float, max_iter: int) -> None:
+    """Take what first-order steps found to rounding: by the finish, or failing that by newton."""
+    done = finish_solution(tasks.in_float64(), progress.exact)
+    progress.offer(torch.arange(len(done.turns), device=done.turns.device), done.dual, done.relative_gap)
+    rough = (~done.settled).nonzero()[:, 0]
+    if len(rough):
+        better = newton(tasks.take(rough), tol, max_iter, product_dtype(tasks.features.dtype, SWITCH), exact=True)
+        progress.offer(rough, better.exact, better.exact_gap)
+
+
+def adjoint(inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
+    """As :meth:`sparsedis.ops.common.backend.Backend.adjoint`.
+
+    ``active`` is not needed: a pass over the features finds it again. Above 32 classes the kernel's tiles do not fit in
+    registers, and the torch backend's adjoint runs on the same device.
+    """
+    if options.n_classes > _LARGEST_ADJOINT:
+        return TorchBackend().adjoint(inputs, options, saved, grad_weights)
+
+    def run(*tensors: Tensor) -> Differentials:
+        *given, L, grad_W = tensors
+        tasks, divisor = as_tasks(Inputs(*given), options.n_classes)
+        grad_features, *others = adjoint_of(tasks, L.contiguous(), grad_W.contiguous())
+        return Differentials(grad_features, *(value / divisor for value in others))
+
+    size = _task_bytes(inputs.features, options.n_classes, "newton")
+    return Differentials(*apply_in_slices(run, (*inputs, saved.dual, grad_weights), size, _MEMORY))
+
+
+def product_dtype(features: torch.dtype, tol: float) -> torch.dtype:
+    """The dtype of products over the features."""
+    return torch.float64 if features == torch.float64 or tol < SINGLE_TOLERANCE else torch.float32
+
+
+def _task_bytes(features: Tensor, n_classes: int, solver: str) -> int:
+    """Scratch memory that a task takes."""
+    _, n, d = features.shape
+    # The features in float64, for the finish and the adjoint.
+    size = 8 * (20 * n * n_classes + 3 * d * n_classes + n * d)
+    if solver == "newton":
+        # The matrix, its factor and its parts; V, u and, in the full form, some 15 more of their size.
+        size += 8 * (3 * (n * (n_classes - 1)) ** 2 + 17 * d * n_classes)
+    return size

@@ -1,0 +1,53 @@
+"""Outputs of the backends written in Python: the certificate of the weights as returned, rounded to their dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.common.backend import Outputs
+from sparsedis.ops.common.batches import status_of_rounded
+from sparsedis.ops.svm.problem import Certificate, Problem, certificate_of, complementarity_margin
+from sparsedis.solution import Status
+
+_TINY = torch.finfo(torch.float64).tiny
+
+
+def outputs(
+    problem: Problem,
+    divisor: Tensor,
+    dual: Tensor,
+    at: Certificate,
+    weights: Tensor,
+    scores: Tensor,
+    n_iter: Tensor,
+    status: Tensor,
+    tol: float,
+    scale: Tensor | float = 1.0,
+) -> Outputs:
+    """The outputs of an operation from a dual point and its weights.
+
+    Args:
+        divisor: of each task's sample weights, lambdas and objective, (B,); see
+            :func:`sparsedis.ops.svm.problem.normalised`.
+        at: the certificate of ``dual``.
+        weights: W as returned, (B, d, k).
+        scores: X W of those, (B, n, k), in the working precision.
+        n_iter, status: of the solver, which knew its own weights only, (B,).
+        scale: by which W as returned is larger than the problem's own, broadcast against (B, d, k).
+    """
+    gap, objective = certificate_of(problem, dual, at, weights.to(dual.dtype) / scale, scores)
+    relative_gap = gap / objective.clamp_min(_TINY)
+    reached = (at.relative_gap <= tol) | (relative_gap <= tol)
+    status = torch.where(reached, int(Status.CERTIFIED), status)
+    return Outputs(
+        weights=weights,
+        dual=dual,
+        gap=divisor * gap,
+        relative_gap=relative_gap,
+        objective=divisor * objective,
+        n_iter=n_iter,
+        status=status_of_rounded(status, relative_gap, tol),
+        active=at.norms > problem.lambda1[:, None],
+        margin=complementarity_margin(problem, dual, at),
+    )

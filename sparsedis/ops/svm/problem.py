@@ -1,0 +1,242 @@
+"""The group-Lasso multiclass SVM: primal, dual, link, certificate.
+
+One task has features X (n, d), one-hot targets Y (n, k), sample weights s >= 0 and minimises over W (d, k)
+
+    P(W) = sum_i s_i phi_i(m_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2
+    m_il = 1 - Y_il + x_i.W_l - x_i.W_{y_i}
+    phi_i(m) = max over a in the simplex of <a, m> - rho/2 ||a - Y_i||^2,      rho = dual_reg / lambda2
+
+whose dual variable L (n, k) has its rows in the simplex. Everything is batched over B tasks of one shape. The
+functions here are the formulas and nothing else: no input checks, no iteration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.common.precision import working_dtype
+from sparsedis.ops.svm.signature import Inputs
+
+_TINY = torch.finfo(torch.float64).tiny
+
+P = TypeVar("P", bound="Problem")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B tasks of one shape, in the working precision.
+
+    Attributes:
+        features: X, (B, n, d).
+        targets: Y, one-hot, (B, n, k).
+        weight: s, (B, n, 1); 0 marks padding. The solvers expect a maximum of 1 (see :func:`normalised`).
+        lambda1: (B,), >= 0.
+        lambda2: (B,), > 0.
+        rho: dual_reg / lambda2, (B,), >= 0.
+    """
+
+    features: Tensor
+    targets: Tensor
+    weight: Tensor
+    lambda1: Tensor
+    lambda2: Tensor
+    rho: Tensor
+
+    def take(self: P, index: Tensor | slice) -> P:
+        """The tasks that ``index`` picks."""
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def with_unit_lambda1(self: P) -> P:
+        """The same tasks, features divided by lambda1: L and the gap do not change."""
+        l1 = self.lambda1
+        return replace(
+            self, features=self.features / l1[:, None, None], lambda1=torch.ones_like(l1), lambda2=self.lambda2 / l1**2
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, n, d, k)."""
+        return (*self.features.shape, self.targets.shape[2])
+
+
+def normalised(inputs: Inputs, n_classes: int) -> tuple[Problem, Tensor]:
+    """The same tasks in the working precision, with the largest sample weight of each task scaled to 1.
+
+    Dividing s, lambda1, lambda2 and dual_reg by one number leaves L and W as they are and divides P by it.
+
+    Returns:
+        The problem, and the divisor of each task, (B,).
+    """
+    dtype = working_dtype(inputs.features.device)
+    weight = inputs.sample_weight.to(dtype)
+    largest = weight.amax(1)
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    l1, l2, reg = (value.to(dtype) for value in (inputs.lambda1, inputs.lambda2, inputs.dual_reg))
+    problem = Problem(
+        features=inputs.features.to(dtype),
+        # Labels of samples without weight may be anything.
+        targets=torch.nn.functional.one_hot(torch.where(weight > 0, inputs.labels, 0), n_classes).to(dtype),
+        weight=(weight / scale[:, None])[..., None],
+        lambda1=l1 / scale,
+        lambda2=l2 / scale,
+        rho=reg / l2,
+    )
+    return problem, scale
+
+
+def residual(problem: Problem, dual: Tensor) -> Tensor:
+    """A = diag(s)(Y - L), (B, n, k), rows summing to zero.
+
+    The label's entry is the sum of the others, not 1 - L_y: near a solution most rows are almost one-hot, and the
+    subtraction would keep only the rounding error.
+    """
+    others = dual * (1 - problem.targets)
+    return problem.weight * (problem.targets * others.sum(-1, keepdim=True) - others)
+
+
+def correlation(problem: Problem, rows: Tensor) -> Tensor:
+    """X^T R for rows R (B, n, k): (B, d, k). With R = A it is V."""
+    return problem.features.mT @ rows
+
+
+def row_norms(values: Tensor) -> Tensor:
+    """Euclidean norm over the classes: (B, d, k) -> (B, d)."""
+    return torch.linalg.vector_norm(values, dim=-1)
+
+
+def block_soft_threshold(values: Tensor, norms: Tensor, threshold: Tensor) -> Tensor:
+    """BST(v, t) = (1 - t/||v||)_+ v for every row of (B, d, k); zero for a zero row."""
+    shrink = (1 - threshold[:, None] / norms.clamp_min(_TINY)).clamp_min(0)
+    return shrink[..., None] * values
+
+
+def margins(problem: Problem, scores: Tensor) -> Tensor:
+    """m_il = 1 - Y_il + x_i.W_l - x_i.W_{y_i} from the scores X W, (B, n, k)."""
+    own = (scores * problem.targets).sum(-1, keepdim=True)
+    return 1 - problem.targets + scores - own
+
+
+def simplex_projection(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Euclidean projection of the last dimension onto the probability simplex.
+
+    Returns:
+        The projection max(z - tau, 0), and tau with the last dimension kept at 1.
+    """
+    k = points.shape[-1]
+    ordered = points.sort(-1, descending=True).values
+    count = torch.arange(1, k + 1, device=points.device, dtype=points.dtype)
+    excess = (ordered.cumsum(-1) - 1) / count
+    last = (ordered > excess).sum(-1, keepdim=True).clamp_min(1) - 1
+    tau = excess.gather(-1, last)
+    return (points - tau).clamp_min(0), tau
+
+
+class Certificate(NamedTuple):
+    """What one pass over the features says about a dual point."""
+
+    V: Tensor  # (B, d, k)
+    norms: Tensor  # (B, d), of the rows of V
+    weights: Tensor  # W by the link, (B, d, k)
+    scores: Tensor  # X W, (B, n, k)
+    gap: Tensor  # P(W) - D(L), (B,)
+    objective: Tensor  # P(W), (B,)
+
+    @property
+    def relative_gap(self) -> Tensor:
+        """gap / P(W), (B,)."""
+        return self.gap / self.objective.clamp_min(_TINY)
+
+
+def certificate(problem: Problem, dual: Tensor) -> Certificate:
+    """Link, primal value and duality gap of dual points L (B, n, k), rows in the simplex.
+
+    The gap is summed from terms that are non-negative one by one, so it does not cancel. With z = Y + m/rho,
+    a its projection onto the simplex and tau the threshold of that projection, a sample's term is
+    rho [ sum_l L_l (tau - z_l)_+ + ||a - L||^2 / 2 ];  at rho = 0 it is sum_l L_l (max m - m_l).
+    """
+    V = correlation(problem, residual(problem, dual))
+    norms = row_norms(V)
+    weights = block_soft_threshold(V, norms, problem.lambda1) / problem.lambda2[:, None, None]
+    scores = problem.features @ weights
+    slack, hinge = _sample_terms(problem, dual, scores)
+    penalty = problem.lambda1 * row_norms(weights).sum(-1) + problem.lambda2 / 2 * (weights**2).sum((1, 2))
+    return Certificate(V, norms, weights, scores, slack, hinge + penalty)
+
+
+def _sample_terms(problem: Problem, dual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """What the samples add to the gap and to the primal value at the scores X W, (B,) each."""
+    m = margins(problem, scores)
+    top = m.amax(-1, keepdim=True)
+    hinge = top[..., 0]
+    slack = (dual * (top - m)).sum(-1)
+    if bool((problem.rho > 0).any()):
+        rho = problem.rho[:, None, None]
+        z = problem.targets + (m - top) / rho.clamp_min(_TINY)
+        a, tau = simplex_projection(z)
+        distance = ((a - dual) ** 2).sum(-1)
+        smooth_slack = rho[..., 0] * ((dual * (tau - z).clamp_min(0)).sum(-1) + distance / 2)
+        smooth_hinge = (a * m).sum(-1) - rho[..., 0] / 2 * ((a - problem.targets) ** 2).sum(-1)
+        smooth = problem.rho[:, None] > 0
+        slack = torch.where(smooth, smooth_slack, slack)
+        hinge = torch.where(smooth, smooth_hinge, hinge)
+    weight = problem.weight[..., 0]
+    return (weight * slack).sum(1), (weight * hinge).sum(1)
+
+
+def certificate_of(
+    problem: Problem, dual: Tensor, at: Certificate, weights: Tensor, scores: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Duality gap P(W) - D(L) and objective P(W), (B,) each, of other weights W (B, d, k) than those of the link.
+
+    By Fenchel and Young again a sum of non-negative terms: those of the samples at the scores of W, and for every
+    feature lambda1 ||W_j|| - <U_j, W_j> + lambda2/2 ||W_j - link(V_j)||^2 with U_j = V_j - lambda2 link(V_j), whose
+    first part is lambda1 ||W_j - <W_j, u> u||^2 / (||W_j|| + <W_j, u>) along u = V_j/||V_j|| where the feature is on.
+    ``at`` is the certificate of L, ``scores`` is X W.
+    """
+    slack, hinge = _sample_terms(problem, dual, scores)
+    lengths, lambda1 = row_norms(weights), problem.lambda1[:, None]
+    unit = at.V / at.norms.clamp_min(_TINY)[..., None]
+    along = (weights * unit).sum(-1)
+    across = ((weights - along[..., None] * unit) ** 2).sum(-1)
+    # Above 0 where the feature is on and W rounded; a feature that is off has W = 0 in both.
+    turned = torch.where(along > 0, across / (lengths + along).clamp_min(_TINY), lengths - along)
+    distance = ((weights - at.weights) ** 2).sum(-1)
+    gap = slack + (lambda1 * turned).sum(1) + problem.lambda2 / 2 * distance.sum(1)
+    return gap, hinge + lambda1[:, 0] * lengths.sum(1) + problem.lambda2 / 2 * (weights**2).sum((1, 2))
+
+
+def dual_gradient(problem: Problem, dual: Tensor, scores: Tensor) -> Tensor:
+    """Gradient of the dual objective f in L: s_i (Y_i - x_i W + rho (L_i - Y_i)), (B, n, k)."""
+    rho = problem.rho[:, None, None]
+    return problem.weight * (problem.targets - scores + rho * (dual - problem.targets))
+
+
+def complementarity_margin(problem: Problem, dual: Tensor, at: Certificate) -> Tensor:
+    """How far dual points are from a kink, where the solution is not differentiable: (B,), >= 0, scale-free.
+
+    The smallest, over the features, of | ||V_j|| / lambda1 - 1 | and, over the present samples' entries, of the larger
+    of L_il and its bound's multiplier (g_il - min_l' g_il') / s_i, which is in units of the hinge's margin. At a
+    solution one of the two is 0; where both are, an infinitesimal change may or may not move the entry.
+    """
+    present = problem.weight > 0
+    gradient = dual_gradient(problem, dual, at.scores)
+    multiplier = (gradient - gradient.amin(-1, keepdim=True)) / torch.where(present, problem.weight, 1)
+    entries = torch.where(present, torch.maximum(dual, multiplier), torch.inf).amin((1, 2))
+    lambda1 = problem.lambda1[:, None]
+    sparse = lambda1 > 0
+    features = torch.where(sparse, (at.norms / torch.where(sparse, lambda1, 1) - 1).abs(), torch.inf).amin(1)
+    return torch.minimum(entries, features)
+
+
+def zero_threshold(problem: Problem) -> Tensor:
+    """max_j ||X_j^T diag(s)(Y - (1-Y)/(k-1))||, (B,): from this lambda1 on, W = 0 is a solution.
+
+    Sufficient, not tight: an upper bound on the smallest such lambda1.
+    """
+    Y = problem.targets
+    rows = problem.weight * (Y - (1 - Y) / (Y.shape[2] - 1))
+    return row_norms(correlation(problem, rows)).amax(1)

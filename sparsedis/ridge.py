@@ -1,0 +1,72 @@
+"""Ridge regression, from features and targets to a Solution."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sparsedis import checks
+from sparsedis.arguments import as_batch, per_task, tolerance, weights_of
+from sparsedis.ops import ridge
+from sparsedis.ops.common.backend import Request
+from sparsedis.ops.common.precision import working_dtype
+from sparsedis.ops.ridge.signature import SOLVER, Inputs, Options
+from sparsedis.solution import Solution
+
+
+def solve_ridge(
+    features: Tensor,
+    targets: Tensor,
+    *,
+    lambda2: float | Tensor,
+    relative: bool = False,
+    sample_weight: Tensor | None = None,
+    backend: str = "auto",
+    tol: float | None = None,
+    throw: bool = False,
+) -> Solution:
+    """Solve a batch of ridge regressions in closed form.
+
+    Every task minimises over w (d,) or (d, m), without intercept,
+
+        1/(2 N) sum_i s_i ||x_i.w - y_i||^2 + lambda2/2 ||w||^2,    N = sum_i s_i:
+
+    the Lasso of :func:`solve_lasso` with lambda1 = 0. A system of order min(n, d) is factored, and refined.
+    ``Solution.weights`` is differentiable in features, targets and lambda2; the rest is as for :func:`solve_lasso`.
+
+    Args:
+        features: X, (B, n, d), or (n, d) for one task.
+        targets: y, (B, n), or (B, n, m) for m targets; (n,) or (n, m) for one task.
+        lambda2: > 0: a number, a 0-d tensor or (B,).
+        relative: lambda2 is a multiple of each task's mean squared norm of a sample, sum_i s_i ||x_i||^2 / N (that is
+            ||X||_F^2 / n without sample weights), which is held constant in the gradient.
+        sample_weight: s, (B, n) >= 0; 0 marks padding. Default: 1 everywhere.
+        backend: "torch" (any device) or "auto".
+        tol: as :func:`solve_lasso`; decides on the status only.
+        throw: raise instead of reporting a task that is not certified.
+
+    Returns:
+        The :class:`Solution` with weights (B, d) or (B, d, m) and dual, the residuals, of the targets' shape.
+
+    Raises:
+        TypeError, ValueError: bad input; the message names what was expected and what came.
+        NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
+    """
+    checks.regression_tensors(features, targets, sample_weight, several_targets=True)
+    features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
+    batch, n, d = features.shape
+    checks.hyperparameter("lambda2", lambda2, batch, features, positive=True)
+    tol = tolerance(tol, features)
+    one = targets.dim() == 2
+    request = Request(features.device, features.dtype, n, d, 1 if one else targets.shape[2], SOLVER)
+    chosen = ridge.OPERATION.choose(backend, request)
+
+    working = working_dtype(features.device)
+    weight = weights_of(sample_weight, features, working)
+    l2 = per_task(lambda2, batch, working, features.device)
+    if relative:
+        l2 = l2 * ridge.scale(features.detach(), weight)
+    inputs = Inputs(features, targets[..., None] if one else targets, l2, weight)
+    weights, dual, *rest = ridge.OPERATION.solve(*inputs, *Options(tol), chosen, throw)
+    if one:
+        weights, dual = weights[..., 0], dual[..., 0]
+    return Solution.of((weights, dual, *rest), single=single, solver=SOLVER, backend=chosen)

@@ -1,0 +1,127 @@
+"""Group-Lasso multiclass SVMs, from features and labels to a Solution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsedis import checks
+from sparsedis.arguments import as_batch, class_count, per_task, step_limit, weights_of
+from sparsedis.ops import svm
+from sparsedis.ops.common.backend import Request
+from sparsedis.ops.common.custom_op import may_be_differentiated
+from sparsedis.ops.common.precision import working_dtype
+from sparsedis.ops.svm.signature import SOLVERS, Inputs, Options
+from sparsedis.solution import Solution
+
+_MAX_ITER = {"newton": 200, "fista": 5000, "bcd": 2000}
+
+
+def solve_svm(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    lambda1: float | Tensor,
+    lambda2: float | Tensor = 1.0,
+    dual_reg: float | Tensor = 0.0,
+    n_classes: int | None = None,
+    sample_weight: Tensor | None = None,
+    solver: str = "auto",
+    backend: str = "auto",
+    tol: float = 1e-5,
+    max_iter: int | None = None,
+    throw: bool = False,
+) -> Solution:
+    """Solve a batch of group-Lasso multiclass SVMs, each to its own certificate.
+
+    Every task minimises over W (d, k)
+
+        sum_i s_i phi(m_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,    m_il = 1 - [l = y_i] + x_i.W_l - x_i.W_{y_i},
+
+    with phi the maximum of the margins (Crammer-Singer), smoothed where dual_reg > 0; the hinge is summed over samples,
+    not averaged, and there is no intercept. Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3.
+
+    ``Solution.weights`` is differentiable in features, lambda1, lambda2 and dual_reg, by implicit differentiation: no
+    iteration is unrolled and nothing but the solution is kept. In reverse and forward mode, and through the transforms
+    of torch.func; a second derivative raises RuntimeError. Works under autocast and torch.compile(fullgraph=True);
+    forward mode inside a compiled function raises RuntimeError.
+
+    Args:
+        features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;
+            half precision is read as it is and solved and returned in float32.
+        labels: (B, n) or (n,), integers from 0 to k-1. A class may have no sample.
+        lambda1: >= 0, weight of the group Lasso: a number, a 0-d tensor or (B,). At 0 the SVM is dense.
+        lambda2: > 0, weight of the squared norm, likewise.
+        dual_reg: >= 0, smoothing of the hinge, likewise; 0 (default) is the exact hinge.
+        n_classes: k >= 2; default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
+        sample_weight: s, (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
+        solver: "newton" (interior point), "fista", "bcd" (block coordinate descent), or "auto": newton.
+        backend: "cpp" (CPU), "triton" (CUDA or ROCm), "torch" (any device), or "auto": the first of these that can run
+            the problem.
+        tol: the relative duality gap to reach, gap / P(W), by the weights as returned. newton goes to rounding where it
+            is below 1e-3, every solver where a gradient will be asked for (docs/solvers.md).
+        max_iter: default 200 (newton, which mostly takes less than 30), 5000 (fista), 2000 sweeps (bcd). Not counted:
+            what finishes a first-order solution for a gradient, the first-order steps that newton falls back on.
+        throw: raise instead of reporting a task that is not certified.
+
+    Returns:
+        The :class:`Solution`; look at ``status`` or ``certified``, or set ``throw``.
+
+    Raises:
+        TypeError, ValueError: bad input; the message names what was expected and what came.
+        NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
+    """
+    checks.task_tensors(features, labels, sample_weight)
+    features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
+    batch, n, d = features.shape
+    parameters = {"lambda1": lambda1, "lambda2": lambda2, "dual_reg": dual_reg}
+    for name, value in parameters.items():
+        checks.hyperparameter(name, value, batch, features, positive=name == "lambda2")
+    checks.number("tol", tol, above=0)
+    checks.one_of("solver", solver, ("auto", *SOLVERS))
+    if solver == "auto":
+        solver = "newton"
+    steps = step_limit(max_iter, _MAX_ITER[solver])
+    classes = class_count(labels, sample_weight, n_classes)
+    chosen = svm.OPERATION.choose(backend, Request(features.device, features.dtype, n, d, classes, solver))
+
+    working = working_dtype(features.device)
+    l1, l2, reg = (per_task(value, batch, working, features.device) for value in parameters.values())
+    weight = weights_of(sample_weight, features, working)
+    inputs = Inputs(features, labels.to(torch.int64), l1, l2, reg, weight)
+    exact = may_be_differentiated(features, *parameters.values())
+    options = Options(classes, solver, float(tol), steps, exact)
+    outputs = svm.OPERATION.solve(*inputs, *options, chosen, throw)
+    return Solution.of(outputs, single=single, solver=solver, backend=chosen)
+
+
+def lambda1_max(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    n_classes: int | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """max_j ||X_j^T diag(s)(Y - (1-Y)/(k-1))||, (B,): from this lambda1 on, every feature is off.
+
+    Sufficient, not tight: an upper bound on the smallest such lambda1. Not differentiable: relative lambda1's hold it
+    constant.
+
+    Args:
+        features: (B, n, d) or (n, d).
+        labels: (B, n) or (n,).
+        n_classes: default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
+        sample_weight: (B, n) >= 0; default 1.
+
+    Returns:
+        (B,), or a 0-d tensor for one task, in float64.
+
+    Raises:
+        TypeError, ValueError: as :func:`solve_svm`.
+    """
+    checks.task_tensors(features, labels, sample_weight)
+    features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
+    classes = class_count(labels, sample_weight, n_classes)
+    weight = weights_of(sample_weight, features, working_dtype(features.device))
+    result = svm.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes)
+    return result[0] if single else result
