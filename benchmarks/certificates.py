@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sparsedis import lambda1_max, solve_svm
+from sparsedis import solve_svm, svm_lambda1_max
 from sparsedis.ops.svm.problem import certificate, normalised
 from sparsedis.ops.svm.signature import Inputs
 
@@ -88,7 +88,7 @@ def main() -> None:
         start = time.perf_counter()
         for X64, y, k, relative, lambda2 in tasks(small, args.quick):
             X = X64.to(dtype)
-            lambda1 = relative * lambda1_max(X, y, n_classes=k)
+            lambda1 = relative * svm_lambda1_max(X, y, n_classes=k)
             solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2, n_classes=k, tol=tol)
             one = torch.ones(1, dtype=torch.float64)
             weight = torch.ones(y.shape, dtype=torch.float64)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.tasks import REFERENCE, Encoder, make
-from sparsedis import lambda1_max
+from sparsedis import svm_lambda1_max
 from tests.oracle import Exact
 from tests.smooth_tasks import KINDS, SCALARS, SmoothTask, gradient_errors, smooth_tasks
 
@@ -74,7 +74,7 @@ def benchmark_tasks(
     """The tasks of the benchmark's five shapes that are at no kink."""
     for case in REFERENCE:
         batch = make(case, Encoder(None, iterations=0))
-        most = lambda1_max(batch.features, batch.labels, n_classes=batch.n_classes)
+        most = svm_lambda1_max(batch.features, batch.labels, n_classes=batch.n_classes)
         for i in range(len(batch)):
             task = SmoothTask(
                 features=batch.features[i].double(),

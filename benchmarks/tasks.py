@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import sparsedis
-from sparsedis import lambda1_max
+from sparsedis import svm_lambda1_max
 from sparsedis.data import Episodes, load
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.evaluate import encode
@@ -170,7 +170,7 @@ def make(case: Case, encoder: Encoder) -> Tasks:
         features, labels = clusters(case)
     lambda1 = torch.full((case.batch,), case.lambda1)
     if case.relative:
-        lambda1 = (lambda1 * lambda1_max(features, labels, n_classes=case.ways)).float()
+        lambda1 = (lambda1 * svm_lambda1_max(features, labels, n_classes=case.ways)).float()
     return Tasks(
         features,
         labels,

@@ -7,7 +7,7 @@ from sparsedis.logistic import logistic_lambda1_max, solve_logistic
 from sparsedis.ops.registry import backends
 from sparsedis.ridge import solve_ridge
 from sparsedis.solution import NotCertifiedError, Solution, Status
-from sparsedis.svm import lambda1_max, solve_svm
+from sparsedis.svm import solve_svm, svm_lambda1_max
 
 __all__ = [
     "NotCertifiedError",
@@ -15,7 +15,6 @@ __all__ = [
     "Status",
     "__version__",
     "backends",
-    "lambda1_max",
     "lasso_lambda1_max",
     "logistic_lambda1_max",
     "nn",
@@ -23,4 +22,5 @@ __all__ = [
     "solve_logistic",
     "solve_ridge",
     "solve_svm",
+    "svm_lambda1_max",
 ]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
 from sparsedis import checks
+
+# How the losses of the samples make that of a task.
+REDUCTIONS = ("sum", "mean")
 
 
 def as_batch(
@@ -24,7 +29,7 @@ def class_count(labels: Tensor, sample_weight: Tensor | None, n_classes: int | N
     """The number of classes asked for, or the largest label of a sample with weight + 1, and at least 2."""
     if n_classes is not None:
         checks.n_classes(n_classes)
-        return n_classes
+        return int(n_classes)
     if torch.compiler.is_compiling():
         raise ValueError("n_classes: expected an int under torch.compile, got None")
     present = labels if sample_weight is None else torch.where(sample_weight > 0, labels, 0)
@@ -42,6 +47,20 @@ def per_task(value: float | Tensor, batch: int, dtype: torch.dtype, device: torc
     return torch.full((batch,), value, dtype=dtype, device=device)
 
 
+def is_zero(value: float | Tensor) -> bool:
+    """Whether a hyperparameter is the number 0; a tensor that holds it is not looked at."""
+    return not isinstance(value, Tensor) and value == 0
+
+
+def times_scale(relative: Tensor, scale: Tensor) -> Tensor:
+    """Relative hyperparameters (B,) times each task's own scale.
+
+    A scale of 0 belongs to a task whose features say nothing, whose weights are zero with any positive hyperparameter:
+    it counts as 1, so that such a task does not make a batch invalid.
+    """
+    return relative * torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
 def weights_of(sample_weight: Tensor | None, features: Tensor, dtype: torch.dtype) -> Tensor:
     """The sample weights (B, n), detached; 1 where none were given."""
     if sample_weight is None:
@@ -53,13 +72,13 @@ def step_limit(max_iter: int | None, default: int) -> int:
     """The largest number of iterations given, checked, or the default."""
     if max_iter is None:
         return default
-    checks.number("max_iter", max_iter, above=0)
+    if isinstance(max_iter, bool) or not isinstance(max_iter, Integral):
+        raise TypeError(f"max_iter: expected an int, got {type(max_iter).__name__}")
+    checks.number("max_iter", int(max_iter), above=0)
     return int(max_iter)
 
 
-def tolerance(tol: float | None, features: Tensor) -> float:
-    """The tolerance given, checked; by default 1e-10 for float64 features and 1e-5 for others."""
-    if tol is None:
-        return 1e-10 if features.dtype == torch.float64 else 1e-5
-    checks.number("tol", tol, above=0)
-    return float(tol)
+def total_weight(weight: Tensor) -> Tensor:
+    """N = sum_i s_i, (B,): what a mean over the samples divides by; 1 for a task without weight."""
+    total = weight.sum(1)
+    return torch.where(total > 0, total, torch.ones_like(total))

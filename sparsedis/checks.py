@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -111,7 +112,7 @@ def number(name: str, value: float, *, above: float) -> None:
 
 def n_classes(value: int) -> None:
     """At least two classes."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int | Integral):
         raise TypeError(f"n_classes: expected an int, got {type(value).__name__}")
     if value < 2:
         raise ValueError(f"n_classes: expected at least 2 classes, got {value}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.arguments import as_batch, per_task, step_limit, tolerance, weights_of
+from sparsedis.arguments import REDUCTIONS, as_batch, per_task, step_limit, times_scale, total_weight, weights_of
 from sparsedis.ops import lasso
 from sparsedis.ops.common.backend import Request
 from sparsedis.ops.common.precision import working_dtype
@@ -22,9 +23,10 @@ def solve_lasso(
     lambda1: float | Tensor,
     lambda2: float | Tensor = 0.0,
     relative: bool = False,
+    reduction: str = "mean",
     sample_weight: Tensor | None = None,
     backend: str = "auto",
-    tol: float | None = None,
+    tol: float = 1e-5,
     max_iter: int | None = None,
     throw: bool = False,
 ) -> Solution:
@@ -47,11 +49,12 @@ def solve_lasso(
             weights times the scale of their features).
         lambda2: >= 0, likewise.
         relative: lambda1 is a multiple of each task's :func:`lasso_lambda1_max`, held constant in the gradient.
+        reduction: "mean": as above; "sum": without 1/N, as :func:`solve_svm` does it by default.
         sample_weight: s, (B, n) >= 0; 0 marks padding. Default: 1 everywhere.
         backend: "cpp" (CPU, up to 1024 features), "triton" (CUDA or ROCm, up to 64), "torch" (any device),
             or "auto": the first of these that can run the problem.
-        tol: the gap to reach, relative to the objective at w = 0, sum_i s_i y_i^2 / (2 N). Default: 1e-10 for float64
-            features, 1e-5 for others. The solve goes on to rounding, mostly 1e-15, as a right gradient takes.
+        tol: the ``Solution.relative_gap`` to reach. The solve continues to rounding, mostly 1e-15, as a right gradient
+            takes.
         max_iter: default 1000; an iteration is up to ten sweeps of coordinate descent, from the third on some features
             that enter, and direct solves on the support.
         throw: raise instead of reporting a task that is not certified.
@@ -70,21 +73,28 @@ def solve_lasso(
     batch, n, d = features.shape
     for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
         checks.hyperparameter(name, value, batch, features, positive=False)
-    tol = tolerance(tol, features)
+    checks.number("tol", tol, above=0)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     steps = step_limit(max_iter, _MAX_ITER)
     chosen = lasso.OPERATION.choose(backend, Request(features.device, features.dtype, n, d, 1, SOLVER))
 
     working = working_dtype(features.device)
     weight = weights_of(sample_weight, features, working)
     l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
+    # The operation averages.
+    divisor = total_weight(weight) if reduction == "sum" else torch.ones_like(l1)
     if relative:
-        l1 = l1 * lasso.lambda1_max(features.detach(), targets.detach(), weight)
-    inputs, options = Inputs(features, targets, l1, l2, weight), Options(tol, steps)
+        l1 = times_scale(l1, lasso.lambda1_max(features.detach(), targets.detach(), weight))
+    else:
+        l1 = l1 / divisor
+    inputs, options = Inputs(features, targets, l1, l2 / divisor, weight), Options(float(tol), steps)
     outputs = lasso.OPERATION.solve(*inputs, *options, chosen, throw)
-    return Solution.of(outputs, single=single, solver=SOLVER, backend=chosen)
+    return Solution.of(outputs, divisor, single=single, solver=SOLVER, backend=chosen)
 
 
-def lasso_lambda1_max(features: Tensor, targets: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
+def lasso_lambda1_max(
+    features: Tensor, targets: Tensor, *, reduction: str = "mean", sample_weight: Tensor | None = None
+) -> Tensor:
     """max_j |sum_i s_i x_ij y_i| / N, (B,): the Lasso's weights are zero from this lambda1 on, and only then.
 
     Not differentiable: relative lambda1's hold it constant.
@@ -92,6 +102,7 @@ def lasso_lambda1_max(features: Tensor, targets: Tensor, *, sample_weight: Tenso
     Args:
         features: (B, n, d) or (n, d).
         targets: (B, n) or (n,).
+        reduction: as :func:`solve_lasso`.
         sample_weight: (B, n) >= 0; default 1.
 
     Returns:
@@ -102,6 +113,9 @@ def lasso_lambda1_max(features: Tensor, targets: Tensor, *, sample_weight: Tenso
     """
     checks.regression_tensors(features, targets, sample_weight)
     features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     weight = weights_of(sample_weight, features, working_dtype(features.device))
     result = lasso.lambda1_max(features.detach(), targets.detach(), weight)
+    if reduction == "sum":
+        result = result * total_weight(weight)
     return result[0] if single else result

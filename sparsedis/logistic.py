@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.arguments import as_batch, class_count, per_task, step_limit, tolerance, weights_of
+from sparsedis.arguments import (
+    REDUCTIONS,
+    as_batch,
+    class_count,
+    per_task,
+    step_limit,
+    times_scale,
+    total_weight,
+    weights_of,
+)
 from sparsedis.ops import logistic
 from sparsedis.ops.common.backend import Request
 from sparsedis.ops.common.precision import working_dtype
@@ -24,10 +33,11 @@ def solve_logistic(
     lambda2: float | Tensor = 0.0,
     intercept: bool = False,
     relative: bool = False,
+    reduction: str = "mean",
     n_classes: int | None = None,
     sample_weight: Tensor | None = None,
     backend: str = "auto",
-    tol: float | None = None,
+    tol: float = 1e-5,
     max_iter: int | None = None,
     throw: bool = False,
 ) -> Solution:
@@ -51,11 +61,11 @@ def solve_logistic(
         lambda2: >= 0, likewise.
         intercept: with an intercept.
         relative: lambda1 is a multiple of each task's :func:`logistic_lambda1_max`, held constant in the gradient.
+        reduction: as :func:`sparsedis.solve_lasso`.
         n_classes: k >= 2; default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
         sample_weight: s, (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
         backend: "torch" (any device) or "auto".
-        tol: the gap to reach, relative to the objective at W = 0 (with the best intercept). Default: 1e-10 for float64
-            features, 1e-5 for others. The solve goes on to rounding, as a right gradient takes.
+        tol: the ``Solution.relative_gap`` to reach. The solve continues to rounding, as a right gradient takes.
         max_iter: default 500; an iteration is some sweeps of block coordinate descent and some Newton steps.
         throw: raise instead of reporting a task that is not certified.
 
@@ -71,7 +81,8 @@ def solve_logistic(
     batch, n, d = features.shape
     for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
         checks.hyperparameter(name, value, batch, features, positive=False)
-    tol = tolerance(tol, features)
+    checks.number("tol", tol, above=0)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     steps = step_limit(max_iter, _MAX_ITER)
     classes = class_count(labels, sample_weight, n_classes)
     chosen = logistic.OPERATION.choose(backend, Request(features.device, features.dtype, n, d, classes, SOLVER))
@@ -79,12 +90,18 @@ def solve_logistic(
     working = working_dtype(features.device)
     weight, integers = weights_of(sample_weight, features, working), labels.to(torch.int64)
     l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
+    # The operation averages.
+    divisor = total_weight(weight) if reduction == "sum" else torch.ones_like(l1)
     if relative:
-        l1 = l1 * logistic.lambda1_max(features.detach(), integers, weight, classes, bool(intercept))
-    inputs, options = Inputs(features, integers, l1, l2, weight), Options(classes, bool(intercept), tol, steps)
+        l1 = times_scale(l1, logistic.lambda1_max(features.detach(), integers, weight, classes, bool(intercept)))
+    else:
+        l1 = l1 / divisor
+    inputs = Inputs(features, integers, l1, l2 / divisor, weight)
+    options = Options(classes, bool(intercept), float(tol), steps)
     weights, *rest = logistic.OPERATION.solve(*inputs, *options, chosen, throw)
     return Solution.of(
         (weights[:, :d], *rest),
+        divisor,
         single=single,
         solver=SOLVER,
         backend=chosen,
@@ -97,6 +114,7 @@ def logistic_lambda1_max(
     labels: Tensor,
     *,
     intercept: bool = False,
+    reduction: str = "mean",
     n_classes: int | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
@@ -107,7 +125,7 @@ def logistic_lambda1_max(
     Args:
         features: (B, n, d) or (n, d).
         labels: (B, n) or (n,).
-        intercept: as :func:`solve_logistic`.
+        intercept, reduction: as :func:`solve_logistic`.
         n_classes: default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
         sample_weight: (B, n) >= 0; default 1.
 
@@ -120,6 +138,9 @@ def logistic_lambda1_max(
     checks.task_tensors(features, labels, sample_weight)
     features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     weight = weights_of(sample_weight, features, working_dtype(features.device))
     result = logistic.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes, bool(intercept))
+    if reduction == "sum":
+        result = result * total_weight(weight)
     return result[0] if single else result

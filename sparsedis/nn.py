@@ -15,14 +15,14 @@ from sparsedis.logistic import solve_logistic
 from sparsedis.ops.common.custom_op import is_plain
 from sparsedis.ridge import solve_ridge
 from sparsedis.solution import Solution
-from sparsedis.svm import lambda1_max, solve_svm
+from sparsedis.svm import solve_svm
 
 
 class HeadOutput(NamedTuple):
-    """Logits of the query set (B, q, k), and the pattern of features off (B, d), bool."""
+    """Logits of the query set (B, q, k), and which features each task's classifier uses (B, d), bool."""
 
     logits: Tensor
-    sparsity: Tensor
+    active: Tensor
 
 
 class SparseHead(nn.Module):
@@ -93,6 +93,7 @@ class SparseHead(nn.Module):
         support_labels: Tensor,
         n_way: int | None = None,
         n_shot: int | None = None,
+        sample_weight: Tensor | None = None,
     ) -> HeadOutput:
         """Logits of the query set by classifiers trained on the support set.
 
@@ -102,13 +103,14 @@ class SparseHead(nn.Module):
             support_labels: (B, n), integers from 0 to k-1.
             n_way: k; default: the largest label + 1.
             n_shot: not needed; taken so that code written for the published head runs as it is.
+            sample_weight: (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
 
         Returns:
-            The logits scale * (X W + b), (B, q, k), and the features off, (B, d) bool.
+            The logits scale * (X W + b), (B, q, k), and the active features, (B, d) bool.
         """
         _check_query(query, support)
         self.last_solution = None
-        solution = self.solve(support, support_labels, n_way)
+        solution = self.solve(support, support_labels, n_way, sample_weight)
         if not torch.compiler.is_compiling() and all(map(is_plain, _tensors(solution))):
             self.last_solution = replace(
                 solution,
@@ -118,7 +120,7 @@ class SparseHead(nn.Module):
         scores = query @ solution.weights.to(query.dtype)
         if solution.intercept is not None:
             scores = scores + solution.intercept.to(query.dtype)[:, None]
-        return HeadOutput(self.scale * scores, ~solution.active)
+        return HeadOutput(self.scale * scores, solution.active)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "last_solution"}
@@ -135,7 +137,8 @@ class GroupLassoSVM(SparseHead):
     MetaOptNet (Lee et al., CVPR 2019), whose dense head this is at ``lambda1=0``.
 
     Args:
-        lambda1: weight of the group Lasso; with ``relative`` a multiple of each task's :func:`sparsedis.lambda1_max`.
+        lambda1: weight of the group Lasso; with ``relative`` a multiple of each task's
+            :func:`sparsedis.svm_lambda1_max`.
         lambda2: weight of the squared norm.
         dual_reg: smoothing of the hinge; 0 is the exact hinge.
         relative: lambda1 is relative; the maximum is held constant in the gradient.
@@ -184,15 +187,13 @@ class GroupLassoSVM(SparseHead):
         sample_weight: Tensor | None = None,
     ) -> Solution:
         """As :meth:`SparseHead.solve`."""
-        lambda1 = self.hyperparameter("lambda1")
-        if self.relative and not (isinstance(lambda1, float) and lambda1 == 0):
-            lambda1 = lambda1 * lambda1_max(support, support_labels, n_classes=n_way, sample_weight=sample_weight)
         return solve_svm(
             support,
             support_labels,
-            lambda1=lambda1,
+            lambda1=self.hyperparameter("lambda1"),
             lambda2=self.hyperparameter("lambda2"),
             dual_reg=self.hyperparameter("dual_reg"),
+            relative=self.relative,
             n_classes=n_way,
             sample_weight=sample_weight,
             **self._options,  # type: ignore[arg-type]
@@ -226,7 +227,7 @@ class GroupLassoLogistic(SparseHead):
         *,
         logit_scale: float = 1.0,
         backend: str = "auto",
-        tol: float | None = None,
+        tol: float = 1e-5,
         max_iter: int | None = None,
         throw: bool = False,
     ) -> None:
@@ -278,7 +279,7 @@ class Ridge(SparseHead):
         *,
         logit_scale: float = 1.0,
         backend: str = "auto",
-        tol: float | None = None,
+        tol: float = 1e-5,
         throw: bool = False,
     ) -> None:
         super().__init__({"lambda2": lambda2}, ("lambda2",), learn, relative, logit_scale)
@@ -293,7 +294,7 @@ class Ridge(SparseHead):
     ) -> Solution:
         """As :meth:`SparseHead.solve`; no feature is ever off by more than chance."""
         checks.task_tensors(support, support_labels, sample_weight)
-        targets = _one_hot(support_labels, n_way, support)
+        targets = _one_hot(support_labels, sample_weight, n_way, support)
         return solve_ridge(
             support,
             targets,
@@ -324,20 +325,30 @@ class Prototypes(nn.Module):
         support_labels: Tensor,
         n_way: int | None = None,
         n_shot: int | None = None,
+        sample_weight: Tensor | None = None,
     ) -> HeadOutput:
-        """As :meth:`GroupLassoSVM.forward`; no feature is ever off."""
+        """As :meth:`SparseHead.forward`; every feature is active."""
         _check_query(query, support)
-        checks.task_tensors(support, support_labels, None)
-        member = _one_hot(support_labels, n_way, support)
-        count = member.sum(1).clamp_min(1)
-        means = (member.mT @ support) / count[..., None]
+        checks.task_tensors(support, support_labels, sample_weight)
+        member = _one_hot(support_labels, sample_weight, n_way, support)
+        if sample_weight is not None:
+            member = member * sample_weight.to(member.dtype)[..., None]
+        total, presence = member.sum(1), member.sum(2, keepdim=True)
+        # Features with a large mean would cancel in the squares.
+        centre = (presence * support).sum(1, keepdim=True) / presence.sum(1, keepdim=True).clamp_min(1e-30)
+        means = member.mT @ (support - centre) / torch.where(total > 0, total, 1)[..., None]
+        query = query - centre
         distance = (query**2).sum(-1, keepdim=True) - 2 * query @ means.mT + (means**2).sum(-1)[:, None]
-        sparsity = torch.zeros(support.shape[0], support.shape[2], dtype=torch.bool, device=support.device)
-        return HeadOutput(-self.scale * distance / support.shape[-1], sparsity)
+        active = torch.ones(support.shape[0], support.shape[2], dtype=torch.bool, device=support.device)
+        return HeadOutput(-self.scale * distance / support.shape[-1], active)
 
 
-def _one_hot(labels: Tensor, n_way: int | None, like: Tensor) -> Tensor:
-    return nn.functional.one_hot(labels, class_count(labels, None, n_way)).to(like.dtype)
+def _one_hot(labels: Tensor, sample_weight: Tensor | None, n_way: int | None, like: Tensor) -> Tensor:
+    """Labels (B, n) as (B, n, k) in the dtype of ``like``; those of samples without weight may be anything."""
+    known = labels.to(torch.int64)
+    if sample_weight is not None:
+        known = torch.where(sample_weight > 0, known, 0)
+    return nn.functional.one_hot(known, class_count(known, None, n_way)).to(like.dtype)
 
 
 def _tensors(solution: Solution) -> Iterator[Tensor]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.arguments import as_batch, per_task, tolerance, weights_of
+from sparsedis.arguments import REDUCTIONS, as_batch, per_task, times_scale, total_weight, weights_of
 from sparsedis.ops import ridge
 from sparsedis.ops.common.backend import Request
 from sparsedis.ops.common.precision import working_dtype
@@ -19,9 +20,10 @@ def solve_ridge(
     *,
     lambda2: float | Tensor,
     relative: bool = False,
+    reduction: str = "mean",
     sample_weight: Tensor | None = None,
     backend: str = "auto",
-    tol: float | None = None,
+    tol: float = 1e-5,
     throw: bool = False,
 ) -> Solution:
     """Solve a batch of ridge regressions in closed form.
@@ -39,6 +41,7 @@ def solve_ridge(
         lambda2: > 0: a number, a 0-d tensor or (B,).
         relative: lambda2 is a multiple of each task's mean squared norm of a sample, sum_i s_i ||x_i||^2 / N (that is
             ||X||_F^2 / n without sample weights), which is held constant in the gradient.
+        reduction: as :func:`solve_lasso`.
         sample_weight: s, (B, n) >= 0; 0 marks padding. Default: 1 everywhere.
         backend: "torch" (any device) or "auto".
         tol: as :func:`solve_lasso`; decides on the status only.
@@ -55,7 +58,8 @@ def solve_ridge(
     features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
     batch, n, d = features.shape
     checks.hyperparameter("lambda2", lambda2, batch, features, positive=True)
-    tol = tolerance(tol, features)
+    checks.number("tol", tol, above=0)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     one = targets.dim() == 2
     request = Request(features.device, features.dtype, n, d, 1 if one else targets.shape[2], SOLVER)
     chosen = ridge.OPERATION.choose(backend, request)
@@ -63,10 +67,11 @@ def solve_ridge(
     working = working_dtype(features.device)
     weight = weights_of(sample_weight, features, working)
     l2 = per_task(lambda2, batch, working, features.device)
-    if relative:
-        l2 = l2 * ridge.scale(features.detach(), weight)
+    # The operation averages.
+    divisor = total_weight(weight) if reduction == "sum" else torch.ones_like(l2)
+    l2 = times_scale(l2, ridge.mean_square(features.detach(), weight)) if relative else l2 / divisor
     inputs = Inputs(features, targets[..., None] if one else targets, l2, weight)
-    weights, dual, *rest = ridge.OPERATION.solve(*inputs, *Options(tol), chosen, throw)
+    weights, dual, *rest = ridge.OPERATION.solve(*inputs, *Options(float(tol)), chosen, throw)
     if one:
         weights, dual = weights[..., 0], dual[..., 0]
-    return Solution.of((weights, dual, *rest), single=single, solver=SOLVER, backend=chosen)
+    return Solution.of((weights, dual, *rest), divisor, single=single, solver=SOLVER, backend=chosen)

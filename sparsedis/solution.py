@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -52,7 +53,8 @@ class Solution:
         dual: the dual point, in float64: the certificate can be computed again from it. L, (B, n, k), rows in the
             simplex, for classifiers; residuals (B, n) or (B, n, m) for regressions.
         gap: P(W) - D >= 0, (B,), float64.
-        relative_gap: gap / P(W) for the SVM, gap / P(0) for the others, whose P(W) may vanish; (B,), float64.
+        relative_gap: what ``tol`` bounds: gap / P(W) for the SVM; gap / P(0) for the others, whose P(W) may vanish,
+            with the best intercept if there is one; (B,), float64.
         objective: P(W), (B,), float64.
         n_iter: iterations used, (B,), int64.
         status: values of :class:`Status`, (B,), int64.
@@ -81,7 +83,8 @@ class Solution:
     @classmethod
     def of(
         cls,
-        values: tuple[Tensor, ...],
+        values: Sequence[Tensor],
+        factor: Tensor | None = None,
         *,
         single: bool,
         solver: str,
@@ -90,15 +93,30 @@ class Solution:
     ) -> Solution:
         """From what an operation returns: weights, dual, gap, relative_gap, objective, n_iter, status, active, margin.
 
-        The operations differentiate nothing but the weights: dual points need not be unique, and a certificate is a
-        statement, not a function to train on. ``single`` takes the batch dimension away.
+        ``factor`` (B,) is of gap and objective: N for losses that are summed and were solved averaged. ``single`` takes
+        the batch dimension away.
         """
-        fields = list(values)
         if single:
-            fields = [value[0] for value in fields]
+            values = [value[0] for value in values]
             intercept = None if intercept is None else intercept[0]
-        *fields, margin = fields
-        return cls(*fields, solver=solver, backend=backend, intercept=intercept, margin=margin)  # type: ignore[misc, arg-type]
+            factor = None if factor is None else factor[0]
+        weights, dual, gap, relative_gap, objective, n_iter, status, active, margin = values
+        if factor is not None:
+            gap, objective = factor * gap, factor * objective
+        return cls(
+            weights=weights,
+            dual=dual,
+            gap=gap,
+            relative_gap=relative_gap,
+            objective=objective,
+            n_iter=n_iter,
+            status=status,
+            active=active,
+            solver=solver,
+            backend=backend,
+            intercept=intercept,
+            margin=margin,
+        )
 
     @property
     def sparsity(self) -> Tensor:

@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.arguments import as_batch, class_count, per_task, step_limit, weights_of
+from sparsedis.arguments import (
+    REDUCTIONS,
+    as_batch,
+    class_count,
+    is_zero,
+    per_task,
+    step_limit,
+    times_scale,
+    total_weight,
+    weights_of,
+)
 from sparsedis.ops import svm
 from sparsedis.ops.common.backend import Request
 from sparsedis.ops.common.custom_op import may_be_differentiated
@@ -24,6 +34,8 @@ def solve_svm(
     lambda1: float | Tensor,
     lambda2: float | Tensor = 1.0,
     dual_reg: float | Tensor = 0.0,
+    relative: bool = False,
+    reduction: str = "sum",
     n_classes: int | None = None,
     sample_weight: Tensor | None = None,
     solver: str = "auto",
@@ -38,8 +50,8 @@ def solve_svm(
 
         sum_i s_i phi(m_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,    m_il = 1 - [l = y_i] + x_i.W_l - x_i.W_{y_i},
 
-    with phi the maximum of the margins (Crammer-Singer), smoothed where dual_reg > 0; the hinge is summed over samples,
-    not averaged, and there is no intercept. Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3.
+    with phi the maximum of the margins (Crammer-Singer), smoothed where dual_reg > 0; there is no intercept. Source:
+    Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3.
 
     ``Solution.weights`` is differentiable in features, lambda1, lambda2 and dual_reg, by implicit differentiation: no
     iteration is unrolled and nothing but the solution is kept. In reverse and forward mode, and through the transforms
@@ -53,13 +65,16 @@ def solve_svm(
         lambda1: >= 0, weight of the group Lasso: a number, a 0-d tensor or (B,). At 0 the SVM is dense.
         lambda2: > 0, weight of the squared norm, likewise.
         dual_reg: >= 0, smoothing of the hinge, likewise; 0 (default) is the exact hinge.
+        relative: lambda1 is a multiple of each task's :func:`svm_lambda1_max`, held constant in the gradient.
+        reduction: "sum": as above; "mean": the hinge is averaged, s_i / sum s instead of s_i, as the other solvers
+            average their losses by default.
         n_classes: k >= 2; default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
         sample_weight: s, (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
         solver: "newton" (interior point), "fista", "bcd" (block coordinate descent), or "auto": newton.
         backend: "cpp" (CPU), "triton" (CUDA or ROCm), "torch" (any device), or "auto": the first of these that can run
             the problem.
-        tol: the relative duality gap to reach, gap / P(W), by the weights as returned. newton goes to rounding where it
-            is below 1e-3, every solver where a gradient will be asked for (docs/solvers.md).
+        tol: the ``Solution.relative_gap`` to reach. newton continues to rounding where it is below 1e-3, every solver
+            where a gradient will be asked for (docs/solvers.md).
         max_iter: default 200 (newton, which mostly takes less than 30), 5000 (fista), 2000 sweeps (bcd). Not counted:
             what finishes a first-order solution for a gradient, the first-order steps that newton falls back on.
         throw: raise instead of reporting a task that is not certified.
@@ -78,6 +93,7 @@ def solve_svm(
     for name, value in parameters.items():
         checks.hyperparameter(name, value, batch, features, positive=name == "lambda2")
     checks.number("tol", tol, above=0)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     checks.one_of("solver", solver, ("auto", *SOLVERS))
     if solver == "auto":
         solver = "newton"
@@ -87,18 +103,23 @@ def solve_svm(
 
     working = working_dtype(features.device)
     l1, l2, reg = (per_task(value, batch, working, features.device) for value in parameters.values())
-    weight = weights_of(sample_weight, features, working)
-    inputs = Inputs(features, labels.to(torch.int64), l1, l2, reg, weight)
+    weight, integers = weights_of(sample_weight, features, working), labels.to(torch.int64)
+    if reduction == "mean":
+        weight = weight / total_weight(weight)[:, None]
+    if relative and not is_zero(lambda1):
+        l1 = times_scale(l1, svm.lambda1_max(features.detach(), integers, weight, classes))
+    inputs = Inputs(features, integers, l1, l2, reg, weight)
     exact = may_be_differentiated(features, *parameters.values())
     options = Options(classes, solver, float(tol), steps, exact)
     outputs = svm.OPERATION.solve(*inputs, *options, chosen, throw)
     return Solution.of(outputs, single=single, solver=solver, backend=chosen)
 
 
-def lambda1_max(
+def svm_lambda1_max(
     features: Tensor,
     labels: Tensor,
     *,
+    reduction: str = "sum",
     n_classes: int | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
@@ -110,6 +131,7 @@ def lambda1_max(
     Args:
         features: (B, n, d) or (n, d).
         labels: (B, n) or (n,).
+        reduction: as :func:`solve_svm`.
         n_classes: default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
         sample_weight: (B, n) >= 0; default 1.
 
@@ -122,6 +144,9 @@ def lambda1_max(
     checks.task_tensors(features, labels, sample_weight)
     features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     weight = weights_of(sample_weight, features, working_dtype(features.device))
+    if reduction == "mean":
+        weight = weight / total_weight(weight)[:, None]
     result = svm.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes)
     return result[0] if single else result

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedis import lambda1_max, solve_svm
+from sparsedis import solve_svm, svm_lambda1_max
 from tests.oracle import Exact, NotSmoothError, exact
 from tests.tasks import random_task
 
@@ -86,7 +86,7 @@ def draw(kind: str, seed: int, largest: int = 1500) -> SmoothTask:
         weight = torch.from_numpy(drawn)[None]
     relative = 0.0 if kind.startswith("dense") else float(np.exp(rng.uniform(np.log(0.02), np.log(0.3))))
     lambda2 = 0.01 if kind == "small lambda2" else float(10 ** rng.uniform(-1, 2))
-    most = lambda1_max(X, y, n_classes=way, sample_weight=weight).item()
+    most = svm_lambda1_max(X, y, n_classes=way, sample_weight=weight).item()
     return SmoothTask(
         features=X[0].double(),
         labels=y[0],

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsedis import lambda1_max, solve_svm
+from sparsedis import solve_svm, svm_lambda1_max
 from sparsedis.ops import svm
 from tests.tasks import random_task
 
@@ -22,7 +22,7 @@ def tensors(*values: float) -> list[Tensor]:
 def test_gradcheck(way, lambda2, dual_reg, weighted):
     X, y = random_task(way, way=way, shots=3, d=6)
     weight = torch.tensor([[0.0, 2.0, 0.7] * way]) if weighted else None
-    lambda1 = float(0.15 * lambda1_max(X, y, sample_weight=weight))
+    lambda1 = float(0.15 * svm_lambda1_max(X, y, sample_weight=weight))
     # At dual_reg = 0 a finite difference would leave the domain.
     hyperparameters = tensors(lambda1, lambda2, *([dual_reg] if dual_reg else []))
 
@@ -43,7 +43,7 @@ def test_directional_derivatives_on_larger_tasks(way, shots, d, dual_reg):
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(X.shape, generator=generator, dtype=X.dtype)
     cotangent = torch.randn(1, d, way, generator=generator, dtype=X.dtype)
-    values = [float(0.2 * lambda1_max(X, y)), 5.0, dual_reg]
+    values = [float(0.2 * svm_lambda1_max(X, y)), 5.0, dual_reg]
     moves = [0.7, -1.3, 0.4 if dual_reg else 0.0]
 
     def loss(X, lambda1, lambda2, reg):
@@ -75,7 +75,7 @@ def test_the_gradient_does_not_depend_on_the_solver(solver):
 
 def test_at_lambda1_max_every_gradient_is_zero():
     X, y = random_task(1)
-    lambda1 = (1.01 * lambda1_max(X, y)).requires_grad_()
+    lambda1 = (1.01 * svm_lambda1_max(X, y)).requires_grad_()
     (lambda2,) = tensors(2.0)
     X.requires_grad_()
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sparsedis import lambda1_max, solve_svm
+from sparsedis import solve_svm, svm_lambda1_max
 from sparsedis.nn import GroupLassoLogistic, GroupLassoSVM, HeadOutput, Prototypes, Ridge, SparseHead
 from tests.tasks import random_task
 
@@ -30,20 +30,20 @@ def test_logits_are_the_scaled_scores_of_the_exact_svm(task):
     support, labels, query, _ = task
     head = GroupLassoSVM(lambda1=0.3, lambda2=2.0, logit_scale=1.7)
     output = head(query, support, labels)
-    expected = solve_svm(support, labels, lambda1=0.3 * lambda1_max(support, labels), lambda2=2.0)
+    expected = solve_svm(support, labels, lambda1=0.3 * svm_lambda1_max(support, labels), lambda2=2.0)
     assert isinstance(output, HeadOutput)
     torch.testing.assert_close(output.logits, 1.7 * query @ expected.weights)
-    assert (output.sparsity == ~expected.active).all()
+    assert torch.equal(output.active, expected.active)
     assert head.last_solution.certified.all()
     assert not head.last_solution.weights.requires_grad
 
 
 def test_called_as_the_published_head(task):
     support, labels, query, _ = task
-    logits, sparsity = GroupLassoSVM(0.1)(query, support, labels, 3, 4)
+    logits, active = GroupLassoSVM(0.1)(query, support, labels, 3, 4)
     assert logits.shape == (2, 12, 3)
-    assert sparsity.shape == (2, 40)
-    assert sparsity.dtype == torch.bool
+    assert active.shape == (2, 40)
+    assert active.dtype == torch.bool
 
 
 def test_relative_lambda1_holds_its_maximum_constant(task):
@@ -52,7 +52,7 @@ def test_relative_lambda1_holds_its_maximum_constant(task):
     head = GroupLassoSVM(0.3, 2.0, tol=1e-12).double()
     head.solve(support, labels).weights.square().sum().backward()
     frozen = support.detach().clone().requires_grad_()
-    lambda1 = 0.3 * lambda1_max(frozen, labels)
+    lambda1 = 0.3 * svm_lambda1_max(frozen, labels)
     solve_svm(frozen, labels, lambda1=lambda1, lambda2=2.0, tol=1e-12).weights.square().sum().backward()
     torch.testing.assert_close(support.grad, frozen.grad)
 
@@ -206,17 +206,17 @@ def test_an_encoder_learns_through_the_head(task):
 
 def test_prototypes_are_nearest_class_means(task):
     support, labels, query, _ = task
-    logits, sparsity = Prototypes(logit_scale=2.0)(query, support, labels, 3, 4)
+    logits, active = Prototypes(logit_scale=2.0)(query, support, labels, 3, 4)
     means = torch.stack([support[:, labels[0] == c].mean(1) for c in range(3)], 1)
     torch.testing.assert_close(logits, -2.0 * torch.cdist(query, means) ** 2 / 40, rtol=1e-4, atol=1e-4)
-    assert not sparsity.any()
+    assert active.all()
 
 
 def test_a_dense_svm_is_the_group_lasso_svm_without_its_weight(task):
     support, labels, query, _ = task
     output = GroupLassoSVM(0.0, 2.0)(query, support, labels)
     torch.testing.assert_close(output.logits, query @ solve_svm(support, labels, lambda1=0.0, lambda2=2.0).weights)
-    assert not output.sparsity.any()
+    assert output.active.all()
 
 
 def test_ridge_is_the_closed_form(task):
@@ -229,7 +229,7 @@ def test_ridge_is_the_closed_form(task):
     system = X.mT @ X / n + 0.3 * scale[:, None, None] * torch.eye(X.shape[2], dtype=torch.float64)
     expected = 1.7 * query.double() @ torch.linalg.solve(system, X.mT @ targets / n)
     torch.testing.assert_close(output.logits.double(), expected, rtol=1e-3, atol=1e-4)
-    assert not output.sparsity.any()
+    assert output.active.all()
 
 
 @pytest.mark.parametrize("intercept", [False, True])
@@ -247,7 +247,7 @@ def test_logistic_meets_the_conditions_of_its_minimum(task, intercept):
     gradient = support.mT @ residual / n + 0.05 * W
     active = W.norm(dim=2) > 0
     assert 0 < active.sum() < active.numel()
-    assert torch.equal(output.sparsity, ~active)
+    assert torch.equal(output.active, active)
     stationary = gradient + lambda1[:, None, None] * W / W.norm(dim=2, keepdim=True).clamp_min(1e-300)
     assert stationary[active].abs().max() < 1e-4 * lambda1.max()
     assert (gradient.norm(dim=2)[~active] <= (lambda1[:, None].expand_as(active) * (1 + 1e-4))[~active]).all()
@@ -263,7 +263,7 @@ def test_one_interface(name, task):
     head = HEADS[name](learn=("lambda2",))
     support = support.clone().requires_grad_()
     output = head(query, support, labels, n_way=3, n_shot=4)
-    assert (output.logits.shape, output.sparsity.shape) == ((2, 12, 3), (2, 40))
+    assert (output.logits.shape, output.active.shape) == ((2, 12, 3), (2, 40))
     torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), query_labels.flatten()).backward()
     assert support.grad.abs().sum() > 0
     assert head.log["lambda2"].grad.abs() > 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsedis import lambda1_max
+from sparsedis import svm_lambda1_max
 from tests import oracle
 from tests.oracle import NotSmoothError, exact
 from tests.tasks import random_task
@@ -37,7 +37,7 @@ def test_gradients_are_the_central_differences(name):
     rng = np.random.default_rng(0)
     weight = rng.uniform(0.2, 2, y.shape[1]) if weighted else np.ones(y.shape[1])
     weight[0] = 0 if weighted else 1
-    lambda1 = relative * lambda1_max(X, y, n_classes=k, sample_weight=torch.from_numpy(weight)[None]).item()
+    lambda1 = relative * svm_lambda1_max(X, y, n_classes=k, sample_weight=torch.from_numpy(weight)[None]).item()
     X, y = X[0].numpy(), y[0].numpy()
     cotangent = rng.standard_normal((d, k))
     at = exact(X, y, lambda1, lambda2, dual_reg, k, cotangent, weight)
@@ -69,7 +69,7 @@ def test_gradients_are_the_central_differences(name):
 @pytest.mark.slow
 def test_many_features_are_no_burden():
     X, y = random_task(0, way=5, shots=15, d=16000)
-    lambda1 = 0.1 * lambda1_max(X, y).item()
+    lambda1 = 0.1 * svm_lambda1_max(X, y).item()
     at = exact(X[0].numpy(), y[0].numpy(), lambda1, 100.0, 0.0, 5, np.ones((16000, 5)))
     assert at.gap < 1e-12
     assert 0 < at.active < 1000
@@ -85,7 +85,7 @@ def test_a_kink_is_refused(kink):
         lambda1 = 1.0
     else:
         # The smallest lambda1 at which the last feature is off, by bisection.
-        low, high = 0.0, lambda1_max(torch.from_numpy(X), torch.from_numpy(y)).item()
+        low, high = 0.0, svm_lambda1_max(torch.from_numpy(X), torch.from_numpy(y)).item()
         while high - low > 1e-9 * high:
             middle = (low + high) / 2
             try:

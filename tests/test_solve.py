@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsedis
-from sparsedis import NotCertifiedError, Status, lambda1_max, solve_svm
+from sparsedis import NotCertifiedError, Status, solve_svm, svm_lambda1_max
 from tests.tasks import random_task
 
 # Every test here runs with every backend.
@@ -66,7 +66,7 @@ def assert_certified(X, y, solution, lambda1, lambda2, tol, dual_reg=0.0, weight
 @pytest.mark.parametrize("dual_reg", [0.0, 3.0])
 def test_solvers_certify(solver, dual_reg, backend):
     X, y = random_task(0, batch=3)
-    lambda1 = 0.2 * lambda1_max(X, y)
+    lambda1 = 0.2 * svm_lambda1_max(X, y)
     tol = REACHES[solver]
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=5.0, dual_reg=dual_reg, solver=solver, tol=tol)
     assert_certified(X, y, solution, lambda1, 5.0, tol, dual_reg)
@@ -78,7 +78,7 @@ def test_solvers_certify(solver, dual_reg, backend):
 @pytest.mark.parametrize("dual_reg", [0.0, 3.0])
 def test_solvers_agree(dual_reg):
     X, y = random_task(1, batch=3, d=12)
-    lambda1 = 0.2 * lambda1_max(X, y)
+    lambda1 = 0.2 * svm_lambda1_max(X, y)
     solutions = {}
     for solver in SOLVERS:
         solutions[solver] = solve_svm(
@@ -117,7 +117,7 @@ GRID = [
 def test_newton_over_the_grid(way, shots, d, lambda2, relative, dtype):
     X, y = random_task(d + way, way=way, shots=shots, d=d, dtype=dtype)
     tol = 1e-5 if dtype == torch.float32 else 1e-10
-    lambda1 = relative * lambda1_max(X, y)
+    lambda1 = relative * svm_lambda1_max(X, y)
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2, tol=tol)
     assert_certified(X, y, solution, lambda1, lambda2, tol)
     assert solution.n_iter.max() <= 30
@@ -128,7 +128,7 @@ def test_newton_over_the_grid(way, shots, d, lambda2, relative, dtype):
 @pytest.mark.parametrize("relative", [0.02, 0.2, 0.8])
 def test_newton_at_small_lambda2(lambda2, relative):
     X, y = random_task(int(1 / lambda2), way=5, shots=5, d=400, batch=4)
-    lambda1 = relative * lambda1_max(X, y)
+    lambda1 = relative * svm_lambda1_max(X, y)
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2, tol=1e-10)
     assert_certified(X, y, solution, lambda1, lambda2, 1e-10)
     assert solution.n_iter.max() <= 30
@@ -137,7 +137,7 @@ def test_newton_at_small_lambda2(lambda2, relative):
 @pytest.mark.slow
 def test_the_iterative_newton_system_solves_what_is_too_large_for_a_factor():
     X, y = random_task(5, way=30, shots=5, d=320)
-    lambda1 = 0.2 * lambda1_max(X, y)
+    lambda1 = 0.2 * svm_lambda1_max(X, y)
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=10.0, tol=1e-10)
     assert_certified(X, y, solution, lambda1, 10.0, 1e-10)
     assert solution.n_iter.max() <= 30
@@ -148,7 +148,7 @@ def test_the_iterative_newton_system_solves_what_is_too_large_for_a_factor():
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_scaling_leaves_the_dual_unchanged(c, solver):
     X, y = random_task(2, batch=2)
-    lambda1 = 0.2 * lambda1_max(X, y)
+    lambda1 = 0.2 * svm_lambda1_max(X, y)
     tol = REACHES[solver]
     base = solve_svm(X, y, lambda1=lambda1, lambda2=5.0, dual_reg=0.5, solver=solver, tol=tol)
     scaled = solve_svm(c * X, y, lambda1=c * lambda1, lambda2=5.0 * c**2, dual_reg=0.5 * c**2, solver=solver, tol=tol)
@@ -165,7 +165,7 @@ def test_permutations(seed, way, relative, lambda2):
     X, y = random_task(seed, way=way, d=12)
     generator = torch.Generator().manual_seed(seed)
     samples, features, classes = (torch.randperm(n, generator=generator) for n in (X.shape[1], 12, way))
-    options = {"lambda1": relative * lambda1_max(X, y), "lambda2": lambda2, "tol": 1e-11, "n_classes": way}
+    options = {"lambda1": relative * svm_lambda1_max(X, y), "lambda2": lambda2, "tol": 1e-11, "n_classes": way}
     base = solve_svm(X, y, **options)
     moved = solve_svm(X[:, samples][..., features], classes[y[:, samples]], **options)
     expected = torch.empty_like(base.weights)
@@ -175,7 +175,7 @@ def test_permutations(seed, way, relative, lambda2):
 
 def test_at_lambda1_max_everything_is_off():
     X, y = random_task(3, batch=2)
-    solution = solve_svm(X, y, lambda1=lambda1_max(X, y), tol=1e-10)
+    solution = solve_svm(X, y, lambda1=svm_lambda1_max(X, y), tol=1e-10)
     assert (solution.weights == 0).all()
     assert not solution.active.any()
     assert (solution.sparsity == 1).all()
@@ -192,7 +192,7 @@ def test_weight_zero_is_an_absent_sample():
     padded = solve_svm(padded_X, padded_y, sample_weight=weight, **options)
     torch.testing.assert_close(padded.weights, base.weights, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(padded.objective, base.objective)
-    torch.testing.assert_close(lambda1_max(padded_X, padded_y, sample_weight=weight), lambda1_max(X, y))
+    torch.testing.assert_close(svm_lambda1_max(padded_X, padded_y, sample_weight=weight), svm_lambda1_max(X, y))
 
 
 @pytest.mark.parametrize("seed", [312, 337])
@@ -202,9 +202,9 @@ def test_features_of_very_different_scales(seed):
     X = torch.randn(1, 16, 15, generator=generator, dtype=torch.float64)
     X = X * 10.0 ** (4 * torch.rand(15, generator=generator, dtype=torch.float64) - 2)
     y = torch.arange(2).repeat_interleave(8)[None]
-    solution = solve_svm(X, y, lambda1=1e-3 * lambda1_max(X, y), lambda2=1e-3)
+    solution = solve_svm(X, y, lambda1=1e-3 * svm_lambda1_max(X, y), lambda2=1e-3)
     assert solution.certified.all(), solution.relative_gap
-    assert recomputed_gap(X[0], y[0], solution.dual[0], 1e-3 * float(lambda1_max(X, y)), 1e-3) <= 1.1e-5
+    assert recomputed_gap(X[0], y[0], solution.dual[0], 1e-3 * float(svm_lambda1_max(X, y)), 1e-3) <= 1.1e-5
 
 
 def test_features_of_few_directions_need_more_iterations_than_others():
@@ -252,7 +252,7 @@ def test_degenerate_tasks(relative):
     X[..., 5:15] = 0  # features that are always zero
     X[:, 8] = 0  # a sample that is zero
     X.requires_grad_()
-    lambda1 = relative * lambda1_max(X, y, n_classes=5)
+    lambda1 = relative * svm_lambda1_max(X, y, n_classes=5)
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=0.5, n_classes=5, tol=1e-10)  # two classes without a sample
     assert_certified(X.detach(), y, solution, lambda1, 0.5, 1e-10)
     assert solution.n_iter.max() <= 30
@@ -262,7 +262,7 @@ def test_degenerate_tasks(relative):
 
 def test_all_features_zero():
     X, y = torch.zeros(1, 6, 4), torch.tensor([[0, 0, 1, 1, 2, 2]])
-    assert lambda1_max(X, y).item() == 0
+    assert svm_lambda1_max(X, y).item() == 0
     for solver in SOLVERS:
         solution = solve_svm(X, y, lambda1=0.0, solver=solver)
         assert solution.certified.all()
@@ -271,7 +271,7 @@ def test_all_features_zero():
 
 def test_tasks_stop_on_their_own():
     X, y = random_task(8, batch=3, d=60)
-    lambda1 = torch.tensor([2.0, 0.3, 0.05], dtype=torch.float64) * lambda1_max(X, y)
+    lambda1 = torch.tensor([2.0, 0.3, 0.05], dtype=torch.float64) * svm_lambda1_max(X, y)
     together = solve_svm(X, y, lambda1=lambda1)
     assert len(set(together.n_iter.tolist())) > 1
     for i in range(3):
@@ -288,7 +288,7 @@ def test_one_task_has_no_batch_dimension():
     assert solution.active.shape == (30,)
     scalars = ("gap", "relative_gap", "objective", "n_iter", "status", "sparsity")
     assert all(getattr(solution, name).shape == () for name in scalars)
-    assert lambda1_max(X[0], y[0]).shape == ()
+    assert svm_lambda1_max(X[0], y[0]).shape == ()
     assert solution.messages() == [Status.CERTIFIED.message]
 
 
@@ -311,7 +311,7 @@ def test_strided_features_are_read_as_they_are():
 
 def test_throw_names_the_task_and_its_gap():
     X, y = random_task(12, batch=3, d=60)
-    lambda1 = torch.tensor([2.0, 0.1, 2.0], dtype=torch.float64) * lambda1_max(X, y)
+    lambda1 = torch.tensor([2.0, 0.1, 2.0], dtype=torch.float64) * svm_lambda1_max(X, y)
     with pytest.raises(NotCertifiedError, match=r"1 of 3 tasks .*task 1: relative gap .*MAX_ITER.*Increase max_iter"):
         solve_svm(X, y, lambda1=lambda1, lambda2=0.1, max_iter=5, throw=True)
     reported = solve_svm(X, y, lambda1=lambda1, lambda2=0.1, max_iter=5)
@@ -407,7 +407,7 @@ def test_features_of_large_means_are_solved_as_well_as_float32_holds(backend, se
     generator = torch.Generator().manual_seed(seed)
     X = torch.randn(25, d, generator=generator) + 1e4
     y = torch.arange(5).repeat(5)
-    options = {"lambda1": lambda1 * lambda1_max(X, y), "lambda2": lambda2}
+    options = {"lambda1": lambda1 * svm_lambda1_max(X, y), "lambda2": lambda2}
     solution = solve_svm(X, y, **options)
     exact = solve_svm(X.double(), y, **options)
     assert exact.certified

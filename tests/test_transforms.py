@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsedis import lambda1_max, nn, solve_lasso, solve_logistic, solve_ridge, solve_svm
+from sparsedis import nn, solve_lasso, solve_logistic, solve_ridge, solve_svm, svm_lambda1_max
 from sparsedis.ops import lasso, logistic
 from sparsedis.ops import svm as svm_operation
 from sparsedis.ops.common.custom_op import may_be_differentiated
@@ -255,7 +255,7 @@ def test_tangents_have_the_dtype_of_the_weights(case, dtype):
 
 
 def test_at_lambda1_max_every_tangent_is_zero():
-    lambda1 = 1.01 * lambda1_max(X, LABELS)
+    lambda1 = 1.01 * svm_lambda1_max(X, LABELS)
     _, tangent = jvp(lambda X, v: solve_svm(X, LABELS, lambda1=v).weights, (X, lambda1), (X, lambda1))
     assert (tangent == 0).all()
 

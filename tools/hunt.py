@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedis import Status, lambda1_max, solve_svm
+from sparsedis import Status, solve_svm, svm_lambda1_max
 from sparsedis.ops.common.compiled import COMPILED
 from tests.oracle import duality_gap
 
@@ -134,7 +134,7 @@ def draw(family: str, seed: int) -> HuntTask:
         features,
         labels,
         k,
-        lambda1=float(relative * lambda1_max(features, labels, n_classes=k, sample_weight=sample_weight)),
+        lambda1=float(relative * svm_lambda1_max(features, labels, n_classes=k, sample_weight=sample_weight)),
         lambda2=float(lambda2),
         dual_reg=float(lambda2 * 10 ** rng.uniform(-3, 1)) if rng.random() < 0.25 else 0.0,
         sample_weight=sample_weight,

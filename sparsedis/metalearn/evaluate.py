@@ -140,7 +140,7 @@ def examine(
         confidence = output.logits.double().cpu().softmax(-1).amax(-1)
         right = output.logits.argmax(-1).cpu() == batch.query_labels
         accuracy[place] = right.double().mean(-1)
-        active[place] = (~output.sparsity).byte().cpu()
+        active[place] = output.active.byte().cpu()
         classes[place] = episodes.data.labels[batch.support].unflatten(1, (way, episodes.shot))[:, :, 0]
         where = (confidence * _BINS).long().clamp(max=_BINS - 1).flatten()
         for column, values in enumerate((torch.ones_like(confidence), right.double(), confidence)):

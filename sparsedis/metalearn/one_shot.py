@@ -45,7 +45,7 @@ def one_shot(learner: Learner, runs: Sequence[Run]) -> OneShot:
         errors = int((output.logits[0].argmax(-1).cpu() != run.labels).sum())
         per_run[run.name] = errors / len(run.labels)
         wrong, total = wrong + errors, total + len(run.labels)
-        used.append((~output.sparsity).double().mean().item())
+        used.append(output.active.double().mean().item())
         certified.append(learner.certified())
     learner.encoder.train(training)
     shares = [share for share in certified if share is not None]

@@ -208,7 +208,7 @@ class _Run(loop.Loop):
             labels = batch.query_labels.to(self.learner.device)
             loss = recipe.loss(config, output.logits, labels)
             accuracy = (output.logits.argmax(-1) == labels).double().mean()
-            used = (~output.sparsity).double().mean()
+            used = output.active.double().mean()
             certified = self.learner.certified()
             measured = torch.stack([loss.detach().double(), accuracy, used])
             share_certified = measured.new_tensor([0.0 if certified is None else certified])

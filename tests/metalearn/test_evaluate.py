@@ -21,7 +21,7 @@ def test_the_same_as_episode_by_episode(few_shot_data: FewShotData, head: str) -
         for episode in map(episodes.__getitem__, range(len(episodes))):
             output = learner(type(episode)(*(x[None] for x in episode)), 3)
             scores.append((output.logits[0].argmax(-1) == episode.query_labels).double().mean())
-            used.append((~output.sparsity).double().mean())
+            used.append((output.active).double().mean())
     accuracy = torch.stack(scores)
     assert result.accuracy == pytest.approx(accuracy.mean().item(), abs=0.005)
     assert result.ci95 == pytest.approx(1.96 * accuracy.std().item() / 60**0.5, rel=0.1)

@@ -131,6 +131,6 @@ def test_a_table_of_features() -> None:
         splits={"train": (0, 1, 2, 3), "validation": (4,), "test": (5,)},
     )
     learner = Learner(replace(CONFIG, encoder="identity"), (7,))
-    assert learner(batch(data), 3).sparsity.shape == (4, 7)
+    assert learner(batch(data), 3).active.shape == (4, 7)
     with pytest.raises(ValueError, match=r"augment: expected none for inputs of shape \(7,\)"):
         Learner(replace(CONFIG, encoder="identity", augment="crop-flip"), (7,))

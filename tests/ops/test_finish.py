@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedis import Status, lambda1_max, solve_svm
+from sparsedis import Status, solve_svm, svm_lambda1_max
 from sparsedis.ops.svm.backend_torch import SOLVERS, finish, progress
 from sparsedis.ops.svm.backend_torch.finish import SWITCH, finish_solution, free_entries, onto_free
 from sparsedis.ops.svm.backend_torch.hessian import (
@@ -24,7 +24,7 @@ F64 = torch.float64
 
 def problem_of(X, y, k, *, relative, lambda2, dual_reg=0.0, weight=None):
     weight = torch.ones(y.shape, dtype=F64) if weight is None else weight
-    lambda1 = relative * lambda1_max(X, y, n_classes=k, sample_weight=weight)
+    lambda1 = relative * svm_lambda1_max(X, y, n_classes=k, sample_weight=weight)
     one = torch.ones(len(X), dtype=F64)
     return normalised(Inputs(X, y, lambda1, lambda2 * one, dual_reg * one, weight), k)[0]
 
@@ -57,7 +57,7 @@ def test_every_task_ends_at_rounding_by_default(kind, way):
 
 def test_the_default_does_not_depend_on_whether_a_gradient_is_asked_for():
     X, y = random_task(1, way=4, shots=5, d=50, batch=3)
-    options = {"lambda1": 0.1 * lambda1_max(X, y), "lambda2": 3.0, "backend": "torch"}
+    options = {"lambda1": 0.1 * svm_lambda1_max(X, y), "lambda2": 3.0, "backend": "torch"}
     plain = solve_svm(X, y, **options)
     differentiable = solve_svm(X.requires_grad_(), y, **options)
     assert torch.equal(plain.dual, differentiable.dual)
@@ -68,7 +68,7 @@ def test_the_default_does_not_depend_on_whether_a_gradient_is_asked_for():
 @pytest.mark.parametrize("solver", ["newton", "fista", "bcd"])
 def test_a_loose_tolerance_is_enough_unless_a_gradient_is_asked_for(solver):
     X, y = random_task(2, way=3, shots=4, d=40, batch=3)
-    options = {"lambda1": 0.2 * lambda1_max(X, y), "lambda2": 20.0, "backend": "torch", "solver": solver}
+    options = {"lambda1": 0.2 * svm_lambda1_max(X, y), "lambda2": 20.0, "backend": "torch", "solver": solver}
     loose = solve_svm(X, y, tol=SWITCH, **options)
     assert loose.certified.all()
     assert (loose.relative_gap > 1e-9).all()
@@ -82,7 +82,7 @@ def test_a_loose_tolerance_is_enough_unless_a_gradient_is_asked_for(solver):
 def test_gradients_are_right_at_default_settings(solver, dual_reg):
     """float32 features, default tolerance, against float64 features solved at 1e-13."""
     X, y = random_task(3, way=4, shots=4, d=80, batch=4, dtype=torch.float32)
-    lambda1 = 0.1 * lambda1_max(X, y)
+    lambda1 = 0.1 * svm_lambda1_max(X, y)
     cotangent = torch.randn(4, 80, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
 
     def gradient(X, **options):
@@ -98,7 +98,7 @@ def test_a_task_that_stalls_is_solved_by_another_solver():
     """Two samples, one class without any: both forms of newton alone stall at a gap of 0.9."""
     X = torch.tensor([[3.0, -2, -3, -2], [-1, 1, -1, 2]], dtype=F64)
     y = torch.tensor([2, 0])
-    lambda1 = 0.3 * lambda1_max(X, y, n_classes=3)
+    lambda1 = 0.3 * svm_lambda1_max(X, y, n_classes=3)
     solution = solve_svm(X, y, lambda1=lambda1, n_classes=3, backend="torch")
     assert solution.certified
     assert solution.relative_gap < 1e-12
@@ -237,7 +237,7 @@ def test_the_certificate_is_of_the_weights_as_returned(dtype):
     """Features of mean 1e4: float32 cannot hold W, and says so; the gap is P(W) - D(L) of what came back."""
     X, y = random_task(9, way=3, shots=4, d=20, dtype=dtype)
     X = X + 1e4
-    lambda1, lambda2, tol = 0.1 * lambda1_max(X, y).item(), 100.0, 1e-7
+    lambda1, lambda2, tol = 0.1 * svm_lambda1_max(X, y).item(), 100.0, 1e-7
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2, tol=tol, backend="torch")
     W, exact, L = solution.weights[0].double(), X[0].double(), solution.dual[0]
     scores = exact @ W

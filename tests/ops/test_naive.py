@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from sparsedis import (
-    lambda1_max,
     lasso_lambda1_max,
     logistic_lambda1_max,
     solve_lasso,
     solve_logistic,
     solve_ridge,
     solve_svm,
+    svm_lambda1_max,
 )
 from sparsedis.ops.lasso import naive as lasso
 from sparsedis.ops.logistic import naive as logistic
@@ -62,7 +62,7 @@ def assert_gradients(loss, inputs, expected, tolerance):
 def test_svm(backend, n, d, k, share, dual_reg):
     skip_unless_available("svm", backend)
     X, labels, s, grad = one_task(n, n, d, k)
-    lambda1 = share * lambda1_max(X, labels, sample_weight=s, n_classes=k)
+    lambda1 = share * svm_lambda1_max(X, labels, sample_weight=s, n_classes=k)
     hyper = (lambda1, *scalars(2.0, dual_reg))
     W, L = svm.solve(X, labels, s, *hyper, k)
     inputs = [value.clone().requires_grad_() for value in (X, *hyper)]

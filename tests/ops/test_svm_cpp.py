@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sparsedis
-from sparsedis import lambda1_max, solve_svm
+from sparsedis import solve_svm, svm_lambda1_max
 from sparsedis.ops.common import compiled
 from sparsedis.ops.common.backend import Request
 from sparsedis.ops.svm import OPERATION, backend_cpp
@@ -79,7 +79,7 @@ CASES = [
 @pytest.mark.parametrize(("way", "shots", "d", "relative", "lambda2", "dual_reg"), CASES)
 def test_agrees_with_the_torch_backend(way, shots, d, relative, lambda2, dual_reg, solver):
     X, y = random_task(d, way=way, shots=shots, d=d, batch=2)
-    options = {"lambda1": relative * lambda1_max(X, y), "lambda2": lambda2, "dual_reg": dual_reg, "solver": solver}
+    options = {"lambda1": relative * svm_lambda1_max(X, y), "lambda2": lambda2, "dual_reg": dual_reg, "solver": solver}
     # The first-order solvers take the same steps: they need not be at the solution to be compared. Newton ends where
     # rounding does, between 5e-13 and 1.2e-12 for the least penalty here, by the processor.
     options |= {"tol": 1e-11} if solver == "newton" else {"tol": 1e-9, "max_iter": 60}
@@ -110,7 +110,7 @@ def test_bcd_takes_the_steps_of_the_torch_backend():
 @pytest.mark.parametrize("relative", [0.0, 0.2])
 def test_any_strides(dtype, relative):
     X, y = random_task(4, way=3, shots=4, d=70, batch=3, dtype=dtype)
-    options = {"lambda1": relative * lambda1_max(X, y), "lambda2": 2.0}
+    options = {"lambda1": relative * svm_lambda1_max(X, y), "lambda2": 2.0}
     expected = everything(*solve_and_differentiate(X, y, **options))
     wide = torch.full((3, 14, 150), float("nan"), dtype=dtype)
     wide[:, 1:13, 5:145:2] = X
@@ -126,7 +126,7 @@ def test_any_strides(dtype, relative):
 def test_the_same_bits_for_any_number_of_threads_and_any_cut(dtype, threads):
     X, y = random_task(5, way=4, shots=(3, 6, 1, 2), d=300, batch=7, dtype=dtype)
     options = {"lambda2": 3.0, "dual_reg": 0.1}
-    lambda1 = torch.tensor([0.0, 0.01, 0.1, 0.2, 0.4, 1.0, 2.0], dtype=torch.float64) * lambda1_max(X, y)
+    lambda1 = torch.tensor([0.0, 0.01, 0.1, 0.2, 0.4, 1.0, 2.0], dtype=torch.float64) * svm_lambda1_max(X, y)
     threads(1)
     expected = everything(*solve_and_differentiate(X, y, lambda1=lambda1, **options))
     for count in (2, 3, 16):
@@ -141,7 +141,7 @@ def test_the_same_bits_for_any_number_of_threads_and_any_cut(dtype, threads):
 def test_every_instruction_set_agrees(monkeypatch):
     X, y = random_task(6, way=5, shots=5, d=333, batch=2)
     baseline = import_module("sparsedis.ops._cpp_baseline")
-    options = {"lambda1": 0.2 * lambda1_max(X, y), "lambda2": 5.0, "tol": 1e-12}
+    options = {"lambda1": 0.2 * svm_lambda1_max(X, y), "lambda2": 5.0, "tol": 1e-12}
     results = {}
     for name in ("baseline", *baseline.instruction_sets()):
         monkeypatch.setattr(compiled.COMPILED, "_kernels", import_module(f"sparsedis.ops._cpp_{name}"))
@@ -156,7 +156,7 @@ def test_every_instruction_set_agrees(monkeypatch):
 @pytest.mark.parametrize("c", [1e-25, 1e-10, 1e10])
 def test_screening_in_float32_bears_any_scale(c):
     X, y = random_task(7, way=4, shots=4, d=2000, dtype=torch.float64)
-    lambda1 = 0.3 * lambda1_max(X, y)
+    lambda1 = 0.3 * svm_lambda1_max(X, y)
     exact = solve_svm(X, y, lambda1=lambda1, lambda2=20.0, tol=1e-12)
     scaled = solve_svm((c * X).float(), y, lambda1=c * lambda1, lambda2=20.0 * c**2)
     assert scaled.certified.all()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sparsedis
-from sparsedis import lambda1_max, solve_svm
+from sparsedis import solve_svm, svm_lambda1_max
 from sparsedis.ops import svm
 from sparsedis.ops.common import triton_device
 from sparsedis.ops.common.backend import Request
@@ -334,7 +334,7 @@ def test_solutions_and_gradients_agree_with_the_torch_backend(way, shots, d, dty
     weight[0, 1], weight[1, 2] = 0, 2
     # The second task is off altogether and certified at once.
     options = {
-        "lambda1": torch.tensor([0.2, 1.5], dtype=F64, device=DEVICE) * lambda1_max(X, y, sample_weight=weight),
+        "lambda1": torch.tensor([0.2, 1.5], dtype=F64, device=DEVICE) * svm_lambda1_max(X, y, sample_weight=weight),
         "lambda2": torch.full((2,), lambda2, dtype=F64, device=DEVICE),
         "dual_reg": torch.tensor([0.3, 0.0], dtype=F64, device=DEVICE),
     }
@@ -408,7 +408,7 @@ def test_the_certificate_is_of_the_weights_as_returned(way, shots, d):
     """Features of mean 1e4 in float32: the gap is that of the rounded W, and above tol it says why."""
     X, y = task(9, way=way, shots=shots, d=d, dtype=F32)
     X = X + 1e4
-    options = {"lambda1": 0.1 * lambda1_max(X, y), "lambda2": 100.0, "tol": 1e-7}
+    options = {"lambda1": 0.1 * svm_lambda1_max(X, y), "lambda2": 100.0, "tol": 1e-7}
     ours = solve_svm(X, y, backend="triton", **options)
     theirs = solve_svm(X, y, backend="torch", **options)
     assert ours.status.item() == theirs.status.item() == sparsedis.Status.PRECISION
@@ -420,7 +420,7 @@ def test_the_certificate_is_of_the_weights_as_returned(way, shots, d):
 def test_a_task_that_stalls_is_solved_by_another_solver():
     X = torch.tensor([[3.0, -2, -3, -2], [-1, 1, -1, 2]], dtype=F64, device=DEVICE)
     y = torch.tensor([2, 0], device=DEVICE)
-    solution = solve_svm(X, y, lambda1=0.3 * lambda1_max(X, y, n_classes=3), n_classes=3, backend="triton")
+    solution = solve_svm(X, y, lambda1=0.3 * svm_lambda1_max(X, y, n_classes=3), n_classes=3, backend="triton")
     assert solution.certified
     assert solution.relative_gap < 1e-12
 
@@ -432,7 +432,7 @@ def test_gradients_are_right_at_a_loose_tolerance(solver):
 
     def gradient(X, **options):
         X = X.detach().requires_grad_()
-        weights = solve_svm(X, y, lambda1=0.1 * lambda1_max(X, y), lambda2=20.0, **options).weights
+        weights = solve_svm(X, y, lambda1=0.1 * svm_lambda1_max(X, y), lambda2=20.0, **options).weights
         return torch.autograd.grad(weights.square().sum(), X)[0].double()
 
     exact = gradient(X.double(), backend="torch", tol=1e-13)
@@ -442,7 +442,7 @@ def test_gradients_are_right_at_a_loose_tolerance(solver):
 @pytest.mark.slow
 def test_extreme_scales():
     X, y = task(7, way=3, shots=2, d=40)
-    lambda1 = 0.3 * lambda1_max(X, y)
+    lambda1 = 0.3 * svm_lambda1_max(X, y)
     exact = solve_svm(X, y, lambda1=lambda1, lambda2=20.0, tol=1e-9, backend="torch")
     for c in (1e-25, 1e10):
         scaled = solve_svm((c * X).float(), y, lambda1=c * lambda1, lambda2=20.0 * c**2, tol=1e-4, backend="triton")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsedis import lambda1_max, solve_svm
+from sparsedis import solve_svm, svm_lambda1_max
 from sparsedis.ops.common.triton_device import interpreted
 from tests.tasks import random_task
 
@@ -39,7 +39,7 @@ def gradients(X, y, backend, **options):
 @pytest.mark.parametrize(("way", "shots", "d", "batch", "lambda2", "relative"), GRID)
 def test_newton_and_its_gradients(way, shots, d, batch, lambda2, relative, dtype):
     X, y = (value.cuda() for value in random_task(d, way=way, shots=shots, d=d, batch=batch, dtype=dtype))
-    lambda1 = relative * lambda1_max(X, y)
+    lambda1 = relative * svm_lambda1_max(X, y)
     options = {"lambda1": lambda1, "lambda2": lambda2, "tol": 1e-5 if dtype == torch.float32 else 1e-11}
     ours, our_grad = gradients(X, y, "auto", **options)
     theirs, their_grad = gradients(X, y, "torch", **options)

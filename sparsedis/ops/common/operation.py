@@ -128,7 +128,7 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
 
     def _solve_fake(self, *flat: Any) -> tuple[Tensor, ...]:
         inputs, options, _ = _named(flat, self._inputs, self._options)
-        per_task = inputs.features.new_empty(len(inputs.features), dtype=working_dtype(inputs.features.device))
+        per_task = inputs.features.new_empty(inputs.features.shape[0], dtype=working_dtype(inputs.features.device))
         return tuple(empty_outputs(inputs.features, per_task, *self._shapes(inputs, options)))
 
     def _adjoint(self, *flat: Any) -> tuple[Tensor, ...]:
@@ -150,7 +150,9 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
     def _tangent_fake(self, *flat: Any) -> Tensor:
         inputs, _, _, options, _ = self._named_with_tangents(flat)
         weights, _ = self._shapes(inputs, options)
-        return inputs.features.new_empty(len(inputs.features), *weights, dtype=returned_dtype(inputs.features.dtype))
+        return inputs.features.new_empty(
+            inputs.features.shape[0], *weights, dtype=returned_dtype(inputs.features.dtype)
+        )
 
     def _named_with_tangents(self, flat: Sequence[Any]) -> tuple[Any, ...]:
         return _named(flat, self._inputs, self._saved, self._differentials, self._options)

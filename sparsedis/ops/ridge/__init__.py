@@ -1,6 +1,5 @@
 """Batched ridge regressions in closed form. ``signature`` states what a backend is given."""
 
-import torch
 from torch import Tensor
 
 from sparsedis import checks
@@ -22,14 +21,10 @@ OPERATION = Operation(
 )
 
 
-@value_per_task("ridge_scale")
-def scale(features: Tensor, sample_weight: Tensor) -> Tensor:
-    """sum_i s_i ||x_i||^2 / sum_i s_i, (B,), in the working precision; what a relative lambda2 multiplies.
-
-    1 for a task whose features are all zero: any lambda2 gives w = 0 there, and 0 is none.
-    """
+@value_per_task("ridge_mean_square")
+def mean_square(features: Tensor, sample_weight: Tensor) -> Tensor:
+    """sum_i s_i ||x_i||^2 / sum_i s_i, (B,), in the working precision; what a relative lambda2 multiplies."""
     checks.finite("features", features, ("task", "sample", "feature"))
     checks.weight_values(sample_weight)
     share = shares(sample_weight, working_dtype(features.device))
-    result = (share * working(features).square().sum(-1)).sum(1)
-    return torch.where(result > 0, result, torch.ones_like(result))
+    return (share * working(features).square().sum(-1)).sum(1)
