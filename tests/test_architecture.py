@@ -1,4 +1,4 @@
-"""Dependencies go one way: metalearn -> nn -> implicit -> solve -> ops -> the leaves."""
+"""Dependencies go one way: metalearn, disentangle -> runs, nn -> implicit -> solve -> ops -> the leaves."""
 
 import ast
 from pathlib import Path
@@ -24,9 +24,9 @@ MAY_IMPORT = {
     "nn": LEAVES | {"arguments", "ops", "implicit"} | SOLVES,
     "data": LEAVES | {"data"},
     "models": LEAVES | {"models"},
-    "metalearn": LEAVES | {"data", "models", "nn", "metalearn"},
-    # metalearn holds what all training runs share: checkpoints and the loop.
-    "disentangle": LEAVES | {"ops", "implicit", "nn", "data", "models", "metalearn", "disentangle"} | SOLVES,
+    "runs": LEAVES | {"runs"},
+    "metalearn": LEAVES | {"data", "models", "nn", "runs", "metalearn"},
+    "disentangle": LEAVES | {"data", "models", "nn", "runs", "disentangle"} | SOLVES,
     "info": LEAVES | {"ops"},
     "cli": LEAVES | {"data", "metalearn", "disentangle", "info"},
     "__main__": {"cli"},

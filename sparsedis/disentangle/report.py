@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+
+from sparsedis.runs import plots
 
 if TYPE_CHECKING:
     from sparsedis.disentangle.train import Results
@@ -36,27 +37,27 @@ def table(results: Results, title: str) -> Table:
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
     """A PNG image of the lines of metrics.jsonl: loss, MCC and R, and the share of features used, by iteration."""
-    figure, panels = _figure(12, 3.5, 3)
-    train = [line for line in lines if line["split"] == "train"]
-    validation = [line for line in lines if line["split"] == "validation"]
+    figure = plots.figure(12, 3.5)
+    panels = figure.subplots(1, 3)
     for panel, key, label in ((panels[0], "loss", "loss"), (panels[2], "features_used", "features used")):
-        panel.plot([x["iteration"] for x in train], [x[key] for x in train], alpha=0.4, label="train")
-        panel.plot([x["iteration"] for x in validation], [x[key] for x in validation], marker="o", label="validation")
+        for split in ("train", "validation"):
+            plots.curve(panel, lines, split, key)
         panel.set(xlabel="iteration", ylabel=label)
     panels[0].set_yscale("log")
     panels[2].set_ylim(0, 1.02)
     for key, label in (("mcc", "MCC"), ("r", "R")):
-        panels[1].plot([x["iteration"] for x in validation], [x[key] for x in validation], marker="o", label=label)
+        plots.curve(panels[1], lines, "validation", key, label)
     panels[1].set(xlabel="iteration", ylabel="on factors drawn uniformly", ylim=(0, 1.02))
     for panel in panels:
         panel.grid(alpha=0.3)
         panel.legend()
-    return _png(figure)
+    return plots.png(figure)
 
 
 def heat_map(correlations: Sequence[Sequence[float]], names: Sequence[str], title: str) -> bytes:
     """A PNG image of |correlations| (m, d) of factors with features."""
-    figure, (panel,) = _figure(5, 4.4, 1)
+    figure = plots.figure(5, 4.4)
+    panel = figure.subplots()
     strength = [[abs(value) for value in row] for row in correlations]
     shown = panel.imshow(strength, vmin=0, vmax=1, cmap="viridis")
     for row, values in enumerate(strength):
@@ -66,7 +67,7 @@ def heat_map(correlations: Sequence[Sequence[float]], names: Sequence[str], titl
     panel.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     panel.set(xlabel="feature", title=title, xticks=range(len(strength[0])))
     figure.colorbar(shown, label="|correlation|")
-    return _png(figure)
+    return plots.png(figure)
 
 
 def sweep_figure(groups: Sequence[Mapping[str, Any]], vary: str) -> bytes:
@@ -76,7 +77,8 @@ def sweep_figure(groups: Sequence[Mapping[str, Any]], vary: str) -> bytes:
         groups: the rows of :func:`sparsedis.disentangle.sweep.summary`.
         vary: name of the setting.
     """
-    figure, panels = _figure(9, 3.6, 2)
+    figure = plots.figure(9, 3.6)
+    panels = figure.subplots(1, 2)
     ticks = list(dict.fromkeys(str(group["value"]) for group in groups))
     for panel, key, label in ((panels[0], "mcc", "MCC"), (panels[1], "r", "R")):
         for shift, method in enumerate(dict.fromkeys(group["method"] for group in groups)):
@@ -88,7 +90,7 @@ def sweep_figure(groups: Sequence[Mapping[str, Any]], vary: str) -> bytes:
         panel.set_xticks(range(len(ticks)), ticks)
         panel.grid(alpha=0.3)
     panels[0].legend()
-    return _png(figure)
+    return plots.png(figure)
 
 
 def sweep_table(groups: Sequence[Mapping[str, Any]], vary: str) -> str:
@@ -101,18 +103,3 @@ def sweep_table(groups: Sequence[Mapping[str, Any]], vary: str) -> str:
         )
         lines.append(f"| {group['value']} | {group['method']} | {group['seeds']} | {mcc} | {r} |")
     return "\n".join(lines) + "\n"
-
-
-def _figure(width: float, height: float, panels: int) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
-
-
-def _png(figure: Any) -> bytes:
-    content = io.BytesIO()
-    figure.canvas.print_png(content)
-    return content.getvalue()

@@ -18,8 +18,8 @@ from rich.console import Console
 from sparsedis.disentangle import report
 from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.train import seconds, train
-from sparsedis.metalearn import checkpoint, loop
-from sparsedis.metalearn.settings import different
+from sparsedis.runs import files, folder
+from sparsedis.runs.config import different
 
 Vary = Literal["rho", "noise", "tasks", "eps"]
 
@@ -76,25 +76,22 @@ def sweep(
     ]
     records = []
     for config in configs:
-        folder = out / f"{vary}-{getattr(config, vary)}-{config.inner}-{config.seed}"
-        if not (folder / loop.RESULTS).exists():
-            train(config, folder, resume=(folder / loop.CONFIG).exists(), console=console)
-        else:
-            loop.check_folder(folder, config, resume=True)
-        records.append(record(folder))
+        run = out / f"{vary}-{getattr(config, vary)}-{config.inner}-{config.seed}"
+        folder.complete(train, config, run, console)
+        records.append(record(run))
         groups = summary(records, vary)
-        checkpoint.write_json(out / JSON, {"vary": vary, "runs": records, "summary": groups})
-        checkpoint.write(out / TABLE, report.sweep_table(groups, vary).encode())
-        checkpoint.write(out / FIGURE, report.sweep_figure(groups, vary))
+        files.write_json(out / JSON, {"vary": vary, "runs": records, "summary": groups})
+        files.write(out / TABLE, report.sweep_table(groups, vary).encode())
+        files.write(out / FIGURE, report.sweep_figure(groups, vary))
     console.print(report.sweep_table(summary(records, vary), vary), markup=False, highlight=False, soft_wrap=True)
     return records
 
 
-def record(folder: str | Path) -> dict[str, Any]:
+def record(out: str | Path) -> dict[str, Any]:
     """What a finished run's folder says, on one level: what ``--json`` writes."""
-    folder = Path(folder)
-    config = DisentangleConfig.from_json(json.loads((folder / loop.CONFIG).read_bytes()))
-    results = json.loads((folder / loop.RESULTS).read_bytes())
+    out = Path(out)
+    config = DisentangleConfig.from_json(json.loads((out / folder.CONFIG).read_bytes()))
+    results = json.loads((out / folder.RESULTS).read_bytes())
     return {
         **{name: getattr(config, name) for name in ("inner", "rho", "eps", "noise", "tasks", "preset")},
         "mcc": results["mcc"],
@@ -104,7 +101,7 @@ def record(folder: str | Path) -> dict[str, Any]:
         "r_ica": results["r_ica"],
         "iterations": results["iterations"],
         "seed": config.seed,
-        "seconds": seconds(folder),
+        "seconds": seconds(out),
     }
 
 

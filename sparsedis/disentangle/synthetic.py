@@ -7,7 +7,6 @@ whose penalty is invariant, where it was, but spreads the target's weights over 
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +15,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from sparsedis.metalearn.settings import different
 from sparsedis.regression import lasso_lambda1_max, solve_lasso, solve_ridge
+from sparsedis.runs import plots
+from sparsedis.runs.config import different
 from sparsedis.solution import Solution
 
 REPRESENTATIONS = ("disentangled", "entangled")
@@ -260,11 +260,8 @@ def _published(useful: float, representation: str, method: str) -> tuple[float, 
 
 def figure(rows: Sequence[Row]) -> bytes:
     """A PNG image: R^2 by n with error bars, a panel for every useful share, published means as dotted lines."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shares = sorted({row.useful for row in rows})
-    image = Figure(figsize=(4 * len(shares) + 1, 3.6), layout="constrained")
+    image = plots.figure(4 * len(shares) + 1, 3.6)
     panels = image.subplots(1, len(shares), sharey=True, squeeze=False)[0]
     for panel, useful in zip(panels, shares, strict=True):
         for representation, colour in zip(REPRESENTATIONS, ("C1", "C0"), strict=True):
@@ -286,6 +283,4 @@ def figure(rows: Sequence[Row]) -> bytes:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("R²")
     panels[-1].legend(title="dotted: published, 100 features")
-    content = io.BytesIO()
-    FigureCanvasAgg(image).print_png(content)
-    return content.getvalue()
+    return plots.png(image)

@@ -1,6 +1,6 @@
 """The outer loop: an encoder trained through the regressions that tasks fit on its features.
 
-A run lives in one folder, see :mod:`sparsedis.metalearn.loop`; this one adds
+To the files of every run (:mod:`sparsedis.runs.folder`) this one adds
 
 correlations.png   the features' correlations with the factors
 seconds.json       the time that the run has taken, over all its parts; of a killed one, until its last checkpoint
@@ -9,11 +9,11 @@ seconds.json       the time that the run has taken, over all its parts; of a kil
 from __future__ import annotations
 
 import json
-import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +27,10 @@ from sparsedis.data.factors import Factors
 from sparsedis.disentangle import metrics, report
 from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.tasks import TaskBatch, TaskDistribution, Tasks
-from sparsedis.metalearn import checkpoint, loop
 from sparsedis.models.factor_encoder import FactorEncoder
 from sparsedis.regression import lasso_lambda1_max, solve_lasso, solve_ridge
+from sparsedis.runs import files, folder, loop, schedule
+from sparsedis.runs.device import device_named, set_threads
 
 CORRELATIONS, SECONDS = "correlations.png", "seconds.json"
 
@@ -106,11 +107,10 @@ def train(
     name, colon, path = config.data.partition(":")
     config = replace(config, data=name + colon + (str(Path(path).expanduser().absolute()) if path else ""))
     out = Path(out)
-    loop.check_folder(out, config, resume)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    folder.check(out, config, resume)
+    set_threads(config.threads)
     source = shapes3d.open_source(config.data)
-    device = loop.device_named(config.device)
+    device = device_named(config.device)
     world = World(config, source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -130,19 +130,12 @@ def load_run(out: str | Path) -> tuple[FactorEncoder, DisentangleConfig]:
         FileNotFoundError: there is no such run, or it has not come to its first validation.
         ValueError: its checkpoint is damaged.
     """
-    path = Path(out) / loop.BEST
-    tensors, about = checkpoint.load(path)
-    try:
-        config = DisentangleConfig.from_json(about.get("config"))
-        with torch.device("meta"):  # to compare shapes before any memory is taken
-            expected = FactorEncoder(config.features).state_dict()
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"checkpoint: {path} is damaged: {error}") from error
-    state = loop.with_prefix(tensors, loop.LEARNER)
-    checkpoint.check(expected, state, path)
-    encoder = FactorEncoder(config.features)
-    encoder.load_state_dict(state)
-    return encoder.eval(), config
+
+    def build(metadata: Mapping[str, Any]) -> tuple[FactorEncoder, DisentangleConfig]:
+        config = DisentangleConfig.from_json(metadata.get("config"))
+        return FactorEncoder(config.features), config
+
+    return folder.load_best(out, build)
 
 
 def outer_loss(features: Tensor, targets: Tensor, config: DisentangleConfig) -> Outcome:
@@ -277,29 +270,26 @@ class _Run(loop.Loop):
         super().__init__(out, config, encoder, optimizer, _Progress(), console, resume)
 
     def saved(self) -> None:
-        checkpoint.write_json(self.out / SECONDS, round(time.monotonic() - self._start, 3))
+        files.write_json(self.out / SECONDS, round(time.monotonic() - self._start, 3))
 
     def finished(self) -> bool:
         patience = self.config.patience
         return super().finished() or (patience > 0 and self.progress.without_progress >= patience)
 
-    def advance(self) -> dict[str, float | None]:
+    def learning_rate(self) -> float:
         config, done = self.config, self.progress.iteration
         rate = config.learning_rate * min(1.0, (done + 1) / _WARM_UP)
-        if config.schedule == "cosine":
-            rate *= (1 + math.cos(math.pi * done / config.iterations)) / 2
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        batch = self.world.training.batch(done)
+        return rate * schedule.cosine(done, config.iterations) if config.schedule == "cosine" else rate
+
+    def advance(self) -> dict[str, float | None]:
+        batch = self.world.training.batch(self.progress.iteration)
         self.learner.train()
         features = self.world.features(self.learner, batch, self.device)
-        outcome = outer_loss(features, batch.targets.to(self.device), config)
-        if not bool(torch.isfinite(outcome.loss)):
-            raise ValueError(f"iteration {done + 1}: the loss is {outcome.loss.item()}; try a lower learning_rate")
+        outcome = outer_loss(features, batch.targets.to(self.device), self.config)
+        self.check_finite(outcome.loss.item())
         self.optimizer.zero_grad()
         outcome.loss.backward()
         self.optimizer.step()
-        self.progress.iteration += 1
         return {"loss": outcome.loss.item(), "features_used": outcome.used, "certified": outcome.certified}
 
     def validate(self, measured: dict[str, float | None], rate: float) -> None:
@@ -311,10 +301,10 @@ class _Run(loop.Loop):
         loss, mcc, r = outcome.loss.item(), metrics.mcc(z, f), metrics.r_score(z, f)
         values = {"loss": loss, "mcc": mcc, "r": r, "features_used": outcome.used, "certified": outcome.certified}
         self.log("validation", values)
-        self.say(
-            f"iteration {progress.iteration}/{config.iterations}: loss {measured['loss']:.4f}, validation {loss:.4f}, "
-            f"MCC {mcc:.3f}, R {r:.3f}, features used {100 * outcome.used:.1f}%; "
-            f"{rate:.1f} steps/s, {(config.iterations - progress.iteration) / rate:.0f} s left"
+        self.report(
+            f"loss {measured['loss']:.4f}, validation {loss:.4f}, MCC {mcc:.3f}, R {r:.3f}, "
+            f"features used {100 * outcome.used:.1f}%",
+            rate,
         )
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.without_progress = loss, 0
@@ -353,11 +343,11 @@ class _Run(loop.Loop):
             r_ica=metrics.r_score(z, turned),
             correlations=metrics.correlations(z, f)[:, order].tolist(),
         )
-        checkpoint.write(self.out / loop.CURVES, report.curves(self.metrics()))
+        files.write(self.out / folder.CURVES, report.curves(self.metrics()))
         title = f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}: MCC {results.mcc:.3f}"
-        checkpoint.write(self.out / CORRELATIONS, report.heat_map(results.correlations, shapes3d.FACTORS, title))
+        files.write(self.out / CORRELATIONS, report.heat_map(results.correlations, shapes3d.FACTORS, title))
         self.saved()
-        checkpoint.write_json(self.out / loop.RESULTS, asdict(results))  # last: a sweep takes it for the end of the run
+        files.write_json(self.out / folder.RESULTS, asdict(results))  # last: a sweep takes it for the end of the run
         self.console.print(report.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
         return results
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
-from sparsedis.metalearn.settings import Settings, whole
+from sparsedis.runs.config import RunConfig, whole
 
 Head = Literal["group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic"]
 Encoder = Literal["conv4", "resnet12", "resnet12-pooled", "r2d2", "identity", "custom"]
@@ -65,7 +65,7 @@ _NOT_NEGATIVE = ("lambda1", "lambda2", "dual_reg", "weight_decay", "label_smooth
 
 
 @dataclass(frozen=True)
-class TrainConfig(Settings):
+class TrainConfig(RunConfig):
     """All settings of a run; two runs with equal settings on the same machine are equal.
 
     Raises:

@@ -3,22 +3,21 @@ images."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sparsedis.metalearn.grid import Entry
+from sparsedis.runs import plots
 
 
 def sweep(entries: Sequence[Entry]) -> bytes:
     """Accuracy against the share of features used, one panel per kind of task: sparse heads as curves, dense ones as
     lines; bars and bands are 95% intervals."""
     kinds = list(entries[0].tests)
-    figure = _figure(4.5 * len(kinds), 3.6)
+    figure = plots.figure(4.5 * len(kinds), 3.6)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for panel, kind in zip(panels, kinds, strict=True):
         for number, head in enumerate(dict.fromkeys(entry.head for entry in entries)):
@@ -48,7 +47,7 @@ def sweep(entries: Sequence[Entry]) -> bytes:
         panel.set(title=kind, xlabel="share of features used", ylabel="accuracy", xlim=(0, 1.02))
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize=8)
-    return _png(figure)
+    return plots.png(figure)
 
 
 def usage(active: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +68,7 @@ def usage(active: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
 def heat_map(shares: Tensor, names: Sequence[str]) -> bytes:
     """Which features (columns, the most used first) which classes (rows) use; shares (C, d)."""
     order = shares.mean(0).argsort(descending=True)
-    figure = _figure(9, 1.2 + 0.16 * len(names))
+    figure = plots.figure(9, 1.2 + 0.16 * len(names))
     panel = figure.subplots()
     image = panel.imshow(
         shares[:, order].numpy(), aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest"
@@ -77,7 +76,7 @@ def heat_map(shares: Tensor, names: Sequence[str]) -> bytes:
     panel.set_yticks(range(len(names)), names, fontsize=6)
     panel.set(xlabel="feature, in the order of use", title="share of a class's tasks that use a feature")
     figure.colorbar(image, ax=panel)
-    return _png(figure)
+    return plots.png(figure)
 
 
 def reliability(bins: Tensor) -> bytes:
@@ -87,7 +86,7 @@ def reliability(bins: Tensor) -> bytes:
     width = 1 / len(bins)
     left = np.arange(len(bins)) * width
     accuracy = right[some] / count[some]
-    figure = _figure(4.5, 4.5)
+    figure = plots.figure(4.5, 4.5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
     upper.bar(left[some], accuracy, width, align="edge", edgecolor="white")
@@ -95,18 +94,4 @@ def reliability(bins: Tensor) -> bytes:
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     lower.bar(left, count / count.sum(), width, align="edge", edgecolor="white")
     lower.set(xlabel="confidence", ylabel="share")
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _png(figure: Any) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content)
-    return content.getvalue()
+    return plots.png(figure)

@@ -6,7 +6,6 @@ interrupted goes on from its last checkpoint.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any, get_args
 from rich.console import Console
 
 from sparsedis.data.dataset import absolute
-from sparsedis.metalearn import checkpoint
 from sparsedis.metalearn.config import HEADS, Head, TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation
-from sparsedis.metalearn.settings import different
 from sparsedis.metalearn.train import Results, results_of, train
+from sparsedis.runs import files, folder
+from sparsedis.runs.config import different
 
 _Z = 1.96
 
@@ -120,9 +119,9 @@ def run_all(
         results, folders = [], []
         for seed in seeds:
             one = replace(config, seed=seed, data=absolute(config.data)).settled()
-            folder = out / name(one)
-            results.append(_run(one, folder, console))
-            folders.append(folder)
+            folders.append(out / name(one))
+            folder.complete(train, one, folders[-1], console)
+            results.append(results_of(folders[-1]))
         done.append((_entry(config, tuple(seeds), results), folders))
     return done
 
@@ -165,19 +164,9 @@ def write(out: Path, stem: str, entries: Sequence[Entry], shown: Sequence[Entry]
     text = markdown(shown)
     chosen = [shown.index(entry) if entry in shown else None for entry in entries]
     rows = [{**asdict(entry), "row": row} for entry, row in zip(entries, chosen, strict=True)]
-    checkpoint.write_json(out / f"{stem}.json", {**about, "entries": rows})
-    checkpoint.write(out / f"{stem}.md", text.encode())
+    files.write_json(out / f"{stem}.json", {**about, "entries": rows})
+    files.write(out / f"{stem}.md", text.encode())
     return text
-
-
-def _run(config: TrainConfig, folder: Path, console: Console) -> Results:
-    if (folder / "results.json").is_file():
-        held = TrainConfig.from_json(json.loads((folder / "config.json").read_bytes()))
-        if name := held.difference(config):
-            ours, theirs = getattr(config, name), getattr(held, name)
-            raise ValueError(f"{name}: the run in {folder} has {theirs!r}, got {ours!r}")
-        return results_of(folder)
-    return train(config, folder, resume=(folder / "config.json").is_file(), console=console)
 
 
 def _entry(config: TrainConfig, seeds: tuple[int, ...], results: Sequence[Results]) -> Entry:

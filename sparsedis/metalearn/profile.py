@@ -16,6 +16,7 @@ from sparsedis.metalearn import recipe
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.learner import Learner
 from sparsedis.metalearn.runtime import runtime
+from sparsedis.runs.device import set_threads
 
 _WARM_UP = 3
 
@@ -50,8 +51,7 @@ def profile(config: TrainConfig, steps: int = 20) -> Profile:
     Raises:
         ValueError: as :func:`sparsedis.metalearn.train.train`.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     data = load(config.data, config.image_size)
     episodes = Episodes(
         data,

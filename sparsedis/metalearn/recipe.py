@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparsedis.metalearn.config import TrainConfig
+from sparsedis.runs import schedule
 
 _STEPS = ((1 / 3, 0.06), (2 / 3, 0.012), (5 / 6, 0.0024))
 """From this share of the run on, this factor: epochs 20, 40 and 50 of 60 (Lee et al., CVPR 2019)."""
@@ -30,7 +29,7 @@ def optimizer(config: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
 def learning_rate(config: TrainConfig, done: int) -> float:
     """Of the step after ``done`` steps."""
     if config.schedule == "cosine":
-        return config.learning_rate * (1 + math.cos(math.pi * done / config.iterations)) / 2
+        return config.learning_rate * schedule.cosine(done, config.iterations)
     passed = [factor for share, factor in _STEPS if done / config.iterations >= share]
     return config.learning_rate * (passed[-1] if passed else 1.0)
 

@@ -17,6 +17,7 @@ from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.evaluate import Details, Evaluation
 from sparsedis.metalearn.one_shot import OneShot
 from sparsedis.metalearn.profile import Profile
+from sparsedis.runs import plots
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -132,22 +133,15 @@ def counts_table(data: FewShotData, counts: Mapping[str, tuple[int, int]]) -> Ta
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
     """A PNG image of the lines of metrics.jsonl: accuracy, and the share of features used, by iteration."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = plots.figure(9, 3.5)
     panels = figure.subplots(1, 2)
     for panel, key, label in zip(panels, ("accuracy", "features_used"), ("accuracy", "features used"), strict=True):
-        for split, style in (("train", {"alpha": 0.4}), ("validation", {"marker": "o"})):
-            chosen = [line for line in lines if line["split"] == split]
-            values = [line[key] for line in chosen]
-            panel.plot([line["iteration"] for line in chosen], values, label=split, **style)
+        for split in ("train", "validation"):
+            plots.curve(panel, lines, split, key)
         panel.set(xlabel="iteration", ylabel=label, ylim=(0, 1.02))
         panel.grid(alpha=0.3)
     panels[0].legend()
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content)
-    return content.getvalue()
+    return plots.png(figure)
 
 
 def board(path: Path, done: int) -> Any:

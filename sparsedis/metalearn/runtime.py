@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedis.metalearn.config import TrainConfig
-from sparsedis.metalearn.loop import device_named
+from sparsedis.runs.device import device_named
 
 
 class Runtime:

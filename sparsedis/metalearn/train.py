@@ -1,13 +1,11 @@
-"""Meta-training: the outer loop over episodes. A run lives in one folder; see :mod:`sparsedis.metalearn.loop`.
-
-tensorboard/ holds metrics.jsonl for TensorBoard, if asked for. Several processes (``torchrun``, ``accelerate launch``)
+"""Meta-training: the outer loop over episodes. To the files of every run (:mod:`sparsedis.runs.folder`) this one
+adds, if asked for, tensorboard/: metrics.jsonl for TensorBoard. Several processes (``torchrun``, ``accelerate launch``)
 share the episodes of a step out; only the first of them writes, and all of them read the folder to resume.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,11 +17,13 @@ from torch import nn
 
 from sparsedis.data.dataset import FewShotData, absolute, load
 from sparsedis.data.episodes import Episodes
-from sparsedis.metalearn import checkpoint, loop, recipe, report
+from sparsedis.metalearn import recipe, report
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation, encode, evaluate
 from sparsedis.metalearn.learner import Learner
 from sparsedis.metalearn.runtime import Runtime, runtime
+from sparsedis.runs import files, folder, loop
+from sparsedis.runs.device import set_threads
 
 _BOARD = "tensorboard"
 
@@ -79,9 +79,8 @@ def train(
     """
     config = replace(config.settled(), data=absolute(config.data))
     out = Path(out)
-    loop.check_folder(out, config, resume)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    folder.check(out, config, resume)
+    set_threads(config.threads)
     data = load(config.data, config.image_size)
     training = _episodes(config, data, "train", config.shot, config.query, config.iterations * config.batch)
     later = config.query if config.test_query is None else config.test_query
@@ -113,22 +112,15 @@ def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner
         FileNotFoundError: there is no such run, or it has not come to its first validation.
         ValueError: its checkpoint is damaged.
     """
-    path = Path(out) / loop.BEST
-    tensors, about = checkpoint.load(path)
-    state = loop.with_prefix(tensors, loop.LEARNER)
-    try:
-        config = TrainConfig.from_json(about.get("config"))
-        shape = tuple(about["shape"])
+
+    def build(metadata: Mapping[str, Any]) -> tuple[Learner, TrainConfig]:
+        config = TrainConfig.from_json(metadata.get("config"))
+        shape = tuple(metadata["shape"])
         if len(shape) not in (1, 3) or not all(type(n) is int and 0 < n < 1 << 16 for n in shape):
             raise ValueError(f"shape {shape}")
-        with torch.device("meta"):  # to compare shapes before any memory is taken
-            expected = Learner(config, shape, encoder).state_dict()
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-        raise ValueError(f"checkpoint: {path} is damaged: {error}") from error
-    checkpoint.check(expected, state, path)
-    learner = Learner(config, shape, encoder)
-    learner.load_state_dict(state)
-    return learner.cpu().eval(), config
+        return Learner(config, shape, encoder), config
+
+    return folder.load_best(out, build)
 
 
 def results_of(out: str | Path) -> Results:
@@ -138,7 +130,7 @@ def results_of(out: str | Path) -> Results:
         FileNotFoundError: there is no such run, or it is not finished.
         ValueError: its results are damaged.
     """
-    path = Path(out) / loop.RESULTS
+    path = Path(out) / folder.RESULTS
     try:
         held = json.loads(path.read_bytes())
         return Results(held["iteration"], held["validation"], tuple(Evaluation(**test) for test in held["tests"]))
@@ -186,20 +178,21 @@ class _Run(loop.Loop):
             tuple(evaluate(learner, features, episodes, self.runtime) for episodes in tests),
         )
         if self.main:
-            checkpoint.write(self.out / loop.CURVES, report.curves(self.metrics()))
-            checkpoint.write_json(self.out / loop.RESULTS, asdict(results))
+            files.write(self.out / folder.CURVES, report.curves(self.metrics()))
+            files.write_json(self.out / folder.RESULTS, asdict(results))
         validation = report.percent(results.validation)
         title = f"Test of the learner of iteration {results.iteration} (validation {validation})"
         self.console.print(report.table(results.tests, title))
         self.runtime.wait()
         return results
 
+    def learning_rate(self) -> float:
+        return recipe.learning_rate(self.config, self.progress.iteration)
+
     def advance(self) -> dict[str, float | None]:
-        config, runtime, training, done = self.config, self.runtime, self.training, self.progress.iteration
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(config, done)
+        config, runtime, training = self.config, self.runtime, self.training
         share = config.batch // runtime.size
-        first = done * config.batch + runtime.rank * share
+        first = self.progress.iteration * config.batch + runtime.rank * share
         batch = training.raw(training.batch(first, first + share))
         self.learner.train()
         passes = config.batch // (config.micro_batch or config.batch)
@@ -213,13 +206,11 @@ class _Run(loop.Loop):
             measured = torch.stack([loss.detach().double(), accuracy, used])
             share_certified = measured.new_tensor([0.0 if certified is None else certified])
             values = runtime.mean(torch.cat([measured, share_certified])).tolist()
-            if not math.isfinite(values[0]):
-                raise ValueError(f"iteration {done + 1}: the loss is {values[0]}; try a lower learning_rate")
+            self.check_finite(values[0])
             self._stepper.zero_grad()
             runtime.backward(loss)
         self._stepper.step()
         self.learner.step()
-        self.progress.iteration += 1
         names = ("loss", "accuracy", "features_used", "certified")
         logged: dict[str, float | None] = dict(zip(names, values, strict=True))
         return {**logged, "certified": None if certified is None else values[3]}
@@ -254,11 +245,10 @@ class _Run(loop.Loop):
                 "certified": result.certified,
             },
         )
-        self.say(
-            f"iteration {progress.iteration}/{config.iterations}: loss {measured['loss']:.3f}, validation "
-            f"{report.percent(result.accuracy)} ± {100 * result.ci95:.1f}, features used "
-            f"{report.percent(result.features_used)}, certified {report.percent(result.certified)}; "
-            f"{rate:.1f} steps/s, {(config.iterations - progress.iteration) / rate:.0f} s left"
+        self.report(
+            f"loss {measured['loss']:.3f}, validation {report.percent(result.accuracy)} ± {100 * result.ci95:.1f}, "
+            f"features used {report.percent(result.features_used)}, certified {report.percent(result.certified)}",
+            rate,
         )
         if result.accuracy > progress.best_accuracy:
             progress.best_accuracy = result.accuracy

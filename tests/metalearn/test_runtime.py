@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsedis.metalearn import checkpoint
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.runtime import runtime
 from sparsedis.metalearn.train import train
+from sparsedis.runs import checkpoint
 from tests.command_line import options
 
 pytest.importorskip("accelerate", reason="the extra 'fewshot' is not installed")

@@ -1,4 +1,4 @@
-"""What the commands share: settings back to words of a command line, how to resume, files to write to."""
+"""What the commands share: types of their options, settings as words of a command line, how to resume."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
+
+from sparsedis.runs import folder
+
+# Options whose help shows what to write, and no default: None, which the docstring explains.
+OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 
 def words(config: Any, default: Any) -> list[str]:
-    """The options that make one configuration, a dataclass, of the other."""
+    """The options that turn the dataclass ``default`` into ``config``."""
     result = []
     for field in fields(config):
         value, name = getattr(config, field.name), field.name.replace("_", "-")
@@ -25,7 +34,7 @@ def words(config: Any, default: Any) -> list[str]:
 
 @contextmanager
 def resumable(out: Path, command: str) -> Iterator[None]:
-    """Says, of a run in the folder that has ended early or was there before, by which command it goes on.
+    """Print the resume command if the run in the folder is interrupted, or add it to the error if there is one already.
 
     Raises:
         ValueError: for FileExistsError, with the command.
@@ -35,14 +44,14 @@ def resumable(out: Path, command: str) -> Iterator[None]:
     except FileExistsError as error:
         raise ValueError(f"{error} (to resume: {command})") from error
     except KeyboardInterrupt:
-        if (out / "config.json").exists():
+        if (out / folder.CONFIG).exists():
             print(f"Interrupted. To resume: {command}", flush=True)
         raise
 
 
 @contextmanager
-def continued() -> Iterator[None]:
-    """Says, of a command that skips what is done and has ended early, how it goes on."""
+def repeatable() -> Iterator[None]:
+    """Print, if a command that skips finished work is interrupted, that it is resumed by repeating it."""
     try:
         yield
     except KeyboardInterrupt:
@@ -51,6 +60,6 @@ def continued() -> Iterator[None]:
 
 
 def check_file(name: str, path: Path | None) -> None:
-    """ValueError unless a file can be written there."""
+    """ValueError unless a file can be written at ``path``; ``name`` is the option's."""
     if path and (path.is_dir() or not path.parent.is_dir()):
         raise ValueError(f"{name}: expected a file in an existing folder, got {str(path)!r}")

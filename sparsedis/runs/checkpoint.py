@@ -1,9 +1,8 @@
-"""Files that are whole or absent, and tensors in them: safetensors with one JSON text as metadata."""
+"""Checkpoints: safetensors files with tensors, and one JSON object as metadata."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,39 +12,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from sparsedis.runs import files
+
 # One key only: safetensors does not keep the order of several, and equal runs write equal bytes.
 _KEY = "sparsedis"
 
 
-def write(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path``; whenever the machine stops, the old or the new file is there, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name, too, has to reach the disk
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """:func:`write` of JSON text."""
-    write(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors, and a JSON object that says what they are, in one piece."""
+def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON object that describes them, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write(path, safetensors.torch.save(plain, metadata={_KEY: json.dumps(about)}))
+    files.write(path, safetensors.torch.save(plain, metadata={_KEY: json.dumps(metadata)}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -53,36 +29,46 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint, or a damaged one.
+        ValueError: the file is damaged, or not a checkpoint of this package.
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint: expected a file, found none at {path}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[_KEY])
-            # The file is mapped into memory; clone() keeps nothing of it.
+            metadata = json.loads((file.metadata() or {})[_KEY])
+            # The file is mapped into memory; without clone() the tensors would keep it mapped.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, KeyError, ValueError, RecursionError, RuntimeError) as error:
         raise ValueError(f"checkpoint: {path} is damaged or not of this package: {error}") from error
-    if not isinstance(about, dict):
+    if not isinstance(metadata, dict):
         raise ValueError(f"checkpoint: {path} is damaged or not of this package: expected a JSON object")
-    return tensors, about
+    return tensors, metadata
 
 
-def check(expected: Mapping[str, Tensor], came: Mapping[str, Tensor], source: Path) -> None:
-    """ValueError unless the names, shapes and types of the tensors that came are the expected ones."""
-    if odd := sorted(expected.keys() ^ came.keys()):
+def check(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> None:
+    """ValueError unless ``found`` has the names, shapes and dtypes of ``expected``; ``source`` is for the message."""
+    if odd := sorted(expected.keys() ^ found.keys()):
         raise ValueError(f"checkpoint: {source} does not fit its settings: {odd[0]!r} on one side only")
     for name, value in expected.items():
-        if came[name].shape != value.shape or came[name].dtype != value.dtype:
+        if found[name].shape != value.shape or found[name].dtype != value.dtype:
             raise ValueError(
                 f"checkpoint: {source} does not fit its settings: {name!r}: expected {value.dtype} "
-                f"{tuple(value.shape)}, got {came[name].dtype} {tuple(came[name].shape)}"
+                f"{tuple(value.shape)}, got {found[name].dtype} {tuple(found[name].shape)}"
             )
 
 
+def add_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each name preceded by ``prefix``."""
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+def select_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with ``prefix``, named without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimiser, named "POSITION.KEY"."""
+    """The state of an optimiser, named "POSITION.KEY" by the position of the parameter."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{key}": value for i, values in state.items() for key, value in values.items()}
 
@@ -97,7 +83,7 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         if not fits or value.shape not in ((), parameters[int(position)].shape):
             raise ValueError(f"checkpoint: {source} does not fit its settings: optimizer state {name!r}")
         if value.dim():
-            # In the memory layout of the parameter, as the original was: a step must round as it would have.
+            # In the memory layout of the parameter, as the original was: the layout decides how a step is rounded.
             value = torch.empty_like(parameters[int(position)]).copy_(value)
         state.setdefault(int(position), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

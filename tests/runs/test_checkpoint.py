@@ -1,5 +1,4 @@
 import json
-import os
 import random
 import struct
 from pathlib import Path
@@ -8,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from sparsedis.metalearn import checkpoint
+from sparsedis.runs import checkpoint
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -29,20 +28,6 @@ def test_equal_content_is_equal_bytes(tmp_path: Path) -> None:
     for name in "xy":
         checkpoint.save(tmp_path / name, {"a": torch.ones(3), "b": torch.zeros(2)}, {"p": 1, "q": 2, "r": 3})
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
-
-
-@pytest.mark.parametrize("stage", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
-    checkpoint.write(tmp_path / "x", b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, stage, fail)
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.write(tmp_path / "x", b"new")
-    assert (tmp_path / "x").read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
 def header(text: bytes, length: int | None = None, data: bytes = b"") -> bytes:
