@@ -141,7 +141,7 @@ class Evaluate:
     def _one_shot(self, learner: Learner) -> None:
         from rich.console import Console
 
-        from sparsedis.data import omniglot_runs
+        from sparsedis.data import omniglot_one_shot
         from sparsedis.metalearn import report
         from sparsedis.metalearn.one_shot import one_shot
         from sparsedis.runs import files
@@ -153,7 +153,7 @@ class Evaluate:
                 raise ValueError(f"{name}: expected none for omniglot-one-shot")
         if learner.shape != (1, 28, 28):
             raise ValueError(f"omniglot-one-shot: expected a learner of 1x28x28 images, got one of {learner.shape}")
-        result = one_shot(learner, omniglot_runs.load(self.data))
+        result = one_shot(learner, omniglot_one_shot.load(self.data))
         if self.json:
             files.write_json(self.json, asdict(result))
         Console().print(report.one_shot_table(result))
@@ -242,7 +242,7 @@ class Data:
     def run(self) -> None:
         from rich.console import Console
 
-        from sparsedis.data import inspect, load
+        from sparsedis.data import checksums, load
         from sparsedis.metalearn import report
 
         console = Console()
@@ -250,13 +250,13 @@ class Data:
             console.print(report.sources_table())
             return
         report.say_source(console, self.name)
-        files = inspect.files(self.name)
+        files = checksums.files(self.name)
         if files:
             console.print(report.files_table(files))
         if wrong := [file.path.name for file in files if file.known is False]:
             raise ValueError(f"data: expected other digests (SHA-256), got those above for {', '.join(wrong)}")
         data = load(self.name, self.image_size)
-        console.print(report.counts_table(data, inspect.counts(data)))
+        console.print(report.counts_table(data))
 
 
 def _about(config: TrainConfig) -> dict[str, Any]:

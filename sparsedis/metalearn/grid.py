@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from sparsedis.data.dataset import absolute
+from sparsedis.data.sources import absolute
 from sparsedis.metalearn.config import HEADS, Head, TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation
 from sparsedis.metalearn.train import Results, results_of, train

@@ -10,7 +10,7 @@ from numpy.random import SeedSequence
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sparsedis.data.augment import augmentation
+from sparsedis.data.augmentation import augmentation
 from sparsedis.data.episodes import Episode, scaled
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.statistics import Statistics

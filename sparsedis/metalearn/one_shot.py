@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sparsedis.data.omniglot_runs import Run
+from sparsedis.data.omniglot_one_shot import Run
 from sparsedis.metalearn.learner import Learner
 
 

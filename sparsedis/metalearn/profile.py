@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sparsedis.data.dataset import load
-from sparsedis.data.episodes import Episodes
+from sparsedis.data import Episodes, load
 from sparsedis.metalearn import recipe
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.learner import Learner

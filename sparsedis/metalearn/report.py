@@ -11,8 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sparsedis.data.dataset import SOURCES, FewShotData, place
-from sparsedis.data.inspect import File
+from sparsedis.data.checksums import File
+from sparsedis.data.dataset import FewShotData
+from sparsedis.data.sources import SOURCES, resolve
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.evaluate import Details, Evaluation
 from sparsedis.metalearn.one_shot import OneShot
@@ -96,7 +97,7 @@ def sources_table() -> Table:
 
 def say_source(console: Console, spec: str) -> None:
     """What a data set needs, and where it is looked for."""
-    name, path = place(spec)
+    name, path = resolve(spec)
     source = SOURCES[name]
     for text in (
         source.title,
@@ -120,13 +121,13 @@ def files_table(files: Sequence[File]) -> Table:
     return table
 
 
-def counts_table(data: FewShotData, counts: Mapping[str, tuple[int, int]]) -> Table:
+def counts_table(data: FewShotData) -> Table:
     """Classes and images of every split."""
     table = Table(title=f"{data.name}: inputs of shape {'x'.join(map(str, data.images.shape[1:]))}")
     table.add_column("split")
     for heading in ("classes", "images"):
         table.add_column(heading, justify="right")
-    for split, (classes, images) in counts.items():
+    for split, (classes, images) in data.counts().items():
         table.add_row(split, f"{classes:,}", f"{images:,}")
     return table
 

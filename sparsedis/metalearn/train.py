@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from sparsedis.data.dataset import FewShotData, absolute, load
-from sparsedis.data.episodes import Episodes
+from sparsedis.data import Episodes, FewShotData, load
+from sparsedis.data.sources import absolute
 from sparsedis.metalearn import recipe, report
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation, encode, evaluate

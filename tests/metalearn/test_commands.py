@@ -19,7 +19,7 @@ from sparsedis.metalearn.presets import PRESETS
 from sparsedis.metalearn.profile import profile
 from sparsedis.metalearn.train import load_run, train
 from tests.command_line import options
-from tests.data.test_omniglot_runs import write_runs
+from tests.data.test_omniglot_one_shot import write_runs
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedis.data import pickles
+from sparsedis.data import safe_pickle
 
 
 def written(path: Path, content: bytes) -> Path:
@@ -32,7 +32,7 @@ def test_plain_data(tmp_path: Path, protocol: int) -> None:
         "bytes": [b"\xff\x00\n", b"", bytearray(b"xyz") if protocol == 5 else b"xyz"],
         "rest": (1, "ü", 2.5, None, True, False, ()),
     }
-    came = pickles.load(written(tmp_path / "x", pickle.dumps(value, protocol)))
+    came = safe_pickle.load(written(tmp_path / "x", pickle.dumps(value, protocol)))
     value["bytes"][2] = b"xyz"
     np.testing.assert_equal(came, value)
     assert came["foreign"]["big"].dtype == np.dtype(">i4")
@@ -42,7 +42,7 @@ def test_plain_data(tmp_path: Path, protocol: int) -> None:
 def test_shared_and_circular_containers(tmp_path: Path) -> None:
     shared, circle = [np.arange(3)], []
     circle.append(circle)
-    came = pickles.load(written(tmp_path / "x", pickle.dumps({"a": shared, "b": shared, "c": circle})))
+    came = safe_pickle.load(written(tmp_path / "x", pickle.dumps({"a": shared, "b": shared, "c": circle})))
     assert came["a"] is came["b"]
     assert came["c"][0] is came["c"]
 
@@ -54,7 +54,7 @@ def test_written_by_python_2(tmp_path: Path) -> None:
         b"\x87Rq\x05(K\x01K\x02K\x02\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNNJ\xff\xff\xff\xff"
         b"J\xff\xff\xff\xffK\x00tb\x89U\x04\x00\x01\x02\x03tbU\x06labelsq\x08]q\t(U\x01\xffK\x03eu."
     )
-    came = pickles.load(written(tmp_path / "x", raw))
+    came = safe_pickle.load(written(tmp_path / "x", raw))
     np.testing.assert_equal(came, {"data": np.arange(4, dtype=np.uint8).reshape(2, 2), "labels": ["\xff", 3]})
 
 
@@ -138,7 +138,7 @@ def test_hostile(tmp_path: Path, name: str) -> None:
     before = dict(copyreg._inverted_registry)  # type: ignore[attr-defined]
     path = written(tmp_path / "hostile.pkl", HOSTILE[name](str(mark)))
     with pytest.raises(ValueError, match=r"pickle: .*hostile\.pkl is damaged or not plain data: ."):
-        pickles.load(path)
+        safe_pickle.load(path)
     assert not mark.exists()
     assert copyreg._inverted_registry == before  # type: ignore[attr-defined]
 
@@ -154,21 +154,21 @@ def test_the_hostile_files_would_have_run(tmp_path: Path) -> None:
 def test_an_index_of_the_memo_allocates_nothing(tmp_path: Path) -> None:
     """The C interpreter makes a table of 2^32 places for this one."""
     path = written(tmp_path / "x", opcodes(b"K\x07r\xfe\xff\xff\xff0j\xfe\xff\xff\xff"))
-    assert pickles.load(path) == 7
+    assert safe_pickle.load(path) == 7
 
 
 @pytest.mark.slow
 def test_depth(tmp_path: Path) -> None:
     deep = written(tmp_path / "x", opcodes(b")", b"\x85" * 200_000, b"0K\x01"))
-    assert pickles.load(deep) == 1
-    value = pickles.load(written(tmp_path / "y", opcodes(b"]", b"]" * 100_000, b"a" * 100_000)))
+    assert safe_pickle.load(deep) == 1
+    value = safe_pickle.load(written(tmp_path / "y", opcodes(b"]", b"]" * 100_000, b"a" * 100_000)))
     assert len(value) == 1
 
 
 def test_state_set_on_a_name_stays_in_its_file(tmp_path: Path) -> None:
     for payload in ("attributes of a permitted name", "attributes of a class"):
         with pytest.raises(ValueError, match="a state for _Name"):
-            pickles.load(written(tmp_path / "x", HOSTILE[payload]("")))
+            safe_pickle.load(written(tmp_path / "x", HOSTILE[payload]("")))
     test_plain_data(tmp_path, 2)
 
 
@@ -176,7 +176,7 @@ def test_state_set_on_a_name_stays_in_its_file(tmp_path: Path) -> None:
 def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = written(tmp_path_factory.getbasetemp() / "any.pkl", content)
     try:
-        value = pickles.load(path)
+        value = safe_pickle.load(path)
     except ValueError:
         return
     assert isinstance(value, int | float | str | bytes | list | tuple | dict | None)
@@ -186,9 +186,9 @@ def test_every_truncation(tmp_path: Path) -> None:
     content = pickle.dumps({"data": np.arange(6, dtype=np.uint8), "labels": [1, 2]})
     for length in range(len(content)):
         with pytest.raises(ValueError, match="damaged"):
-            pickles.load(written(tmp_path / "x", content[:length]))
+            safe_pickle.load(written(tmp_path / "x", content[:length]))
 
 
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        pickles.load(tmp_path / "nothing")
+        safe_pickle.load(tmp_path / "nothing")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsedis.data import omniglot_runs
+from sparsedis.data import omniglot_one_shot
 
 
 def write_runs(root: Path, runs: int = 3, classes: int = 5) -> Path:
@@ -42,7 +42,7 @@ def zipped(folder: Path, path: Path, prefix: str = "") -> Path:
 
 
 def test_read(tmp_path: Path) -> None:
-    runs = omniglot_runs.load(write_runs(tmp_path / "all_runs"))
+    runs = omniglot_one_shot.load(write_runs(tmp_path / "all_runs"))
     assert [run.name for run in runs] == ["run01", "run02", "run03"]
     for number, run in enumerate(runs, 1):
         assert run.training.shape == run.test.shape == (5, 1, 28, 28)
@@ -54,11 +54,11 @@ def test_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["", "all_runs/"])
 def test_a_zip_file_and_its_folder_are_the_same(tmp_path: Path, prefix: str) -> None:
     folder = write_runs(tmp_path / "all_runs")
-    expected = omniglot_runs.load(folder)
+    expected = omniglot_one_shot.load(folder)
     for other in (zipped(folder, tmp_path / "all_runs.zip", prefix), tmp_path):
         if other == tmp_path:
             (tmp_path / "all_runs.zip").unlink()
-        came = omniglot_runs.load(other)
+        came = omniglot_one_shot.load(other)
         assert len(came) == 3
         assert all(
             torch.equal(a, b) for x, y in zip(came, expected, strict=True) for a, b in zip(x[1:], y[1:], strict=True)
@@ -67,7 +67,7 @@ def test_a_zip_file_and_its_folder_are_the_same(tmp_path: Path, prefix: str) -> 
 
 def test_one_run(tmp_path: Path) -> None:
     folder = write_runs(tmp_path / "all_runs")
-    (run,) = omniglot_runs.load(folder / "run02")
+    (run,) = omniglot_one_shot.load(folder / "run02")
     assert run.name == "run02"
 
 
@@ -88,21 +88,21 @@ def test_hostile_lines(tmp_path: Path, line: str, message: str, packed: bool) ->
     labels = folder / "run01" / "class_labels.txt"
     labels.write_text(labels.read_text() + line + "\n", encoding="latin1")
     with pytest.raises(ValueError, match=message):
-        omniglot_runs.load(zipped(folder, tmp_path / "x.zip") if packed else folder)
+        omniglot_one_shot.load(zipped(folder, tmp_path / "x.zip") if packed else folder)
 
 
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected all_runs\.zip"):
-        omniglot_runs.load(tmp_path / "nothing")
+        omniglot_one_shot.load(tmp_path / "nothing")
     with pytest.raises(ValueError, match="found none"):
-        omniglot_runs.load(tmp_path)
+        omniglot_one_shot.load(tmp_path)
     (tmp_path / "x.zip").write_bytes(b"PK")
     with pytest.raises(ValueError, match="expected a zip file"):
-        omniglot_runs.load(tmp_path / "x.zip")
+        omniglot_one_shot.load(tmp_path / "x.zip")
     folder = write_runs(tmp_path / "all_runs", 1)
     (folder / "run01" / "test" / "item01.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"expected a PNG image, got .*item01\.png"):
-        omniglot_runs.load(folder)
+        omniglot_one_shot.load(folder)
     (folder / "run01" / "class_labels.txt").write_text("run01/test/item02.png run01/training/class01.png\n")
     with pytest.raises(ValueError, match="expected two classes or more, got 1"):
-        omniglot_runs.load(folder)
+        omniglot_one_shot.load(folder)

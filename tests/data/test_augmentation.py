@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from sparsedis.data.augment import augmentation
+from sparsedis.data.augmentation import augmentation
 
 
 @pytest.mark.parametrize("kind", ["crop-flip", "crop-flip-color"])

@@ -1,4 +1,4 @@
-"""Pickles of one split of classes each: the format in which miniImageNet, tieredImageNet, CIFAR-FS and FC100 go around.
+"""Reader of pickles that hold one split each, the format of miniImageNet, tieredImageNet, CIFAR-FS and FC100.
 
 A folder holds, for every split, either one file with images and labels, or one file of each:
 
@@ -8,9 +8,8 @@ A folder holds, for every split, either one file with images and labels, or one 
     train_images.npz and train_labels.pkl, ...         "labels" or "label_specific"; a .npz file holds "images"
 
 The names are those of the releases (miniImageNet_category_split_train_phase_train.pickle, CIFAR_FS_train.pickle...):
-the last word tells the split. Files of the phases "train_phase_val" and "train_phase_test" hold other images of the
-training
-classes and are left alone.
+the last word is the split. Files of the phases "train_phase_val" and "train_phase_test" hold other images of the
+training classes and are ignored.
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from sparsedis.data import cache, images, pickles
+from sparsedis.data import image_cache, image_decoding, safe_pickle
 from sparsedis.data.dataset import SPLITS, FewShotData
+from sparsedis.data.image_cache import Classes
 
 _FILE = re.compile(
     r"(?:.*[_-])?(?P<split>train|val|validation|test)(?:[_-](?P<part>images|labels)(?:[_-]png)?)?\.(?P<end>pickle|pkl|npz)"
@@ -35,11 +35,11 @@ _LAYOUT = "files named *train, *val and *test, or *train_images, *train_labels..
 
 
 def files(path: str | Path) -> dict[str, dict[str, Path]]:
-    """The files of a folder that belong to the format: for every split, by what they hold (all, images, labels).
+    """The files of a folder that belong to the format: by split, then by content (all, images, labels).
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: a split has no files, half of them, or too many.
+        ValueError: a split has no files, only images or labels, or several files of one kind.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
@@ -64,37 +64,28 @@ def files(path: str | Path) -> dict[str, dict[str, Path]]:
 def load(path: str | Path, name: str = "pickles") -> FewShotData:
     """Read a folder of pickles; they are decoded once, into the cache.
 
-    The pickles cannot run anything (:mod:`sparsedis.data.pickles`).
+    The pickles cannot run code (:mod:`sparsedis.data.safe_pickle`).
 
     Args:
         path: the folder.
-        name: what to call the data set.
+        name: of the data set.
 
     Returns:
         Images (N, C, H, W) uint8, mapped into memory; classes in the order of the splits and of their labels.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: files are missing, damaged, or hold something else; the message names them.
+        ValueError: files are missing, damaged, or hold something else.
     """
     found = files(path)
     sources = [file for parts in found.values() for file in parts.values()]
-    pixels, about = cache.cached("pickles", sources, {}, lambda target: _decode(found, target))
-    return FewShotData(
-        name=name,
-        images=pixels,
-        labels=torch.tensor(about["labels"]),
-        class_names=tuple(about["class_names"]),
-        splits={split: tuple(about["splits"][split]) for split in SPLITS},
-    )
+    return image_cache.load(name, "pickles", sources, {}, lambda target: _decode(found, target))
 
 
-def _decode(found: Mapping[str, Mapping[str, Path]], target: Path) -> dict[str, Any]:
-    class_names: list[str] = []
-    labels: list[int] = []
-    splits: dict[str, list[int]] = {}
+def _decode(found: Mapping[str, Mapping[str, Path]], target: Path) -> Classes:
+    classes = Classes()
     parts: list[Path] = []
-    count, shape = 0, None
+    shape: tuple[int, ...] | None = None
     for split, files_of in found.items():
         content = {part: _read(file) for part, file in files_of.items()}
         where = next(iter(files_of.values()))
@@ -106,37 +97,27 @@ def _decode(found: Mapping[str, Mapping[str, Path]], target: Path) -> dict[str, 
             )
         if not len(rows):
             raise ValueError(f"pickles: expected images, got none in {where}")
-        kinds = sorted(set(values))
-        index = {value: len(class_names) + i for i, value in enumerate(kinds)}
-        splits[split] = list(index.values())
-        labels += [index[value] for value in values]
-        class_names += [str(names.get(value, f"{split}/{value}")) for value in kinds]
-        part = target.with_name(f"{split}.npy")
-        parts.append(part)
-        shape = _write(part, rows, shape, where)
-        count += len(rows)
+        distinct = sorted(set(values))
+        index = {value: i for i, value in enumerate(distinct)}
+        classes.add(
+            split,
+            [str(names.get(value, f"{split}/{value}")) for value in distinct],
+            [index[value] for value in values],
+        )
+        parts.append(target.with_name(f"{split}.npy"))
+        mismatch = partial(_mismatch, where)
+        shape = image_cache.write_images(parts[-1], _pixels(rows, where), len(rows), shape, mismatch)
         del content, rows  # gigabytes
-    _join(target, parts, (count, *(shape or ())))
-    return {"labels": labels, "class_names": class_names, "splits": splits}
+    _join(target, parts, (len(classes.labels), *(shape or ())))
+    return classes
 
 
-def _write(part: Path, rows: np.ndarray | Sequence[Any], shape: tuple[int, ...] | None, where: Path) -> tuple[int, ...]:
-    out = None
-    for i, row in enumerate(_pixels(rows, where)):
-        if shape is None:
-            shape = row.shape
-        if row.shape != shape:
-            raise ValueError(f"pickles: expected images of shape {shape}, got {row.shape} in {where}, image {i}")
-        if out is None:
-            out = np.lib.format.open_memmap(part, "w+", np.uint8, (len(rows), *shape))
-        out[i] = row
-    assert out is not None
-    assert shape is not None
-    out.flush()
-    return shape
+def _mismatch(where: Path, expected: tuple[int, ...], got: tuple[int, ...], i: int) -> str:
+    return f"pickles: expected images of shape {expected}, got {got} in {where}, image {i}"
 
 
 def _join(target: Path, parts: Sequence[Path], shape: tuple[int, ...]) -> None:
+    """Concatenate .npy files, one after the other in memory, and remove them."""
     out = np.lib.format.open_memmap(target, "w+", np.uint8, shape)
     start = 0
     for part in parts:
@@ -150,7 +131,7 @@ def _join(target: Path, parts: Sequence[Path], shape: tuple[int, ...]) -> None:
 
 def _read(file: Path) -> Any:
     if file.suffix.lower() != ".npz":
-        return pickles.load(file)
+        return safe_pickle.load(file)
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -183,7 +164,7 @@ def _pixels(rows: np.ndarray | Sequence[Any], where: Path) -> Iterator[np.ndarra
         if not isinstance(row, bytes):
             what = f"{row.dtype} of shape {row.shape}" if isinstance(row, np.ndarray) else type(row).__name__
             raise ValueError(f"pickles: expected pixels or an image file's bytes, got {what} in {where}, image {i}")
-        yield images.decode(row, f"{where}, image {i}")
+        yield image_decoding.decode_rgb(row, f"{where}, image {i}")
 
 
 def _labels(content: Any, where: Path) -> tuple[list[int], dict[int, str]]:

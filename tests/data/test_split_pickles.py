@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsedis.data import cache, class_splits, load
+from sparsedis.data import image_cache, load, split_pickles
 
 NAMES = {
     "miniimagenet": "miniImageNet_category_split_{}.pickle",
@@ -105,23 +105,23 @@ def folder(path: Path, **changes: Any) -> Path:
 
 def test_decoded_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder(tmp_path / "data")
-    first = class_splits.load(path)
-    monkeypatch.setattr(class_splits.pickles, "load", lambda _: pytest.fail("read again"))
-    second = class_splits.load(path)
+    first = split_pickles.load(path)
+    monkeypatch.setattr(split_pickles.safe_pickle, "load", lambda _: pytest.fail("read again"))
+    second = split_pickles.load(path)
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.labels, second.labels)
     assert first.splits == second.splits
     monkeypatch.undo()
     images, labels = split(5, 4)
     put(path / "x_test.pickle", {"data": images, "labels": labels})
-    assert_read(class_splits.load(path), {**SPLITS, "test": (images, labels)})
+    assert_read(split_pickles.load(path), {**SPLITS, "test": (images, labels)})
 
 
 def test_writing_to_the_images_leaves_the_cache(tmp_path: Path) -> None:
     path = folder(tmp_path / "data")
-    first = class_splits.load(path)
+    first = split_pickles.load(path)
     first.images[:] = 0
-    assert_read(class_splits.load(path), SPLITS)
+    assert_read(split_pickles.load(path), SPLITS)
 
 
 IMAGES, LABELS = SPLITS["train"]
@@ -155,48 +155,48 @@ class Evil:
 def test_bad_content(tmp_path: Path, own_cache: Path, train: Any, message: str) -> None:
     path = folder(tmp_path / "data", train=train)
     with pytest.raises(ValueError, match=message) as caught:
-        class_splits.load(path)
+        split_pickles.load(path)
     assert "x_" in str(caught.value)
     assert not list(own_cache.glob("*")), "nothing half made is left"
 
 
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected an existing folder"):
-        class_splits.load(tmp_path / "nothing")
+        split_pickles.load(tmp_path / "nothing")
     with pytest.raises(ValueError, match="got none for the train split"):
-        class_splits.load(tmp_path)
+        split_pickles.load(tmp_path)
     path = folder(tmp_path / "data")
     (path / "x_val.pickle").unlink()
     with pytest.raises(ValueError, match="got none for the validation split"):
-        class_splits.load(path)
+        split_pickles.load(path)
     put(path / "x_val_labels.pkl", [1])
     with pytest.raises(ValueError, match=r"got x_val_labels\.pkl for the validation split"):
-        class_splits.load(path)
+        split_pickles.load(path)
     put(path / "y_train.pickle", {})
     with pytest.raises(ValueError, match=r"expected one file of each, got x_train\.pickle and y_train\.pickle"):
-        class_splits.load(path)
+        split_pickles.load(path)
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
     path = folder(tmp_path / "data")
-    class_splits.load(path)
-    (entry,) = cache.folder().iterdir()
+    split_pickles.load(path)
+    (entry,) = image_cache.folder().iterdir()
     for name in ("images.npy", "about.json"):
         (entry / name).write_bytes((entry / name).read_bytes()[:50])
-        assert_read(class_splits.load(path), SPLITS)
-        assert [found.name for found in cache.folder().iterdir()] == [entry.name]
+        assert_read(split_pickles.load(path), SPLITS)
+        assert [found.name for found in image_cache.folder().iterdir()] == [entry.name]
 
 
 def test_two_processes_make_the_same_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder(tmp_path / "data")
-    decode = class_splits._decode
+    decode = split_pickles._decode
 
     def slower(found: Any, target: Path) -> Any:
         about = decode(found, target)
-        monkeypatch.setattr(class_splits, "_decode", decode)
-        class_splits.load(path)  # the other one is done first
+        monkeypatch.setattr(split_pickles, "_decode", decode)
+        split_pickles.load(path)  # the other one is done first
         return about
 
-    monkeypatch.setattr(class_splits, "_decode", slower)
-    assert_read(class_splits.load(path), SPLITS)
-    assert len(list(cache.folder().iterdir())) == 1
+    monkeypatch.setattr(split_pickles, "_decode", slower)
+    assert_read(split_pickles.load(path), SPLITS)
+    assert len(list(image_cache.folder().iterdir())) == 1

@@ -1,4 +1,6 @@
-"""The 20 runs of within-alphabet one-shot classification (Lake et al., Science 2015), as published in all_runs.zip.
+"""Reader of the 20 tasks of within-alphabet one-shot classification (Lake et al., Science 2015), from all_runs.zip.
+
+The publication calls a task a run.
 
 run01/class_labels.txt              lines "run01/test/item01.png run01/training/class03.png"
 run01/training/class01.png ...      one image of every character
@@ -47,7 +49,7 @@ def load(path: str | Path) -> list[Run]:
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
-        ValueError: there is no run, or a broken one; the message names the file.
+        ValueError: there is no run, or a damaged one; the message names the file.
     """
     path = Path(path).expanduser()
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What a data set needs, where it is looked for, whether its files are the known ones, and what they hold."""
+"""SHA-256 digests of a data set's files, compared with the known ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsedis.data import dataset
-from sparsedis.data.dataset import SPLITS, FewShotData
+from sparsedis.data import sources
 
 _SUMS = "SHA256SUMS"
 
@@ -18,9 +17,10 @@ class File:
     """A file of a data set.
 
     Attributes:
-        path, size: where it is, and how many bytes it has.
+        path: of the file.
+        size: in bytes.
         sha256: its digest, in hexadecimal.
-        known: whether the digest is the known one; None where none is known.
+        known: whether that is the known digest; None if no digest is known.
     """
 
     path: Path
@@ -30,30 +30,24 @@ class File:
 
 
 def files(spec: str) -> list[File]:
-    """The files of a data set, each with its digest; a folder's own, not those of the folders in it.
+    """The files of a data set with their digests; of a folder the files directly in it.
 
-    A digest is known from the package, or from a file SHA256SUMS beside, as sha256sum writes it.
+    A digest is known from the package, or from a file SHA256SUMS in the same folder, in the format of sha256sum.
 
     Raises:
-        ValueError: an unknown name or a path that is missing.
+        ValueError: an unknown name, or a path that is missing.
         FileNotFoundError: the path does not exist.
     """
-    name, path = dataset.place(spec)
+    name, path = sources.resolve(spec)
     if not path:
         return []
     root = Path(path).expanduser()
     if not root.exists():
-        raise FileNotFoundError(f"data: expected {dataset.SOURCES[name].needs}, found nothing at {path!r}")
+        raise FileNotFoundError(f"data: expected {sources.SOURCES[name].needs}, found nothing at {path!r}")
     folder = root if root.is_dir() else root.parent
-    sums = {**dataset.SOURCES[name].sha256, **_sums(folder / _SUMS)}
+    sums = {**sources.SOURCES[name].sha256, **_sums(folder / _SUMS)}
     found = sorted(root.iterdir()) if root.is_dir() else [root]
     return [_file(file, sums) for file in found if file.is_file() and file.name != _SUMS]
-
-
-def counts(data: FewShotData) -> dict[str, tuple[int, int]]:
-    """Classes and images of every split."""
-    per_class = data.labels.bincount(minlength=len(data.class_names))
-    return {split: (len(data.splits[split]), int(per_class[list(data.splits[split])].sum())) for split in SPLITS}
 
 
 def _sums(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Random crops, flips and colours of training images, in batches, on the device where they are."""
+"""Augmentation of training images: random crops, flips and colours, in batches, on the images' device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Augmentation = Literal["none", "crop-flip", "crop-flip-color"]
 
 
 def augmentation(kind: Augmentation, size: tuple[int, int]) -> nn.Module:
-    """A module that changes every image of a batch (N, C, *size), float in 0..1, by itself.
+    """A module that augments every image of a batch (N, C, *size), float in 0..1, independently.
 
     The operations are kornia's: crops of the image padded by a tenth of its side, horizontal flips, and for
     "crop-flip-color" brightness, contrast and saturation between 0.6 and 1.4, as MetaOptNet trains (Lee et al., CVPR
@@ -33,7 +33,7 @@ def augmentation(kind: Augmentation, size: tuple[int, int]) -> nn.Module:
 
 
 class _Colored(nn.Module):
-    """Grey images, which have no saturation, are left as they are."""
+    """Changes the colours of images of 3 channels; grey images have no saturation."""
 
     def __init__(self, change: nn.Module) -> None:
         super().__init__()
