@@ -57,7 +57,7 @@ class Disentangle:
     """File to write the result to."""
 
     def run(self) -> None:
-        from sparsedis.disentangle.sweep import record
+        from sparsedis.disentangle.results import record
         from sparsedis.disentangle.train import train
         from sparsedis.runs import files
 
@@ -125,7 +125,7 @@ class Shapes3d:
     """Images of the contact sheet: rendered, cache:FILE or h5:FILE."""
 
     def run(self) -> None:
-        from sparsedis.data import shapes3d
+        from sparsedis.disentangle import shapes3d
         from sparsedis.runs import files
 
         if self.sheet is None and self.cache is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sparsedis.data.factors import Factors
+from sparsedis.disentangle.factors import Factors
 from sparsedis.disentangle.tasks import TaskDistribution
 from sparsedis.runs.config import RunConfig
 

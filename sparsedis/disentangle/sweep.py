@@ -6,7 +6,6 @@ and an interrupted one is resumed. After every run sweep.json, sweep.md and swee
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,9 +14,10 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from sparsedis.disentangle import report
+from sparsedis.disentangle import figures, shapes3d, tables
 from sparsedis.disentangle.config import DisentangleConfig
-from sparsedis.disentangle.train import seconds, train
+from sparsedis.disentangle.results import record
+from sparsedis.disentangle.train import train
 from sparsedis.runs import files, folder
 from sparsedis.runs.config import different
 
@@ -68,6 +68,7 @@ def sweep(
     for name, given in (("values", values), ("seeds", seeds), ("inners", inners)):
         different(name, given)
     out, console = Path(out), console or Console()
+    base = replace(base, data=shapes3d.absolute(base.data))  # as config.json has it
     configs = [
         replace(base, **{vary: value, "seed": seed, "inner": inner})  # type: ignore[arg-type]
         for seed in seeds  # outermost, so that an unfinished sweep has every setting
@@ -81,28 +82,10 @@ def sweep(
         records.append(record(run))
         groups = summary(records, vary)
         files.write_json(out / JSON, {"vary": vary, "runs": records, "summary": groups})
-        files.write(out / TABLE, report.sweep_table(groups, vary).encode())
-        files.write(out / FIGURE, report.sweep_figure(groups, vary))
-    console.print(report.sweep_table(summary(records, vary), vary), markup=False, highlight=False, soft_wrap=True)
+        files.write(out / TABLE, tables.sweep_table(groups, vary).encode())
+        files.write(out / FIGURE, figures.sweep(groups, vary))
+    console.print(tables.sweep_table(summary(records, vary), vary), markup=False, highlight=False, soft_wrap=True)
     return records
-
-
-def record(out: str | Path) -> dict[str, Any]:
-    """What a finished run's folder says, on one level: what ``--json`` writes."""
-    out = Path(out)
-    config = DisentangleConfig.from_json(json.loads((out / folder.CONFIG).read_bytes()))
-    results = json.loads((out / folder.RESULTS).read_bytes())
-    return {
-        **{name: getattr(config, name) for name in ("inner", "rho", "eps", "noise", "tasks", "preset")},
-        "mcc": results["mcc"],
-        "r": results["r"],
-        "dci": {name: results[name] for name in ("disentanglement", "completeness", "informativeness")},
-        "mcc_ica": results["mcc_ica"],
-        "r_ica": results["r_ica"],
-        "iterations": results["iterations"],
-        "seed": config.seed,
-        "seconds": seconds(out),
-    }
 
 
 def summary(records: Sequence[dict[str, Any]], vary: str) -> list[dict[str, Any]]:

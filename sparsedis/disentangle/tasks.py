@@ -12,8 +12,8 @@ from numpy.random import PCG64, Generator, SeedSequence
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsedis.data.dataset import SPLITS
-from sparsedis.data.factors import Factors
+from sparsedis.data import SPLITS
+from sparsedis.disentangle.factors import Factors
 
 _FINITE_STREAM = 4  # of the seed: the fixed coefficients of "finite-K"
 

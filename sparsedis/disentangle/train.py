@@ -1,14 +1,7 @@
-"""The outer loop: an encoder trained through the regressions that tasks fit on its features.
-
-To the files of every run (:mod:`sparsedis.runs.folder`) this one adds
-
-correlations.png   the features' correlations with the factors
-seconds.json       the time that the run has taken, over all its parts; of a killed one, until its last checkpoint
-"""
+"""The outer loop: an encoder trained through the regressions that tasks fit on its features."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,55 +15,19 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from sparsedis.data import shapes3d
-from sparsedis.data.factors import Factors
-from sparsedis.disentangle import metrics, report
+from sparsedis.disentangle import figures, metrics, shapes3d, tables
 from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.factors import Factors
+from sparsedis.disentangle.results import CORRELATIONS, SECONDS, Results, seconds
 from sparsedis.disentangle.tasks import TaskBatch, TaskDistribution, Tasks
 from sparsedis.models.factor_encoder import FactorEncoder
 from sparsedis.regression import lasso_lambda1_max, solve_lasso, solve_ridge
 from sparsedis.runs import files, folder, loop, schedule
 from sparsedis.runs.device import device_named, set_threads
 
-CORRELATIONS, SECONDS = "correlations.png", "seconds.json"
-
 _IMAGES_AT_ONCE = 250
 _UNIFORM_STREAM, _OWN_STREAM = 5, 6  # of the seed: images that the metrics are computed on
 _WARM_UP = 50  # steps over which the learning rate rises, so that Adam's first steps are not its largest
-
-
-@dataclass(frozen=True)
-class Results:
-    """How a run ended. Metrics are those of the learner that did best in validation.
-
-    Attributes:
-        iteration: the step of that learner.
-        iterations: steps done.
-        validation_loss, test_loss: outer loss.
-        features_used: share of the features that a test task's regression uses.
-        certified: share of the test tasks solved to their certificate.
-        mcc, mcc_spearman, r: on factors drawn uniformly.
-        disentanglement, completeness, informativeness: DCI, likewise.
-        mcc_ica, r_ica: of the features, turned by the FastICA fitted to features of the training's distribution.
-        correlations: (6, d) of factors with features, on factors drawn uniformly; the features in the order of the
-            assignment of ``mcc``.
-    """
-
-    iteration: int
-    iterations: int
-    validation_loss: float
-    test_loss: float
-    features_used: float
-    certified: float
-    mcc: float
-    mcc_spearman: float
-    r: float
-    disentanglement: float
-    completeness: float
-    informativeness: float
-    mcc_ica: float
-    r_ica: float
-    correlations: list[list[float]]
 
 
 class Outcome(NamedTuple):
@@ -104,8 +61,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is saved first.
     """
     metrics.check_installed()
-    name, colon, path = config.data.partition(":")
-    config = replace(config, data=name + colon + (str(Path(path).expanduser().absolute()) if path else ""))
+    config = replace(config, data=shapes3d.absolute(config.data))
     out = Path(out)
     folder.check(out, config, resume)
     set_threads(config.threads)
@@ -343,16 +299,10 @@ class _Run(loop.Loop):
             r_ica=metrics.r_score(z, turned),
             correlations=metrics.correlations(z, f)[:, order].tolist(),
         )
-        files.write(self.out / folder.CURVES, report.curves(self.metrics()))
+        files.write(self.out / folder.CURVES, figures.curves(self.metrics()))
         title = f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}: MCC {results.mcc:.3f}"
-        files.write(self.out / CORRELATIONS, report.heat_map(results.correlations, shapes3d.FACTORS, title))
+        files.write(self.out / CORRELATIONS, figures.heat_map(results.correlations, shapes3d.FACTORS, title))
         self.saved()
         files.write_json(self.out / folder.RESULTS, asdict(results))  # last: a sweep takes it for the end of the run
-        self.console.print(report.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
+        self.console.print(tables.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
         return results
-
-
-def seconds(out: str | Path) -> float:
-    """The time that the run in a folder has taken."""
-    path = Path(out) / SECONDS
-    return float(json.loads(path.read_text())) if path.exists() else 0.0

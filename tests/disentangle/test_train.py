@@ -11,7 +11,8 @@ import torch
 
 from sparsedis.disentangle import train as module
 from sparsedis.disentangle.config import DisentangleConfig
-from sparsedis.disentangle.train import CORRELATIONS, SECONDS, Outcome, _Run, load_run, outer_loss, seconds, train
+from sparsedis.disentangle.results import CORRELATIONS, SECONDS, seconds
+from sparsedis.disentangle.train import Outcome, _Run, load_run, outer_loss, train
 from sparsedis.runs import checkpoint
 from sparsedis.runs.folder import FILES
 from tests import training

@@ -3,8 +3,8 @@ import pytest
 import torch
 from numpy.random import default_rng
 
-from sparsedis.data import shapes3d
-from sparsedis.data.factors import Factors
+from sparsedis.disentangle import shapes3d
+from sparsedis.disentangle.factors import Factors
 
 
 def test_values_are_standardised_grid_values() -> None:

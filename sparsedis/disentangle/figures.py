@@ -1,42 +1,15 @@
-"""What a person reads of a run: curves, the heat map of correlations, tables; and of a sweep."""
+"""Figures of a run and of a sweep; all are PNG images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from rich.table import Table
+from typing import Any
 
 from sparsedis.runs import plots
 
-if TYPE_CHECKING:
-    from sparsedis.disentangle.train import Results
-
-
-def table(results: Results, title: str) -> Table:
-    """The metrics, one per row."""
-    shown = Table(title=title)
-    shown.add_column("metric")
-    shown.add_column("value", justify="right")
-    for name, value in (
-        ("MCC (Pearson)", results.mcc),
-        ("MCC (Spearman)", results.mcc_spearman),
-        ("R", results.r),
-        ("DCI disentanglement", results.disentanglement),
-        ("DCI completeness", results.completeness),
-        ("DCI informativeness", results.informativeness),
-        ("MCC after FastICA", results.mcc_ica),
-        ("R after FastICA", results.r_ica),
-        ("test loss", results.test_loss),
-        ("features used per task", results.features_used),
-        ("solves certified", results.certified),
-    ):
-        shown.add_row(name, f"{value:.4f}")
-    return shown
-
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
-    """A PNG image of the lines of metrics.jsonl: loss, MCC and R, and the share of features used, by iteration."""
+    """The lines of metrics.jsonl: loss, MCC and R, and the share of features used, by iteration."""
     figure = plots.figure(12, 3.5)
     panels = figure.subplots(1, 3)
     for panel, key, label in ((panels[0], "loss", "loss"), (panels[2], "features_used", "features used")):
@@ -55,7 +28,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def heat_map(correlations: Sequence[Sequence[float]], names: Sequence[str], title: str) -> bytes:
-    """A PNG image of |correlations| (m, d) of factors with features."""
+    """|correlations| (m, d) of factors with features."""
     figure = plots.figure(5, 4.4)
     panel = figure.subplots()
     strength = [[abs(value) for value in row] for row in correlations]
@@ -70,8 +43,8 @@ def heat_map(correlations: Sequence[Sequence[float]], names: Sequence[str], titl
     return plots.png(figure)
 
 
-def sweep_figure(groups: Sequence[Mapping[str, Any]], vary: str) -> bytes:
-    """A PNG image of a sweep: MCC and R by the setting that varies, a line per method, error bars of one deviation.
+def sweep(groups: Sequence[Mapping[str, Any]], vary: str) -> bytes:
+    """MCC and R by the setting that varies: a line per method, error bars of one standard deviation.
 
     Args:
         groups: the rows of :func:`sparsedis.disentangle.sweep.summary`.
@@ -91,15 +64,3 @@ def sweep_figure(groups: Sequence[Mapping[str, Any]], vary: str) -> bytes:
         panel.grid(alpha=0.3)
     panels[0].legend()
     return plots.png(figure)
-
-
-def sweep_table(groups: Sequence[Mapping[str, Any]], vary: str) -> str:
-    """The same as a table in Markdown, with the number of seeds; one alone has no deviation."""
-    lines = [f"| {vary} | method | seeds | MCC | R |", "|---|---|---|---|---|"]
-    for group in groups:
-        mcc, r = (
-            f"{group[f'{key}_mean']:.3f}" + (f" ± {group[f'{key}_sd']:.3f}" if group["seeds"] > 1 else "")
-            for key in ("mcc", "r")
-        )
-        lines.append(f"| {group['value']} | {group['method']} | {group['seeds']} | {mcc} | {r} |")
-    return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ from numpy.random import PCG64, Generator, SeedSequence
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsedis.data import shapes3d
+from sparsedis.disentangle import shapes3d
 
 UNIFORM = "uniform"
 GAUSSIAN = "gaussian"

@@ -1,8 +1,8 @@
 """3D Shapes (Burgess and Kim, 2018): six factors, one 64x64 image for every combination of their values.
 
 Three sources with one interface, :class:`Shapes3D`: :class:`Rendered` draws the same room by a ray caster
-(:mod:`sparsedis.data.raycaster`), :class:`Cached` reads what that has drawn to a file, and :class:`Published` reads
-``3dshapes.h5`` where a user has it.
+(:mod:`sparsedis.disentangle.raycaster`), :class:`Cached` reads a file of images drawn before, and :class:`Published` reads
+the published ``3dshapes.h5``.
 
 The light of a scene is linear in the colours of its surfaces, so an image is a sum of one map per surface, times that
 surface's colour. The maps depend on scale, shape and orientation alone: these 480 are traced once (2.5 s), and an image
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedis.data import raycaster
+from sparsedis.disentangle import raycaster
 
 VERSION = 1
 """Of the renderer: raised with every change of a pixel. A cache of another version is not read."""
@@ -169,6 +169,12 @@ def open_source(spec: str) -> Shapes3D:
     if path and name in ("cache", "h5"):
         return Cached(path) if name == "cache" else Published(path)
     raise ValueError(f"data: expected one of {', '.join(SOURCES)}, got {spec!r}")
+
+
+def absolute(spec: str) -> str:
+    """The same images, with an absolute path."""
+    name, colon, path = spec.partition(":")
+    return f"{name}{colon}{Path(path).expanduser().absolute() if path else ''}"
 
 
 def coordinates(indices: Tensor) -> Tensor:

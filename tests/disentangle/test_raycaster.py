@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsedis.data import raycaster
+from sparsedis.disentangle import raycaster
 
 SHAPES = ("cube", "cylinder", "sphere", "capsule")
 

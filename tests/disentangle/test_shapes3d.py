@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsedis.data import raycaster, shapes3d
+from sparsedis.disentangle import raycaster, shapes3d
 
 
 @pytest.fixture(scope="module")
