@@ -1,8 +1,8 @@
 """3D Shapes (Burgess and Kim, 2018): six factors, one 64x64 image for every combination of their values.
 
 Three sources with one interface, :class:`Shapes3D`: :class:`Rendered` draws the same room by a ray caster
-(:mod:`sparsedis.disentangle.raycaster`), :class:`Cached` reads a file of images drawn before, and :class:`Published` reads
-the published ``3dshapes.h5``.
+(:mod:`sparsedis.disentangle.raycaster`), :class:`Cached` reads a file of images drawn before, and :class:`Published`
+reads the published ``3dshapes.h5``.
 
 The light of a scene is linear in the colours of its surfaces, so an image is a sum of one map per surface, times that
 surface's colour. The maps depend on scale, shape and orientation alone: these 480 are traced once (2.5 s), and an image

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from sparsedis.metalearn.config import Head, TrainConfig
-from sparsedis.metalearn.presets import PRESETS, Preset
+from sparsedis.metalearn.config import PRESETS, Head, Preset, TrainConfig
 from sparsedis.runs import command_line
 
 if TYPE_CHECKING:
@@ -48,12 +47,12 @@ class Train:
     def _profile(self, steps: int) -> None:
         from rich.console import Console
 
-        from sparsedis.metalearn import report
+        from sparsedis.metalearn import tables
         from sparsedis.metalearn.profile import profile
 
         if steps < 1:
             raise ValueError(f"profile: expected a whole number >= 1, got {steps}")
-        Console().print(report.profile_table(profile(self.config, steps), self.config))
+        Console().print(tables.profile(profile(self.config, steps), self.config))
 
     def _folder(self) -> Path:
         name = self.config.data.partition(":")[0]
@@ -111,8 +110,8 @@ class Evaluate:
         from rich.console import Console
 
         from sparsedis.data import Episodes, load
-        from sparsedis.metalearn import figures, report
-        from sparsedis.metalearn.evaluate import encode, examine
+        from sparsedis.metalearn import figures, tables
+        from sparsedis.metalearn.evaluate import encode, examine, patterns
         from sparsedis.runs import files
 
         spec = self.data or config.data
@@ -135,15 +134,15 @@ class Evaluate:
         if self.reliability:
             files.write(self.reliability, figures.reliability(details.bins))
         if self.patterns:
-            files.write(self.patterns, report.patterns(details, data.class_names))
-        Console().print(report.table([result], f"{data.name}, {self.split} split, seed {result.seed}"))
+            files.write(self.patterns, patterns(details, data.class_names))
+        Console().print(tables.evaluations([result], f"{data.name}, {self.split} split, seed {result.seed}"))
 
     def _one_shot(self, learner: Learner) -> None:
         from rich.console import Console
 
         from sparsedis.data import omniglot_one_shot
-        from sparsedis.metalearn import report
-        from sparsedis.metalearn.one_shot import one_shot
+        from sparsedis.metalearn import tables
+        from sparsedis.metalearn.omniglot_one_shot import one_shot
         from sparsedis.runs import files
 
         if self.data is None:
@@ -156,7 +155,7 @@ class Evaluate:
         result = one_shot(learner, omniglot_one_shot.load(self.data))
         if self.json:
             files.write_json(self.json, asdict(result))
-        Console().print(report.one_shot_table(result))
+        Console().print(tables.one_shot(result))
 
 
 @dataclass(frozen=True)
@@ -179,12 +178,12 @@ class Compare:
     """Folder of the runs, of compare.md and of compare.json."""
 
     def run(self) -> None:
-        from sparsedis.metalearn import grid
+        from sparsedis.metalearn import comparison
 
-        configs = grid.settings(self.config, self.heads, self.eps)
+        configs = comparison.variants(self.config, self.heads, self.eps)
         with command_line.repeatable():
-            entries = [entry for entry, _ in grid.run_all(configs, self.seeds, self.out)]
-        print(grid.write(self.out, "compare", entries, grid.best(entries), _about(self.config)), end="")
+            entries = [entry for entry, _ in comparison.run_all(configs, self.seeds, self.out)]
+        print(comparison.write(self.out, "compare", entries, comparison.best(entries), _about(self.config)), end="")
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class Sweep:
     """Folder of the runs and of the results."""
 
     def run(self) -> None:
-        from sparsedis.metalearn import figures, grid
+        from sparsedis.metalearn import comparison, figures
         from sparsedis.metalearn.config import HEADS
         from sparsedis.runs import files
         from sparsedis.runs.config import different
@@ -214,15 +213,15 @@ class Sweep:
         if HEADS[self.config.head].lambda1 is None:
             raise ValueError(f"head: expected one with a group Lasso, got {self.config.head}")
         different("eps", self.eps)
-        configs = grid.settings(self.config, (self.config.head, *self.baselines), self.eps)
+        configs = comparison.variants(self.config, (self.config.head, *self.baselines), self.eps)
         with command_line.repeatable():
-            done = grid.run_all(configs, self.seeds, self.out)
+            done = comparison.run_all(configs, self.seeds, self.out)
         entries = [entry for entry, _ in done]
         files.write(self.out / "sweep.png", figures.sweep(entries))
-        chosen = grid.best([entry for entry in entries if entry.head == self.config.head])[0]
+        chosen = comparison.best([entry for entry in entries if entry.head == self.config.head])[0]
         folder = next(folders[0] for entry, folders in done if entry is chosen)
         files.write(self.out / "features.png", _features(folder))
-        print(grid.write(self.out, "sweep", entries, entries, _about(self.config)), end="")
+        print(comparison.write(self.out, "sweep", entries, entries, _about(self.config)), end="")
 
 
 @dataclass(frozen=True)
@@ -243,20 +242,20 @@ class Data:
         from rich.console import Console
 
         from sparsedis.data import checksums, load
-        from sparsedis.metalearn import report
+        from sparsedis.metalearn import tables
 
         console = Console()
         if self.name is None:
-            console.print(report.sources_table())
+            console.print(tables.sources())
             return
-        report.say_source(console, self.name)
+        tables.print_source(console, self.name)
         files = checksums.files(self.name)
         if files:
-            console.print(report.files_table(files))
+            console.print(tables.files(files))
         if wrong := [file.path.name for file in files if file.known is False]:
             raise ValueError(f"data: expected other digests (SHA-256), got those above for {', '.join(wrong)}")
         data = load(self.name, self.image_size)
-        console.print(report.counts_table(data))
+        console.print(tables.counts(data))
 
 
 def _about(config: TrainConfig) -> dict[str, Any]:

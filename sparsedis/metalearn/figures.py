@@ -1,20 +1,33 @@
-"""Figures of tests: the sweep, the heat map of features and classes, and the reliability diagram. All are PNG
-images."""
+"""Figures of a run and of its tests; all are PNG images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedis.metalearn.grid import Entry
+from sparsedis.metalearn.results import Entry
 from sparsedis.runs import plots
 
 
+def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """The lines of metrics.jsonl: accuracy, and the fraction of features used, by iteration."""
+    figure = plots.figure(9, 3.5)
+    panels = figure.subplots(1, 2)
+    for panel, key, label in zip(panels, ("accuracy", "features_used"), ("accuracy", "features used"), strict=True):
+        for split in ("train", "validation"):
+            plots.curve(panel, lines, split, key)
+        panel.set(xlabel="iteration", ylabel=label, ylim=(0, 1.02))
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    return plots.png(figure)
+
+
 def sweep(entries: Sequence[Entry]) -> bytes:
-    """Accuracy against the share of features used, one panel per kind of task: sparse heads as curves, dense ones as
+    """Accuracy against the fraction of features used, one panel per kind of task: sparse heads as curves, dense ones as
     lines; bars and bands are 95% intervals."""
     kinds = list(entries[0].tests)
     figure = plots.figure(4.5 * len(kinds), 3.6)
@@ -51,27 +64,27 @@ def sweep(entries: Sequence[Entry]) -> bytes:
 
 
 def usage(active: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """For the classes that occur, the share of their episodes whose classifier uses each feature.
+    """For the classes that occur, the fraction of their episodes whose classifier uses each feature.
 
     Args:
         active: (E, d) bool.
         classes: (E, way).
 
     Returns:
-        The classes (C,), sorted, and the shares (C, d).
+        The classes (C,), sorted, and the fractions (C, d).
     """
     found, places = classes.unique(return_inverse=True)
     member = torch.zeros(len(active), len(found), dtype=torch.float64).scatter_(1, places, 1.0)
     return found, (member.T @ active.double()) / member.sum(0)[:, None]
 
 
-def heat_map(shares: Tensor, names: Sequence[str]) -> bytes:
-    """Which features (columns, the most used first) which classes (rows) use; shares (C, d)."""
-    order = shares.mean(0).argsort(descending=True)
+def heat_map(fractions: Tensor, names: Sequence[str]) -> bytes:
+    """The fractions (C, d) of :func:`usage`: classes as rows, features as columns, the most used first."""
+    order = fractions.mean(0).argsort(descending=True)
     figure = plots.figure(9, 1.2 + 0.16 * len(names))
     panel = figure.subplots()
     image = panel.imshow(
-        shares[:, order].numpy(), aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest"
+        fractions[:, order].numpy(), aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest"
     )
     panel.set_yticks(range(len(names)), names, fontsize=6)
     panel.set(xlabel="feature, in the order of use", title="share of a class's tasks that use a feature")

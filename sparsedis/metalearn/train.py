@@ -1,11 +1,10 @@
 """Meta-training: the outer loop over episodes. To the files of every run (:mod:`sparsedis.runs.folder`) this one
 adds, if asked for, tensorboard/: metrics.jsonl for TensorBoard. Several processes (``torchrun``, ``accelerate launch``)
-share the episodes of a step out; only the first of them writes, and all of them read the folder to resume.
+each take a part of the episodes of a step; only the first one writes, and all of them read the folder to resume.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,30 +16,16 @@ from torch import nn
 
 from sparsedis.data import Episodes, FewShotData, load
 from sparsedis.data.sources import absolute
-from sparsedis.metalearn import recipe, report
+from sparsedis.metalearn import figures, optimization, tables
 from sparsedis.metalearn.config import TrainConfig
-from sparsedis.metalearn.evaluate import Evaluation, encode, evaluate
+from sparsedis.metalearn.distributed import Processes, processes
+from sparsedis.metalearn.evaluate import encode, evaluate
 from sparsedis.metalearn.learner import Learner
-from sparsedis.metalearn.runtime import Runtime, runtime
+from sparsedis.metalearn.results import Results
 from sparsedis.runs import files, folder, loop
 from sparsedis.runs.device import set_threads
 
 _BOARD = "tensorboard"
-
-
-@dataclass(frozen=True)
-class Results:
-    """How a run ended; what results.json holds.
-
-    Attributes:
-        iteration: of the learner that did best in validation.
-        validation: its accuracy there.
-        tests: one evaluation on the test split per number of shots.
-    """
-
-    iteration: int
-    validation: float
-    tests: tuple[Evaluation, ...]
 
 
 @dataclass
@@ -56,23 +41,23 @@ def train(
     console: Console | None = None,
     encoder: nn.Module | None = None,
 ) -> Results:
-    """Meta-train a learner, then test the one that did best in validation.
+    """Meta-train a learner, then test the one with the best validation.
 
     The same settings give the same files, byte for byte on the same CPU, whether or not the run was
     interrupted and resumed; and the same losses, up to rounding, in any number of processes. The global random state is
-    left as it was; the number of threads is set where ``config.threads`` says so.
+    left as it was; the number of threads is set if ``config.threads`` is.
 
     Args:
         config: the settings.
-        out: the folder of the run; made when everything is known to be in order.
-        resume: go on with the run in ``out``, from its last checkpoint.
+        out: the folder of the run; created after everything has been checked.
+        resume: continue the run in ``out`` from its last checkpoint.
         console: where to report; default: standard output.
         encoder: for ``config.encoder`` "custom": from images (N, *shape) to features (N, d). It is trained in place.
 
     Raises:
         ValueError: the data has too few classes or images; the run in ``out`` has other settings, or a
-            damaged checkpoint; the loss is no longer finite; the device or a package is missing; the processes do not
-            divide the batch.
+            damaged checkpoint; the loss is no longer finite; the device or a package is missing; the number of
+            processes does not divide the batch.
         FileExistsError: ``out`` holds a run, and ``resume`` is not set.
         FileNotFoundError: the data, or the run to resume, is not there.
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is saved first.
@@ -87,13 +72,13 @@ def train(
     shot = config.shot if config.validation_shot is None else config.validation_shot
     validation = _episodes(config, data, "validation", shot, later, config.validation_episodes)
     tests = [_episodes(config, data, "test", shot, later, config.test_episodes) for shot in config.test_shots]
-    processes = runtime(config)
+    group = processes(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        learner = Learner(config, data.images.shape[1:], encoder).to(processes.device)
-        processes.wait()  # nobody writes before all have looked
-        shown = console or Console(quiet=not processes.main)
-        run = _Run(out, config, learner, training, validation, processes, shown, resume)
+        learner = Learner(config, data.images.shape[1:], encoder).to(group.device)
+        group.barrier()  # no process writes before all have checked the folder
+        shown = console or Console(quiet=not group.main)
+        run = _Run(out, config, learner, training, validation, group, shown, resume)
         run.run(
             f"{config.head} on {data.name}: {config.way}-way {config.shot}-shot, "
             f"iterations {run.progress.iteration} to {config.iterations}, in {out}"
@@ -102,14 +87,14 @@ def train(
 
 
 def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner, TrainConfig]:
-    """The learner of a run that did best in validation so far, on the CPU, and the run's settings.
+    """The learner of a run with the best validation so far, on the CPU, and the settings of the run.
 
     Args:
         out: folder of the run.
         encoder: a module like the one that was trained, for ``config.encoder`` "custom"; its parameters are replaced.
 
     Raises:
-        FileNotFoundError: there is no such run, or it has not come to its first validation.
+        FileNotFoundError: there is no such run, or it has not reached its first validation.
         ValueError: its checkpoint is damaged.
     """
 
@@ -121,21 +106,6 @@ def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner
         return Learner(config, shape, encoder), config
 
     return folder.load_best(out, build)
-
-
-def results_of(out: str | Path) -> Results:
-    """How a finished run ended.
-
-    Raises:
-        FileNotFoundError: there is no such run, or it is not finished.
-        ValueError: its results are damaged.
-    """
-    path = Path(out) / folder.RESULTS
-    try:
-        held = json.loads(path.read_bytes())
-        return Results(held["iteration"], held["validation"], tuple(Evaluation(**test) for test in held["tests"]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"results: {path} is damaged: {error}") from error
 
 
 class _Run(loop.Loop):
@@ -152,63 +122,63 @@ class _Run(loop.Loop):
         learner: Learner,
         training: Episodes,
         validation: Episodes,
-        runtime: Runtime,
+        processes: Processes,
         console: Console,
         resume: bool,
     ) -> None:
-        self.training, self.validation, self.runtime = training, validation, runtime
-        optimizer = recipe.optimizer(config, learner)
-        super().__init__(out, config, learner, optimizer, _Progress(), console, resume, runtime.main)
-        self._module, self._stepper = runtime.prepare(learner, optimizer)
+        self.training, self.validation, self.processes = training, validation, processes
+        optimizer = optimization.optimizer(config, learner)
+        super().__init__(out, config, learner, optimizer, _Progress(), console, resume, processes.main)
+        self._module, self._stepper = processes.prepare(learner, optimizer)
         self._board = (
-            report.board(out / _BOARD, self.progress.iteration) if config.tensorboard and runtime.main else None
+            _tensorboard(out / _BOARD, self.progress.iteration) if config.tensorboard and processes.main else None
         )
 
     def finish(self, tests: list[Episodes], encoder: nn.Module | None) -> Results:
-        """Test the best learner; write and show the results."""
+        """Test the best learner; write and print the results."""
         if self._board is not None:
             self._board.close()
-        self.runtime.wait()
+        self.processes.barrier()
         learner, _ = load_run(self.out, encoder)
         learner.to(self.learner.device)
-        features = encode(learner, tests[0].data, "test", self.runtime)
+        features = encode(learner, tests[0].data, "test", self.processes)
         results = Results(
             self.progress.best_iteration,
             self.progress.best_accuracy,
-            tuple(evaluate(learner, features, episodes, self.runtime) for episodes in tests),
+            tuple(evaluate(learner, features, episodes, self.processes) for episodes in tests),
         )
         if self.main:
-            files.write(self.out / folder.CURVES, report.curves(self.metrics()))
+            files.write(self.out / folder.CURVES, figures.curves(self.metrics()))
             files.write_json(self.out / folder.RESULTS, asdict(results))
-        validation = report.percent(results.validation)
+        validation = tables.percent(results.validation)
         title = f"Test of the learner of iteration {results.iteration} (validation {validation})"
-        self.console.print(report.table(results.tests, title))
-        self.runtime.wait()
+        self.console.print(tables.evaluations(results.tests, title))
+        self.processes.barrier()
         return results
 
     def learning_rate(self) -> float:
-        return recipe.learning_rate(self.config, self.progress.iteration)
+        return optimization.learning_rate(self.config, self.progress.iteration)
 
     def advance(self) -> dict[str, float | None]:
-        config, runtime, training = self.config, self.runtime, self.training
-        share = config.batch // runtime.size
-        first = self.progress.iteration * config.batch + runtime.rank * share
-        batch = training.raw(training.batch(first, first + share))
+        config, processes, training = self.config, self.processes, self.training
+        part = config.batch // processes.size
+        first = self.progress.iteration * config.batch + processes.rank * part
+        batch = training.raw(training.batch(first, first + part))
         self.learner.train()
         passes = config.batch // (config.micro_batch or config.batch)
-        with self.learner.statistics.step(passes > 1, runtime.mean):
+        with self.learner.statistics.step(passes > 1, processes.mean):
             output = self._module(batch, config.way, first)
             labels = batch.query_labels.to(self.learner.device)
-            loss = recipe.loss(config, output.logits, labels)
+            loss = optimization.loss(config, output.logits, labels)
             accuracy = (output.logits.argmax(-1) == labels).double().mean()
             used = (~output.sparsity).double().mean()
             certified = self.learner.certified()
             measured = torch.stack([loss.detach().double(), accuracy, used])
-            share_certified = measured.new_tensor([0.0 if certified is None else certified])
-            values = runtime.mean(torch.cat([measured, share_certified])).tolist()
+            fraction = measured.new_tensor([0.0 if certified is None else certified])
+            values = processes.mean(torch.cat([measured, fraction])).tolist()
             self.check_finite(values[0])
             self._stepper.zero_grad()
-            runtime.backward(loss)
+            processes.backward(loss)
         self._stepper.step()
         self.learner.step()
         names = ("loss", "accuracy", "features_used", "certified")
@@ -216,14 +186,14 @@ class _Run(loop.Loop):
         return {**logged, "certified": None if certified is None else values[3]}
 
     def stopping(self, interrupted: bool) -> bool:
-        """Whether any of the processes is to end."""
-        return self.runtime.sum(torch.tensor(float(interrupted), device=self.learner.device)).item() > 0
+        """Whether any process has received SIGINT."""
+        return self.processes.sum(torch.tensor(float(interrupted), device=self.learner.device)).item() > 0
 
     def state(self) -> dict[str, Any]:
-        return self.runtime.state()
+        return self.processes.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.runtime.restore(dict(state))
+        self.processes.restore(dict(state))
 
     def log(self, split: str, values: Mapping[str, Any]) -> None:
         if self._board is not None:
@@ -233,8 +203,8 @@ class _Run(loop.Loop):
         super().log(split, values)
 
     def validate(self, measured: dict[str, float | None], rate: float) -> None:
-        features = encode(self.learner, self.validation.data, "validation", self.runtime)
-        result = evaluate(self.learner, features, self.validation, self.runtime)
+        features = encode(self.learner, self.validation.data, "validation", self.processes)
+        result = evaluate(self.learner, features, self.validation, self.processes)
         progress, config = self.progress, self.config
         self.log(
             "validation",
@@ -246,8 +216,8 @@ class _Run(loop.Loop):
             },
         )
         self.report(
-            f"loss {measured['loss']:.3f}, validation {report.percent(result.accuracy)} ± {100 * result.ci95:.1f}, "
-            f"features used {report.percent(result.features_used)}, certified {report.percent(result.certified)}",
+            f"loss {measured['loss']:.3f}, validation {tables.percent(result.accuracy)} ± {100 * result.ci95:.1f}, "
+            f"features used {tables.percent(result.features_used)}, certified {tables.percent(result.certified)}",
             rate,
         )
         if result.accuracy > progress.best_accuracy:
@@ -263,3 +233,16 @@ class _Run(loop.Loop):
 
 def _episodes(config: TrainConfig, data: FewShotData, split: str, shot: int, query: int, length: int) -> Episodes:
     return Episodes(data, split, way=config.way, shot=shot, query=query, seed=config.seed, length=length)
+
+
+def _tensorboard(path: Path, done: int) -> Any:
+    """A writer of TensorBoard files, which hides what an earlier part of the run wrote for steps after ``done``.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("tensorboard: needs TensorBoard; pip install 'sparsedis[fewshot]'") from error
+    return SummaryWriter(str(path), purge_step=done + 1)

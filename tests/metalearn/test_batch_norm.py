@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsedis.metalearn.statistics import Statistics
+from sparsedis.metalearn.batch_norm import RunningStatistics
 
 
 def layers() -> nn.Sequential:
@@ -32,7 +32,7 @@ def test_one_move_towards_the_mean(momentum: float | None) -> None:
     for part in PARTS:
         maps = module[0](part)
         own.append(maps.var((0, 2, 3)))
-    statistics = Statistics(module)
+    statistics = RunningStatistics(module)
     with statistics.step(True, twin):
         for part in PARTS:
             module(part)
@@ -48,7 +48,7 @@ def test_the_order_of_the_passes_and_repetitions_do_not_matter() -> None:
     results = []
     for order, repeated in (((0, 1, 2), ()), ((2, 0, 1), (1, 0))):
         module = layers()
-        statistics = Statistics(module)
+        statistics = RunningStatistics(module)
         with statistics.step(True, twin):
             for i in order:
                 module(PARTS[i])
@@ -64,7 +64,7 @@ def test_of_one_pass_as_pytorch_does_it() -> None:
     results = []
     for several in (True, False):
         module = layers()
-        statistics = Statistics(module)
+        statistics = RunningStatistics(module)
         with statistics.step(several, twin):
             module(PARTS[0])
             statistics.add()
@@ -75,12 +75,12 @@ def test_of_one_pass_as_pytorch_does_it() -> None:
 
 def test_an_error_leaves_the_momentum() -> None:
     module = layers()
-    with pytest.raises(KeyError), Statistics(module).step(True, twin):
+    with pytest.raises(KeyError), RunningStatistics(module).step(True, twin):
         raise KeyError
     assert module[1].momentum == 0.1
 
 
 def test_nothing_to_look_after() -> None:
-    statistics = Statistics(nn.Linear(2, 2))
+    statistics = RunningStatistics(nn.Linear(2, 2))
     with statistics.step(True, twin):
         statistics.add()

@@ -1,12 +1,11 @@
-"""Where a run runs: one process by itself, or several, or with mixed precision, by Hugging Face accelerate.
+"""Data-parallel training in several processes, and mixed precision, by Hugging Face accelerate.
 
-Several processes are started by ``torchrun`` or ``accelerate launch``, which say so in the environment. They share a
-step's episodes out in equal, consecutive parts.
+``torchrun`` and ``accelerate launch`` start several processes and set their number in the environment. Each takes an
+equal, consecutive part of the episodes of a step.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -17,12 +16,13 @@ from sparsedis.metalearn.config import TrainConfig
 from sparsedis.runs.device import device_named
 
 
-class Runtime:
-    """One process: everything is done here, and nothing has to be agreed upon.
+class Processes:
+    """The processes of a run; this base class is a single one, which needs no communication.
 
     Attributes:
-        rank, size: number of this process, and how many there are.
-        device: where its learner is.
+        rank: number of this process, from 0.
+        size: number of processes.
+        device: of this process's learner.
     """
 
     rank, size = 0, 1
@@ -40,7 +40,7 @@ class Runtime:
         return module, optimizer
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of the mean over all processes of their losses."""
+        """Gradients of the mean of the losses of all processes."""
         loss.backward()
 
     def mean(self, value: Tensor) -> Tensor:
@@ -51,12 +51,8 @@ class Runtime:
         """Sum over the processes, in each of them."""
         return value
 
-    def share(self, value: Any) -> Any:
-        """The main process's value, in each of them; anything that JSON can hold."""
-        return value
-
-    def wait(self) -> None:
-        """Until all processes are here."""
+    def barrier(self) -> None:
+        """Wait until all processes have called this."""
 
     def state(self) -> dict[str, Any]:
         """What the next step depends on besides learner and optimiser."""
@@ -66,7 +62,7 @@ class Runtime:
         """The inverse of :meth:`state`."""
 
 
-class _Accelerated(Runtime):
+class _Accelerated(Processes):
     def __init__(self, accelerator: Any) -> None:
         super().__init__(accelerator.device)
         self._accelerator = accelerator
@@ -84,14 +80,7 @@ class _Accelerated(Runtime):
     def sum(self, value: Tensor) -> Tensor:
         return self._accelerator.reduce(value, "sum")
 
-    def share(self, value: Any) -> Any:
-        from accelerate.utils import broadcast_object_list
-
-        held = [json.dumps(value)]
-        broadcast_object_list(held)
-        return json.loads(held[0])
-
-    def wait(self) -> None:
+    def barrier(self) -> None:
         self._accelerator.wait_for_everyone()
 
     def state(self) -> dict[str, Any]:
@@ -103,25 +92,25 @@ class _Accelerated(Runtime):
             self._accelerator.scaler.load_state_dict(state["scaler"])
 
 
-def runtime(config: TrainConfig) -> Runtime:
-    """For the settings and the environment.
+def processes(config: TrainConfig) -> Processes:
+    """The processes that the environment describes, with the device and precision of the settings.
 
     Raises:
-        ValueError: the device is not available; accelerate is needed and not installed; or the processes do not divide
-            the batch, or a pass of the encoder would have to be divided.
+        ValueError: the device is not available; accelerate is needed and not installed; or the number of processes does
+            not divide the batch, or a pass of the encoder would have to be divided.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1:
-        _check_shares(config, size)
+        _check_batch(config, size)
     elif config.precision == "no":
-        return Runtime(device_named(config.device))
+        return Processes(device_named(config.device))
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
         raise ValueError(
             "several processes and mixed precision need accelerate; pip install 'sparsedis[fewshot]'"
         ) from error
-    # The running statistics are the same everywhere; nothing is to be sent.
+    # The running statistics are equal in all processes; there is nothing to broadcast.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
     try:
         accelerator = Accelerator(
@@ -135,12 +124,12 @@ def runtime(config: TrainConfig) -> Runtime:
     return _Accelerated(accelerator)
 
 
-def _check_shares(config: TrainConfig, size: int) -> None:
+def _check_batch(config: TrainConfig, size: int) -> None:
     if config.batch % size:
         raise ValueError(f"batch: expected a multiple of the {size} processes, got {config.batch}")
-    share = config.batch // size
-    if config.micro_batch is None or share % config.micro_batch:
+    part = config.batch // size
+    if config.micro_batch is None or part % config.micro_batch:
         raise ValueError(
-            f"micro_batch: expected a divisor of {share}, the tasks of each of {size} processes, so that batch "
+            f"micro_batch: expected a divisor of {part}, the tasks of each of {size} processes, so that batch "
             f"normalisation gives the same for any number of them; got {config.micro_batch}"
         )

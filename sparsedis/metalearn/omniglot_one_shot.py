@@ -1,4 +1,4 @@
-"""Omniglot's own protocol: 20 runs of 20-way one-shot classification within an alphabet."""
+"""Evaluation on Omniglot's own protocol: 20 runs of 20-way one-shot classification within an alphabet."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class OneShot:
 
     Attributes:
         error: over all runs.
-        error_per_run: by name.
-        features_used: share of the features that a run's classifier uses, mean over runs.
-        certified: share of the runs solved to their certificate; None for a head that has none.
+        error_per_run: by the name of the run.
+        features_used: fraction of the features that a run's classifier uses, mean over runs.
+        certified: fraction of the runs solved to their certificate; None for a head without certificates.
     """
 
     error: float
@@ -32,7 +32,7 @@ class OneShot:
 def one_shot(learner: Learner, runs: Sequence[Run]) -> OneShot:
     """Fit the head on every run's training images, one per class, and classify its test images.
 
-    Batch normalisation uses its running statistics: no test image helps to classify another.
+    Batch normalisation uses its running statistics, so test images do not influence each other.
     """
     training = learner.encoder.training
     learner.encoder.eval()
@@ -48,5 +48,5 @@ def one_shot(learner: Learner, runs: Sequence[Run]) -> OneShot:
         used.append((~output.sparsity).double().mean().item())
         certified.append(learner.certified())
     learner.encoder.train(training)
-    shares = [share for share in certified if share is not None]
-    return OneShot(wrong / total, per_run, sum(used) / len(used), sum(shares) / len(runs) if shares else None)
+    known = [fraction for fraction in certified if fraction is not None]
+    return OneShot(wrong / total, per_run, sum(used) / len(used), sum(known) / len(runs) if known else None)

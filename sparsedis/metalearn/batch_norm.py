@@ -1,13 +1,13 @@
-"""Batch normalisation over several passes of the encoder, in any number of processes.
+"""Running statistics of batch normalisation over several passes of the encoder, in any number of processes.
 
-Every pass normalises by the statistics of its own images, whichever process runs it. So a step's losses and gradients
-do not depend on how its passes are shared out; what is left is the running statistics, which evaluation uses. PyTorch
-moves them at every pass, in order. Here they move once per step, towards the mean of the passes' statistics, which has
-no order:
+Every pass normalises by the statistics of its own images, in whichever process it runs, so the losses and gradients of
+a step do not depend on the number of processes. The running statistics, which evaluation uses, would: PyTorch updates
+them after every pass, in order. Here they are updated once per step, with the mean of the passes' statistics, which
+depends on no order:
 
     running <- (1 - momentum) running + momentum * mean over all passes of all processes (statistic of the pass)
 
-With one pass in all that is what PyTorch does, and it is left to do it.
+For a single pass that is PyTorch's own update, which is then left in place.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class Statistics:
+class RunningStatistics:
     """The running statistics of a module's batch normalisations.
 
     Args:
-        module: whose layers are looked after.
+        module: that holds the layers.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -35,11 +35,11 @@ class Statistics:
 
     @contextmanager
     def step(self, several: bool, mean: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """A training step, forward and backward; at its end the running statistics move once.
+        """Context of a training step, forward and backward; on exit the running statistics are updated once.
 
         Args:
             several: whether the step has more than one pass, over all processes.
-            mean: of a tensor over all processes.
+            mean: of a tensor over all processes, in each of them.
         """
         if not several or not self._layers:
             yield
@@ -58,10 +58,10 @@ class Statistics:
                 layer.momentum = momentum
         pooled = mean(torch.cat(sums) / self._passes).split([len(values) for values in before])
         for layer, count, old, new in zip(self._layers, counts, before, pooled, strict=True):
-            _move(layer, count + 1, old, new)
+            _update(layer, count + 1, old, new)
 
     def add(self) -> None:
-        """A pass is done. (Its repetition for the gradient is not one.)"""
+        """Call after every forward pass, but not after its recomputation in the backward pass."""
         if self._sums is not None:
             self._passes += 1
             for total, layer in zip(self._sums, self._layers, strict=True):
@@ -76,7 +76,7 @@ def _values(layer: _BatchNorm) -> Tensor:
 
 
 @torch.no_grad()
-def _move(layer: _BatchNorm, count: int, old: Tensor, new: Tensor) -> None:
+def _update(layer: _BatchNorm, count: int, old: Tensor, new: Tensor) -> None:
     assert layer.running_mean is not None
     assert layer.running_var is not None
     assert layer.num_batches_tracked is not None

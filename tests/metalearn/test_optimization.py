@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from sparsedis.metalearn import recipe
-from sparsedis.metalearn.config import TrainConfig
-from sparsedis.metalearn.presets import PRESETS
+from sparsedis.metalearn import optimization
+from sparsedis.metalearn.config import PRESETS, TrainConfig
 
 
 def test_metaoptnet_learning_rates() -> None:
@@ -12,12 +11,12 @@ def test_metaoptnet_learning_rates() -> None:
     assert (config.iterations, config.batch, config.shot, config.query) == (60_000, 8, 15, 6)
     expected = {0: 0.1, 19_999: 0.1, 20_000: 0.006, 39_999: 0.006, 40_000: 0.0012, 50_000: 0.00024, 59_999: 0.00024}
     for step, rate in expected.items():
-        assert recipe.learning_rate(config, step) == pytest.approx(rate, rel=1e-12), step
+        assert optimization.learning_rate(config, step) == pytest.approx(rate, rel=1e-12), step
 
 
 def test_cosine_learning_rates() -> None:
     config = TrainConfig(iterations=4, learning_rate=2.0)
-    rates = [recipe.learning_rate(config, step) for step in range(5)]
+    rates = [optimization.learning_rate(config, step) for step in range(5)]
     assert rates == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0])
 
 
@@ -27,7 +26,7 @@ def test_sgd() -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
     layer.weight.data.fill_(2.0)
     layer.weight.grad = torch.full((1, 1), 3.0)
-    recipe.optimizer(config, layer).step()
+    optimization.optimizer(config, layer).step()
     gradient = 3.0 + 0.1 * 2.0
     assert layer.weight.item() == pytest.approx(2.0 - 0.5 * (gradient + 0.9 * gradient))
 
@@ -38,6 +37,6 @@ def test_label_smoothing() -> None:
     logits, labels = torch.randn(2, 6, 5), torch.randint(0, 5, (2, 6))
     target = torch.full((2, 6, 5), 0.1 / 4).scatter(2, labels[..., None], 0.9)
     expected = -(target * logits.log_softmax(-1)).sum(-1).mean()
-    torch.testing.assert_close(recipe.loss(TrainConfig(label_smoothing=0.1), logits, labels), expected)
+    torch.testing.assert_close(optimization.loss(TrainConfig(label_smoothing=0.1), logits, labels), expected)
     plain = -logits.log_softmax(-1).gather(2, labels[..., None]).mean()
-    torch.testing.assert_close(recipe.loss(TrainConfig(), logits, labels), plain)
+    torch.testing.assert_close(optimization.loss(TrainConfig(), logits, labels), plain)

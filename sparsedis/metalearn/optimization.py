@@ -1,4 +1,4 @@
-"""How a learner is optimised: optimiser, learning rate, loss."""
+"""The optimiser, the learning rate and the loss of meta-training."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sparsedis.metalearn.config import TrainConfig
 from sparsedis.runs import schedule
 
 _STEPS = ((1 / 3, 0.06), (2 / 3, 0.012), (5 / 6, 0.0024))
-"""From this share of the run on, this factor: epochs 20, 40 and 50 of 60 (Lee et al., CVPR 2019)."""
+"""(fraction of the steps, factor from there on): epochs 20, 40 and 50 of 60 (Lee et al., CVPR 2019)."""
 
 
 def optimizer(config: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of the settings over all parameters."""
+    """The optimiser of all parameters."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             learner.parameters(),
@@ -27,10 +27,10 @@ def optimizer(config: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
 
 
 def learning_rate(config: TrainConfig, done: int) -> float:
-    """Of the step after ``done`` steps."""
+    """The learning rate of the step after ``done`` steps."""
     if config.schedule == "cosine":
         return config.learning_rate * schedule.cosine(done, config.iterations)
-    passed = [factor for share, factor in _STEPS if done / config.iterations >= share]
+    passed = [factor for fraction, factor in _STEPS if done / config.iterations >= fraction]
     return config.learning_rate * (passed[-1] if passed else 1.0)
 
 
@@ -39,5 +39,5 @@ def loss(config: TrainConfig, logits: Tensor, labels: Tensor) -> Tensor:
     flat, right = logits.flatten(0, 1), labels.flatten()
     if not config.label_smoothing:
         return F.cross_entropy(flat, right)
-    # PyTorch shares the probability out to all k classes, the right one among them.
+    # PyTorch distributes the probability over all k classes, including the right one.
     return F.cross_entropy(flat, right, label_smoothing=config.label_smoothing * config.way / (config.way - 1))

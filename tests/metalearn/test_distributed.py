@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sparsedis.metalearn.config import TrainConfig
-from sparsedis.metalearn.runtime import runtime
+from sparsedis.metalearn.distributed import processes
 from sparsedis.metalearn.train import train
 from sparsedis.runs import checkpoint
 from tests.command_line import options
@@ -119,11 +119,11 @@ def test_shares_that_do_not_fit(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", size)
     with pytest.raises(ValueError, match=message):
-        runtime(replace(TrainConfig(micro_batch=1), **changes))  # type: ignore[arg-type]
+        processes(replace(TrainConfig(micro_batch=1), **changes))  # type: ignore[arg-type]
 
 
 def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    assert runtime(TrainConfig()).size == 1, "one process does not need it"
+    assert processes(TrainConfig()).size == 1, "one process does not need it"
     with pytest.raises(ValueError, match=r"need accelerate; pip install 'sparsedis\[fewshot\]'"):
-        runtime(TrainConfig(precision="bf16"))
+        processes(TrainConfig(precision="bf16"))
