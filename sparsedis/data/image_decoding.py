@@ -56,7 +56,7 @@ def decode_rgb(content: bytes, name: str, size: int | None = None) -> np.ndarray
     Args:
         content: the file.
         name: of the file, for messages.
-        size: crop to the largest central square and scale to (size, size) pixels; default: as it is.
+        size: crop to the largest central square and scale to (size, size) pixels; default: unchanged.
 
     Raises:
         ValueError: as :func:`decode`.

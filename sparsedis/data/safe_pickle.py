@@ -1,9 +1,9 @@
-"""Pickle files read without running anything that they name.
+"""Safe reading of pickle files: no code that a file names is run.
 
-A pickle is a program. Its opcodes are interpreted here by the standard library's own interpreter, cut down to those
-that make numbers, text, bytes, lists, tuples and dicts; the only things that a file may name are those with which NumPy
-writes arrays and scalars, and these names stand for functions of this module, not for NumPy's: an array is made from
-raw bytes, its type from its short code. Everything else is refused before anything is called.
+A pickle is a program. Its opcodes are interpreted here by the standard library's interpreter, restricted to those that
+create numbers, text, bytes, lists, tuples and dicts. A file may name only the functions with which NumPy writes arrays
+and scalars, and these names are bound to functions of this module instead of NumPy's: an array is created from raw
+bytes, its type from its short code. Everything else is refused before anything is called.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEYS = (str, bytes, int, float, type(None))
 
 
 class _Name:
-    """What a permitted name of a pickle stands for: can be called, and nothing else."""
+    """The value of a permitted name: a callable without any other attribute."""
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -48,7 +48,7 @@ class _Name:
 
 
 class _Type:
-    """A NumPy type as its pickle builds it: a code, then a state with the byte order."""
+    """A NumPy dtype as its pickle builds it: from a code, then a state with the byte order."""
 
     __slots__ = ("code",)
 
@@ -80,7 +80,7 @@ class _Type:
 
 
 class _Array:
-    """An array between its REDUCE, which gives nothing yet, and its BUILD."""
+    """An array between its REDUCE opcode, which creates it empty, and its BUILD opcode, which fills it."""
 
     __slots__ = ("value",)
 
@@ -152,7 +152,7 @@ _Interpreter: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
 class _Bounded:
-    """A file that is never asked for more than it holds, however much its pickle says that there is."""
+    """A file that refuses reads beyond its size, whatever lengths its pickle announces."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._left = file, os.fstat(file.fileno()).st_size
@@ -175,8 +175,7 @@ class _Bounded:
 
 
 class _Reader(_Interpreter):
-    """The interpreter in Python: its memo is a dict, so no index makes it allocate, and its table of opcodes is
-    ours."""
+    """The interpreter in Python, with our table of opcodes; its memo is a dict: a large index allocates nothing."""
 
     dispatch: ClassVar[dict[int, Any]] = {
         getattr(pickle, name)[0]: _Interpreter.dispatch[getattr(pickle, name)[0]] for name in " ".join(_OPCODES).split()
@@ -207,7 +206,7 @@ class _Reader(_Interpreter):
         (count,) = struct.unpack("<Q", self.read(8))
         self.append(self.read(count))
 
-    # A key is hashed, and the hash of nested tuples recurses in C without end.
+    # Keys are hashed, and hashing deeply nested tuples would overflow the C stack.
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._fill([key, value])
@@ -255,13 +254,13 @@ class _Reader(_Interpreter):
 
 
 def load(path: str | Path) -> Any:
-    """What a pickle holds: numbers, text, bytes, None, lists, tuples, dicts and NumPy arrays of numbers.
+    """The content of a pickle: numbers, text, bytes, None, lists, tuples, dicts and NumPy arrays of numbers.
 
     Pickles of Python 2 are read with their strings as latin1.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds or names anything else, or is damaged; nothing of it has been run.
+        ValueError: the file contains or names anything else, or is damaged.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -276,28 +275,28 @@ def load(path: str | Path) -> Any:
 
 
 def _finished(value: Any) -> Any:
-    """The same containers with arrays in the places where their builders were."""
+    """The same containers, with their :class:`_Array` builders replaced by the arrays."""
     if isinstance(value, _Array):
         return _array(value)
     seen: set[int] = set()
     waiting = [value]
     while waiting:  # no recursion: the depth is the file's choice
-        held = waiting.pop()
-        if id(held) in seen:
+        item = waiting.pop()
+        if id(item) in seen:
             continue
-        if type(held) in (_Name, _Type):
+        if type(item) in (_Name, _Type):
             raise _refused("a name without its arguments")
-        if not isinstance(held, list | tuple | dict):
+        if not isinstance(item, list | tuple | dict):
             continue
-        seen.add(id(held))
-        places = held.items() if isinstance(held, dict) else enumerate(held)
+        seen.add(id(item))
+        places = item.items() if isinstance(item, dict) else enumerate(item)
         for place, inner in list(places):
             if not isinstance(inner, _Array):
                 waiting.append(inner)
-            elif isinstance(held, tuple):
+            elif isinstance(item, tuple):
                 raise _refused("an array in a tuple")
             else:
-                held[place] = _array(inner)
+                item[place] = _array(inner)
     return value
 
 

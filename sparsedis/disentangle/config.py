@@ -1,4 +1,4 @@
-"""What determines a disentanglement run."""
+"""The settings of a disentanglement run, and its presets."""
 
 from __future__ import annotations
 

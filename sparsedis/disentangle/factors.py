@@ -1,4 +1,4 @@
-"""Distributions over the factors of 3D Shapes: which images are drawn, and the factor values that make the targets."""
+"""Distributions over the factors of 3D Shapes: the probability of each image, and the factor values of the targets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _NOISE_STREAM = 3  # of the seed; 0 to 2 are the splits'
 class Factors:
     """The 480,000 images with their factor values, standardised, and the probability of each.
 
-    The grid is broken by uniform noise: every image has, once and for all, values within half a step of its grid
-    values, times ``noise``. The values are then standardised over all images. "gaussian" draws image i with a
+    Uniform noise fills the gaps of the grid: every image has fixed values within ``noise`` / 2 steps of its grid
+    values. The values are then standardised over all images. "gaussian" draws image i with a
     probability proportional to exp(-z_i^T S^-1 z_i / 2), with S = 1 on the diagonal and ``rho`` elsewhere, so exactly
     from the Gaussian restricted to the grid (the restriction leaves smaller correlations: see :meth:`correlation`);
-    "uniform" draws all alike.
+    "uniform" draws all images with equal probability.
 
     Source: Lachapelle et al., ICML 2023, section 5.1 (their "harder" distribution).
 

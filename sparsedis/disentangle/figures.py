@@ -9,7 +9,7 @@ from sparsedis.runs import plots
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
-    """The lines of metrics.jsonl: loss, MCC and R, and the share of features used, by iteration."""
+    """The lines of metrics.jsonl: loss, MCC and R, and the fraction of features used, by iteration."""
     figure = plots.figure(12, 3.5)
     panels = figure.subplots(1, 3)
     for panel, key, label in ((panels[0], "loss", "loss"), (panels[2], "features_used", "features used")):

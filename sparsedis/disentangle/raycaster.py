@@ -1,7 +1,7 @@
-"""A ray caster for one scene: a room, and in its middle a cube, cylinder, sphere or capsule.
+"""A ray caster for one scene: a cube, cylinder, sphere or capsule in the centre of a room.
 
-Units: the room's walls are 3 from its middle; z is up, the floor is z = 0; the camera and the light stand still, the
-room turns about the object. Everything is deterministic, in float32, on the CPU.
+Coordinates: the walls of the room are at distance 3 from its centre; z points up, the floor is z = 0; the camera and
+the light are fixed, and the room rotates about the object. Everything is deterministic, in float32, on the CPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 MAPS = ("floor", "wall", "object", "sky", "highlight")
-"""What an image is a sum of: each map times the colour of what it is named after."""
+"""An image is the sum of these maps, each times the colour of its surface."""
 
 _SIDE = 64
 _SUPERSAMPLING = 4  # rays per pixel, in each direction
@@ -25,12 +25,12 @@ _WALL_HEIGHT = 1.75
 _OBJECT_TURN = math.radians(28)  # of the cube against the camera, so that two of its sides are seen
 
 _LIGHT = (-0.42, -0.5, 1.0)  # towards the light
-_LIGHT_SPREAD = 0.16  # half the side of the square that the light fills, at distance 1: the softness of the shadow
+_LIGHT_SPREAD = 0.16  # half the side of the square light, at distance 1: the softness of the shadow
 _AMBIENT = {"floor": 0.42, "wall": 0.5, "object": 0.38}
 _DIFFUSE = {"floor": 0.6, "wall": 0.52, "object": 0.72}
-_SHADOW_REACH = 1.8  # no shadow is cast farther from the middle, at scale 1
-_SHADOW = 0.75  # how much of the direct light a shadow takes
-_CONTACT = 0.35  # how much of the light the object takes from the floor right beside it
+_SHADOW_RADIUS = 1.8  # largest distance of a shadow from the centre, at scale 1
+_SHADOW = 0.75  # fraction of the direct light that a shadow removes
+_CONTACT = 0.35  # fraction of the ambient light that the object keeps off the floor next to it
 _HIGHLIGHT, _SHININESS = 0.35, 24
 
 _INFINITE = 1e9
@@ -74,15 +74,15 @@ def trace(scale: float, shape: str, orientations: tuple[float, ...]) -> Tensor:
 
 
 def _floor(scale: float, shape: str, eye: Tensor, directions: Tensor, light: Tensor, jittered: Tensor) -> Tensor:
-    """Light on the floor where each ray meets it, as if there were no walls: no shadow reaches them."""
+    """Light on the floor where each ray meets it, ignoring the walls, where no shadow falls."""
     down = directions[:, 2]
     point = eye - (eye[2] / down.clamp_max(-1e-4))[:, None] * directions
     away = point[:, :2].norm(dim=-1) / scale
-    near = ((down < 0) & (away < _SHADOW_REACH)).nonzero()[:, 0]
+    near = ((down < 0) & (away < _SHADOW_RADIUS)).nonzero()[:, 0]
     blocked, _ = _object(scale, shape, point[near] + torch.tensor([0.0, 0.0, 1e-3]), jittered[near])
     direct = torch.ones_like(down)
     direct[near] -= _SHADOW * (blocked < _INFINITE).float()
-    # The floor sees less of the room, the closer it is to the object.
+    # Ambient occlusion: the object hides more of the room from the floor close to it.
     contact = 1 - _CONTACT * torch.exp(-((away / 0.55) ** 2))
     return _AMBIENT["floor"] * contact + _DIFFUSE["floor"] * light[2] * direct
 
@@ -102,7 +102,7 @@ def _view() -> Tensor:
 
 
 def _lights(count: int) -> tuple[Tensor, Tensor]:
-    """The direction of the light, and for every ray (count, 3) one of the places that the light fills."""
+    """The direction to the light, and for every ray (count, 3) that to a point of its area."""
     light = torch.tensor(_LIGHT)
     samples = _SUPERSAMPLING**2
     # A low-discrepancy set in the square, another order for every other pixel.
@@ -190,7 +190,7 @@ def _upright(
     best = torch.where(hit, distance, _INFINITE)
     normal = torch.cat([(x + distance[:, None] * ray) / radius, torch.zeros(len(x), 1)], -1)
     if closed:
-        # From above, or, for the rays to the light, from the floor beside: both cross the plane of the lid.
+        # Camera rays come from above, rays to the light from the floor; both cross the plane of the lid.
         speed = directions[:, 2]
         lid = (high - origin[:, 2]) / torch.where(speed.abs() < 1e-9, 1e-9, speed)
         across = (x + lid[:, None] * ray).norm(dim=-1)

@@ -1,4 +1,4 @@
-"""The results of a run, and what is read back from its folder.
+"""The results of a run, and functions that read them from its folder.
 
 To the files of every run (:mod:`sparsedis.runs.folder`) a run of disentanglement adds
 
@@ -27,11 +27,11 @@ class Results:
         iteration: the step of that learner.
         iterations: steps done.
         validation_loss, test_loss: outer loss.
-        features_used: share of the features that a test task's regression uses.
-        certified: share of the test tasks solved to their certificate.
+        features_used: fraction of the features that a test task's regression uses.
+        certified: fraction of the test tasks solved to their certificate.
         mcc, mcc_spearman, r: on factors drawn uniformly.
-        disentanglement, completeness, informativeness: DCI, likewise.
-        mcc_ica, r_ica: of the features, turned by the FastICA fitted to features of the training's distribution.
+        disentanglement, completeness, informativeness: DCI, on the same factors.
+        mcc_ica, r_ica: of the features transformed by FastICA, fitted to features of the training distribution.
         correlations: (6, d) of factors with features, on factors drawn uniformly; the features in the order of the
             assignment of ``mcc``.
     """

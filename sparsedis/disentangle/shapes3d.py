@@ -6,7 +6,7 @@ reads the published ``3dshapes.h5``.
 
 The light of a scene is linear in the colours of its surfaces, so an image is a sum of one map per surface, times that
 surface's colour. The maps depend on scale, shape and orientation alone: these 480 are traced once (2.5 s), and an image
-is then 64 * 64 x 5 numbers times 5 x 3. That is quicker than reading it from a disk.
+is then 64 * 64 x 5 numbers times 5 x 3. That is faster than reading it from a disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from sparsedis.disentangle import raycaster
 
 VERSION = 1
-"""Of the renderer: raised with every change of a pixel. A cache of another version is not read."""
+"""Of the renderer; increased with every change of a pixel. A cache of another version is refused."""
 
 SIDE = 64
 """Height and width of the images, in pixels."""
@@ -45,7 +45,7 @@ VALUES = (
     (0.0, 1.0, 2.0, 3.0),
     tuple(-30 + 60 * i / 14 for i in range(15)),
 )
-"""The values of every factor, as the published labels have them; a shape's is its place in :data:`SHAPES`."""
+"""The values of every factor, as the published labels have them; a shape's is its index in :data:`SHAPES`."""
 
 COUNT = math.prod(SIZES)
 """480,000 images."""
@@ -67,7 +67,7 @@ class Shapes3D(Protocol):
 
 
 class Rendered:
-    """Draws every image when it is asked for; the same index gives the same pixels on a machine, in any batch."""
+    """Draws images on demand; on one machine an index gives the same pixels in any batch."""
 
     def images(self, indices: Tensor) -> Tensor:
         """See :class:`Shapes3D`. ValueError: an index that is out of range."""
@@ -159,7 +159,7 @@ def open_source(spec: str) -> Shapes3D:
     """The images that a name stands for: ``rendered``, ``cache:FILE`` or ``h5:FILE``.
 
     Raises:
-        ValueError: another name, or a file that is not what it should be.
+        ValueError: another name, or a file of another content.
         FileNotFoundError: no such file.
         ImportError: h5py is needed and not installed.
     """
@@ -178,7 +178,7 @@ def absolute(spec: str) -> str:
 
 
 def coordinates(indices: Tensor) -> Tensor:
-    """The factors (..., 6) of images (...,), each as the place of its value in :data:`VALUES`, int64."""
+    """The factors (..., 6) of images (...,), each as the index of its value in :data:`VALUES`, int64."""
     places = []
     for size in reversed(SIZES):
         places.append(indices % size)
@@ -204,8 +204,8 @@ def values(indices: Tensor) -> Tensor:
 def write_cache(path: str | Path) -> None:
     """Draw all images to a file of 5.9 GB, for :class:`Cached`.
 
-    What is drawn first goes to a file beside it, ``.NAME.part``. A call that is interrupted leaves that file, and the
-    next one goes on from there; ``path`` itself is there only when it is whole.
+    The images are first written to ``.NAME.part`` in the same folder, which is renamed when it is complete. An
+    interrupted call leaves that file, and the next call continues it.
     """
     path = Path(path).expanduser()
     part = path.with_name(f".{path.name}.part")
@@ -228,10 +228,10 @@ def write_cache(path: str | Path) -> None:
 
 
 def contact_sheet(source: Shapes3D | None = None, scale: int = 2) -> bytes:
-    """A PNG image, one row per factor, which goes through its values while the others stand still.
+    """A PNG image with one row per factor: its values from left to right, the other factors constant.
 
     Args:
-        source: where the images are from; default: :class:`Rendered`.
+        source: of the images; default: :class:`Rendered`.
         scale: pixels of the sheet per pixel of an image.
     """
     from PIL import Image
@@ -275,5 +275,5 @@ def _colours() -> Tensor:
 
 
 def _header() -> bytes:
-    """What a cache begins with: 128 bytes, so that the images are aligned."""
+    """The first 128 bytes of a cache; the length keeps the images aligned."""
     return f"sparsedis shapes3d, version {VERSION}, uint8 {COUNT} x {SIDE} x {SIDE} x 3".encode().ljust(128, b"\n")

@@ -1,7 +1,7 @@
-"""Many runs that differ in one setting, the inner regression and the seed; and what came of them.
+"""Sweeps: many runs that differ in one setting, the inner regression and the seed, and a summary of their results.
 
-Every run has its own folder inside the sweep's, and the sweep goes on from what is there: finished runs are skipped,
-and an interrupted one is resumed. After every run sweep.json, sweep.md and sweep.png are written anew.
+Every run has its own folder in that of the sweep. Finished runs are skipped, and an interrupted one is resumed. After
+every run sweep.json, sweep.md and sweep.png are rewritten.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VALUES: dict[str, tuple[float | str, ...]] = {
     "tasks": ("bernoulli", "fixed-2", "blocks-2", "finite-2", "gaussian"),
     "eps": (0.01, 0.03, 0.1, 0.3),
 }
-"""What each setting goes through."""
+"""The default values of each setting."""
 
 JSON, TABLE, FIGURE = "sweep.json", "sweep.md", "sweep.png"
 
@@ -44,23 +44,23 @@ def sweep(
     inners: Sequence[str] = ("lasso", "ridge"),
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
-    """Run, or go on with, a sweep.
+    """Run a sweep, or continue it.
 
     Args:
-        base: the settings that all runs share.
+        base: the settings of all runs.
         out: its folder.
         vary: name of the setting that varies.
-        values: what it goes through; default: :data:`VALUES`.
-        seeds: one run each.
-        inners: inner regressions, one run each.
+        values: that it takes; default: :data:`VALUES`.
+        seeds: one run per seed.
+        inners: inner regressions, one run per inner regression.
         console: where to report; default: standard output.
 
     Returns:
-        One record per finished run: {inner, rho, eps, ...} as :func:`record` has it.
+        One record per finished run, as :func:`sparsedis.disentangle.results.record` returns it.
 
     Raises:
-        ValueError: an unknown setting; no seed, or a seed or value twice; or what
-            :func:`sparsedis.disentangle.train.train` raises.
+        ValueError: an unknown setting; no seed, or a seed or value given twice; and as
+            :func:`sparsedis.disentangle.train.train`.
     """
     if vary not in VALUES:
         raise ValueError(f"vary: expected one of {', '.join(VALUES)}, got {vary!r}")

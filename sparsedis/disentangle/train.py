@@ -26,12 +26,12 @@ from sparsedis.runs import files, folder, loop, schedule
 from sparsedis.runs.device import device_named, set_threads
 
 _IMAGES_AT_ONCE = 250
-_UNIFORM_STREAM, _OWN_STREAM = 5, 6  # of the seed: images that the metrics are computed on
-_WARM_UP = 50  # steps over which the learning rate rises, so that Adam's first steps are not its largest
+_UNIFORM_STREAM, _TRAINING_STREAM = 5, 6  # of the seed: images that the metrics are computed on
+_WARM_UP = 50  # steps over which the learning rate rises, because Adam's first steps would be its largest
 
 
 class Outcome(NamedTuple):
-    """Of a batch of tasks: the loss to minimise, the share of features used, and of tasks certified."""
+    """Of a batch of tasks: the loss to minimise, the fractions of features used and of tasks certified."""
 
     loss: Tensor
     used: float
@@ -41,16 +41,16 @@ class Outcome(NamedTuple):
 def train(
     config: DisentangleConfig, out: str | Path, *, resume: bool = False, console: Console | None = None
 ) -> Results:
-    """Train an encoder, then measure the one that did best in validation.
+    """Train an encoder, then measure the one with the best validation.
 
     The same settings give the same files, byte for byte on the same CPU (but for seconds.json), whether or not the run
-    was interrupted and resumed. The global random state is left as it was; the number of threads is set where
-    ``config.threads`` says so.
+    was interrupted and resumed. The global random state is left as it was; the number of threads is set if
+    ``config.threads`` is.
 
     Args:
         config: the settings.
-        out: the folder of the run; made when everything is known to be in order.
-        resume: go on with the run in ``out``, from its last checkpoint.
+        out: the folder of the run; created after everything has been checked.
+        resume: continue the run in ``out`` from its last checkpoint.
         console: where to report; default: standard output.
 
     Raises:
@@ -80,10 +80,10 @@ def train(
 
 
 def load_run(out: str | Path) -> tuple[FactorEncoder, DisentangleConfig]:
-    """The encoder of a run that did best in validation so far, on the CPU, and the run's settings.
+    """The encoder of a run with the best validation so far, on the CPU, and the settings of the run.
 
     Raises:
-        FileNotFoundError: there is no such run, or it has not come to its first validation.
+        FileNotFoundError: there is no such run, or it has not reached its first validation.
         ValueError: its checkpoint is damaged.
     """
 
@@ -95,10 +95,10 @@ def load_run(out: str | Path) -> tuple[FactorEncoder, DisentangleConfig]:
 
 
 def outer_loss(features: Tensor, targets: Tensor, config: DisentangleConfig) -> Outcome:
-    """Fit every task's regression and measure it.
+    """Fit the regression of every task and return its outer loss.
 
     The loss is half the mean squared error, plus the outer penalties, averaged over tasks. Penalties are relative: to
-    the Lasso's lambda1_max, and to the mean squared norm of the features; both are held constant in the gradient.
+    the Lasso's lambda1_max, and to the mean squared norm of the features; both are constants in the gradient.
 
     Args:
         features: (G, n, d), the inner samples first.
@@ -131,7 +131,7 @@ def outer_loss(features: Tensor, targets: Tensor, config: DisentangleConfig) -> 
 
 
 class World:
-    """The images, the factors and the tasks that a configuration stands for."""
+    """The images, factors and tasks of a run."""
 
     def __init__(self, config: DisentangleConfig, source: shapes3d.Shapes3D) -> None:
         self.source, self.config = source, config
@@ -164,7 +164,7 @@ class World:
         return self.source.images(indices).to(device).float().div_(255)
 
     def features(self, encoder: FactorEncoder, batch: TaskBatch, device: torch.device) -> Tensor:
-        """(G, n, d), in one pass: all samples share the statistics of the batch normalisation."""
+        """(G, n, d), in one pass, so that the batch normalisation has the statistics of all samples."""
         groups, n = batch.indices.shape
         return encoder(self.images(batch.indices.flatten(), device)).reshape(groups, n, -1)
 
@@ -192,15 +192,15 @@ class World:
         used, certified = (sum(column) / batches for column in list(zip(*outcomes, strict=True))[1:])
         return Outcome(loss, used, certified)
 
-    def drawn(self, count: int) -> Tensor:
-        """Indices of images of the training's distribution, for FastICA."""
-        return self.factors.sample(self._generator(_OWN_STREAM), (count,))
+    def training_images(self, count: int) -> Tensor:
+        """Indices of images drawn from the training distribution, for FastICA."""
+        return self.factors.sample(self._generator(_TRAINING_STREAM), (count,))
 
 
 @dataclass
 class _Progress(loop.Progress):
     best_loss: float | None = None
-    without_progress: int = 0  # validations since
+    without_progress: int = 0  # number of validations since the best one
 
 
 class _Run(loop.Loop):
@@ -269,7 +269,7 @@ class _Run(loop.Loop):
             progress.without_progress += 1
 
     def finish(self) -> Results:
-        """Test and measure the best learner; write and show the results."""
+        """Test and measure the best learner; write and print the results."""
         world, config = self.world, self.config
         encoder, _ = load_run(self.out)
         encoder.to(self.device)
@@ -277,9 +277,9 @@ class _Run(loop.Loop):
         chosen = torch.from_numpy(world.uniform)
         z = world.factors.values[chosen].double().numpy()
         f = world.encode(encoder, chosen, self.device)
-        own = world.encode(encoder, world.drawn(config.measured_images), self.device)
-        turned = metrics.ica(own, f, seed=config.seed)
-        told = metrics.dci(z, f, seed=config.seed)
+        training = world.encode(encoder, world.training_images(config.measured_images), self.device)
+        transformed = metrics.ica(training, f, seed=config.seed)
+        dci = metrics.dci(z, f, seed=config.seed)
         matched = [int(i) for i in metrics.assignment(z, f) if i >= 0]
         order = [*matched, *(i for i in range(f.shape[1]) if i not in matched)]
         results = Results(
@@ -292,17 +292,17 @@ class _Run(loop.Loop):
             mcc=metrics.mcc(z, f),
             mcc_spearman=metrics.mcc(z, f, "spearman"),
             r=metrics.r_score(z, f),
-            disentanglement=told.disentanglement,
-            completeness=told.completeness,
-            informativeness=told.informativeness,
-            mcc_ica=metrics.mcc(z, turned),
-            r_ica=metrics.r_score(z, turned),
+            disentanglement=dci.disentanglement,
+            completeness=dci.completeness,
+            informativeness=dci.informativeness,
+            mcc_ica=metrics.mcc(z, transformed),
+            r_ica=metrics.r_score(z, transformed),
             correlations=metrics.correlations(z, f)[:, order].tolist(),
         )
         files.write(self.out / folder.CURVES, figures.curves(self.metrics()))
         title = f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}: MCC {results.mcc:.3f}"
         files.write(self.out / CORRELATIONS, figures.heat_map(results.correlations, shapes3d.FACTORS, title))
         self.saved()
-        files.write_json(self.out / folder.RESULTS, asdict(results))  # last: a sweep takes it for the end of the run
+        files.write_json(self.out / folder.RESULTS, asdict(results))  # last: it marks the run as finished
         self.console.print(tables.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
         return results

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from sparsedis.metalearn.config import PRESETS, Head, Preset, TrainConfig
+from sparsedis.metalearn.config import HEADS, PRESETS, Head, Preset, TrainConfig
 from sparsedis.runs import command_line
 
 if TYPE_CHECKING:
@@ -183,7 +183,10 @@ class Compare:
         configs = comparison.variants(self.config, self.heads, self.eps)
         with command_line.repeatable():
             entries = [entry for entry, _ in comparison.run_all(configs, self.seeds, self.out)]
-        print(comparison.write(self.out, "compare", entries, comparison.best(entries), _about(self.config)), end="")
+        print(
+            comparison.write(self.out, "compare", entries, comparison.best(entries), _common_settings(self.config)),
+            end="",
+        )
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,6 @@ class Sweep:
 
     def run(self) -> None:
         from sparsedis.metalearn import comparison, figures
-        from sparsedis.metalearn.config import HEADS
         from sparsedis.runs import files
         from sparsedis.runs.config import different
 
@@ -220,8 +222,8 @@ class Sweep:
         files.write(self.out / "sweep.png", figures.sweep(entries))
         chosen = comparison.best([entry for entry in entries if entry.head == self.config.head])[0]
         folder = next(folders[0] for entry, folders in done if entry is chosen)
-        files.write(self.out / "features.png", _features(folder))
-        print(comparison.write(self.out, "sweep", entries, entries, _about(self.config)), end="")
+        files.write(self.out / "features.png", _feature_usage(folder))
+        print(comparison.write(self.out, "sweep", entries, entries, _common_settings(self.config)), end="")
 
 
 @dataclass(frozen=True)
@@ -258,12 +260,12 @@ class Data:
         console.print(tables.counts(data))
 
 
-def _about(config: TrainConfig) -> dict[str, Any]:
+def _common_settings(config: TrainConfig) -> dict[str, Any]:
     settings = config.as_json()
     return {"config": {name: value for name, value in settings.items() if name not in ("head", "seed", "lambda1")}}
 
 
-def _features(folder: Path) -> bytes:
+def _feature_usage(folder: Path) -> bytes:
     from sparsedis.data import Episodes, load
     from sparsedis.metalearn import figures
     from sparsedis.metalearn.evaluate import encode, examine
@@ -281,5 +283,5 @@ def _features(folder: Path) -> bytes:
         length=config.test_episodes,
     )
     _, details = examine(learner, encode(learner, data, "test"), episodes)
-    classes, shares = figures.usage(details.active, details.classes)
-    return figures.heat_map(shares, [data.class_names[i] for i in classes.tolist()])
+    classes, fractions = figures.usage(details.active, details.classes)
+    return figures.heat_map(fractions, [data.class_names[i] for i in classes.tolist()])

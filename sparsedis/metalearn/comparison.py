@@ -66,7 +66,7 @@ def run_all(
 
 def name(config: TrainConfig) -> str:
     """Name of the folder of a run in a comparison."""
-    lambda1 = config.hyperparameters.lambda1 if HEADS[config.head].lambda1 is not None else None
+    lambda1 = _lambda1(config)
     return f"{config.head}-{config.seed}" if lambda1 is None else f"{config.head}-{lambda1:g}-{config.seed}"
 
 
@@ -93,8 +93,13 @@ def _entry(config: TrainConfig, seeds: tuple[int, ...], finished: Sequence[Resul
     kinds = zip(*(one.tests for one in finished), strict=True)
     return Entry(
         head=config.head,
-        lambda1=config.hyperparameters.lambda1 if HEADS[config.head].lambda1 is not None else None,
+        lambda1=_lambda1(config),
         seeds=seeds,
         validation=sum(one.validation for one in finished) / len(finished),
         tests={f"{tests[0].way}-way {tests[0].shot}-shot": pooled(tests) for tests in kinds},
     )
+
+
+def _lambda1(config: TrainConfig) -> float | None:
+    """The weight of the group Lasso; None for a dense head."""
+    return None if HEADS[config.head].lambda1 is None else config.hyperparameters.lambda1

@@ -68,7 +68,7 @@ _NOT_NEGATIVE = ("lambda1", "lambda2", "dual_reg", "weight_decay", "label_smooth
 
 @dataclass(frozen=True)
 class TrainConfig(RunConfig):
-    """The settings of a run; two runs with equal settings on the same machine are equal.
+    """All settings of a run; two runs with equal settings on the same machine are equal.
 
     Raises:
         ValueError: a setting of the wrong type or out of its range; the message names it.

@@ -150,9 +150,9 @@ def examine(
         where = (confidence * _BINS).long().clamp(max=_BINS - 1).flatten()
         for column, values in enumerate((torch.ones_like(confidence), right.double(), confidence)):
             bins[:, column].index_add_(0, where, values.flatten())
-        share = learner.certified()
-        known = known and share is not None
-        certified[place] = 0.0 if share is None else share
+        fraction = learner.certified()
+        known = known and fraction is not None
+        certified[place] = 0.0 if fraction is None else fraction
     if processes.size > 1:
         accuracy, certified, active, classes, bins = (
             processes.sum(value.to(learner.device)).cpu() for value in (accuracy, certified, active, classes, bins)

@@ -28,7 +28,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
 
 def sweep(entries: Sequence[Entry]) -> bytes:
     """Accuracy against the fraction of features used, one panel per kind of task: sparse heads as curves, dense ones as
-    lines; bars and bands are 95% intervals."""
+    lines; bars and bands are 95% confidence intervals."""
     kinds = list(entries[0].tests)
     figure = plots.figure(4.5 * len(kinds), 3.6)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
@@ -53,9 +53,9 @@ def sweep(entries: Sequence[Entry]) -> bytes:
                 capsize=2,
                 label=head,
             )
-            for entry, share, test in zip(chosen, used, tests, strict=True):
+            for entry, fraction, test in zip(chosen, used, tests, strict=True):
                 panel.annotate(
-                    f"{entry.lambda1:g}", (share, test.accuracy), (3, -9), textcoords="offset points", fontsize=7
+                    f"{entry.lambda1:g}", (fraction, test.accuracy), (3, -9), textcoords="offset points", fontsize=7
                 )
         panel.set(title=kind, xlabel="share of features used", ylabel="accuracy", xlim=(0, 1.02))
         panel.grid(alpha=0.3)
@@ -93,7 +93,7 @@ def heat_map(fractions: Tensor, names: Sequence[str]) -> bytes:
 
 
 def reliability(bins: Tensor) -> bytes:
-    """Accuracy by confidence, beside how often each confidence occurs; bins (15, 3) as evaluation gives them."""
+    """Reliability diagram: accuracy by confidence, and a histogram of confidence; bins (15, 3) as in ``Details``."""
     count, right, confidence = bins.numpy().T
     some = count > 0
     width = 1 / len(bins)

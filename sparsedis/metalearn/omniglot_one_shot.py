@@ -30,7 +30,7 @@ class OneShot:
 
 @torch.no_grad()
 def one_shot(learner: Learner, runs: Sequence[Run]) -> OneShot:
-    """Fit the head on every run's training images, one per class, and classify its test images.
+    """Fit the head to the training images of every run, one per class, and classify its test images.
 
     Batch normalisation uses its running statistics, so test images do not influence each other.
     """

@@ -37,8 +37,9 @@ def read(out: str | Path) -> Results:
     """
     path = Path(out) / folder.RESULTS
     try:
-        held = json.loads(path.read_bytes())
-        return Results(held["iteration"], held["validation"], tuple(Evaluation(**test) for test in held["tests"]))
+        values = json.loads(path.read_bytes())
+        tests = tuple(Evaluation(**test) for test in values["tests"])
+        return Results(values["iteration"], values["validation"], tests)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"results: {path} is damaged: {error}") from error
 
@@ -73,8 +74,8 @@ class Pooled:
 
     Attributes:
         accuracy: mean over runs.
-        ci95: half the width of its 95% interval by the runs' episodes, which are independent; the spread of the runs'
-            training is not in it.
+        ci95: half the width of the 95% confidence interval of ``accuracy`` from the runs' episodes, which are
+            independent; it does not include the variance between trainings.
         lowest, highest: accuracy of single runs.
         features_used, calibration_error: means over runs.
         certified: mean over runs; None for a head without certificates.

@@ -1,6 +1,8 @@
-"""Meta-training: the outer loop over episodes. To the files of every run (:mod:`sparsedis.runs.folder`) this one
-adds, if asked for, tensorboard/: metrics.jsonl for TensorBoard. Several processes (``torchrun``, ``accelerate launch``)
-each take a part of the episodes of a step; only the first one writes, and all of them read the folder to resume.
+"""Meta-training: the outer loop over episodes.
+
+To the files of every run (:mod:`sparsedis.runs.folder`) ``config.tensorboard`` adds tensorboard/, metrics.jsonl for
+TensorBoard. Of several processes (``torchrun``, ``accelerate launch``) each takes a part of the episodes of a step;
+only the first one writes, and all of them read the folder to resume.
 """
 
 from __future__ import annotations
