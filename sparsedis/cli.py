@@ -18,7 +18,7 @@ import tyro
 
 from sparsedis.disentangle.commands import Disentangle, DisentangleSweep, Shapes3d, Synthetic
 from sparsedis.metalearn.commands import Compare, Data, Evaluate, Sweep, Train
-from sparsedis.metalearn.presets import PRESETS
+from sparsedis.metalearn.config import PRESETS
 
 _FAILURE, _INTERRUPTED, _BROKEN_PIPE = 2, 130, 141
 

@@ -1,6 +1,10 @@
-"""Dependencies go one way: metalearn -> nn -> the solvers -> ops -> the leaves."""
+"""Dependencies go one way, and never in a circle.
+
+metalearn, disentangle -> runs, nn -> the solvers -> ops -> the leaves
+"""
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,61 +27,133 @@ MAY_IMPORT = {
     "nn": LEAVES | {"arguments", "ops"} | SOLVERS,
     "data": LEAVES | {"data"},
     "models": LEAVES | {"models"},
-    "metalearn": LEAVES | {"data", "models", "nn", "metalearn"},
-    # metalearn holds what all training runs share: checkpoints and the loop.
-    "disentangle": LEAVES | {"ops", "nn", "data", "models", "metalearn", "disentangle"} | SOLVERS,
+    "runs": LEAVES | {"runs"},
+    "metalearn": LEAVES | {"data", "models", "nn", "runs", "metalearn"},
+    "disentangle": LEAVES | {"data", "models", "nn", "runs", "disentangle"} | SOLVERS,
     "info": LEAVES | {"ops"},
-    "cli": LEAVES | {"data", "metalearn", "disentangle", "info"},
+    "cli": LEAVES | {"metalearn", "disentangle", "info"},
     "__main__": {"cli"},
     "__init__": LEAVES | {"ops", "nn"} | SOLVERS,
 }
 
 
-def imports(path: Path) -> set[str]:
-    """Second-level names of the package that a file imports; the name of the module for others."""
+def modules(package: Path) -> dict[str, Path]:
+    """The files of a package by the dotted names of their modules."""
+    found = {}
+    for path in package.rglob("*.py"):
+        parts = (package.name, *path.relative_to(package).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path, known: Mapping[str, Path]) -> set[str]:
+    """The modules that a file imports anywhere: at its top, in functions and under TYPE_CHECKING.
+
+    ``from package import name`` imports the module ``package.name`` if there is one among ``known``, else something
+    that ``package`` defines or re-exports. That Python also runs the ``__init__`` of every package above counts for
+    nothing: these are complete, or being imported already, by then.
+    """
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute here"
-            below = {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "sparsedis" else set()
-            names |= below or {node.module}
+            assert node.module is not None
+            below = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {name if name in known else node.module for name in below}
     return names
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_dependencies_go_one_way(path):
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for name in imports(path):
-        top, _, rest = name.partition(".")
-        assert top not in ("tests", "benchmarks", "tools"), f"{path} imports {name}"
-        inner = rest.split(".")[0]
-        if top == "sparsedis" and inner in MAY_IMPORT:
-            assert inner in MAY_IMPORT[room], f"{path} imports {name}"
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Modules of which each imports the next, and the last one is the first again; empty if there are none."""
+    done: set[str] = set()
+
+    def visit(module: str, trail: list[str]) -> list[str]:
+        if module in trail:
+            return [*trail[trail.index(module) :], module]
+        if module in done:
+            return []
+        for name in sorted(graph.get(module, ())):
+            if found := visit(name, [*trail, module]):
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in sorted(graph) if (found := visit(module, []))), [])
+
+
+MODULES = modules(PACKAGE)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_dependencies_go_one_way(name: str) -> None:
+    own = MODULES[name].relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for imported in imports(MODULES[name], MODULES):
+        top, _, rest = imported.partition(".")
+        assert top not in ("tests", "benchmarks", "tools"), f"{name} imports {imported}"
+        part = rest.split(".")[0]
+        if top == "sparsedis" and part in MAY_IMPORT:
+            assert part in MAY_IMPORT[own], f"{name} imports {imported}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {name: imports(path, MODULES) & MODULES.keys() for name, path in MODULES.items()}
+    assert not circle(graph), " -> ".join(circle(graph))
+
+
+def planted(package: Path, **contents: str) -> list[str]:
+    """The circle in a package of these modules, each with a content."""
+    for name, content in contents.items():
+        path = package / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    found = modules(package)
+    return circle({name: imports(path, found) & found.keys() for name, path in found.items()})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("from p import b", "from p.a import x"),
+        ("import p.b", "def f():\n    from p import a"),
+        ("if TYPE_CHECKING:\n    from p.b import B", "def f():\n    import p.a"),
+    ],
+)
+def test_circles_are_found(tmp_path: Path, first: str, second: str) -> None:
+    assert planted(tmp_path / "p", __init__="from p.a import x", a=first, b=second) == ["p.a", "p.b", "p.a"]
+
+
+def test_re_exports(tmp_path: Path) -> None:
+    """A package may re-export names of its modules, and these import one another; not names that it re-exports."""
+    package = tmp_path / "p"
+    assert (
+        planted(package, __init__="from p.a import x\nfrom p.b import y", a="from p import b\nx = 1", b="y = 2") == []
+    )
+    assert planted(package, a="from p import y\nx = 1") == ["p", "p.a", "p"]
 
 
 OPERATIONS = [folder for folder in (PACKAGE / "ops").iterdir() if (folder / "signature.py").exists()]
 
 
-def test_an_operation_imports_itself_and_what_all_share():
+def test_an_operation_imports_itself_and_what_all_share() -> None:
     for folder in OPERATIONS:
         for path in folder.rglob("*.py"):
-            for name in imports(path):
+            for name in imports(path, MODULES):
                 if name.startswith("sparsedis.ops."):
                     assert name.split(".")[2] in (folder.name, "common"), f"{path} imports {name}"
 
 
-def test_compiled_backends_do_not_import_each_other():
+def test_compiled_backends_do_not_import_each_other() -> None:
     """They may import the torch backend, which does what they have no kernels for."""
     for folder in OPERATIONS:
         for backend in folder.glob("backend_*"):
             others = {other.stem for other in folder.glob("backend_*")} - {backend.stem, "backend_torch"}
             for path in backend.rglob("*.py") if backend.is_dir() else [backend]:
-                for name in imports(path):
+                for name in imports(path, MODULES):
                     assert not others & set(name.split(".")), f"{path} imports {name}"
 
 
-def test_every_room_is_listed():
-    rooms = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
-    assert rooms == set(MAY_IMPORT)
+def test_every_part_is_listed() -> None:
+    parts = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert parts == set(MAY_IMPORT)

@@ -87,7 +87,7 @@ def test_an_interrupted_sweep_says_how_it_goes_on(
     monkeypatch.setattr("sparsedis.disentangle.sweep.train", interrupted)
     assert cli.main(["disentangle-sweep", *options(CONFIG)]) == 130
     assert capsys.readouterr().out.endswith("Interrupted. To go on: the same command again\n")
-    monkeypatch.setattr("sparsedis.metalearn.grid.train", interrupted)
+    monkeypatch.setattr("sparsedis.metalearn.comparison.train", interrupted)
     for command in ("compare", "sweep"):
         assert cli.main([command]) == 130
         assert capsys.readouterr().out.endswith("Interrupted. To go on: the same command again\n")

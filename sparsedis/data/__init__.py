@@ -1,6 +1,7 @@
-"""Few-shot data sets and the episodes drawn from them."""
+"""Few-shot data sets, one reader per format, and the episodes drawn from them."""
 
-from sparsedis.data.dataset import SPLITS, FewShotData, load
+from sparsedis.data.dataset import SPLITS, FewShotData
 from sparsedis.data.episodes import Episode, Episodes
+from sparsedis.data.sources import load
 
 __all__ = ["SPLITS", "Episode", "Episodes", "FewShotData", "load"]

@@ -33,10 +33,9 @@ class Episode(NamedTuple):
 class Episodes(Dataset[Episode]):
     """A sequence of episodes over the classes of one split, with random access.
 
-    Episode i is drawn by a generator of its own, PCG64 seeded with SeedSequence([seed, number of the split,
-    i]), of which only the raw 64-bit output is used: NumPy guarantees that stream, so an episode is the same
-    on every machine, in every process and in any order. A choice of m among n is the first m places of n
-    sorted random numbers.
+    Episode i has its own generator, PCG64 seeded with SeedSequence([seed, number of the split, i]), of which only the
+    raw 64-bit output is used. NumPy guarantees that stream, so an episode is the same on every machine, in every
+    process and in any order. A choice of m among n is the first m entries of the argsort of n random numbers.
 
     Args:
         data: the data set.
@@ -45,7 +44,7 @@ class Episodes(Dataset[Episode]):
         shot: support images per class.
         query: query images per class.
         seed: 0 or more.
-        length: how many episodes; ``episodes[i]`` takes i from 0 to length-1.
+        length: number of episodes; ``episodes[i]`` accepts i from 0 to length-1.
 
     Raises:
         ValueError: a number out of range; the split has fewer classes than ``way``, or one of its classes
@@ -94,7 +93,7 @@ class Episodes(Dataset[Episode]):
         return self._length
 
     def indices(self, index: int) -> Episode:
-        """Episode ``index`` with, in place of images, their places in ``data.images``."""
+        """Episode ``index``, with indices into ``data.images`` in place of images."""
         if not 0 <= index < self._length:  # also what ends a for loop over the episodes
             raise IndexError(f"episode: expected an index from 0 to {self._length - 1}, got {index}")
         bits = PCG64(SeedSequence([self.seed, SPLITS.index(self.split), index]))
@@ -122,13 +121,13 @@ class Episodes(Dataset[Episode]):
         return raw._replace(support=scaled(raw.support), query=scaled(raw.query))
 
     def raw(self, indices: Episode) -> Episode:
-        """As :meth:`images`, with the images as the data set has them: uint8, or rows of a table of features."""
+        """As :meth:`images`, with the images as they are stored: uint8, or rows of a table of features."""
         pixels = self.data.images
         return indices._replace(support=pixels[indices.support], query=pixels[indices.query])
 
 
 def scaled(images: Tensor) -> Tensor:
-    """uint8 images as float32 in 0..1; others as they are."""
+    """uint8 images as float32 in 0..1; other tensors unchanged."""
     return images / 255 if images.dtype == torch.uint8 else images
 
 

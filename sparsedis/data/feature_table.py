@@ -1,4 +1,4 @@
-"""Tables of features that were computed elsewhere: .npz or .safetensors files.
+"""Reader of tables of features that were computed elsewhere: .npz or .safetensors files with the arrays
 
 features   (N, d), floating point
 labels     (N,), whole numbers from 0 to K-1
@@ -16,17 +16,21 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsedis.data.dataset import SPLITS, FewShotData
+from sparsedis.data.dataset import FewShotData, splits_from_numbers
 
 _NAMES = ("features", "labels", "splits")
+_DAMAGED = (
+    *(OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile),  # by np.load
+    safetensors.SafetensorError,
+)
 
 
 def load(path: str | Path) -> FewShotData:
-    """Read a table of features; its "images" are the rows, float32 (N, d).
+    """Read a table of features; the rows, float32 (N, d), take the place of images.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds something else.
+        ValueError: the file is damaged, or holds something else.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -49,7 +53,7 @@ def load(path: str | Path) -> FewShotData:
         images=features.float(),
         labels=labels if labels.is_floating_point() else labels.long(),
         class_names=tuple(map(str, range(len(splits)))),
-        splits={name: tuple((splits == i).nonzero()[:, 0].tolist()) for i, name in enumerate(SPLITS)},
+        splits=splits_from_numbers(splits),
     )
 
 
@@ -59,7 +63,5 @@ def _read(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: torch.from_numpy(archive[name]) for name in _NAMES if name in archive.files}
-    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"features: {path} is damaged or not a .npz or .safetensors file: {error}") from error
-    except safetensors.SafetensorError as error:
+    except _DAMAGED as error:
         raise ValueError(f"features: {path} is damaged or not a .npz or .safetensors file: {error}") from error

@@ -1,29 +1,23 @@
-"""Folders of images by class: CLASS/*.png, or SPLIT/CLASS/*.png with the splits train, val or validation, and test.
+"""Reader of folders of images by class: CLASS/*.png, or SPLIT/CLASS/*.png with SPLIT train, val(idation) or test.
 
-Without split folders the classes are put in the order of the SHA-256 of their names: the first 60% are for training,
-the next 15% for validation, the last 25% for test.
+Without split folders the classes are split by :func:`sparsedis.data.dataset.split_by_hash`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from sparsedis.data import cache, images
-from sparsedis.data.dataset import SPLITS, FewShotData
+from sparsedis.data import image_cache, image_decoding
+from sparsedis.data.dataset import SPLITS, FewShotData, split_by_hash
+from sparsedis.data.image_cache import Classes
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
 _FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
 def classes(path: str | Path) -> dict[str, dict[str, list[Path]]]:
-    """For every split its classes, and the image files of each, sorted.
+    """The image files by split and class, sorted.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -40,11 +34,8 @@ def classes(path: str | Path) -> dict[str, dict[str, list[Path]]]:
                 split = _FOLDERS[entry.name]
                 found[split] |= {f"{split}/{name}": members for name, members in _classes(entry).items()}
     else:
-        together = _classes(path)
-        order = sorted(together, key=lambda name: hashlib.sha256(name.encode()).digest())
-        cuts = [0, len(order) * 3 // 5, len(order) * 3 // 4, len(order)]
-        chosen = [sorted(order[a:b]) for a, b in pairwise(cuts)]
-        found = {split: {name: together[name] for name in names} for split, names in zip(SPLITS, chosen, strict=True)}
+        by_name = _classes(path)
+        found = {split: {name: by_name[name] for name in names} for split, names in split_by_hash(by_name).items()}
     if not any(found.values()):
         raise ValueError(f"images: expected CLASS/*.png or SPLIT/CLASS/*.png (or .jpg), found none in {str(path)!r}")
     return found
@@ -55,25 +46,16 @@ def load(path: str | Path, size: int | None = None) -> FewShotData:
 
     Args:
         path: the folder.
-        size: every image is cropped to its largest central square and scaled to (size, size); default: all must have
+        size: crop every image to its largest central square and scale it to (size, size) pixels; default: all must have
             the same size already.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: there are no images by class, a broken one, or different sizes; the message names the file.
+        ValueError: there are no images by class, a damaged one, or different sizes; the message names the file.
     """
     found = classes(path)
     sources = [file for by_name in found.values() for members in by_name.values() for file in members]
-    pixels, about = cache.cached(
-        "images", sources, {"size": size}, lambda target: _decode(found, sources, size, target)
-    )
-    return FewShotData(
-        name="images",
-        images=pixels,
-        labels=torch.tensor(about["labels"]),
-        class_names=tuple(about["class_names"]),
-        splits={split: tuple(about["splits"][split]) for split in SPLITS},
-    )
+    return image_cache.load("images", "images", sources, {"size": size}, lambda target: _decode(found, size, target))
 
 
 def _classes(path: Path) -> dict[str, list[Path]]:
@@ -86,26 +68,19 @@ def _classes(path: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _decode(
-    found: Mapping[str, Mapping[str, list[Path]]], sources: list[Path], size: int | None, target: Path
-) -> dict[str, Any]:
-    out = None
-    for i, file in enumerate(sources):
-        row = images.decode(file.read_bytes(), str(file), size)
-        if out is None:
-            out = np.lib.format.open_memmap(target, "w+", np.uint8, (len(sources), *row.shape))
-        if row.shape != out.shape[1:]:
-            expected, came = (f"{shape[2]}x{shape[1]}" for shape in (out.shape[1:], row.shape))
-            raise ValueError(f"images: expected {expected} pixels, got {came} in {file}; set image_size to scale them")
-        out[i] = row
-    assert out is not None
-    out.flush()
-    labels: list[int] = []
-    class_names: list[str] = []
-    splits: dict[str, list[int]] = {}
+def _decode(found: Mapping[str, Mapping[str, list[Path]]], size: int | None, target: Path) -> Classes:
+    classes = Classes()
+    sources: list[Path] = []
     for split, by_name in found.items():
-        splits[split] = list(range(len(class_names), len(class_names) + len(by_name)))
-        for name, members in by_name.items():
-            labels += [len(class_names)] * len(members)
-            class_names.append(name)
-    return {"labels": labels, "class_names": class_names, "splits": splits}
+        classes.add(split, list(by_name), [i for i, members in enumerate(by_name.values()) for _ in members])
+        sources += [file for members in by_name.values() for file in members]
+
+    def mismatch(expected: tuple[int, ...], got: tuple[int, ...], i: int) -> str:
+        return (
+            f"images: expected {expected[2]}x{expected[1]} pixels, got {got[2]}x{got[1]} in {sources[i]}; "
+            f"set image_size to scale them"
+        )
+
+    images = (image_decoding.decode_rgb(file.read_bytes(), str(file), size) for file in sources)
+    image_cache.write_images(target, images, len(sources), None, mismatch)
+    return classes

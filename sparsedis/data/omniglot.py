@@ -1,16 +1,13 @@
 """Omniglot (Lake, Salakhutdinov and Tenenbaum, Science 2015), read from its published folders or zip files.
 
-A class is a character of an alphabet; every class has 20 images by 20 drawers. The split by class is fixed by
-a rule that needs no file and no random generator: characters are put in the order of the SHA-256 of
-"ALPHABET/characterNN". Where both published parts are there, the evaluation part is the test set, and the
-first 80% of the background characters in that order are for training, the rest for validation; where only one
-is there, the first 60% are for training, the next 15% for validation and the last 25% for test.
+A class is a character of an alphabet, "ALPHABET/characterNN"; every class has 20 images by 20 drawers. With both
+published parts, the evaluation part is the test set, and the first 80% of the background characters in the order of
+:func:`sparsedis.data.dataset.in_hash_order` are for training, the rest for validation; with only one part, the classes
+are split by :func:`sparsedis.data.dataset.split_by_hash`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import re
 import zipfile
 import zlib
@@ -22,7 +19,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageChops
 
-from sparsedis.data.dataset import FewShotData
+from sparsedis.data import image_decoding
+from sparsedis.data.dataset import FewShotData, in_hash_order, split_by_hash
 
 SIDE = 28
 """Height and width of the images, in pixels."""
@@ -35,7 +33,7 @@ _MEMBER = re.compile(r"(?:.*/)?images_(background|evaluation)[^/]*/([^/]+)/(char
 
 
 class _Key(NamedTuple):
-    """Where an image belongs, as its path says; sorting these gives the order of classes and images."""
+    """The class of an image, from its path; the sorting order of these is that of classes and images."""
 
     alphabet: str
     character: str
@@ -46,20 +44,19 @@ class _Key(NamedTuple):
 def load(path: str | Path) -> FewShotData:
     """Read Omniglot: 105x105 one-bit images, inverted (ink is bright) and area averaged to 28x28 uint8.
 
-    Nothing is written to disk. An image that is there twice (a folder beside its zip file; a "small" set
-    beside the whole) counts once.
+    Nothing is written to disk. Of an image that occurs twice (a folder beside its zip file; a "small" set beside the
+    complete one) the first is kept.
 
     Args:
-        path: a zip file as published (images_background.zip, images_evaluation.zip,
-            images_background_small1.zip...), one of the folders that these hold, or a folder with several of
-            either.
+        path: a published zip file (images_background.zip, images_background_small1.zip, images_evaluation.zip...), or
+            one of the folders that these hold, or a folder with several of either.
 
     Returns:
         The data set, classes in alphabetical order, named "Alphabet/characterNN".
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
-        ValueError: nothing of the published layout is there, or a file is broken; the message names it.
+        ValueError: there is nothing in the published layout, or a damaged file, which the message names.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -84,14 +81,12 @@ def load(path: str | Path) -> FewShotData:
 
 
 def _split(part_of: dict[str, str]) -> dict[str, list[str]]:
-    order = sorted(part_of, key=lambda name: hashlib.sha256(name.encode()).digest())
-    evaluation = [name for name in order if part_of[name] == "evaluation"]
-    background = [name for name in order if part_of[name] == "background"]
-    if evaluation and background:
-        cut = len(background) * 4 // 5
-        return {"train": background[:cut], "validation": background[cut:], "test": evaluation}
-    first, second = len(order) * 3 // 5, len(order) * 3 // 4
-    return {"train": order[:first], "validation": order[first:second], "test": order[second:]}
+    evaluation = [name for name in part_of if part_of[name] == "evaluation"]
+    if not evaluation or len(evaluation) == len(part_of):
+        return split_by_hash(part_of)
+    background = in_hash_order(name for name in part_of if part_of[name] == "background")
+    cut = len(background) * 4 // 5
+    return {"train": background[:cut], "validation": background[cut:], "test": evaluation}
 
 
 def _files(path: Path) -> Iterator[tuple[_Key, str, bytes]]:
@@ -126,7 +121,7 @@ def _members(path: Path) -> Iterator[tuple[_Key, str, bytes]]:
 
 
 def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
-    """A member of an archive, up to one byte more than the limit; ValueError, with ``name``, if it is broken."""
+    """A member of an archive, up to one byte more than the limit; ValueError, with ``name``, if it is damaged."""
     # The size in the header may lie, so the limit is on what is read. RuntimeError: the member is encrypted.
     try:
         with archive.open(member) as stream:
@@ -141,16 +136,12 @@ def _key(match: re.Match[str]) -> _Key:
 
 
 def decode(name: str, content: bytes) -> np.ndarray:
-    """A 105x105 PNG image as 28x28 uint8 with bright ink; ValueError, with ``name``, if it is none."""
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"omniglot: expected an image of at most {MAX_BYTES} bytes, got more in {name}")
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            size = image.size  # known before a pixel is decoded
-            if size == _SOURCE_SIZE:
-                grey = ImageChops.invert(image.convert("L"))
-    except Exception as error:  # Pillow documents no closed list of what a hostile file may raise
-        raise ValueError(f"omniglot: expected a PNG image, got {name}: {error}") from error
-    if size != _SOURCE_SIZE:
-        raise ValueError(f"omniglot: expected 105x105 pixels, got {size[0]}x{size[1]} in {name}")
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
+    """A 105x105 PNG image as 28x28 uint8 with bright ink.
+
+    Raises:
+        ValueError: the file is damaged, too large, or of another size; the message has ``name``.
+    """
+    image = image_decoding.decode(
+        content, name, "L", reader="omniglot", formats=("PNG",), max_bytes=MAX_BYTES, size=_SOURCE_SIZE
+    )
+    return np.asarray(ImageChops.invert(image).resize((SIDE, SIDE), Image.Resampling.BOX))

@@ -6,13 +6,13 @@ import shlex
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
 from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.synthetic import SyntheticConfig
-from sparsedis.metalearn import options
+from sparsedis.runs import command_line
 
 
 @dataclass(frozen=True)
@@ -20,24 +20,24 @@ class Synthetic:
     """Lasso and ridge regression on disentangled and rotated features, beside the published means."""
 
     config: tyro.conf.OmitArgPrefixes[SyntheticConfig]
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    json: command_line.OptionalFile = None
     """File to write the means to."""
-    figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    figure: command_line.OptionalFile = None
     """PNG file to draw the means into."""
 
     def run(self) -> None:
         from rich.console import Console
 
         from sparsedis.disentangle import synthetic
-        from sparsedis.metalearn import checkpoint
+        from sparsedis.runs import files
 
         for name in ("json", "figure"):
-            options.check_file(name, getattr(self, name))
+            command_line.check_file(name, getattr(self, name))
         rows = synthetic.run(self.config, progress=lambda line: print(line, file=sys.stderr, flush=True))
         if self.json:
-            checkpoint.write_json(self.json, [asdict(row) for row in rows])
+            files.write_json(self.json, [asdict(row) for row in rows])
         if self.figure:
-            checkpoint.write(self.figure, synthetic.figure(rows))
+            files.write(self.figure, synthetic.figure(rows))
         console = Console()
         if not console.is_terminal:  # a file or a pipe has no width: no cell has to be cut
             console.width = max(console.width, 140)
@@ -49,23 +49,23 @@ class Disentangle:
     """Train an encoder through sparse regressions on the factors of 3D Shapes; measure how far it disentangles them."""
 
     config: tyro.conf.OmitArgPrefixes[DisentangleConfig]
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    out: command_line.OptionalFolder = None
     """Folder of the run; the default is runs/disentangle-INNER-RHO-SEED."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Go on with the run in the folder, which must have the same settings."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    json: command_line.OptionalFile = None
     """File to write the result to."""
 
     def run(self) -> None:
-        from sparsedis.disentangle.sweep import record
+        from sparsedis.disentangle.results import record
         from sparsedis.disentangle.train import train
-        from sparsedis.metalearn import checkpoint
+        from sparsedis.runs import files
 
-        options.check_file("json", self.json)
-        with options.resumable(self._folder(), self._resume_command()):
+        command_line.check_file("json", self.json)
+        with command_line.resumable(self._folder(), self._resume_command()):
             train(self.config, self._folder(), resume=self.resume)
         if self.json:
-            checkpoint.write_json(self.json, record(self._folder()))
+            files.write_json(self.json, record(self._folder()))
 
     def _folder(self) -> Path:
         config = self.config
@@ -74,7 +74,7 @@ class Disentangle:
     def _resume_command(self) -> str:
         preset = self.config.preset
         words = ["sparsedis", "disentangle", "--preset", preset]
-        words += options.words(self.config, DisentangleConfig(preset=preset))
+        words += command_line.words(self.config, DisentangleConfig(preset=preset))
         words += ["--json", str(self.json)] if self.json else []
         return shlex.join([*words, "--out", str(self._folder()), "--resume"])
 
@@ -90,16 +90,16 @@ class DisentangleSweep:
     """What it goes through; the default is a grid of its own."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run each, with Lasso and with ridge."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    out: command_line.OptionalFolder = None
     """Folder of the sweep, which goes on from what is there; the default is runs/sweep-VARY."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    json: command_line.OptionalFile = None
     """File to write the list of results to."""
 
     def run(self) -> None:
         from sparsedis.disentangle.sweep import sweep
-        from sparsedis.metalearn import checkpoint
+        from sparsedis.runs import files
 
-        options.check_file("json", self.json)
+        command_line.check_file("json", self.json)
         values: list[str | float] = list(self.values)
         if self.vary != "tasks":
             try:
@@ -107,33 +107,33 @@ class DisentangleSweep:
             except ValueError as error:
                 raise ValueError(f"values: expected numbers, got {' '.join(self.values)!r}") from error
         out = self.out or Path("runs") / f"sweep-{self.vary}"
-        with options.continued():
+        with command_line.repeatable():
             records = sweep(self.config, out, vary=self.vary, values=values, seeds=self.seeds)
         if self.json:
-            checkpoint.write_json(self.json, records)
+            files.write_json(self.json, records)
 
 
 @dataclass(frozen=True)
 class Shapes3d:
     """Draw the images of 3D Shapes: a contact sheet, or all 480,000 of them to a file of 5.9 GB."""
 
-    sheet: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    sheet: command_line.OptionalFile = None
     """PNG file to draw a contact sheet to, a row per factor."""
-    cache: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    cache: command_line.OptionalFile = None
     """File to draw all images to, for --data cache:FILE; goes on where an interrupted call ended."""
     data: str = "rendered"
     """Images of the contact sheet: rendered, cache:FILE or h5:FILE."""
 
     def run(self) -> None:
-        from sparsedis.data import shapes3d
-        from sparsedis.metalearn import checkpoint
+        from sparsedis.disentangle import shapes3d
+        from sparsedis.runs import files
 
         if self.sheet is None and self.cache is None:
             raise ValueError("shapes3d: expected --sheet FILE, --cache FILE or both")
-        options.check_file("sheet", self.sheet)
-        options.check_file("cache", self.cache)
+        command_line.check_file("sheet", self.sheet)
+        command_line.check_file("cache", self.cache)
         if self.sheet:
-            checkpoint.write(self.sheet, shapes3d.contact_sheet(shapes3d.open_source(self.data)))
+            files.write(self.sheet, shapes3d.contact_sheet(shapes3d.open_source(self.data)))
         if self.cache:
-            with options.continued():
+            with command_line.repeatable():
                 shapes3d.write_cache(self.cache)

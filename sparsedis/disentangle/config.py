@@ -1,13 +1,13 @@
-"""What determines a disentanglement run."""
+"""The settings of a disentanglement run, and its presets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sparsedis.data.factors import Factors
+from sparsedis.disentangle.factors import Factors
 from sparsedis.disentangle.tasks import TaskDistribution
-from sparsedis.metalearn.settings import Settings
+from sparsedis.runs.config import RunConfig
 
 Inner = Literal["lasso", "ridge"]
 Preset = Literal["quick", "published"]
@@ -60,7 +60,7 @@ _NOT_NEGATIVE = ("rho", "noise", "eps", "outer_l1", "outer_l2", "target_noise", 
 
 
 @dataclass(frozen=True)
-class DisentangleConfig(Settings):
+class DisentangleConfig(RunConfig):
     """All settings of a run; two runs with equal settings on the same machine are equal.
 
     A number of 0 where it says so stands for the preset's, which replaces it.

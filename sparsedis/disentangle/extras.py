@@ -1,4 +1,4 @@
-"""Packages of the extra [disentangle], with an explanation where they are missing."""
+"""Imports of the packages of the extra [disentangle], with an error that says how to install a missing one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def need(module: str) -> Any:
-    """Import a module of scipy or scikit-learn; ImportError says how to get it."""
+    """Import a module of scipy or scikit-learn; if it is missing, the ImportError says how to install it."""
     try:
         return import_module(module)
     except ImportError as error:

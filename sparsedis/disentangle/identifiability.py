@@ -1,4 +1,4 @@
-"""Which assumptions of the identifiability theorem a distribution of tasks meets.
+"""Check which assumptions of the identifiability theorem a distribution of tasks meets.
 
 Source: Lachapelle et al., ICML 2023, section 3.1. Features f = L z, linear in the m factors, fit all tasks as
 sparsely as the factors do only where L is a permutation with scales, if
@@ -23,13 +23,13 @@ from sparsedis.disentangle.tasks import TaskDistribution
 
 @dataclass(frozen=True)
 class Assumption:
-    """One assumption, and where it fails.
+    """One assumption, with a counterexample if it fails.
 
     Attributes:
-        name: what it is called.
-        holds: whether it is met; None where nothing was given to tell.
+        name: of the assumption.
+        holds: whether it is met; None if it was not checked.
         reason: one sentence.
-        counterexample: where it fails, what shows it: "direction" (m,) that the features or tasks do not see;
+        counterexample: if it fails: "direction" (m,) to which all features or tasks are orthogonal;
             "support" and "direction" a; or "factor" j and "missing", what the supports without j never have.
     """
 
@@ -41,7 +41,7 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Identifiability:
-    """What :func:`check_identifiability` found.
+    """The result of :func:`check_identifiability`.
 
     Attributes:
         representation, tasks, within_supports, supports: the four assumptions.
@@ -59,7 +59,7 @@ class Identifiability:
 
     @property
     def linear(self) -> bool:
-        """The features are linear in the factors, as far as the tasks decide it."""
+        """Whether the sparsest features are linear in the factors, if the features vary."""
         return bool(self.tasks.holds) and self.representation.holds is not False
 
     @property
@@ -85,10 +85,9 @@ def check_identifiability(
         tasks: a :class:`TaskDistribution`; or supports (S, m), boolean, with coefficients that have a density on each;
             or coefficients, float (T, m), or (T, k, m) for tasks of k outputs. A row without coefficients is refused.
         features: (N, d) values of the representation, to check that they vary; not checked without.
-        sampled: coefficients are draws from a distribution with a density on each support, and not all the tasks that
-            there are. Each support is then asked for draws that span it, which shows the density as far as draws can;
-            finitely many tasks of one output never meet the assumption on a support of two factors or more, for each is
-            blind to some direction.
+        sampled: coefficients are draws from a distribution with a density on each support, rather than all tasks. The
+            draws on each support must then span it, the most that draws can show. Finitely many tasks of one output
+            never meet the assumption on a support of two factors or more: each is orthogonal to some direction.
         tol: singular values below this multiple of the largest count as 0.
 
     Raises:
@@ -121,7 +120,7 @@ def check_identifiability(
     return Identifiability(
         representation=_representation(features, tol),
         tasks=_tasks(supports, fixed, tol),
-        within_supports=_within(supports, fixed, sampled, tol),
+        within_supports=_within_supports(supports, fixed, sampled, tol),
         supports=_supports(supports),
     )
 
@@ -133,23 +132,25 @@ def _representation(features: ArrayLike | None, tol: float) -> Assumption:
     values = np.asarray(features, np.float64)
     if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
         raise ValueError(f"features: expected finite values of shape (N, d), got shape {values.shape}")
-    blind = _blind(values, tol)
-    if blind is None:
+    direction = _orthogonal(values, tol)
+    if direction is None:
         return Assumption(name, True, f"{values.shape[1]} values of the features are linearly independent")
-    return Assumption(name, False, "all values of the features lie in a hyperplane", {"direction": blind})
+    return Assumption(name, False, "all values of the features lie in a hyperplane", {"direction": direction})
 
 
 def _tasks(supports: NDArray[np.bool_], fixed: NDArray[np.float64] | None, tol: float) -> Assumption:
     name, m = "task variability", supports.shape[1]
-    # Draws with a density on their supports span the factors that these have together.
+    # Draws with a density on their supports span the union of the supports.
     rows = np.diag(supports.any(0).astype(float)) if fixed is None else fixed.reshape(-1, m)
-    blind = _blind(rows, tol)
-    if blind is None:
+    direction = _orthogonal(rows, tol)
+    if direction is None:
         return Assumption(name, True, f"{m} rows of coefficients are linearly independent")
-    return Assumption(name, False, "no task sees a change of the factors in one direction", {"direction": blind})
+    return Assumption(name, False, "no task sees a change of the factors in one direction", {"direction": direction})
 
 
-def _within(supports: NDArray[np.bool_], fixed: NDArray[np.float64] | None, sampled: bool, tol: float) -> Assumption:
+def _within_supports(
+    supports: NDArray[np.bool_], fixed: NDArray[np.float64] | None, sampled: bool, tol: float
+) -> Assumption:
     name = "intra-support variability"
     if fixed is None:
         return Assumption(name, True, "the coefficients have a density on every support")
@@ -157,11 +158,11 @@ def _within(supports: NDArray[np.bool_], fixed: NDArray[np.float64] | None, samp
         chosen = np.flatnonzero(support)
         members = fixed[(supports == support).all(1)][:, :, chosen]
         for rows in [members.reshape(-1, len(chosen))] if sampled else members:
-            blind = _blind(rows, tol)
-            if blind is not None:
+            direction = _orthogonal(rows, tol)
+            if direction is not None:
                 what = "the tasks drawn do" if sampled else "a task does"
                 reason = f"on the support {chosen.tolist()} {what} not see a change of the factors in one direction"
-                return Assumption(name, False, reason, {"support": chosen.tolist(), "direction": blind})
+                return Assumption(name, False, reason, {"support": chosen.tolist(), "direction": direction})
     return Assumption(name, True, "on every support no direction is unseen")
 
 
@@ -176,7 +177,7 @@ def _supports(supports: NDArray[np.bool_]) -> Assumption:
     return Assumption(name, True, "for every factor, the supports without it have together all others")
 
 
-def _blind(rows: NDArray[np.float64], tol: float) -> list[float] | None:
+def _orthogonal(rows: NDArray[np.float64], tol: float) -> list[float] | None:
     """A unit vector that all rows are orthogonal to, or None."""
     _, singular, turned = np.linalg.svd(rows, full_matrices=True)
     rank = int((singular > tol * singular.max(initial=0)).sum())

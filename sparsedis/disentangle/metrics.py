@@ -1,4 +1,4 @@
-"""How well features are the factors: MCC, R and DCI, and independent component analysis as the baseline.
+"""Metrics of disentanglement: MCC, R and DCI, and independent component analysis (ICA) as the baseline.
 
 Factors (N, m) and features (N, d) are float arrays, a row per sample. For a statement about disentanglement, draw the
 factors uniformly: with correlated ones an entangled feature correlates with every factor.
@@ -22,8 +22,9 @@ class DCI:
     """Disentanglement, completeness and informativeness (Eastwood and Williams, ICLR 2018), each at best 1.
 
     Attributes:
-        disentanglement: how far a feature tells of one factor only; mean over features, weighted by their importance.
-        completeness: how far a factor is told by one feature only; mean over factors, weighted likewise.
+        disentanglement: how far a feature is important for one factor only; mean over features, weighted by their
+            importance.
+        completeness: how far one feature only is important for a factor; mean over factors, weighted likewise.
         informativeness: R^2 of the factors predicted from all features, on samples that the predictor has not seen, at
             least 0; mean over factors. (The paper has the error instead, which depends on the factors' scale.)
         importance: (d, m), non-negative, of every feature for every factor.
@@ -36,7 +37,7 @@ class DCI:
 
 
 def check_installed() -> None:
-    """ImportError unless what the metrics need is installed; to be told before a long run, not after it."""
+    """ImportError unless the packages of the metrics are installed; for the start of a run that ends with them."""
     need("scipy.optimize")
     need("sklearn.decomposition")
 
@@ -47,8 +48,8 @@ def correlations(factors: ArrayLike, features: ArrayLike, method: str = "pearson
     Args:
         factors: (N, m).
         features: (N, d).
-        method: "pearson", or "spearman": of the ranks (ties share their mean rank), which any increasing function of a
-            feature leaves as they are.
+        method: "pearson", or "spearman": of the ranks (ties have their mean rank), which no increasing function of a
+            feature changes.
 
     Raises:
         ValueError: another method; arrays that are not two-dimensional, have no or other numbers of rows, or hold NaN.
@@ -123,7 +124,7 @@ def dci(factors: ArrayLike, features: ArrayLike, predictor: str = "lasso", *, se
     importance = np.zeros((f.shape[1], z.shape[1]))
     informed = np.zeros(z.shape[1])
     for j in range(z.shape[1]):
-        if not z[:, j].any():  # a constant factor: nothing to be told
+        if not z[:, j].any():  # a constant factor, which no feature can predict
             continue
         if predictor == "lasso":
             model = need("sklearn.linear_model").LassoCV(cv=3)
@@ -141,24 +142,24 @@ def dci(factors: ArrayLike, features: ArrayLike, predictor: str = "lasso", *, se
 
 
 def ica(train: ArrayLike, features: ArrayLike, *, seed: int = 0) -> Array:
-    """Features (N, d) turned by the FastICA (scikit-learn, logcosh) that is fitted to the features (M, d) of training.
+    """Features (N, d) transformed by FastICA (scikit-learn, logcosh) fitted to the features (M, d) of the training set.
 
     Raises:
         ValueError: arrays of the wrong shape, or NaN.
         ImportError: scikit-learn is not installed.
     """
-    fitted, turned = np.asarray(train, np.float64), np.asarray(features, np.float64)
-    if fitted.ndim != 2 or turned.ndim != 2 or fitted.shape[1] != turned.shape[1] or not len(fitted):
-        raise ValueError(f"features: expected (M, d) and (N, d), got {fitted.shape} and {turned.shape}")
-    if not (np.isfinite(fitted).all() and np.isfinite(turned).all()):
+    fitted, transformed = np.asarray(train, np.float64), np.asarray(features, np.float64)
+    if fitted.ndim != 2 or transformed.ndim != 2 or fitted.shape[1] != transformed.shape[1] or not len(fitted):
+        raise ValueError(f"features: expected (M, d) and (N, d), got {fitted.shape} and {transformed.shape}")
+    if not (np.isfinite(fitted).all() and np.isfinite(transformed).all()):
         raise ValueError("features: expected finite values, got NaN or infinite ones")
     model = need("sklearn.decomposition").FastICA(
         n_components=fitted.shape[1], whiten="unit-variance", max_iter=1000, tol=1e-4, random_state=seed
     )
     with warnings.catch_warnings():
-        # Where the components are not independent there need be no fixed point; the last iterate is as good as another.
+        # FastICA need not converge if the components are not independent; the last iterate is then used.
         warnings.filterwarnings("ignore", module="sklearn")
-        return np.asarray(model.fit(fitted).transform(turned))
+        return np.asarray(model.fit(fitted).transform(transformed))
 
 
 def _pair(factors: ArrayLike, features: ArrayLike) -> tuple[Array, Array]:
@@ -188,6 +189,6 @@ def _concentration(importance: Array) -> float:
         return 0.0
     if importance.shape[1] == 1:
         return 1.0
-    share = importance / np.where(total > 0, total, 1)[:, None]
-    entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(1) / np.log(importance.shape[1])
+    p = importance / np.where(total > 0, total, 1)[:, None]
+    entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(importance.shape[1])
     return float(((1 - entropy) * total).sum() / total.sum())

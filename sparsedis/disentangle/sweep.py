@@ -1,12 +1,11 @@
-"""Many runs that differ in one setting, the inner regression and the seed; and what came of them.
+"""Sweeps: many runs that differ in one setting, the inner regression and the seed, and a summary of their results.
 
-Every run has its own folder inside the sweep's, and the sweep goes on from what is there: finished runs are skipped,
-and an interrupted one is resumed. After every run sweep.json, sweep.md and sweep.png are written anew.
+Every run has its own folder in that of the sweep. Finished runs are skipped, and an interrupted one is resumed. After
+every run sweep.json, sweep.md and sweep.png are rewritten.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,11 +14,12 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from sparsedis.disentangle import report
+from sparsedis.disentangle import figures, shapes3d, tables
 from sparsedis.disentangle.config import DisentangleConfig
-from sparsedis.disentangle.train import seconds, train
-from sparsedis.metalearn import checkpoint, loop
-from sparsedis.metalearn.settings import different
+from sparsedis.disentangle.results import record
+from sparsedis.disentangle.train import train
+from sparsedis.runs import files, folder
+from sparsedis.runs.config import different
 
 Vary = Literal["rho", "noise", "tasks", "eps"]
 
@@ -29,7 +29,7 @@ VALUES: dict[str, tuple[float | str, ...]] = {
     "tasks": ("bernoulli", "fixed-2", "blocks-2", "finite-2", "gaussian"),
     "eps": (0.01, 0.03, 0.1, 0.3),
 }
-"""What each setting goes through."""
+"""The default values of each setting."""
 
 JSON, TABLE, FIGURE = "sweep.json", "sweep.md", "sweep.png"
 
@@ -44,23 +44,23 @@ def sweep(
     inners: Sequence[str] = ("lasso", "ridge"),
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
-    """Run, or go on with, a sweep.
+    """Run a sweep, or continue it.
 
     Args:
-        base: the settings that all runs share.
+        base: the settings of all runs.
         out: its folder.
         vary: name of the setting that varies.
-        values: what it goes through; default: :data:`VALUES`.
-        seeds: one run each.
-        inners: inner regressions, one run each.
+        values: that it takes; default: :data:`VALUES`.
+        seeds: one run per seed.
+        inners: inner regressions, one run per inner regression.
         console: where to report; default: standard output.
 
     Returns:
-        One record per finished run: {inner, rho, eps, ...} as :func:`record` has it.
+        One record per finished run, as :func:`sparsedis.disentangle.results.record` returns it.
 
     Raises:
-        ValueError: an unknown setting; no seed, or a seed or value twice; or what
-            :func:`sparsedis.disentangle.train.train` raises.
+        ValueError: an unknown setting; no seed, or a seed or value given twice; and as
+            :func:`sparsedis.disentangle.train.train`.
     """
     if vary not in VALUES:
         raise ValueError(f"vary: expected one of {', '.join(VALUES)}, got {vary!r}")
@@ -68,6 +68,7 @@ def sweep(
     for name, given in (("values", values), ("seeds", seeds), ("inners", inners)):
         different(name, given)
     out, console = Path(out), console or Console()
+    base = replace(base, data=shapes3d.absolute(base.data))  # as config.json has it
     configs = [
         replace(base, **{vary: value, "seed": seed, "inner": inner})  # type: ignore[arg-type]
         for seed in seeds  # outermost, so that an unfinished sweep has every setting
@@ -76,36 +77,15 @@ def sweep(
     ]
     records = []
     for config in configs:
-        folder = out / f"{vary}-{getattr(config, vary)}-{config.inner}-{config.seed}"
-        if not (folder / loop.RESULTS).exists():
-            train(config, folder, resume=(folder / loop.CONFIG).exists(), console=console)
-        else:
-            loop.check_folder(folder, config, resume=True)
-        records.append(record(folder))
+        run = out / f"{vary}-{getattr(config, vary)}-{config.inner}-{config.seed}"
+        folder.complete(train, config, run, console)
+        records.append(record(run))
         groups = summary(records, vary)
-        checkpoint.write_json(out / JSON, {"vary": vary, "runs": records, "summary": groups})
-        checkpoint.write(out / TABLE, report.sweep_table(groups, vary).encode())
-        checkpoint.write(out / FIGURE, report.sweep_figure(groups, vary))
-    console.print(report.sweep_table(summary(records, vary), vary), markup=False, highlight=False, soft_wrap=True)
+        files.write_json(out / JSON, {"vary": vary, "runs": records, "summary": groups})
+        files.write(out / TABLE, tables.sweep_table(groups, vary).encode())
+        files.write(out / FIGURE, figures.sweep(groups, vary))
+    console.print(tables.sweep_table(summary(records, vary), vary), markup=False, highlight=False, soft_wrap=True)
     return records
-
-
-def record(folder: str | Path) -> dict[str, Any]:
-    """What a finished run's folder says, on one level: what ``--json`` writes."""
-    folder = Path(folder)
-    config = DisentangleConfig.from_json(json.loads((folder / loop.CONFIG).read_bytes()))
-    results = json.loads((folder / loop.RESULTS).read_bytes())
-    return {
-        **{name: getattr(config, name) for name in ("inner", "rho", "eps", "noise", "tasks", "preset")},
-        "mcc": results["mcc"],
-        "r": results["r"],
-        "dci": {name: results[name] for name in ("disentanglement", "completeness", "informativeness")},
-        "mcc_ica": results["mcc_ica"],
-        "r_ica": results["r_ica"],
-        "iterations": results["iterations"],
-        "seed": config.seed,
-        "seconds": seconds(folder),
-    }
 
 
 def summary(records: Sequence[dict[str, Any]], vary: str) -> list[dict[str, Any]]:

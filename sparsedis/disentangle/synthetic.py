@@ -1,13 +1,12 @@
 """The synthetic experiment: sparse targets on disentangled or rotated features, Lasso against ridge regression.
 
 Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), figure 1 and its appendix; its generating code is not public.
-Features are isotropic Gaussian; a share of them is useful. A rotation keeps them isotropic and leaves ridge regression,
-whose penalty is invariant, where it was, but spreads the target's weights over all features.
+Features are isotropic Gaussian; a fraction of them is useful. A rotation keeps them isotropic and does not change ridge
+regression, whose penalty is invariant, but spreads the target's weights over all features.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +16,15 @@ from rich.table import Table
 from torch import Tensor
 
 from sparsedis.lasso import lasso_lambda1_max, solve_lasso
-from sparsedis.metalearn.settings import different
 from sparsedis.ridge import solve_ridge
+from sparsedis.runs import plots
+from sparsedis.runs.config import different
 from sparsedis.solution import Solution
 
 REPRESENTATIONS = ("disentangled", "entangled")
 METHODS = ("lasso", "ridge")
 SAMPLES = (25, 50, 75, 100, 125, 150)
-# Means over 10 seeds as published, by useful share, representation and method; n = 25, 50, 75, 100, 125, 150.
+# Means over 10 seeds as published, by useful fraction, representation and method; n = 25, 50, 75, 100, 125, 150.
 PUBLISHED = {
     (0.05, "disentangled", "lasso"): (0.633, 0.921, 0.940, 0.948, 0.949, 0.949),
     (0.05, "entangled", "lasso"): (-0.077, 0.033, 0.441, 0.719, 0.844, 0.891),
@@ -66,9 +66,9 @@ class SyntheticConfig:
             raise ValueError(f"noise: expected a number >= 0 and < 1, got {self.noise}")
         different("useful", self.useful)
         different("samples", self.samples)
-        for share in self.useful:
-            if not 0 < share <= 1:
-                raise ValueError(f"useful: expected numbers > 0 and <= 1, got {share}")
+        for fraction in self.useful:
+            if not 0 < fraction <= 1:
+                raise ValueError(f"useful: expected numbers > 0 and <= 1, got {fraction}")
         for n in self.samples:
             if n < self.folds:
                 raise ValueError(f"samples: expected at least {self.folds} (folds), got {n}")
@@ -76,7 +76,7 @@ class SyntheticConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """Mean and standard error (0 for one seed) of R^2 over seeds, and the share of solves that were certified."""
+    """Mean and standard error (0 for one seed) of R^2 over seeds, and the fraction of certified solves."""
 
     useful: float
     n: int
@@ -136,7 +136,7 @@ def random_rotation(gaussian: Tensor) -> Tensor:
 
 
 def cross_validate(data: Data, config: SyntheticConfig, method: str, seed: int) -> tuple[Tensor, float, float]:
-    """Weights and intercept at the penalty that predicts left-out samples best, and the share of solves certified.
+    """Weights and intercept at the penalty that predicts left-out samples best, and the fraction of certified solves.
 
     All folds and penalties are one batch: a fold is a sample weight of 0. The intercept is in no penalty: features and
     targets are centred on the samples fitted.
@@ -168,9 +168,9 @@ def cross_validate(data: Data, config: SyntheticConfig, method: str, seed: int) 
 
 
 def _centred(data: Data, kept: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features (folds, n, m) and targets (folds, n) less their means over the samples kept, and those means."""
-    share = kept / kept.sum(1, keepdim=True)
-    mean_X, mean_y = (share @ data.features)[:, None], (share @ data.targets)[:, None]
+    """Features (folds, n, m) and targets (folds, n), centred on the samples kept, and their means."""
+    weight = kept / kept.sum(1, keepdim=True)
+    mean_X, mean_y = (weight @ data.features)[:, None], (weight @ data.targets)[:, None]
     return data.features - mean_X, data.targets - mean_y, mean_X, mean_y
 
 
@@ -190,7 +190,7 @@ def _method(method: str, data: Data) -> tuple[Callable[..., Solution], float, fl
 
 
 def run(config: SyntheticConfig, progress: Callable[[str], None] = lambda line: None) -> list[Row]:
-    """Every combination of useful share, representation, method and n.
+    """Every combination of useful fraction, representation, method and n.
 
     Ridge regression is solved on the disentangled features only: its weights turn with the features, so that R^2 on
     rotated ones is the same but for rounding.
@@ -208,15 +208,15 @@ def run(config: SyntheticConfig, progress: Callable[[str], None] = lambda line: 
 
 def summarise(config: SyntheticConfig, useful: float, n: int, representation: str, method: str) -> Row:
     """One combination, over all seeds."""
-    scores, shares = [], []
+    scores, fractions = [], []
     for seed in range(config.seeds):
         data = draw(config, useful, n, representation, seed)
         weights, intercept, certified = cross_validate(data, config, method, seed)
         scores.append(data.r2(weights, intercept))
-        shares.append(certified)
+        fractions.append(certified)
     values = torch.tensor(scores, dtype=torch.float64)
     error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0
-    return Row(useful, n, representation, method, float(values.mean()), error, sum(shares) / len(shares))
+    return Row(useful, n, representation, method, float(values.mean()), error, sum(fractions) / len(fractions))
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -255,19 +255,16 @@ def _series(rows: Sequence[Row], useful: float, representation: str, method: str
 
 
 def _published(useful: float, representation: str, method: str) -> tuple[float, ...]:
-    # Ridge regression does not see a rotation: one published row stands for both.
+    # A rotation does not change ridge regression: one published row is for both.
     return PUBLISHED.get((useful, "entangled" if method == "ridge" else representation, method), ())
 
 
 def figure(rows: Sequence[Row]) -> bytes:
-    """A PNG image: R^2 by n with error bars, a panel for every useful share, published means as dotted lines."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shares = sorted({row.useful for row in rows})
-    image = Figure(figsize=(4 * len(shares) + 1, 3.6), layout="constrained")
-    panels = image.subplots(1, len(shares), sharey=True, squeeze=False)[0]
-    for panel, useful in zip(panels, shares, strict=True):
+    """A PNG image: R^2 by n with error bars, a panel for every useful fraction, published means as dotted lines."""
+    fractions = sorted({row.useful for row in rows})
+    image = plots.figure(4 * len(fractions) + 1, 3.6)
+    panels = image.subplots(1, len(fractions), sharey=True, squeeze=False)[0]
+    for panel, useful in zip(panels, fractions, strict=True):
         for representation, colour in zip(REPRESENTATIONS, ("C1", "C0"), strict=True):
             for method, marker in zip(METHODS, ("o", "^"), strict=True):
                 found = _series(rows, useful, representation, method)
@@ -287,6 +284,4 @@ def figure(rows: Sequence[Row]) -> bytes:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("R²")
     panels[-1].legend(title="dotted: published, 100 features")
-    content = io.BytesIO()
-    FigureCanvasAgg(image).print_png(content)
-    return content.getvalue()
+    return plots.png(image)

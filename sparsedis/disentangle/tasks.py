@@ -12,8 +12,8 @@ from numpy.random import PCG64, Generator, SeedSequence
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsedis.data.dataset import SPLITS
-from sparsedis.data.factors import Factors
+from sparsedis.data import SPLITS
+from sparsedis.disentangle.factors import Factors
 
 _FINITE_STREAM = 4  # of the seed: the fixed coefficients of "finite-K"
 
@@ -24,11 +24,11 @@ class TaskDistribution:
     """A distribution of coefficients (m,), named by its structure.
 
     - "bernoulli": Gaussian on a support that has every factor with probability 1/2, given that it is not empty: all
-      2^m - 1 supports alike.
-    - "fixed-K": Gaussian on one of the supports of K factors, all alike.
+      2^m - 1 supports have equal probability.
+    - "fixed-K": Gaussian on one of the supports of K factors, with equal probability.
     - "blocks-K": Gaussian on one of the m/K disjoint blocks of K neighbours: support variability fails.
     - "finite-K": one of m K fixed Gaussian vectors, K on each of the m cyclic intervals of K factors, drawn from the
-      seed: finitely many tasks, just enough within every support.
+      seed: finitely many tasks, the fewest that span every support.
     - "laplace", "gaussian": dense, independent entries.
 
     Args:
@@ -100,7 +100,7 @@ class TaskDistribution:
 
 
 class TaskBatch(NamedTuple):
-    """G groups of T tasks; the tasks of a group have their images in common.
+    """G groups of T tasks; the tasks of a group have the same images.
 
     Attributes:
         indices: (G, n) int64, the images.

@@ -1,19 +1,12 @@
-"""The outer loop: an encoder trained through the regressions that tasks fit on its features.
-
-A run lives in one folder, see :mod:`sparsedis.metalearn.loop`; this one adds
-
-correlations.png   the features' correlations with the factors
-seconds.json       the time that the run has taken, over all its parts; of a killed one, until its last checkpoint
-"""
+"""The outer loop: an encoder trained through the regressions that tasks fit on its features."""
 
 from __future__ import annotations
 
-import json
-import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,59 +15,24 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from sparsedis.data import shapes3d
-from sparsedis.data.factors import Factors
-from sparsedis.disentangle import metrics, report
+from sparsedis.disentangle import figures, metrics, shapes3d, tables
 from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.factors import Factors
+from sparsedis.disentangle.results import CORRELATIONS, SECONDS, Results, seconds
 from sparsedis.disentangle.tasks import TaskBatch, TaskDistribution, Tasks
 from sparsedis.lasso import lasso_lambda1_max, solve_lasso
-from sparsedis.metalearn import checkpoint, loop
 from sparsedis.models.factor_encoder import FactorEncoder
 from sparsedis.ridge import solve_ridge
-
-CORRELATIONS, SECONDS = "correlations.png", "seconds.json"
+from sparsedis.runs import files, folder, loop, schedule
+from sparsedis.runs.device import device_named, set_threads
 
 _IMAGES_AT_ONCE = 250
-_UNIFORM_STREAM, _OWN_STREAM = 5, 6  # of the seed: images that the metrics are computed on
-_WARM_UP = 50  # steps over which the learning rate rises, so that Adam's first steps are not its largest
-
-
-@dataclass(frozen=True)
-class Results:
-    """How a run ended. Metrics are those of the learner that did best in validation.
-
-    Attributes:
-        iteration: the step of that learner.
-        iterations: steps done.
-        validation_loss, test_loss: outer loss.
-        features_used: share of the features that a test task's regression uses.
-        certified: share of the test tasks solved to their certificate.
-        mcc, mcc_spearman, r: on factors drawn uniformly.
-        disentanglement, completeness, informativeness: DCI, likewise.
-        mcc_ica, r_ica: of the features, turned by the FastICA fitted to features of the training's distribution.
-        correlations: (6, d) of factors with features, on factors drawn uniformly; the features in the order of the
-            assignment of ``mcc``.
-    """
-
-    iteration: int
-    iterations: int
-    validation_loss: float
-    test_loss: float
-    features_used: float
-    certified: float
-    mcc: float
-    mcc_spearman: float
-    r: float
-    disentanglement: float
-    completeness: float
-    informativeness: float
-    mcc_ica: float
-    r_ica: float
-    correlations: list[list[float]]
+_UNIFORM_STREAM, _TRAINING_STREAM = 5, 6  # of the seed: images that the metrics are computed on
+_WARM_UP = 50  # steps over which the learning rate rises, because Adam's first steps would be its largest
 
 
 class Outcome(NamedTuple):
-    """Of a batch of tasks: the loss to minimise, the share of features used, and of tasks certified."""
+    """Of a batch of tasks: the loss to minimise, the fractions of features used and of tasks certified."""
 
     loss: Tensor
     used: float
@@ -84,16 +42,16 @@ class Outcome(NamedTuple):
 def train(
     config: DisentangleConfig, out: str | Path, *, resume: bool = False, console: Console | None = None
 ) -> Results:
-    """Train an encoder, then measure the one that did best in validation.
+    """Train an encoder, then measure the one with the best validation.
 
     The same settings give the same files, byte for byte on the same CPU (but for seconds.json), whether or not the run
-    was interrupted and resumed. The global random state is left as it was; the number of threads is set where
-    ``config.threads`` says so.
+    was interrupted and resumed. The global random state is left as it was; the number of threads is set if
+    ``config.threads`` is.
 
     Args:
         config: the settings.
-        out: the folder of the run; made when everything is known to be in order.
-        resume: go on with the run in ``out``, from its last checkpoint.
+        out: the folder of the run; created after everything has been checked.
+        resume: continue the run in ``out`` from its last checkpoint.
         console: where to report; default: standard output.
 
     Raises:
@@ -104,14 +62,12 @@ def train(
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is saved first.
     """
     metrics.check_installed()
-    name, colon, path = config.data.partition(":")
-    config = replace(config, data=name + colon + (str(Path(path).expanduser().absolute()) if path else ""))
+    config = replace(config, data=shapes3d.absolute(config.data))
     out = Path(out)
-    loop.check_folder(out, config, resume)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    folder.check(out, config, resume)
+    set_threads(config.threads)
     source = shapes3d.open_source(config.data)
-    device = loop.device_named(config.device)
+    device = device_named(config.device)
     world = World(config, source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -125,32 +81,25 @@ def train(
 
 
 def load_run(out: str | Path) -> tuple[FactorEncoder, DisentangleConfig]:
-    """The encoder of a run that did best in validation so far, on the CPU, and the run's settings.
+    """The encoder of a run with the best validation so far, on the CPU, and the settings of the run.
 
     Raises:
-        FileNotFoundError: there is no such run, or it has not come to its first validation.
+        FileNotFoundError: there is no such run, or it has not reached its first validation.
         ValueError: its checkpoint is damaged.
     """
-    path = Path(out) / loop.BEST
-    tensors, about = checkpoint.load(path)
-    try:
-        config = DisentangleConfig.from_json(about.get("config"))
-        with torch.device("meta"):  # to compare shapes before any memory is taken
-            expected = FactorEncoder(config.features).state_dict()
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"checkpoint: {path} is damaged: {error}") from error
-    state = loop.with_prefix(tensors, loop.LEARNER)
-    checkpoint.check(expected, state, path)
-    encoder = FactorEncoder(config.features)
-    encoder.load_state_dict(state)
-    return encoder.eval(), config
+
+    def build(metadata: Mapping[str, Any]) -> tuple[FactorEncoder, DisentangleConfig]:
+        config = DisentangleConfig.from_json(metadata.get("config"))
+        return FactorEncoder(config.features), config
+
+    return folder.load_best(out, build)
 
 
 def outer_loss(features: Tensor, targets: Tensor, config: DisentangleConfig) -> Outcome:
-    """Fit every task's regression and measure it.
+    """Fit the regression of every task and return its outer loss.
 
     The loss is half the mean squared error, plus the outer penalties, averaged over tasks. Penalties are relative: to
-    the Lasso's lambda1_max, and to the mean squared norm of the features; both are held constant in the gradient.
+    the Lasso's lambda1_max, and to the mean squared norm of the features; both are constants in the gradient.
 
     Args:
         features: (G, n, d), the inner samples first.
@@ -183,7 +132,7 @@ def outer_loss(features: Tensor, targets: Tensor, config: DisentangleConfig) -> 
 
 
 class World:
-    """The images, the factors and the tasks that a configuration stands for."""
+    """The images, factors and tasks of a run."""
 
     def __init__(self, config: DisentangleConfig, source: shapes3d.Shapes3D) -> None:
         self.source, self.config = source, config
@@ -216,7 +165,7 @@ class World:
         return self.source.images(indices).to(device).float().div_(255)
 
     def features(self, encoder: FactorEncoder, batch: TaskBatch, device: torch.device) -> Tensor:
-        """(G, n, d), in one pass: all samples share the statistics of the batch normalisation."""
+        """(G, n, d), in one pass, so that the batch normalisation has the statistics of all samples."""
         groups, n = batch.indices.shape
         return encoder(self.images(batch.indices.flatten(), device)).reshape(groups, n, -1)
 
@@ -244,15 +193,15 @@ class World:
         used, certified = (sum(column) / batches for column in list(zip(*outcomes, strict=True))[1:])
         return Outcome(loss, used, certified)
 
-    def drawn(self, count: int) -> Tensor:
-        """Indices of images of the training's distribution, for FastICA."""
-        return self.factors.sample(self._generator(_OWN_STREAM), (count,))
+    def training_images(self, count: int) -> Tensor:
+        """Indices of images drawn from the training distribution, for FastICA."""
+        return self.factors.sample(self._generator(_TRAINING_STREAM), (count,))
 
 
 @dataclass
 class _Progress(loop.Progress):
     best_loss: float | None = None
-    without_progress: int = 0  # validations since
+    without_progress: int = 0  # number of validations since the best one
 
 
 class _Run(loop.Loop):
@@ -278,29 +227,26 @@ class _Run(loop.Loop):
         super().__init__(out, config, encoder, optimizer, _Progress(), console, resume)
 
     def saved(self) -> None:
-        checkpoint.write_json(self.out / SECONDS, round(time.monotonic() - self._start, 3))
+        files.write_json(self.out / SECONDS, round(time.monotonic() - self._start, 3))
 
     def finished(self) -> bool:
         patience = self.config.patience
         return super().finished() or (patience > 0 and self.progress.without_progress >= patience)
 
-    def advance(self) -> dict[str, float | None]:
+    def learning_rate(self) -> float:
         config, done = self.config, self.progress.iteration
         rate = config.learning_rate * min(1.0, (done + 1) / _WARM_UP)
-        if config.schedule == "cosine":
-            rate *= (1 + math.cos(math.pi * done / config.iterations)) / 2
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        batch = self.world.training.batch(done)
+        return rate * schedule.cosine(done, config.iterations) if config.schedule == "cosine" else rate
+
+    def advance(self) -> dict[str, float | None]:
+        batch = self.world.training.batch(self.progress.iteration)
         self.learner.train()
         features = self.world.features(self.learner, batch, self.device)
-        outcome = outer_loss(features, batch.targets.to(self.device), config)
-        if not bool(torch.isfinite(outcome.loss)):
-            raise ValueError(f"iteration {done + 1}: the loss is {outcome.loss.item()}; try a lower learning_rate")
+        outcome = outer_loss(features, batch.targets.to(self.device), self.config)
+        self.check_finite(outcome.loss.item())
         self.optimizer.zero_grad()
         outcome.loss.backward()
         self.optimizer.step()
-        self.progress.iteration += 1
         return {"loss": outcome.loss.item(), "features_used": outcome.used, "certified": outcome.certified}
 
     def validate(self, measured: dict[str, float | None], rate: float) -> None:
@@ -312,10 +258,10 @@ class _Run(loop.Loop):
         loss, mcc, r = outcome.loss.item(), metrics.mcc(z, f), metrics.r_score(z, f)
         values = {"loss": loss, "mcc": mcc, "r": r, "features_used": outcome.used, "certified": outcome.certified}
         self.log("validation", values)
-        self.say(
-            f"iteration {progress.iteration}/{config.iterations}: loss {measured['loss']:.4f}, validation {loss:.4f}, "
-            f"MCC {mcc:.3f}, R {r:.3f}, features used {100 * outcome.used:.1f}%; "
-            f"{rate:.1f} steps/s, {(config.iterations - progress.iteration) / rate:.0f} s left"
+        self.report(
+            f"loss {measured['loss']:.4f}, validation {loss:.4f}, MCC {mcc:.3f}, R {r:.3f}, "
+            f"features used {100 * outcome.used:.1f}%",
+            rate,
         )
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.without_progress = loss, 0
@@ -324,7 +270,7 @@ class _Run(loop.Loop):
             progress.without_progress += 1
 
     def finish(self) -> Results:
-        """Test and measure the best learner; write and show the results."""
+        """Test and measure the best learner; write and print the results."""
         world, config = self.world, self.config
         encoder, _ = load_run(self.out)
         encoder.to(self.device)
@@ -332,9 +278,9 @@ class _Run(loop.Loop):
         chosen = torch.from_numpy(world.uniform)
         z = world.factors.values[chosen].double().numpy()
         f = world.encode(encoder, chosen, self.device)
-        own = world.encode(encoder, world.drawn(config.measured_images), self.device)
-        turned = metrics.ica(own, f, seed=config.seed)
-        told = metrics.dci(z, f, seed=config.seed)
+        training = world.encode(encoder, world.training_images(config.measured_images), self.device)
+        transformed = metrics.ica(training, f, seed=config.seed)
+        dci = metrics.dci(z, f, seed=config.seed)
         matched = [int(i) for i in metrics.assignment(z, f) if i >= 0]
         order = [*matched, *(i for i in range(f.shape[1]) if i not in matched)]
         results = Results(
@@ -347,23 +293,17 @@ class _Run(loop.Loop):
             mcc=metrics.mcc(z, f),
             mcc_spearman=metrics.mcc(z, f, "spearman"),
             r=metrics.r_score(z, f),
-            disentanglement=told.disentanglement,
-            completeness=told.completeness,
-            informativeness=told.informativeness,
-            mcc_ica=metrics.mcc(z, turned),
-            r_ica=metrics.r_score(z, turned),
+            disentanglement=dci.disentanglement,
+            completeness=dci.completeness,
+            informativeness=dci.informativeness,
+            mcc_ica=metrics.mcc(z, transformed),
+            r_ica=metrics.r_score(z, transformed),
             correlations=metrics.correlations(z, f)[:, order].tolist(),
         )
-        checkpoint.write(self.out / loop.CURVES, report.curves(self.metrics()))
+        files.write(self.out / folder.CURVES, figures.curves(self.metrics()))
         title = f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}: MCC {results.mcc:.3f}"
-        checkpoint.write(self.out / CORRELATIONS, report.heat_map(results.correlations, shapes3d.FACTORS, title))
+        files.write(self.out / CORRELATIONS, figures.heat_map(results.correlations, shapes3d.FACTORS, title))
         self.saved()
-        checkpoint.write_json(self.out / loop.RESULTS, asdict(results))  # last: a sweep takes it for the end of the run
-        self.console.print(report.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
+        files.write_json(self.out / folder.RESULTS, asdict(results))  # last: it marks the run as finished
+        self.console.print(tables.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
         return results
-
-
-def seconds(out: str | Path) -> float:
-    """The time that the run in a folder has taken."""
-    path = Path(out) / SECONDS
-    return float(json.loads(path.read_text())) if path.exists() else 0.0

@@ -1,5 +1,5 @@
-"""Meta-learning: an encoder trained through the classifiers that tasks fit on its features.
+"""Few-shot meta-learning: an encoder trained through the classifiers that tasks fit on its features.
 
-``train.train`` runs the outer loop, ``evaluate.evaluate`` tests a learner, ``grid`` runs many, ``config.TrainConfig``
-holds the settings.
+``config.TrainConfig`` holds the settings, ``train.train`` runs the outer loop, ``evaluate.evaluate`` tests a learner,
+``comparison`` trains and compares many.
 """

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from sparsedis.metalearn import options
-from sparsedis.metalearn.config import Head, TrainConfig
-from sparsedis.metalearn.presets import PRESETS, Preset
+from sparsedis.metalearn.config import HEADS, PRESETS, Head, Preset, TrainConfig
+from sparsedis.runs import command_line
 
 if TYPE_CHECKING:
     from sparsedis.metalearn.learner import Learner
@@ -29,7 +28,7 @@ class Train:
     config: Settings = field(default_factory=TrainConfig)
     preset: Preset = "quick"
     """Settings to begin with; options change them. metaoptnet: Lee et al., CVPR 2019, for miniImageNet."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    out: command_line.OptionalFolder = None
     """Folder of the run; the default is runs/DATA-HEAD-SEED."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Go on with the run in the folder, which must have the same settings."""
@@ -42,18 +41,18 @@ class Train:
             return
         from sparsedis.metalearn.train import train
 
-        with options.resumable(self._folder(), self._resume_command()):
+        with command_line.resumable(self._folder(), self._resume_command()):
             train(self.config, self._folder(), resume=self.resume)
 
     def _profile(self, steps: int) -> None:
         from rich.console import Console
 
-        from sparsedis.metalearn import report
+        from sparsedis.metalearn import tables
         from sparsedis.metalearn.profile import profile
 
         if steps < 1:
             raise ValueError(f"profile: expected a whole number >= 1, got {steps}")
-        Console().print(report.profile_table(profile(self.config, steps), self.config))
+        Console().print(tables.profile(profile(self.config, steps), self.config))
 
     def _folder(self) -> Path:
         name = self.config.data.partition(":")[0]
@@ -61,7 +60,7 @@ class Train:
 
     def _resume_command(self) -> str:
         words = ["sparsedis", "train", *([] if self.preset == "quick" else ["--preset", self.preset])]
-        words += options.words(self.config, PRESETS[self.preset])
+        words += command_line.words(self.config, PRESETS[self.preset])
         return shlex.join([*words, "--out", str(self._folder()), "--resume"])
 
 
@@ -77,28 +76,28 @@ class Evaluate:
     """Random episodes, or the 20 published runs of within-alphabet one-shot classification."""
     split: str = "test"
     """Classes to draw from: train, validation or test."""
-    way: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    way: command_line.OptionalInt = None
     """Classes per task; the default is the run's."""
-    shot: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    shot: command_line.OptionalInt = None
     """Support images per class; the default is the run's."""
-    query: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    query: command_line.OptionalInt = None
     """Query images per class; the default is the run's."""
     episodes: int = 600
     """Number of tasks."""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    seed: command_line.OptionalInt = None
     """Of the tasks; the default is the run's."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    json: command_line.OptionalFile = None
     """File to write the result to."""
-    reliability: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    reliability: command_line.OptionalFile = None
     """PNG file for the reliability diagram."""
-    patterns: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    patterns: command_line.OptionalFile = None
     """.npz file for the features that every task uses: active (E, d), classes (E, way), class_names, accuracy (E,)."""
 
     def run(self) -> None:
         from sparsedis.metalearn.train import load_run
 
         for name in ("json", "reliability", "patterns"):
-            options.check_file(name, getattr(self, name))
+            command_line.check_file(name, getattr(self, name))
         if self.patterns and self.patterns.suffix != ".npz":
             raise ValueError(f"patterns: expected a name that ends in .npz, got {str(self.patterns)!r}")
         learner, config = load_run(self.run_dir)
@@ -111,8 +110,9 @@ class Evaluate:
         from rich.console import Console
 
         from sparsedis.data import Episodes, load
-        from sparsedis.metalearn import checkpoint, figures, report
-        from sparsedis.metalearn.evaluate import encode, examine
+        from sparsedis.metalearn import figures, tables
+        from sparsedis.metalearn.evaluate import encode, examine, patterns
+        from sparsedis.runs import files
 
         spec = self.data or config.data
         data = load(spec, config.image_size if self.data is None or spec.startswith("images:") else None)
@@ -130,19 +130,20 @@ class Evaluate:
         )
         result, details = examine(learner, encode(learner, data, self.split), episodes)
         if self.json:
-            checkpoint.write_json(self.json, asdict(result))
+            files.write_json(self.json, asdict(result))
         if self.reliability:
-            checkpoint.write(self.reliability, figures.reliability(details.bins))
+            files.write(self.reliability, figures.reliability(details.bins))
         if self.patterns:
-            checkpoint.write(self.patterns, report.patterns(details, data.class_names))
-        Console().print(report.table([result], f"{data.name}, {self.split} split, seed {result.seed}"))
+            files.write(self.patterns, patterns(details, data.class_names))
+        Console().print(tables.evaluations([result], f"{data.name}, {self.split} split, seed {result.seed}"))
 
     def _one_shot(self, learner: Learner) -> None:
         from rich.console import Console
 
-        from sparsedis.data import omniglot_runs
-        from sparsedis.metalearn import checkpoint, report
-        from sparsedis.metalearn.one_shot import one_shot
+        from sparsedis.data import omniglot_one_shot
+        from sparsedis.metalearn import tables
+        from sparsedis.metalearn.omniglot_one_shot import one_shot
+        from sparsedis.runs import files
 
         if self.data is None:
             raise ValueError("data: expected the path of all_runs.zip, or of its folder, for omniglot-one-shot")
@@ -151,10 +152,10 @@ class Evaluate:
                 raise ValueError(f"{name}: expected none for omniglot-one-shot")
         if learner.shape != (1, 28, 28):
             raise ValueError(f"omniglot-one-shot: expected a learner of 1x28x28 images, got one of {learner.shape}")
-        result = one_shot(learner, omniglot_runs.load(self.data))
+        result = one_shot(learner, omniglot_one_shot.load(self.data))
         if self.json:
-            checkpoint.write_json(self.json, asdict(result))
-        Console().print(report.one_shot_table(result))
+            files.write_json(self.json, asdict(result))
+        Console().print(tables.one_shot(result))
 
 
 @dataclass(frozen=True)
@@ -177,12 +178,15 @@ class Compare:
     """Folder of the runs, of compare.md and of compare.json."""
 
     def run(self) -> None:
-        from sparsedis.metalearn import grid
+        from sparsedis.metalearn import comparison
 
-        configs = grid.settings(self.config, self.heads, self.eps)
-        with options.continued():
-            entries = [entry for entry, _ in grid.run_all(configs, self.seeds, self.out)]
-        print(grid.write(self.out, "compare", entries, grid.best(entries), _about(self.config)), end="")
+        configs = comparison.variants(self.config, self.heads, self.eps)
+        with command_line.repeatable():
+            entries = [entry for entry, _ in comparison.run_all(configs, self.seeds, self.out)]
+        print(
+            comparison.write(self.out, "compare", entries, comparison.best(entries), _common_settings(self.config)),
+            end="",
+        )
 
 
 @dataclass(frozen=True)
@@ -204,22 +208,22 @@ class Sweep:
     """Folder of the runs and of the results."""
 
     def run(self) -> None:
-        from sparsedis.metalearn import checkpoint, figures, grid
-        from sparsedis.metalearn.config import HEADS
-        from sparsedis.metalearn.settings import different
+        from sparsedis.metalearn import comparison, figures
+        from sparsedis.runs import files
+        from sparsedis.runs.config import different
 
         if HEADS[self.config.head].lambda1 is None:
             raise ValueError(f"head: expected one with a group Lasso, got {self.config.head}")
         different("eps", self.eps)
-        configs = grid.settings(self.config, (self.config.head, *self.baselines), self.eps)
-        with options.continued():
-            done = grid.run_all(configs, self.seeds, self.out)
+        configs = comparison.variants(self.config, (self.config.head, *self.baselines), self.eps)
+        with command_line.repeatable():
+            done = comparison.run_all(configs, self.seeds, self.out)
         entries = [entry for entry, _ in done]
-        checkpoint.write(self.out / "sweep.png", figures.sweep(entries))
-        chosen = grid.best([entry for entry in entries if entry.head == self.config.head])[0]
+        files.write(self.out / "sweep.png", figures.sweep(entries))
+        chosen = comparison.best([entry for entry in entries if entry.head == self.config.head])[0]
         folder = next(folders[0] for entry, folders in done if entry is chosen)
-        checkpoint.write(self.out / "features.png", _features(folder))
-        print(grid.write(self.out, "sweep", entries, entries, _about(self.config)), end="")
+        files.write(self.out / "features.png", _feature_usage(folder))
+        print(comparison.write(self.out, "sweep", entries, entries, _common_settings(self.config)), end="")
 
 
 @dataclass(frozen=True)
@@ -233,35 +237,35 @@ class Data:
         None
     )
     """Data set; none lists them all. Without PATH it is looked for in $SPARSEDIS_DATA/NAME."""
-    image_size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    image_size: command_line.OptionalInt = None
     """Side to which images of a folder are scaled."""
 
     def run(self) -> None:
         from rich.console import Console
 
-        from sparsedis.data import inspect, load
-        from sparsedis.metalearn import report
+        from sparsedis.data import checksums, load
+        from sparsedis.metalearn import tables
 
         console = Console()
         if self.name is None:
-            console.print(report.sources_table())
+            console.print(tables.sources())
             return
-        report.say_source(console, self.name)
-        files = inspect.files(self.name)
+        tables.print_source(console, self.name)
+        files = checksums.files(self.name)
         if files:
-            console.print(report.files_table(files))
+            console.print(tables.files(files))
         if wrong := [file.path.name for file in files if file.known is False]:
             raise ValueError(f"data: expected other digests (SHA-256), got those above for {', '.join(wrong)}")
         data = load(self.name, self.image_size)
-        console.print(report.counts_table(data, inspect.counts(data)))
+        console.print(tables.counts(data))
 
 
-def _about(config: TrainConfig) -> dict[str, Any]:
+def _common_settings(config: TrainConfig) -> dict[str, Any]:
     settings = config.as_json()
     return {"config": {name: value for name, value in settings.items() if name not in ("head", "seed", "lambda1")}}
 
 
-def _features(folder: Path) -> bytes:
+def _feature_usage(folder: Path) -> bytes:
     from sparsedis.data import Episodes, load
     from sparsedis.metalearn import figures
     from sparsedis.metalearn.evaluate import encode, examine
@@ -279,5 +283,5 @@ def _features(folder: Path) -> bytes:
         length=config.test_episodes,
     )
     _, details = examine(learner, encode(learner, data, "test"), episodes)
-    classes, shares = figures.usage(details.active, details.classes)
-    return figures.heat_map(shares, [data.class_names[i] for i in classes.tolist()])
+    classes, fractions = figures.usage(details.active, details.classes)
+    return figures.heat_map(fractions, [data.class_names[i] for i in classes.tolist()])

@@ -1,22 +1,24 @@
-"""What determines a training run."""
+"""The settings of a training run, the hyperparameters of the heads, and presets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
-from sparsedis.metalearn.settings import Settings, whole
+from sparsedis.data.augmentation import Augmentation
+from sparsedis.models import encoders
+from sparsedis.runs.config import RunConfig, whole
 
 Head = Literal["group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic"]
-Encoder = Literal["conv4", "resnet12", "resnet12-pooled", "r2d2", "identity", "custom"]
-Augmentation = Literal["none", "crop-flip", "crop-flip-color"]
+Encoder = Literal[encoders.Encoder, "custom"]
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["cosine", "metaoptnet"]
 Precision = Literal["no", "bf16", "fp16"]
+Preset = Literal["quick", "metaoptnet"]
 
 
 class Hyperparameters(NamedTuple):
-    """A head's hyperparameters where the settings leave them open; None where it has no such thing."""
+    """The hyperparameters of a head; None for one that the head does not have."""
 
     lambda1: float | None
     lambda2: float | None
@@ -24,7 +26,7 @@ class Hyperparameters(NamedTuple):
     logit_scale: float
 
 
-HEADS: dict[str, Hyperparameters] = {
+HEADS: dict[str, Hyperparameters] = {  # the default hyperparameters
     "group-lasso-svm": Hyperparameters(0.1, 60.0, 0.0, 5.0),
     "svm": Hyperparameters(None, 60.0, 0.0, 5.0),
     "ridge": Hyperparameters(None, 0.1, None, 10.0),
@@ -65,7 +67,7 @@ _NOT_NEGATIVE = ("lambda1", "lambda2", "dual_reg", "weight_decay", "label_smooth
 
 
 @dataclass(frozen=True)
-class TrainConfig(Settings):
+class TrainConfig(RunConfig):
     """All settings of a run; two runs with equal settings on the same machine are equal.
 
     Raises:
@@ -184,17 +186,46 @@ class TrainConfig(Settings):
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """The head's: those of the settings, and its own where the settings leave them open."""
+        """The head's hyperparameters: those of the settings, and its defaults where they are None."""
         own = HEADS[self.head]._asdict()
         given = {name: getattr(self, name) for name in own}
         return Hyperparameters(**{name: own[name] if given[name] is None else given[name] for name in own})
 
     def settled(self) -> TrainConfig:
-        """The same settings with nothing left open: the head's hyperparameters as numbers, 0 for those it has not."""
+        """The same settings with all hyperparameters as numbers; 0 for those that the head does not have."""
         own = self.hyperparameters._asdict()
         values: dict[str, Any] = {name: 0.0 if value is None else value for name, value in own.items()}
         return replace(self, **values)
 
     def with_head(self, head: Head) -> TrainConfig:
-        """The same settings with another head, and that head's own hyperparameters."""
+        """The same settings with another head, and the default hyperparameters of that head."""
         return replace(self, head=head, learn=(), lambda1=None, lambda2=None, dual_reg=None, logit_scale=None)
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "quick": TrainConfig(),
+    # Lee et al., CVPR 2019, section 4, and their code: 60 epochs of 1000 batches of 8 episodes, ResNet-12 on 4 devices.
+    "metaoptnet": TrainConfig(
+        data="miniimagenet",
+        encoder="resnet12",
+        shot=15,
+        query=6,
+        iterations=60_000,
+        batch=8,
+        micro_batch=2,
+        augment="crop-flip-color",
+        optimizer="sgd",
+        learning_rate=0.1,
+        weight_decay=5e-4,
+        schedule="metaoptnet",
+        label_smoothing=0.1,
+        logit_scale=1.0,
+        validation_shot=5,
+        test_query=15,
+        validate_every=1000,
+        validation_episodes=2000,
+        test_episodes=2000,
+        log_every=100,
+        save_every=1000,
+    ),
+}

@@ -1,16 +1,19 @@
-"""How well a learner does on episodes it was not trained on."""
+"""Evaluation of a learner on episodes: accuracy, calibration, features used."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sparsedis.data.dataset import FewShotData
 from sparsedis.data.episodes import Episodes
+from sparsedis.metalearn.distributed import Processes
 from sparsedis.metalearn.learner import Learner
-from sparsedis.metalearn.runtime import Runtime
 
 _IMAGES_AT_ONCE = 256
 _EPISODES_AT_ONCE = 50
@@ -24,11 +27,11 @@ class Evaluation:
     Attributes:
         split: of the data set.
         way, shot, query, episodes, seed: of the episodes.
-        accuracy: share of the query images classified rightly.
+        accuracy: fraction of the query images classified correctly.
         ci95: half the width of the 95% confidence interval of ``accuracy`` (normal approximation over
             episodes).
-        features_used: share of the features that an episode's classifier uses.
-        certified: share of the episodes solved to their certificate; None for a head that has none.
+        features_used: fraction of the features that an episode's classifier uses.
+        certified: fraction of the episodes solved to their certificate; None for a head without certificates.
         calibration_error: expected calibration error: the mean over query images of the distance between accuracy and
             confidence within their bin, 15 bins of equal width (Guo et al., ICML 2017).
     """
@@ -48,13 +51,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Details:
-    """What the means are of.
+    """The results of single episodes, which :class:`Evaluation` averages.
 
     Attributes:
         accuracy: (E,) of every episode.
         active: (E, d) bool, the features that every episode's classifier uses.
         classes: (E, way), the classes of every episode, indices into the data's names.
-        bins: (15, 3): of every bin of confidence the number of query images, of right ones, and the sum of confidences.
+        bins: (15, 3), by confidence: the number of query images, of correct ones, and the sum of confidences.
     """
 
     accuracy: Tensor
@@ -65,7 +68,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of some of a data set's images, by the places of these images in the data set.
+    """Features of some images of a data set, indexed as the images are.
 
     Attributes:
         table: (M, d), one row per encoded image.
@@ -81,13 +84,13 @@ class Features:
 
 
 @torch.no_grad()
-def encode(learner: Learner, data: FewShotData, split: str, runtime: Runtime | None = None) -> Features:
+def encode(learner: Learner, data: FewShotData, split: str, processes: Processes | None = None) -> Features:
     """Features of the images of a split, each encoded once.
 
     Batch normalisation uses its running statistics, so an image's features do not depend on the episode it is
-    in. Several processes share the images out.
+    in. Each of several processes encodes a part of the images.
     """
-    runtime = runtime or Runtime(learner.device)
+    processes = processes or Processes(learner.device)
     training = learner.encoder.training
     learner.encoder.eval()
     wanted = torch.isin(data.labels, torch.tensor(data.splits[split])).nonzero()[:, 0]
@@ -95,35 +98,37 @@ def encode(learner: Learner, data: FewShotData, split: str, runtime: Runtime | N
     rows[wanted] = torch.arange(len(wanted))
     table = torch.zeros(len(wanted), 0, device=learner.device)
     for i, images in enumerate(wanted.split(_IMAGES_AT_ONCE)):
-        if i and i % runtime.size != runtime.rank:
+        if i and i % processes.size != processes.rank:
             continue
         part = learner.encode(data.images[images]).float()
-        if not i:  # everyone's, for the number of features
+        if not i:  # in every process, for the number of features
             table = torch.zeros(len(wanted), part.shape[1], device=learner.device)
-        if i % runtime.size == runtime.rank:
+        if i % processes.size == processes.rank:
             table[rows[images]] = part
     learner.encoder.train(training)
-    return Features(runtime.sum(table), rows)
+    return Features(processes.sum(table), rows)
 
 
-def evaluate(learner: Learner, features: Features, episodes: Episodes, runtime: Runtime | None = None) -> Evaluation:
+def evaluate(
+    learner: Learner, features: Features, episodes: Episodes, processes: Processes | None = None
+) -> Evaluation:
     """Fit and test the head on every episode.
 
     Args:
         learner: its head is used.
         features: from :func:`encode` for the data and split of ``episodes``.
         episodes: what to evaluate on.
-        runtime: several processes share the episodes out; each gets the whole result.
+        processes: each takes a part of the episodes, and gets the whole result.
     """
-    return examine(learner, features, episodes, runtime)[0]
+    return examine(learner, features, episodes, processes)[0]
 
 
 @torch.no_grad()
 def examine(
-    learner: Learner, features: Features, episodes: Episodes, runtime: Runtime | None = None
+    learner: Learner, features: Features, episodes: Episodes, processes: Processes | None = None
 ) -> tuple[Evaluation, Details]:
-    """As :func:`evaluate`, with what the means are of."""
-    runtime = runtime or Runtime(learner.device)
+    """As :func:`evaluate`, with the results of single episodes."""
+    processes = processes or Processes(learner.device)
     count, way = len(episodes), episodes.way
     accuracy, certified = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
     active = torch.zeros(count, features.table.shape[1], dtype=torch.uint8)
@@ -131,7 +136,7 @@ def examine(
     bins = torch.zeros(_BINS, 3, dtype=torch.float64)
     known = True
     for i, start in enumerate(range(0, count, _EPISODES_AT_ONCE)):
-        if i % runtime.size != runtime.rank:
+        if i % processes.size != processes.rank:
             continue
         place = slice(start, min(start + _EPISODES_AT_ONCE, count))
         batch = episodes.batch(place.start, place.stop)
@@ -145,14 +150,14 @@ def examine(
         where = (confidence * _BINS).long().clamp(max=_BINS - 1).flatten()
         for column, values in enumerate((torch.ones_like(confidence), right.double(), confidence)):
             bins[:, column].index_add_(0, where, values.flatten())
-        share = learner.certified()
-        known = known and share is not None
-        certified[place] = 0.0 if share is None else share
-    if runtime.size > 1:
+        fraction = learner.certified()
+        known = known and fraction is not None
+        certified[place] = 0.0 if fraction is None else fraction
+    if processes.size > 1:
         accuracy, certified, active, classes, bins = (
-            runtime.sum(value.to(learner.device)).cpu() for value in (accuracy, certified, active, classes, bins)
+            processes.sum(value.to(learner.device)).cpu() for value in (accuracy, certified, active, classes, bins)
         )
-        known = bool(runtime.mean(torch.tensor(float(known), device=learner.device)) == 1)
+        known = bool(processes.mean(torch.tensor(float(known), device=learner.device)) == 1)
     evaluation = Evaluation(
         split=episodes.split,
         way=way,
@@ -167,3 +172,16 @@ def examine(
         calibration_error=((bins[:, 1] - bins[:, 2]).abs().sum() / bins[:, 0].sum()).item(),
     )
     return evaluation, Details(accuracy, active.bool(), classes, bins)
+
+
+def patterns(details: Details, class_names: Sequence[str]) -> bytes:
+    """A .npz file of the features that every task uses: active (E, d), classes (E, way), accuracy (E,), class_names."""
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        active=details.active.numpy(),
+        classes=details.classes.numpy(),
+        accuracy=details.accuracy.numpy(),
+        class_names=np.array(class_names),
+    )
+    return content.getvalue()

@@ -1,24 +1,36 @@
-"""Figures of tests: the sweep, the heat map of features and classes, and the reliability diagram. All are PNG
-images."""
+"""Figures of a run and of its tests; all are PNG images."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedis.metalearn.grid import Entry
+from sparsedis.metalearn.results import Entry
+from sparsedis.runs import plots
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """The lines of metrics.jsonl: accuracy, and the fraction of features used, by iteration."""
+    figure = plots.figure(9, 3.5)
+    panels = figure.subplots(1, 2)
+    for panel, key, label in zip(panels, ("accuracy", "features_used"), ("accuracy", "features used"), strict=True):
+        for split in ("train", "validation"):
+            plots.curve(panel, lines, split, key)
+        panel.set(xlabel="iteration", ylabel=label, ylim=(0, 1.02))
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    return plots.png(figure)
 
 
 def sweep(entries: Sequence[Entry]) -> bytes:
-    """Accuracy against the share of features used, one panel per kind of task: sparse heads as curves, dense ones as
-    lines; bars and bands are 95% intervals."""
+    """Accuracy against the fraction of features used, one panel per kind of task: sparse heads as curves, dense ones as
+    lines; bars and bands are 95% confidence intervals."""
     kinds = list(entries[0].tests)
-    figure = _figure(4.5 * len(kinds), 3.6)
+    figure = plots.figure(4.5 * len(kinds), 3.6)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for panel, kind in zip(panels, kinds, strict=True):
         for number, head in enumerate(dict.fromkeys(entry.head for entry in entries)):
@@ -41,53 +53,53 @@ def sweep(entries: Sequence[Entry]) -> bytes:
                 capsize=2,
                 label=head,
             )
-            for entry, share, test in zip(chosen, used, tests, strict=True):
+            for entry, fraction, test in zip(chosen, used, tests, strict=True):
                 panel.annotate(
-                    f"{entry.lambda1:g}", (share, test.accuracy), (3, -9), textcoords="offset points", fontsize=7
+                    f"{entry.lambda1:g}", (fraction, test.accuracy), (3, -9), textcoords="offset points", fontsize=7
                 )
         panel.set(title=kind, xlabel="share of features used", ylabel="accuracy", xlim=(0, 1.02))
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize=8)
-    return _png(figure)
+    return plots.png(figure)
 
 
 def usage(active: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """For the classes that occur, the share of their episodes whose classifier uses each feature.
+    """For the classes that occur, the fraction of their episodes whose classifier uses each feature.
 
     Args:
         active: (E, d) bool.
         classes: (E, way).
 
     Returns:
-        The classes (C,), sorted, and the shares (C, d).
+        The classes (C,), sorted, and the fractions (C, d).
     """
     found, places = classes.unique(return_inverse=True)
     member = torch.zeros(len(active), len(found), dtype=torch.float64).scatter_(1, places, 1.0)
     return found, (member.T @ active.double()) / member.sum(0)[:, None]
 
 
-def heat_map(shares: Tensor, names: Sequence[str]) -> bytes:
-    """Which features (columns, the most used first) which classes (rows) use; shares (C, d)."""
-    order = shares.mean(0).argsort(descending=True)
-    figure = _figure(9, 1.2 + 0.16 * len(names))
+def heat_map(fractions: Tensor, names: Sequence[str]) -> bytes:
+    """The fractions (C, d) of :func:`usage`: classes as rows, features as columns, the most used first."""
+    order = fractions.mean(0).argsort(descending=True)
+    figure = plots.figure(9, 1.2 + 0.16 * len(names))
     panel = figure.subplots()
     image = panel.imshow(
-        shares[:, order].numpy(), aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest"
+        fractions[:, order].numpy(), aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest"
     )
     panel.set_yticks(range(len(names)), names, fontsize=6)
     panel.set(xlabel="feature, in the order of use", title="share of a class's tasks that use a feature")
     figure.colorbar(image, ax=panel)
-    return _png(figure)
+    return plots.png(figure)
 
 
 def reliability(bins: Tensor) -> bytes:
-    """Accuracy by confidence, beside how often each confidence occurs; bins (15, 3) as evaluation gives them."""
+    """Reliability diagram: accuracy by confidence, and a histogram of confidence; bins (15, 3) as in ``Details``."""
     count, right, confidence = bins.numpy().T
     some = count > 0
     width = 1 / len(bins)
     left = np.arange(len(bins)) * width
     accuracy = right[some] / count[some]
-    figure = _figure(4.5, 4.5)
+    figure = plots.figure(4.5, 4.5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
     upper.bar(left[some], accuracy, width, align="edge", edgecolor="white")
@@ -95,18 +107,4 @@ def reliability(bins: Tensor) -> bytes:
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     lower.bar(left, count / count.sum(), width, align="edge", edgecolor="white")
     lower.set(xlabel="confidence", ylabel="share")
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _png(figure: Any) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content)
-    return content.getvalue()
+    return plots.png(figure)

@@ -1,4 +1,4 @@
-"""What is meta-trained: an encoder and a head."""
+"""The learner: the encoder and the head that are meta-trained."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.random import SeedSequence
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sparsedis.data.augment import augmentation
+from sparsedis.data.augmentation import augmentation
 from sparsedis.data.episodes import Episode, scaled
+from sparsedis.metalearn.batch_norm import RunningStatistics
 from sparsedis.metalearn.config import TrainConfig
-from sparsedis.metalearn.statistics import Statistics
 from sparsedis.models.drop_block import DropBlock
 from sparsedis.models.encoders import build
 from sparsedis.nn import GroupLassoLogistic, GroupLassoSVM, HeadOutput, Prototypes, Ridge, SparseHead
@@ -47,7 +47,7 @@ class Learner(nn.Module):
             raise ValueError(f"augment: expected none for inputs of shape {self.shape}, got {config.augment!r}")
         self.augment = augmentation(config.augment, (shape[-2], shape[-1])) if len(shape) == 3 else nn.Identity()
         self.micro_batch, self.seed = config.micro_batch, config.seed
-        self.statistics = Statistics(self.encoder)
+        self.statistics = RunningStatistics(self.encoder)
 
     @property
     def device(self) -> torch.device:
@@ -59,8 +59,9 @@ class Learner(nn.Module):
         Args:
             episodes: as :meth:`sparsedis.data.Episodes.images` or ``raw`` gives them, stacked.
             way: classes.
-            first: number of the first episode. In training, the random state of every pass of the encoder is set by its
-                first episode's number, so that the batch gives the same however it is shared out.
+            first: number of the first episode. In training, the number of the first episode of every pass of the
+                encoder seeds the random state of that pass, so that the result does not depend on the number of
+                processes.
         """
         n = episodes.support.shape[1]
         # One pass, so that support and query share the statistics of the batch normalisation.
@@ -70,8 +71,8 @@ class Learner(nn.Module):
     def features(self, images: Tensor, first: int | None = None) -> Tensor:
         """Features (B, m, d) of the images (B, m, ...) of B episodes, ``micro_batch`` episodes at a time.
 
-        Where that is several passes, nothing is kept of them: each is run again when its gradient is due, so that the
-        memory is that of one pass and of all features.
+        Activations of several passes are recomputed in the backward pass (gradient checkpointing): the memory is that
+        of one pass and of all features.
         """
         passes = images.split(self.micro_batch or len(images))
         features = []
@@ -91,13 +92,13 @@ class Learner(nn.Module):
         return self.encoder(scaled(images.to(self.device)))
 
     def step(self) -> None:
-        """An optimiser step is done: let the encoder's schedules go on."""
+        """Call after every optimiser step: advances the schedules of the encoder."""
         for module in self.encoder.modules():
             if isinstance(module, DropBlock):
                 module.step()
 
     def certified(self) -> float | None:
-        """Share of the last forward pass's tasks solved to their certificate; None for a head without one."""
+        """Fraction of the last forward pass's tasks solved to their certificate; None without certificates."""
         solution = self.head.last_solution
         return None if solution is None else solution.certified.double().mean().item()
 

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""The time that each part of a training step takes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sparsedis.data.dataset import load
-from sparsedis.data.episodes import Episodes
-from sparsedis.metalearn import recipe
+from sparsedis.data import Episodes, load
+from sparsedis.metalearn import optimization
 from sparsedis.metalearn.config import TrainConfig
+from sparsedis.metalearn.distributed import processes
 from sparsedis.metalearn.learner import Learner
-from sparsedis.metalearn.runtime import runtime
+from sparsedis.runs.device import set_threads
 
 _WARM_UP = 3
 
@@ -35,8 +35,8 @@ class Profile:
         """The median of every part."""
         return {name: statistics.median(values) for name, values in self.parts.items()}
 
-    def share(self, *names: str) -> float:
-        """Of some parts in the sum of the medians."""
+    def fraction(self, *names: str) -> float:
+        """Fraction of some parts in the sum of the medians."""
         medians = self.medians()
         return sum(medians[name] for name in names) / sum(medians.values())
 
@@ -44,14 +44,13 @@ class Profile:
 def profile(config: TrainConfig, steps: int = 20) -> Profile:
     """Time some training steps, after a few that are not counted. Nothing is written.
 
-    The step is that of :func:`sparsedis.metalearn.train.train`, taken apart where the features are: their gradient by
-    the head is one part, its way through the encoder another.
+    The step is that of :func:`sparsedis.metalearn.train.train`, but the backward pass is split at the features: the
+    head's is one part, the encoder's another.
 
     Raises:
         ValueError: as :func:`sparsedis.metalearn.train.train`.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     data = load(config.data, config.image_size)
     episodes = Episodes(
         data,
@@ -62,7 +61,7 @@ def profile(config: TrainConfig, steps: int = 20) -> Profile:
         seed=config.seed,
         length=config.batch * (steps + _WARM_UP),
     )
-    device = runtime(config).device
+    device = processes(config).device
     measured = Profile()
 
     @contextmanager
@@ -76,7 +75,7 @@ def profile(config: TrainConfig, steps: int = 20) -> Profile:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         learner = Learner(config, data.images.shape[1:]).to(device).train()
-        optimizer = recipe.optimizer(config, learner)
+        optimizer = optimization.optimizer(config, learner)
         for step in range(steps + _WARM_UP):
             if step == _WARM_UP:
                 measured.parts.clear()
@@ -89,7 +88,7 @@ def profile(config: TrainConfig, steps: int = 20) -> Profile:
             n = batch.support.shape[1]
             with part("head forward"):
                 output = learner.head(leaf[:, n:], leaf[:, :n], batch.support_labels.to(device), config.way)
-                loss = recipe.loss(config, output.logits, batch.query_labels.to(device))
+                loss = optimization.loss(config, output.logits, batch.query_labels.to(device))
             optimizer.zero_grad()
             with part("head backward"):
                 loss.backward()

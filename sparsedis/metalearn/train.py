@@ -1,13 +1,12 @@
-"""Meta-training: the outer loop over episodes. A run lives in one folder; see :mod:`sparsedis.metalearn.loop`.
+"""Meta-training: the outer loop over episodes.
 
-tensorboard/ holds metrics.jsonl for TensorBoard, if asked for. Several processes (``torchrun``, ``accelerate launch``)
-share the episodes of a step out; only the first of them writes, and all of them read the folder to resume.
+To the files of every run (:mod:`sparsedis.runs.folder`) ``config.tensorboard`` adds tensorboard/, metrics.jsonl for
+TensorBoard. Of several processes (``torchrun``, ``accelerate launch``) each takes a part of the episodes of a step;
+only the first one writes, and all of them read the folder to resume.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,30 +16,18 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from sparsedis.data.dataset import FewShotData, absolute, load
-from sparsedis.data.episodes import Episodes
-from sparsedis.metalearn import checkpoint, loop, recipe, report
+from sparsedis.data import Episodes, FewShotData, load
+from sparsedis.data.sources import absolute
+from sparsedis.metalearn import figures, optimization, tables
 from sparsedis.metalearn.config import TrainConfig
-from sparsedis.metalearn.evaluate import Evaluation, encode, evaluate
+from sparsedis.metalearn.distributed import Processes, processes
+from sparsedis.metalearn.evaluate import encode, evaluate
 from sparsedis.metalearn.learner import Learner
-from sparsedis.metalearn.runtime import Runtime, runtime
+from sparsedis.metalearn.results import Results
+from sparsedis.runs import files, folder, loop
+from sparsedis.runs.device import set_threads
 
 _BOARD = "tensorboard"
-
-
-@dataclass(frozen=True)
-class Results:
-    """How a run ended; what results.json holds.
-
-    Attributes:
-        iteration: of the learner that did best in validation.
-        validation: its accuracy there.
-        tests: one evaluation on the test split per number of shots.
-    """
-
-    iteration: int
-    validation: float
-    tests: tuple[Evaluation, ...]
 
 
 @dataclass
@@ -56,45 +43,44 @@ def train(
     console: Console | None = None,
     encoder: nn.Module | None = None,
 ) -> Results:
-    """Meta-train a learner, then test the one that did best in validation.
+    """Meta-train a learner, then test the one with the best validation.
 
     The same settings give the same files, byte for byte on the same CPU, whether or not the run was
     interrupted and resumed; and the same losses, up to rounding, in any number of processes. The global random state is
-    left as it was; the number of threads is set where ``config.threads`` says so.
+    left as it was; the number of threads is set if ``config.threads`` is.
 
     Args:
         config: the settings.
-        out: the folder of the run; made when everything is known to be in order.
-        resume: go on with the run in ``out``, from its last checkpoint.
+        out: the folder of the run; created after everything has been checked.
+        resume: continue the run in ``out`` from its last checkpoint.
         console: where to report; default: standard output.
         encoder: for ``config.encoder`` "custom": from images (N, *shape) to features (N, d). It is trained in place.
 
     Raises:
         ValueError: the data has too few classes or images; the run in ``out`` has other settings, or a
-            damaged checkpoint; the loss is no longer finite; the device or a package is missing; the processes do not
-            divide the batch.
+            damaged checkpoint; the loss is no longer finite; the device or a package is missing; the number of
+            processes does not divide the batch.
         FileExistsError: ``out`` holds a run, and ``resume`` is not set.
         FileNotFoundError: the data, or the run to resume, is not there.
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is saved first.
     """
     config = replace(config.settled(), data=absolute(config.data))
     out = Path(out)
-    loop.check_folder(out, config, resume)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    folder.check(out, config, resume)
+    set_threads(config.threads)
     data = load(config.data, config.image_size)
     training = _episodes(config, data, "train", config.shot, config.query, config.iterations * config.batch)
     later = config.query if config.test_query is None else config.test_query
     shot = config.shot if config.validation_shot is None else config.validation_shot
     validation = _episodes(config, data, "validation", shot, later, config.validation_episodes)
     tests = [_episodes(config, data, "test", shot, later, config.test_episodes) for shot in config.test_shots]
-    processes = runtime(config)
+    group = processes(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        learner = Learner(config, data.images.shape[1:], encoder).to(processes.device)
-        processes.wait()  # nobody writes before all have looked
-        shown = console or Console(quiet=not processes.main)
-        run = _Run(out, config, learner, training, validation, processes, shown, resume)
+        learner = Learner(config, data.images.shape[1:], encoder).to(group.device)
+        group.barrier()  # no process writes before all have checked the folder
+        shown = console or Console(quiet=not group.main)
+        run = _Run(out, config, learner, training, validation, group, shown, resume)
         run.run(
             f"{config.head} on {data.name}: {config.way}-way {config.shot}-shot, "
             f"iterations {run.progress.iteration} to {config.iterations}, in {out}"
@@ -103,47 +89,25 @@ def train(
 
 
 def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner, TrainConfig]:
-    """The learner of a run that did best in validation so far, on the CPU, and the run's settings.
+    """The learner of a run with the best validation so far, on the CPU, and the settings of the run.
 
     Args:
         out: folder of the run.
         encoder: a module like the one that was trained, for ``config.encoder`` "custom"; its parameters are replaced.
 
     Raises:
-        FileNotFoundError: there is no such run, or it has not come to its first validation.
+        FileNotFoundError: there is no such run, or it has not reached its first validation.
         ValueError: its checkpoint is damaged.
     """
-    path = Path(out) / loop.BEST
-    tensors, about = checkpoint.load(path)
-    state = loop.with_prefix(tensors, loop.LEARNER)
-    try:
-        config = TrainConfig.from_json(about.get("config"))
-        shape = tuple(about["shape"])
+
+    def build(metadata: Mapping[str, Any]) -> tuple[Learner, TrainConfig]:
+        config = TrainConfig.from_json(metadata.get("config"))
+        shape = tuple(metadata["shape"])
         if len(shape) not in (1, 3) or not all(type(n) is int and 0 < n < 1 << 16 for n in shape):
             raise ValueError(f"shape {shape}")
-        with torch.device("meta"):  # to compare shapes before any memory is taken
-            expected = Learner(config, shape, encoder).state_dict()
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-        raise ValueError(f"checkpoint: {path} is damaged: {error}") from error
-    checkpoint.check(expected, state, path)
-    learner = Learner(config, shape, encoder)
-    learner.load_state_dict(state)
-    return learner.cpu().eval(), config
+        return Learner(config, shape, encoder), config
 
-
-def results_of(out: str | Path) -> Results:
-    """How a finished run ended.
-
-    Raises:
-        FileNotFoundError: there is no such run, or it is not finished.
-        ValueError: its results are damaged.
-    """
-    path = Path(out) / loop.RESULTS
-    try:
-        held = json.loads(path.read_bytes())
-        return Results(held["iteration"], held["validation"], tuple(Evaluation(**test) for test in held["tests"]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"results: {path} is damaged: {error}") from error
+    return folder.load_best(out, build)
 
 
 class _Run(loop.Loop):
@@ -160,79 +124,78 @@ class _Run(loop.Loop):
         learner: Learner,
         training: Episodes,
         validation: Episodes,
-        runtime: Runtime,
+        processes: Processes,
         console: Console,
         resume: bool,
     ) -> None:
-        self.training, self.validation, self.runtime = training, validation, runtime
-        optimizer = recipe.optimizer(config, learner)
-        super().__init__(out, config, learner, optimizer, _Progress(), console, resume, runtime.main)
-        self._module, self._stepper = runtime.prepare(learner, optimizer)
+        self.training, self.validation, self.processes = training, validation, processes
+        optimizer = optimization.optimizer(config, learner)
+        super().__init__(out, config, learner, optimizer, _Progress(), console, resume, processes.main)
+        self._module, self._stepper = processes.prepare(learner, optimizer)
         self._board = (
-            report.board(out / _BOARD, self.progress.iteration) if config.tensorboard and runtime.main else None
+            _tensorboard(out / _BOARD, self.progress.iteration) if config.tensorboard and processes.main else None
         )
 
     def finish(self, tests: list[Episodes], encoder: nn.Module | None) -> Results:
-        """Test the best learner; write and show the results."""
+        """Test the best learner; write and print the results."""
         if self._board is not None:
             self._board.close()
-        self.runtime.wait()
+        self.processes.barrier()
         learner, _ = load_run(self.out, encoder)
         learner.to(self.learner.device)
-        features = encode(learner, tests[0].data, "test", self.runtime)
+        features = encode(learner, tests[0].data, "test", self.processes)
         results = Results(
             self.progress.best_iteration,
             self.progress.best_accuracy,
-            tuple(evaluate(learner, features, episodes, self.runtime) for episodes in tests),
+            tuple(evaluate(learner, features, episodes, self.processes) for episodes in tests),
         )
         if self.main:
-            checkpoint.write(self.out / loop.CURVES, report.curves(self.metrics()))
-            checkpoint.write_json(self.out / loop.RESULTS, asdict(results))
-        validation = report.percent(results.validation)
+            files.write(self.out / folder.CURVES, figures.curves(self.metrics()))
+            files.write_json(self.out / folder.RESULTS, asdict(results))
+        validation = tables.percent(results.validation)
         title = f"Test of the learner of iteration {results.iteration} (validation {validation})"
-        self.console.print(report.table(results.tests, title))
-        self.runtime.wait()
+        self.console.print(tables.evaluations(results.tests, title))
+        self.processes.barrier()
         return results
 
+    def learning_rate(self) -> float:
+        return optimization.learning_rate(self.config, self.progress.iteration)
+
     def advance(self) -> dict[str, float | None]:
-        config, runtime, training, done = self.config, self.runtime, self.training, self.progress.iteration
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(config, done)
-        share = config.batch // runtime.size
-        first = done * config.batch + runtime.rank * share
-        batch = training.raw(training.batch(first, first + share))
+        config, processes, training = self.config, self.processes, self.training
+        part = config.batch // processes.size
+        first = self.progress.iteration * config.batch + processes.rank * part
+        batch = training.raw(training.batch(first, first + part))
         self.learner.train()
         passes = config.batch // (config.micro_batch or config.batch)
-        with self.learner.statistics.step(passes > 1, runtime.mean):
+        with self.learner.statistics.step(passes > 1, processes.mean):
             output = self._module(batch, config.way, first)
             labels = batch.query_labels.to(self.learner.device)
-            loss = recipe.loss(config, output.logits, labels)
+            loss = optimization.loss(config, output.logits, labels)
             accuracy = (output.logits.argmax(-1) == labels).double().mean()
             used = output.active.double().mean()
             certified = self.learner.certified()
             measured = torch.stack([loss.detach().double(), accuracy, used])
-            share_certified = measured.new_tensor([0.0 if certified is None else certified])
-            values = runtime.mean(torch.cat([measured, share_certified])).tolist()
-            if not math.isfinite(values[0]):
-                raise ValueError(f"iteration {done + 1}: the loss is {values[0]}; try a lower learning_rate")
+            fraction = measured.new_tensor([0.0 if certified is None else certified])
+            values = processes.mean(torch.cat([measured, fraction])).tolist()
+            self.check_finite(values[0])
             self._stepper.zero_grad()
-            runtime.backward(loss)
+            processes.backward(loss)
         self._stepper.step()
         self.learner.step()
-        self.progress.iteration += 1
         names = ("loss", "accuracy", "features_used", "certified")
         logged: dict[str, float | None] = dict(zip(names, values, strict=True))
         return {**logged, "certified": None if certified is None else values[3]}
 
     def stopping(self, interrupted: bool) -> bool:
-        """Whether any of the processes is to end."""
-        return self.runtime.sum(torch.tensor(float(interrupted), device=self.learner.device)).item() > 0
+        """Whether any process has received SIGINT."""
+        return self.processes.sum(torch.tensor(float(interrupted), device=self.learner.device)).item() > 0
 
     def state(self) -> dict[str, Any]:
-        return self.runtime.state()
+        return self.processes.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.runtime.restore(dict(state))
+        self.processes.restore(dict(state))
 
     def log(self, split: str, values: Mapping[str, Any]) -> None:
         if self._board is not None:
@@ -242,8 +205,8 @@ class _Run(loop.Loop):
         super().log(split, values)
 
     def validate(self, measured: dict[str, float | None], rate: float) -> None:
-        features = encode(self.learner, self.validation.data, "validation", self.runtime)
-        result = evaluate(self.learner, features, self.validation, self.runtime)
+        features = encode(self.learner, self.validation.data, "validation", self.processes)
+        result = evaluate(self.learner, features, self.validation, self.processes)
         progress, config = self.progress, self.config
         self.log(
             "validation",
@@ -254,11 +217,10 @@ class _Run(loop.Loop):
                 "certified": result.certified,
             },
         )
-        self.say(
-            f"iteration {progress.iteration}/{config.iterations}: loss {measured['loss']:.3f}, validation "
-            f"{report.percent(result.accuracy)} ± {100 * result.ci95:.1f}, features used "
-            f"{report.percent(result.features_used)}, certified {report.percent(result.certified)}; "
-            f"{rate:.1f} steps/s, {(config.iterations - progress.iteration) / rate:.0f} s left"
+        self.report(
+            f"loss {measured['loss']:.3f}, validation {tables.percent(result.accuracy)} ± {100 * result.ci95:.1f}, "
+            f"features used {tables.percent(result.features_used)}, certified {tables.percent(result.certified)}",
+            rate,
         )
         if result.accuracy > progress.best_accuracy:
             progress.best_accuracy = result.accuracy
@@ -273,3 +235,16 @@ class _Run(loop.Loop):
 
 def _episodes(config: TrainConfig, data: FewShotData, split: str, shot: int, query: int, length: int) -> Episodes:
     return Episodes(data, split, way=config.way, shot=shot, query=query, seed=config.seed, length=length)
+
+
+def _tensorboard(path: Path, done: int) -> Any:
+    """A writer of TensorBoard files, which hides what an earlier part of the run wrote for steps after ``done``.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("tensorboard: needs TensorBoard; pip install 'sparsedis[fewshot]'") from error
+    return SummaryWriter(str(path), purge_step=done + 1)

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from sparsedis.disentangle import sweep as module
 from sparsedis.disentangle.config import DisentangleConfig
-from sparsedis.disentangle.report import sweep_table
 from sparsedis.disentangle.sweep import summary, sweep
+from sparsedis.disentangle.tables import sweep_table
 
 pytest.importorskip("scipy")
 pytest.importorskip("sklearn")

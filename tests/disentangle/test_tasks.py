@@ -6,7 +6,7 @@ import pytest
 import torch
 from numpy.random import default_rng
 
-from sparsedis.data.factors import Factors
+from sparsedis.disentangle.factors import Factors
 from sparsedis.disentangle.tasks import TaskDistribution, Tasks
 
 

@@ -11,17 +11,18 @@ import torch
 
 from sparsedis.disentangle import train as module
 from sparsedis.disentangle.config import DisentangleConfig
-from sparsedis.disentangle.train import CORRELATIONS, SECONDS, Outcome, _Run, load_run, outer_loss, seconds, train
-from sparsedis.metalearn import checkpoint
-from sparsedis.metalearn.loop import FILES
-from tests import runs
+from sparsedis.disentangle.results import CORRELATIONS, SECONDS, seconds
+from sparsedis.disentangle.train import Outcome, _Run, load_run, outer_loss, train
+from sparsedis.runs import checkpoint
+from sparsedis.runs.folder import FILES
+from tests import training
 
 pytest.importorskip("scipy")
 sklearn = pytest.importorskip("sklearn.linear_model")
 
 
-run = partial(runs.run, train)
-assert_equal = partial(runs.assert_equal, besides=[SECONDS])
+run = partial(training.run, train)
+assert_equal = partial(training.assert_equal, besides=[SECONDS])
 
 
 @pytest.fixture(scope="module")

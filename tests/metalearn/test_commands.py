@@ -11,15 +11,14 @@ import torch
 from torch import nn
 
 from sparsedis import cli
-from sparsedis.metalearn import grid
-from sparsedis.metalearn.config import TrainConfig
+from sparsedis.metalearn.config import PRESETS, TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation
 from sparsedis.metalearn.figures import usage
-from sparsedis.metalearn.presets import PRESETS
 from sparsedis.metalearn.profile import profile
+from sparsedis.metalearn.results import pooled
 from sparsedis.metalearn.train import load_run, train
 from tests.command_line import options
-from tests.data.test_omniglot_runs import write_runs
+from tests.data.test_omniglot_one_shot import write_runs
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -136,7 +135,7 @@ def evaluation(accuracy: float, ci95: float) -> Evaluation:
 
 def test_pooled_interval() -> None:
     """Of two runs of equal spread it is that of one run of twice the episodes."""
-    both = grid.pooled([evaluation(0.5, 0.02), evaluation(0.7, 0.02)])
+    both = pooled([evaluation(0.5, 0.02), evaluation(0.7, 0.02)])
     assert (both.accuracy, both.lowest, both.highest) == pytest.approx((0.6, 0.5, 0.7))
     assert both.ci95 == pytest.approx(0.02 / 2**0.5)
     assert both.certified is None
@@ -181,7 +180,7 @@ def test_profile(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[s
     assert not list(here.iterdir())
     measured = profile(quick, 4)
     assert {len(values) for values in measured.parts.values()} == {4}
-    assert measured.share(*measured.parts) == pytest.approx(1)
+    assert measured.fraction(*measured.parts) == pytest.approx(1)
 
 
 def test_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparsedis.data import Episodes, FewShotData
-from sparsedis.metalearn import recipe
+from sparsedis.metalearn import optimization
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.learner import Learner
 
@@ -26,7 +26,7 @@ def gradients(learner: Learner, data: FewShotData, first: int | None = 0) -> dic
     if next(learner.parameters()).dtype == torch.float64:
         images = images._replace(support=images.support.double() / 255, query=images.query.double() / 255)
     with learner.statistics.step(learner.micro_batch is not None, lambda x: x):
-        loss = recipe.loss(CONFIG, learner(images, 3, first).logits, images.query_labels)
+        loss = optimization.loss(CONFIG, learner(images, 3, first).logits, images.query_labels)
         learner.zero_grad()
         loss.backward()
     return {"loss": loss.detach(), **{name: p.grad.clone() for name, p in learner.named_parameters()}}

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsedis.metalearn import checkpoint
 from sparsedis.metalearn.config import TrainConfig
-from sparsedis.metalearn.loop import FILES
 from sparsedis.metalearn.train import _Run, load_run, train
-from tests import runs
-from tests.runs import assert_equal
+from sparsedis.runs import checkpoint
+from sparsedis.runs.folder import FILES
+from tests import training
+from tests.training import assert_equal
 
-run = partial(runs.run, train)
+run = partial(training.run, train)
 
 
 @pytest.fixture(scope="module")

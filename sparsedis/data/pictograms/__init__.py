@@ -1,6 +1,6 @@
 """The embedded few-shot data set: the same concepts, each drawn independently by many icon designers.
 
-What it holds and how it was made: docs/pictograms.md. Its licences: NOTICE.md and licenses/ beside this file.
+Its content and how it was made: docs/pictograms.md. Its licences: NOTICE.md and licenses/ in this folder.
 """
 
 from __future__ import annotations

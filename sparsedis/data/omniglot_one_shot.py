@@ -1,0 +1,123 @@
+"""Reader of the 20 tasks of within-alphabet one-shot classification (Lake et al., Science 2015), from all_runs.zip.
+
+The publication calls a task a run.
+
+run01/class_labels.txt              lines "run01/test/item01.png run01/training/class03.png"
+run01/training/class01.png ...      one image of every character
+run01/test/item01.png ...           one image by another drawer, to be classified among them
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsedis.data import omniglot
+
+_LABELS = re.compile(r"(?P<root>(?:.*/)?)(?P<run>run\d+)/class_labels\.txt")
+
+
+class Run(NamedTuple):
+    """One run: a task with one image per class.
+
+    Attributes:
+        name: "run01"...
+        training: uint8 (k, 1, 28, 28), ink bright; image i is of class i.
+        test: uint8 (q, 1, 28, 28).
+        labels: int64 (q,), the class of every test image.
+    """
+
+    name: str
+    training: Tensor
+    test: Tensor
+    labels: Tensor
+
+
+def load(path: str | Path) -> list[Run]:
+    """Read the runs, in order. Images are prepared as :func:`sparsedis.data.omniglot.load` does.
+
+    Args:
+        path: all_runs.zip, or the folder that it holds.
+
+    Raises:
+        FileNotFoundError: ``path`` does not exist.
+        ValueError: there is no run, or a damaged one; the message names the file.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"omniglot runs: expected all_runs.zip or its folder, got {str(path)!r}")
+    with ExitStack() as stack:
+        names, content = _folder(path) if path.is_dir() else _archive(path, stack)
+        found = [match for match in map(_LABELS.fullmatch, sorted(names)) if match and "__MACOSX" not in match[0]]
+        if not found:
+            raise ValueError(f"omniglot runs: expected runNN/class_labels.txt, found none in {str(path)!r}")
+        if len({match["run"] for match in found}) < len(found):
+            raise ValueError(f"omniglot runs: expected every run once, found one twice in {str(path)!r}")
+        return [_run(match, content) for match in found]
+
+
+def _folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+    if not any(map(_LABELS.fullmatch, names)) and (path / "class_labels.txt").is_file():
+        path, names = path.absolute().parent, [f"{path.absolute().name}/class_labels.txt"]  # one of the runs
+
+    def content(name: str) -> bytes:
+        file = path / name
+        if not file.is_file():
+            raise ValueError(f"omniglot runs: expected the file {file}, found none")
+        return omniglot.read(file)
+
+    return names, content
+
+
+def _archive(path: Path, stack: ExitStack) -> tuple[list[str], Callable[[str], bytes]]:
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
+        raise ValueError(f"omniglot runs: expected a zip file, got {path}: {error}") from error
+
+    def content(name: str) -> bytes:
+        try:
+            member = archive.getinfo(name)
+        except KeyError as error:
+            raise ValueError(f"omniglot runs: expected the member {name!r} in {path}, found none") from error
+        return omniglot.extract(archive, member, f"{path}: {name!r}")
+
+    return archive.namelist(), content
+
+
+def _run(match: re.Match[str], content: Callable[[str], bytes]) -> Run:
+    root, run = match["root"], match["run"]
+    raw = content(match[0])
+    if len(raw) > omniglot.MAX_BYTES:
+        raise ValueError(f"omniglot runs: expected at most {omniglot.MAX_BYTES} bytes, got more in {match[0]}")
+    pairs = [_pair(line, run, match[0]) for line in raw.decode("ascii", "replace").splitlines() if line.strip()]
+    classes = sorted({training for _, training in pairs})
+    if len(classes) < 2:
+        raise ValueError(f"omniglot runs: expected two classes or more, got {len(classes)} in {match[0]}")
+    return Run(
+        run,
+        _images(root, classes, content),
+        _images(root, [test for test, _ in pairs], content),
+        torch.tensor([classes.index(training) for _, training in pairs]),
+    )
+
+
+def _pair(line: str, run: str, name: str) -> tuple[str, str]:
+    parts = [PurePosixPath(word).parts for word in line.split()]
+    if [part[:-1] for part in parts] != [(run, "test"), (run, "training")]:
+        raise ValueError(f"omniglot runs: expected '{run}/test/FILE {run}/training/FILE', got {line!r:.80} in {name}")
+    return "/".join(parts[0]), "/".join(parts[1])
+
+
+def _images(root: str, names: list[str], content: Callable[[str], bytes]) -> Tensor:
+    decoded = [omniglot.decode(root + name, content(root + name)) for name in names]
+    return torch.from_numpy(np.stack(decoded))[:, None]

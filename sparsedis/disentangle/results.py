@@ -1,0 +1,77 @@
+"""The results of a run, and functions that read them from its folder.
+
+To the files of every run (:mod:`sparsedis.runs.folder`) a run of disentanglement adds
+
+correlations.png   the correlations of the features with the factors
+seconds.json       the time that the run has taken over all its parts; of a killed one, until its last checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.runs import folder
+
+CORRELATIONS, SECONDS = "correlations.png", "seconds.json"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a run. Metrics are those of the learner with the best validation.
+
+    Attributes:
+        iteration: the step of that learner.
+        iterations: steps done.
+        validation_loss, test_loss: outer loss.
+        features_used: fraction of the features that a test task's regression uses.
+        certified: fraction of the test tasks solved to their certificate.
+        mcc, mcc_spearman, r: on factors drawn uniformly.
+        disentanglement, completeness, informativeness: DCI, on the same factors.
+        mcc_ica, r_ica: of the features transformed by FastICA, fitted to features of the training distribution.
+        correlations: (6, d) of factors with features, on factors drawn uniformly; the features in the order of the
+            assignment of ``mcc``.
+    """
+
+    iteration: int
+    iterations: int
+    validation_loss: float
+    test_loss: float
+    features_used: float
+    certified: float
+    mcc: float
+    mcc_spearman: float
+    r: float
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    mcc_ica: float
+    r_ica: float
+    correlations: list[list[float]]
+
+
+def record(out: str | Path) -> dict[str, Any]:
+    """The main settings and results of a finished run: what ``--json`` writes."""
+    out = Path(out)
+    config = DisentangleConfig.from_json(json.loads((out / folder.CONFIG).read_bytes()))
+    results = json.loads((out / folder.RESULTS).read_bytes())
+    return {
+        **{name: getattr(config, name) for name in ("inner", "rho", "eps", "noise", "tasks", "preset")},
+        "mcc": results["mcc"],
+        "r": results["r"],
+        "dci": {name: results[name] for name in ("disentanglement", "completeness", "informativeness")},
+        "mcc_ica": results["mcc_ica"],
+        "r_ica": results["r_ica"],
+        "iterations": results["iterations"],
+        "seed": config.seed,
+        "seconds": seconds(out),
+    }
+
+
+def seconds(out: str | Path) -> float:
+    """The time in seconds that the run in a folder has taken; 0 for a new one."""
+    path = Path(out) / SECONDS
+    return float(json.loads(path.read_text())) if path.exists() else 0.0

@@ -1,0 +1,105 @@
+"""Comparisons of many runs: of heads, and of weights of the group Lasso.
+
+A comparison has one folder, with a folder for every run in it. Finished runs are not repeated, and an interrupted run
+is resumed from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from sparsedis.data.sources import absolute
+from sparsedis.metalearn import results, tables
+from sparsedis.metalearn.config import HEADS, Head, TrainConfig
+from sparsedis.metalearn.results import Entry, Results, pooled
+from sparsedis.metalearn.train import train
+from sparsedis.runs import files, folder
+from sparsedis.runs.config import different
+
+
+def variants(config: TrainConfig, heads: Sequence[Head], eps: Sequence[float]) -> list[TrainConfig]:
+    """The settings with every head; with a sparse head once per weight in ``eps``, or with their own if that is empty.
+
+    Raises:
+        ValueError: no heads, an unknown one, or one given twice; a weight given twice.
+    """
+    if not heads or len(set(heads)) < len(heads) or not set(heads) <= set(get_args(Head)):
+        raise ValueError(
+            f"heads: expected different ones of {', '.join(get_args(Head))}, got {', '.join(heads) or 'none'}"
+        )
+    if eps:
+        different("eps", eps)
+    found = []
+    for head in heads:
+        own = config if head == config.head else config.with_head(head)
+        sparse = HEADS[head].lambda1 is not None
+        found += [replace(own, lambda1=value) for value in eps] if sparse and eps else [own]
+    return found
+
+
+def run_all(
+    configs: Sequence[TrainConfig], seeds: Sequence[int], out: Path, console: Console | None = None
+) -> list[tuple[Entry, list[Path]]]:
+    """Train what is not trained yet; an entry per variant, with the folders of its runs.
+
+    Raises:
+        ValueError: no seed or one twice; a run in the folder has other settings.
+    """
+    different("seeds", seeds)
+    console = console or Console()
+    done = []
+    for config in configs:
+        finished, folders = [], []
+        for seed in seeds:
+            one = replace(config, seed=seed, data=absolute(config.data)).settled()
+            folders.append(out / name(one))
+            folder.complete(train, one, folders[-1], console)
+            finished.append(results.read(folders[-1]))
+        done.append((_entry(config, tuple(seeds), finished), folders))
+    return done
+
+
+def name(config: TrainConfig) -> str:
+    """Name of the folder of a run in a comparison."""
+    lambda1 = _lambda1(config)
+    return f"{config.head}-{config.seed}" if lambda1 is None else f"{config.head}-{lambda1:g}-{config.seed}"
+
+
+def best(entries: Sequence[Entry]) -> list[Entry]:
+    """Of every head the entry with the best validation; the first of equal ones."""
+    chosen: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.head not in chosen or entry.validation > chosen[entry.head].validation:
+            chosen[entry.head] = entry
+    return list(chosen.values())
+
+
+def write(out: Path, stem: str, entries: Sequence[Entry], shown: Sequence[Entry], about: Mapping[str, Any]) -> str:
+    """Write STEM.json, with all entries, and STEM.md, with those that are shown; returns the latter."""
+    text = tables.comparison(shown)
+    chosen = [shown.index(entry) if entry in shown else None for entry in entries]
+    rows = [{**asdict(entry), "row": row} for entry, row in zip(entries, chosen, strict=True)]
+    files.write_json(out / f"{stem}.json", {**about, "entries": rows})
+    files.write(out / f"{stem}.md", text.encode())
+    return text
+
+
+def _entry(config: TrainConfig, seeds: tuple[int, ...], finished: Sequence[Results]) -> Entry:
+    kinds = zip(*(one.tests for one in finished), strict=True)
+    return Entry(
+        head=config.head,
+        lambda1=_lambda1(config),
+        seeds=seeds,
+        validation=sum(one.validation for one in finished) / len(finished),
+        tests={f"{tests[0].way}-way {tests[0].shot}-shot": pooled(tests) for tests in kinds},
+    )
+
+
+def _lambda1(config: TrainConfig) -> float | None:
+    """The weight of the group Lasso; None for a dense head."""
+    return None if HEADS[config.head].lambda1 is None else config.hyperparameters.lambda1

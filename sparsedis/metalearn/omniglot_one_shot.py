@@ -1,0 +1,52 @@
+"""Evaluation on Omniglot's own protocol: 20 runs of 20-way one-shot classification within an alphabet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sparsedis.data.omniglot_one_shot import Run
+from sparsedis.metalearn.learner import Learner
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """Errors are fractions of the test images, 0 to 1.
+
+    Attributes:
+        error: over all runs.
+        error_per_run: by the name of the run.
+        features_used: fraction of the features that a run's classifier uses, mean over runs.
+        certified: fraction of the runs solved to their certificate; None for a head without certificates.
+    """
+
+    error: float
+    error_per_run: dict[str, float]
+    features_used: float
+    certified: float | None
+
+
+@torch.no_grad()
+def one_shot(learner: Learner, runs: Sequence[Run]) -> OneShot:
+    """Fit the head to the training images of every run, one per class, and classify its test images.
+
+    Batch normalisation uses its running statistics, so test images do not influence each other.
+    """
+    training = learner.encoder.training
+    learner.encoder.eval()
+    wrong, total, used, certified = 0, 0, [], []
+    per_run = {}
+    for run in runs:
+        way = len(run.training)
+        support, query = (learner.encode(images).float()[None] for images in (run.training, run.test))
+        output = learner.head(query, support, torch.arange(way, device=support.device)[None], way)
+        errors = int((output.logits[0].argmax(-1).cpu() != run.labels).sum())
+        per_run[run.name] = errors / len(run.labels)
+        wrong, total = wrong + errors, total + len(run.labels)
+        used.append(output.active.double().mean().item())
+        certified.append(learner.certified())
+    learner.encoder.train(training)
+    known = [fraction for fraction in certified if fraction is not None]
+    return OneShot(wrong / total, per_run, sum(used) / len(used), sum(known) / len(runs) if known else None)

@@ -1,0 +1,106 @@
+"""The results of a run, and those of several runs with the same settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsedis.metalearn.evaluate import Evaluation
+from sparsedis.runs import folder
+
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a run; the content of results.json.
+
+    Attributes:
+        iteration: of the learner with the best validation.
+        validation: accuracy of that validation.
+        tests: one evaluation on the test split per number of shots.
+    """
+
+    iteration: int
+    validation: float
+    tests: tuple[Evaluation, ...]
+
+
+def read(out: str | Path) -> Results:
+    """The results of the finished run in a folder.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it is not finished.
+        ValueError: its results are damaged.
+    """
+    path = Path(out) / folder.RESULTS
+    try:
+        values = json.loads(path.read_bytes())
+        tests = tuple(Evaluation(**test) for test in values["tests"])
+        return Results(values["iteration"], values["validation"], tests)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"results: {path} is damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Runs that differ in the seed alone.
+
+    Attributes:
+        head: of the learners.
+        lambda1: relative weight of the group Lasso; None for a dense head.
+        seeds: one run each.
+        validation: mean accuracy of the best validations.
+        tests: by "5-way 1-shot" and so on.
+    """
+
+    head: str
+    lambda1: float | None
+    seeds: tuple[int, ...]
+    validation: float
+    tests: dict[str, Pooled]
+
+    @property
+    def label(self) -> str:
+        """The head, with its lambda1 if it has one."""
+        return self.head if self.lambda1 is None else f"{self.head}, lambda1 = {self.lambda1:g}"
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Tests of several runs together; fractions, 0 to 1.
+
+    Attributes:
+        accuracy: mean over runs.
+        ci95: half the width of the 95% confidence interval of ``accuracy`` from the runs' episodes, which are
+            independent; it does not include the variance between trainings.
+        lowest, highest: accuracy of single runs.
+        features_used, calibration_error: means over runs.
+        certified: mean over runs; None for a head without certificates.
+    """
+
+    accuracy: float
+    ci95: float
+    lowest: float
+    highest: float
+    features_used: float
+    calibration_error: float
+    certified: float | None
+
+
+def pooled(evaluations: Sequence[Evaluation]) -> Pooled:
+    """Pool the evaluations of several runs on the same kind of task."""
+    count = len(evaluations)
+    accuracies = [one.accuracy for one in evaluations]
+    certified = [one.certified for one in evaluations if one.certified is not None]
+    return Pooled(
+        accuracy=sum(accuracies) / count,
+        ci95=_Z * sum((one.ci95 / _Z) ** 2 for one in evaluations) ** 0.5 / count,
+        lowest=min(accuracies),
+        highest=max(accuracies),
+        features_used=sum(one.features_used for one in evaluations) / count,
+        calibration_error=sum(one.calibration_error for one in evaluations) / count,
+        certified=sum(certified) / count if certified else None,
+    )

@@ -1,0 +1,65 @@
+"""What the commands share: types of their options, settings as words of a command line, how to resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from sparsedis.runs import folder
+
+# Options whose help shows what to write, and no default: None, which the docstring explains.
+OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+
+
+def words(config: Any, default: Any) -> list[str]:
+    """The options that turn the dataclass ``default`` into ``config``."""
+    result = []
+    for field in fields(config):
+        value, name = getattr(config, field.name), field.name.replace("_", "-")
+        if value == getattr(default, field.name):
+            continue
+        if isinstance(value, bool):
+            result.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            result += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return result
+
+
+@contextmanager
+def resumable(out: Path, command: str) -> Iterator[None]:
+    """Print the resume command if the run in the folder is interrupted, or add it to the error if there is one already.
+
+    Raises:
+        ValueError: for FileExistsError, with the command.
+    """
+    try:
+        yield
+    except FileExistsError as error:
+        raise ValueError(f"{error} (to resume: {command})") from error
+    except KeyboardInterrupt:
+        if (out / folder.CONFIG).exists():
+            print(f"Interrupted. To resume: {command}", flush=True)
+        raise
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Print, if a command that skips finished work is interrupted, that it is resumed by repeating it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Interrupted. To go on: the same command again", flush=True)
+        raise
+
+
+def check_file(name: str, path: Path | None) -> None:
+    """ValueError unless a file can be written at ``path``; ``name`` is the option's."""
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"{name}: expected a file in an existing folder, got {str(path)!r}")

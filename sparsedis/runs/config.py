@@ -1,0 +1,92 @@
+"""The base of a run's settings: validation with messages that name the setting, and conversion to and from JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any, TypeVar
+
+S = TypeVar("S", bound="RunConfig")
+
+
+class RunConfig:
+    """Base of the frozen dataclasses that determine a run: numbers, strings, booleans, None and tuples of these.
+
+    The checks raise ValueError; the message names the setting, what was expected and what it got.
+
+    Attributes:
+        iterations: steps of the outer optimiser.
+        log_every: steps between lines of metrics.jsonl.
+        validate_every: steps between validations.
+        save_every: steps between checkpoints.
+    """
+
+    # What the outer loop reads; annotations alone, so that subclasses order and document their fields themselves.
+    iterations: int
+    log_every: int
+    validate_every: int
+    save_every: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON represents them: tuples as lists."""
+        values = asdict(self)  # type: ignore[call-overload]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls: type[S], settings: Any) -> S:
+        """The inverse of :meth:`as_json`; ValueError where a setting is missing, unknown or invalid."""
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        if not isinstance(settings, Mapping) or set(settings) != set(known):
+            raise ValueError(f"settings: expected exactly {', '.join(known)}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+
+    def difference(self, other: RunConfig) -> str | None:
+        """Name of the first setting in which the two differ; None if they are equal."""
+        names = (field.name for field in fields(self))  # type: ignore[arg-type]
+        return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
+
+    def _check_texts(self, names: Iterable[str]) -> None:
+        for name in names:
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: expected a string, got {getattr(self, name)!r}")
+
+    def _check_flags(self, names: Iterable[str]) -> None:
+        for name in names:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: expected true or false, got {getattr(self, name)!r}")
+
+    def _check_choices(self, choices: Mapping[str, Sequence[str]]) -> None:
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def _check_whole(self, least: Mapping[str, int]) -> None:
+        """Whole numbers of at least these values; None is accepted where it is the default."""
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.name in least and not (value is None and field.default is None):
+                whole(field.name, value, least[field.name])
+
+    def _check_numbers(self, names: Iterable[str], *, zero: bool) -> None:
+        """Finite numbers > 0, or >= 0 with ``zero``; None is accepted where it is the default."""
+        defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
+        for name in names:
+            value = getattr(self, name)
+            if value is None and defaults[name] is None:
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or value < 0 or (value == 0 and not zero):
+                raise ValueError(f"{name}: expected a finite number {'>= 0' if zero else '> 0'}, got {value!r}")
+
+
+def different(name: str, values: Sequence[object]) -> None:
+    """ValueError if there are no values or one occurs twice: a run counted twice would narrow a spread."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name}: expected different ones, got {', '.join(map(str, values)) or 'none'}")
+
+
+def whole(name: str, value: object, least: int) -> None:
+    """ValueError unless the value is a whole number >= ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")

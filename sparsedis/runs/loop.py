@@ -1,0 +1,248 @@
+"""The outer loop of a run in its folder (:mod:`sparsedis.runs.folder`): steps, validations, checkpoints, Ctrl-C.
+
+A run that was interrupted, or killed, ends with the same files as one that was not. The batch and the learning rate of
+a step are functions of its number, so the state of a run is its learner, its optimiser, the random state and the
+progress.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from sparsedis.runs import checkpoint, files, folder
+from sparsedis.runs.config import RunConfig
+
+_OPTIMIZER, _RANDOM = "optimizer.", "random.torch"
+
+
+@dataclass
+class Progress:
+    """The steps done, and the step of the best validation so far; subclasses add what else a checkpoint has to hold."""
+
+    iteration: int = 0
+    best_iteration: int = 0
+
+
+class Loop(ABC):
+    """The outer loop of a run.
+
+    Args:
+        out: the folder of the run; created here.
+        config: the settings.
+        learner: the module that is trained.
+        optimizer: of its parameters.
+        progress: that of a new run.
+        console: where to report.
+        resume: continue from the last checkpoint in the folder.
+        main: whether this process writes the files.
+
+    Raises:
+        ValueError: with ``resume``, a damaged checkpoint.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        config: RunConfig,
+        learner: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+        console: Console,
+        resume: bool,
+        main: bool = True,
+    ) -> None:
+        self.main = main
+        self.out, self.config, self.learner, self.optimizer = out, config, learner, optimizer
+        self.progress, self.console = progress, console
+        if resume:
+            self._restore()
+        elif main:
+            out.mkdir(parents=True, exist_ok=True)
+            files.write_json(out / folder.CONFIG, config.as_json())
+
+    @abstractmethod
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+
+    @abstractmethod
+    def advance(self) -> dict[str, float | None]:
+        """One step of the optimiser; returns the measurements to log."""
+
+    @abstractmethod
+    def validate(self, measured: dict[str, float | None], rate: float) -> None:
+        """Measure the learner, log and report it, and :meth:`keep` it if it is the best so far.
+
+        Args:
+            measured: what the last step returned.
+            rate: steps per second.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """What else the next step depends on, for JSON: besides learner, optimiser, random state and progress."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027, nothing for most
+        """The inverse of :meth:`state`."""
+
+    def saved(self) -> None:  # noqa: B027, nothing for most
+        """Called after every checkpoint, in the process that writes."""
+
+    def stopping(self, interrupted: bool) -> bool:
+        """True to stop after this step; ``interrupted``: this process has received SIGINT."""
+        return interrupted
+
+    def finished(self) -> bool:
+        """True when no step is left."""
+        return self.progress.iteration >= self.config.iterations
+
+    def run(self, title: str) -> None:
+        """Run the remaining steps, with validations and checkpoints.
+
+        Args:
+            title: a line to print first.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, when the step is complete and the checkpoint saved.
+        """
+        first, start = self.progress.iteration, time.monotonic()
+        self.say(title)
+        with _bar(self.console) as bar, _sigint_flag() as interrupted:
+            task = bar.add_task("training", total=self.config.iterations, completed=first)
+            while not self.finished():
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.learning_rate()
+                measured = self.advance()
+                self.progress.iteration += 1
+                bar.update(task, completed=self.progress.iteration)
+                if self._due(self.config.log_every):
+                    self.log("train", measured)
+                validated = self._due(self.config.validate_every)
+                if validated:
+                    self.validate(measured, (self.progress.iteration - first) / (time.monotonic() - start))
+                stop = self.stopping(interrupted())
+                if validated or self._due(self.config.save_every) or stop:
+                    self._save()
+                if stop:
+                    raise KeyboardInterrupt
+
+    def check_finite(self, loss: float) -> None:
+        """ValueError if the loss of the step in progress is infinite or NaN."""
+        if not math.isfinite(loss):
+            raise ValueError(f"iteration {self.progress.iteration + 1}: the loss is {loss}; try a lower learning_rate")
+
+    def keep(self, metadata: Mapping[str, Any]) -> None:
+        """Save the learner as the best so far, with a JSON object that describes it."""
+        self.progress.best_iteration = self.progress.iteration
+        if self.main:
+            state = checkpoint.add_prefix(folder.LEARNER, self.learner.state_dict())
+            checkpoint.save(self.out / folder.BEST, state, metadata)
+
+    def log(self, split: str, values: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        if not self.main:
+            return
+        line = json.dumps({"iteration": self.progress.iteration, "split": split, **values})
+        with (self.out / folder.METRICS).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint must not be ahead of its metrics
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return folder.read_metrics(self.out / folder.METRICS)
+
+    def say(self, text: str) -> None:
+        """Print a line on the console."""
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def report(self, text: str, rate: float) -> None:
+        """Print a line on the last validation: the step, ``text``, the speed and an estimate of the time left."""
+        done, total = self.progress.iteration, self.config.iterations
+        self.say(f"iteration {done}/{total}: {text}; {rate:.1f} steps/s, {(total - done) / rate:.0f} s left")
+
+    def _due(self, every: int) -> bool:
+        return self.progress.iteration % every == 0 or self.finished()
+
+    def _save(self) -> None:
+        if not self.main:
+            return
+        tensors = {
+            **checkpoint.add_prefix(folder.LEARNER, self.learner.state_dict()),
+            **checkpoint.add_prefix(_OPTIMIZER, checkpoint.optimizer_tensors(self.optimizer)),
+            _RANDOM: torch.get_rng_state(),
+        }
+        checkpoint.save(self.out / folder.LAST, tensors, {**asdict(self.progress), **self.state()})
+        self.saved()
+
+    def _restore(self) -> None:
+        path = self.out / folder.LAST
+        if path.exists():  # else the run ended before its first checkpoint
+            tensors, metadata = checkpoint.load(path)
+            try:
+                for field in fields(self.progress):
+                    setattr(self.progress, field.name, metadata[field.name])
+                if not 0 <= self.progress.best_iteration <= self.progress.iteration <= self.config.iterations:
+                    raise ValueError(f"iterations {metadata}")
+                torch.set_rng_state(tensors[_RANDOM])
+                self.restore(metadata)
+            except (ValueError, TypeError, KeyError, RuntimeError) as error:
+                raise ValueError(f"checkpoint: {path} is damaged: {error}") from error
+            state = checkpoint.select_prefix(folder.LEARNER, tensors)
+            checkpoint.check(self.learner.state_dict(), state, path)
+            self.learner.load_state_dict(state)
+            checkpoint.fill_optimizer(self.optimizer, checkpoint.select_prefix(_OPTIMIZER, tensors), path)
+        if not self.main:
+            return
+        # Lines of steps after the checkpoint are dropped: these steps are run again.
+        kept = [line for line in self.metrics() if line["iteration"] <= self.progress.iteration]
+        files.write(self.out / folder.METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def _bar(console: Console) -> Bar:
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.speed:.1f} steps/s", justify="right"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def _sigint_flag() -> Iterator[Callable[[], bool]]:
+    """A function that returns whether SIGINT was received: the first one sets a flag, the second one interrupts."""
+    flag = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
+    if not main or before in (signal.SIG_IGN, None):
+        yield flag.is_set
+        return
+
+    def handle(*_: object) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

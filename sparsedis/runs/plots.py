@@ -1,0 +1,40 @@
+"""What the figures of all runs share. A figure is drawn without a display, and returned as a PNG image."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_STYLES: dict[str, dict[str, Any]] = {"train": {"alpha": 0.4}, "validation": {"marker": "o"}}
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def png(figure: Any) -> bytes:
+    """The figure as a PNG image."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    return content.getvalue()
+
+
+def curve(panel: Any, lines: Sequence[Mapping[str, Any]], split: str, key: str, label: str | None = None) -> None:
+    """Draw one value of metrics.jsonl by iteration.
+
+    Args:
+        panel: matplotlib axes.
+        lines: of metrics.jsonl.
+        split: "train" or "validation", which decides the style.
+        key: of the value.
+        label: in the legend; default: the split.
+    """
+    chosen = [line for line in lines if line["split"] == split]
+    values = [line[key] for line in chosen]
+    panel.plot([line["iteration"] for line in chosen], values, label=label or split, **_STYLES[split])

@@ -1,0 +1,108 @@
+"""The published layout of the 20 runs, written here."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sparsedis.data import omniglot_one_shot
+
+
+def write_runs(root: Path, runs: int = 3, classes: int = 5) -> Path:
+    """all_runs.zip's folders: 7x7 patterns, noisier in the test images; item i is class (3 i + run) mod classes."""
+    generator = np.random.default_rng(0)
+    for run in range(1, runs + 1):
+        name, lines = f"run{run:02d}", []
+        patterns = generator.random((classes, 7, 7)) < 0.3
+        for part in ("training", "test"):
+            (root / name / part).mkdir(parents=True)
+        for i in range(classes):
+            label = (3 * i + run) % classes
+            noise = generator.random((7, 7)) < 0.02
+            for path, pattern in (
+                (f"{name}/training/class{i + 1:02d}.png", patterns[i]),
+                (f"{name}/test/item{i + 1:02d}.png", patterns[label] ^ noise),
+            ):
+                Image.fromarray(~np.kron(pattern, np.ones((15, 15), bool))).save(root / path)
+            lines.append(f"{name}/test/item{i + 1:02d}.png {name}/training/class{label + 1:02d}.png\n")
+        (root / name / "class_labels.txt").write_text("".join(lines))
+    return root
+
+
+def zipped(folder: Path, path: Path, prefix: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, prefix + file.relative_to(folder).as_posix())
+        archive.writestr("__MACOSX/run01/class_labels.txt", b"\0")
+    return path
+
+
+def test_read(tmp_path: Path) -> None:
+    runs = omniglot_one_shot.load(write_runs(tmp_path / "all_runs"))
+    assert [run.name for run in runs] == ["run01", "run02", "run03"]
+    for number, run in enumerate(runs, 1):
+        assert run.training.shape == run.test.shape == (5, 1, 28, 28)
+        assert run.labels.tolist() == [(3 * i + number) % 5 for i in range(5)]
+        nearest = torch.cdist(run.test.flatten(1).float(), run.training.flatten(1).float()).argmin(1)
+        assert torch.equal(nearest, run.labels), "a test image looks like its training image"
+
+
+@pytest.mark.parametrize("prefix", ["", "all_runs/"])
+def test_a_zip_file_and_its_folder_are_the_same(tmp_path: Path, prefix: str) -> None:
+    folder = write_runs(tmp_path / "all_runs")
+    expected = omniglot_one_shot.load(folder)
+    for other in (zipped(folder, tmp_path / "all_runs.zip", prefix), tmp_path):
+        if other == tmp_path:
+            (tmp_path / "all_runs.zip").unlink()
+        came = omniglot_one_shot.load(other)
+        assert len(came) == 3
+        assert all(
+            torch.equal(a, b) for x, y in zip(came, expected, strict=True) for a, b in zip(x[1:], y[1:], strict=True)
+        )
+
+
+def test_one_run(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path / "all_runs")
+    (run,) = omniglot_one_shot.load(folder / "run02")
+    assert run.name == "run02"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("run01/test/item01.png", "expected 'run01/test/FILE run01/training/FILE', got 'run01/test/item01.png'"),
+        ("run01/test/item01.png run02/training/class01.png", "expected 'run01/test/FILE"),
+        ("run01/test/../../../x.png run01/training/class01.png", "expected 'run01/test/FILE"),
+        ("/etc/passwd run01/training/class01.png", "expected 'run01/test/FILE"),
+        ("run01/test/item99.png run01/training/class01.png", "expected the (file|member) .*item99"),
+        ("\xff", "expected 'run01/test/FILE"),
+    ],
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_hostile_lines(tmp_path: Path, line: str, message: str, packed: bool) -> None:
+    folder = write_runs(tmp_path / "all_runs", 1)
+    labels = folder / "run01" / "class_labels.txt"
+    labels.write_text(labels.read_text() + line + "\n", encoding="latin1")
+    with pytest.raises(ValueError, match=message):
+        omniglot_one_shot.load(zipped(folder, tmp_path / "x.zip") if packed else folder)
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected all_runs\.zip"):
+        omniglot_one_shot.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="found none"):
+        omniglot_one_shot.load(tmp_path)
+    (tmp_path / "x.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="expected a zip file"):
+        omniglot_one_shot.load(tmp_path / "x.zip")
+    folder = write_runs(tmp_path / "all_runs", 1)
+    (folder / "run01" / "test" / "item01.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"expected a PNG image, got .*item01\.png"):
+        omniglot_one_shot.load(folder)
+    (folder / "run01" / "class_labels.txt").write_text("run01/test/item02.png run01/training/class01.png\n")
+    with pytest.raises(ValueError, match="expected two classes or more, got 1"):
+        omniglot_one_shot.load(folder)

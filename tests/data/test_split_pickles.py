@@ -1,0 +1,202 @@
+"""The published pickles, in every form in which they go around, from files written here."""
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sparsedis.data import image_cache, load, split_pickles
+
+NAMES = {
+    "miniimagenet": "miniImageNet_category_split_{}.pickle",
+    "cifar-fs": "CIFAR_FS_{}.pickle",
+    "fc100": "FC100_{}.pickle",
+}
+
+
+def png(pixels: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+def split(seed: int, classes: int, side: int = 8) -> tuple[np.ndarray, list[int]]:
+    """Images (N, side, side, 3), and labels that are neither sorted nor start at 0."""
+    images = np.random.default_rng(seed).integers(0, 256, (4 * classes, side, side, 3), dtype=np.uint8)
+    return images, [10 + 3 * (i % classes) for i in range(4 * classes)]
+
+
+def put(path: Path, value: Any, protocol: int = 2) -> None:
+    path.write_bytes(pickle.dumps(value, protocol))
+
+
+def assert_read(data: Any, splits: dict[str, tuple[np.ndarray, list[int]]]) -> None:
+    start = 0
+    for name, (images, labels) in splits.items():
+        stop = start + len(images)
+        assert (data.images[start:stop].numpy() == images.transpose(0, 3, 1, 2)).all()
+        order = sorted(set(labels))
+        assert [data.splits[name].index(x) for x in data.labels[start:stop].tolist()] == [
+            order.index(x) for x in labels
+        ]
+        start = stop
+    assert len(data.images) == start
+    assert data.images.dtype == torch.uint8
+
+
+SPLITS = {"train": split(0, 5), "validation": split(1, 3), "test": split(2, 4)}
+SHORT = {"train": "train", "validation": "val", "test": "test"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_data_and_labels(tmp_path: Path, name: str) -> None:
+    for key, (images, labels) in SPLITS.items():
+        word = "train_phase_train" if (name, key) == ("miniimagenet", "train") else SHORT[key]
+        put(tmp_path / NAMES[name].format(word), {"data": images, "labels": labels})
+    put(tmp_path / NAMES[name].format("train_phase_val"), {"data": 0})  # other images of the training classes
+    (tmp_path / "README.txt").write_text("left alone")
+    data = load(f"{name}:{tmp_path}")
+    assert_read(data, SPLITS)
+    assert data.name == name
+    assert data.class_names[:2] == ("train/10", "train/13")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "uint8 arrays", "one array of text", "npz"])
+@pytest.mark.parametrize("key", ["labels", "label_specific"])
+def test_image_files_and_labels_apart(tmp_path: Path, kind: str, key: str) -> None:
+    for name, (images, labels) in SPLITS.items():
+        encoded: Any = [png(image) for image in images]
+        if kind == "uint8 arrays":
+            encoded = [np.frombuffer(content, np.uint8) for content in encoded]
+        elif kind == "one array of text":
+            encoded = [content.decode("latin1") for content in encoded]
+        if kind == "npz":
+            np.savez(tmp_path / f"{SHORT[name]}_images.npz", images=images)
+        else:
+            put(tmp_path / f"{SHORT[name]}_images_png.pkl", encoded)
+        names = [f"class {i}" for i in range(max(labels) + 1)]
+        put(tmp_path / f"{SHORT[name]}_labels.pkl", {key: np.array(labels), "label_specific_str": names})
+    data = load(f"tieredimagenet:{tmp_path}")
+    assert_read(data, SPLITS)
+    assert data.class_names[:2] == ("class 10", "class 13")
+
+
+def test_places_by_class_and_keys_of_bytes(tmp_path: Path) -> None:
+    for name, (images, labels) in SPLITS.items():
+        places = {f"n{label}": [i for i, x in enumerate(labels) if x == label] for label in sorted(set(labels))}
+        put(tmp_path / f"mini-imagenet-cache-{SHORT[name]}.pkl", {b"image_data": images, b"class_dict": places})
+    data = load(f"pickles:{tmp_path}")
+    assert_read(data, SPLITS)
+    assert data.class_names[0] == "n10"
+
+
+def folder(path: Path, **changes: Any) -> Path:
+    path.mkdir(exist_ok=True)
+    for name, (images, labels) in SPLITS.items():
+        put(path / f"x_{SHORT[name]}.pickle", changes.get(name, {"data": images, "labels": labels}))
+    return path
+
+
+def test_decoded_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder(tmp_path / "data")
+    first = split_pickles.load(path)
+    monkeypatch.setattr(split_pickles.safe_pickle, "load", lambda _: pytest.fail("read again"))
+    second = split_pickles.load(path)
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.labels, second.labels)
+    assert first.splits == second.splits
+    monkeypatch.undo()
+    images, labels = split(5, 4)
+    put(path / "x_test.pickle", {"data": images, "labels": labels})
+    assert_read(split_pickles.load(path), {**SPLITS, "test": (images, labels)})
+
+
+def test_writing_to_the_images_leaves_the_cache(tmp_path: Path) -> None:
+    path = folder(tmp_path / "data")
+    first = split_pickles.load(path)
+    first.images[:] = 0
+    assert_read(split_pickles.load(path), SPLITS)
+
+
+IMAGES, LABELS = SPLITS["train"]
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch pwned",)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"data": IMAGES, "labels": LABELS[1:]}, "expected as many images as labels, got 20 and 19"),
+        ({"data": IMAGES}, "expected a list of labels, got NoneType"),
+        ({"labels": LABELS}, "expected images, got NoneType"),
+        ({"data": IMAGES, "labels": ["a"] * 20}, "expected whole numbers as labels, got 'a'"),
+        ({"data": IMAGES, "labels": [1.5] * 20}, "expected whole numbers as labels, got 1.5"),
+        ({"data": IMAGES[:, :7], "labels": LABELS}, r"expected images of shape \(3, 7, 8\), got \(3, 8, 8\)"),
+        ({"data": IMAGES[..., :2], "labels": LABELS}, "expected 1 or 3 channels"),
+        ({"data": IMAGES.astype(np.float32), "labels": LABELS}, "got float32 of shape"),
+        ({"data": [b"no image"] * 20, "labels": LABELS}, "expected a PNG or JPEG image"),
+        ({"data": [7] * 20, "labels": LABELS}, "expected pixels or an image file's bytes, got int"),
+        ({"data": IMAGES[:0], "labels": []}, "expected images, got none"),
+        ({"data": IMAGES, "class_dict": {"a": [0, 1], "b": [1]}}, "expected every image in one class"),
+        ({"data": IMAGES, "class_dict": {"a": [0, 2]}}, "expected every image in one class"),
+        ([Evil()], "the name posix.system"),
+        (3, "expected a list of labels, got int"),
+    ],
+)
+def test_bad_content(tmp_path: Path, own_cache: Path, train: Any, message: str) -> None:
+    path = folder(tmp_path / "data", train=train)
+    with pytest.raises(ValueError, match=message) as caught:
+        split_pickles.load(path)
+    assert "x_" in str(caught.value)
+    assert not list(own_cache.glob("*")), "nothing half made is left"
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected an existing folder"):
+        split_pickles.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="got none for the train split"):
+        split_pickles.load(tmp_path)
+    path = folder(tmp_path / "data")
+    (path / "x_val.pickle").unlink()
+    with pytest.raises(ValueError, match="got none for the validation split"):
+        split_pickles.load(path)
+    put(path / "x_val_labels.pkl", [1])
+    with pytest.raises(ValueError, match=r"got x_val_labels\.pkl for the validation split"):
+        split_pickles.load(path)
+    put(path / "y_train.pickle", {})
+    with pytest.raises(ValueError, match=r"expected one file of each, got x_train\.pickle and y_train\.pickle"):
+        split_pickles.load(path)
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
+    path = folder(tmp_path / "data")
+    split_pickles.load(path)
+    (entry,) = image_cache.folder().iterdir()
+    for name in ("images.npy", "about.json"):
+        (entry / name).write_bytes((entry / name).read_bytes()[:50])
+        assert_read(split_pickles.load(path), SPLITS)
+        assert [found.name for found in image_cache.folder().iterdir()] == [entry.name]
+
+
+def test_two_processes_make_the_same_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder(tmp_path / "data")
+    decode = split_pickles._decode
+
+    def slower(found: Any, target: Path) -> Any:
+        about = decode(found, target)
+        monkeypatch.setattr(split_pickles, "_decode", decode)
+        split_pickles.load(path)  # the other one is done first
+        return about
+
+    monkeypatch.setattr(split_pickles, "_decode", slower)
+    assert_read(split_pickles.load(path), SPLITS)
+    assert len(list(image_cache.folder().iterdir())) == 1
