@@ -171,7 +171,7 @@ class GroupLassoSVM(SparseHead):
     ) -> None:
         start = {"lambda1": lambda1, "lambda2": lambda2, "dual_reg": dual_reg}
         super().__init__(start, ("lambda2",), learn, relative, logit_scale)
-        self._options = {
+        self._options: dict[str, Any] = {
             "solver": solver,
             "backend": backend,
             "tol": tol,
@@ -196,7 +196,7 @@ class GroupLassoSVM(SparseHead):
             relative=self.relative,
             n_classes=n_way,
             sample_weight=sample_weight,
-            **self._options,  # type: ignore[arg-type]
+            **self._options,
         )
 
 
@@ -233,7 +233,7 @@ class GroupLassoLogistic(SparseHead):
     ) -> None:
         super().__init__({"lambda1": lambda1, "lambda2": lambda2}, (), learn, relative, logit_scale)
         self.intercept = intercept
-        self._options = {"backend": backend, "tol": tol, "max_iter": max_iter, "throw": throw}
+        self._options: dict[str, Any] = {"backend": backend, "tol": tol, "max_iter": max_iter, "throw": throw}
 
     def solve(
         self,
@@ -252,7 +252,7 @@ class GroupLassoLogistic(SparseHead):
             relative=self.relative,
             n_classes=n_way,
             sample_weight=sample_weight,
-            **self._options,  # type: ignore[arg-type]
+            **self._options,
         )
 
 
@@ -283,7 +283,7 @@ class Ridge(SparseHead):
         throw: bool = False,
     ) -> None:
         super().__init__({"lambda2": lambda2}, ("lambda2",), learn, relative, logit_scale)
-        self._options = {"backend": backend, "tol": tol, "throw": throw}
+        self._options: dict[str, Any] = {"backend": backend, "tol": tol, "throw": throw}
 
     def solve(
         self,
@@ -301,7 +301,7 @@ class Ridge(SparseHead):
             lambda2=self.hyperparameter("lambda2"),
             relative=self.relative,
             sample_weight=sample_weight,
-            **self._options,  # type: ignore[arg-type]
+            **self._options,
         )
 
 

@@ -148,7 +148,8 @@ def _refused(what: str) -> ValueError:
     return ValueError(f"expected numbers, text, bytes, lists, dicts and NumPy arrays of numbers, got {what}")
 
 
-_Interpreter: Any = pickle._Unpickler  # type: ignore[attr-defined]
+# The stubs of pickle leave out what an interpreter of opcodes needs of it.
+_Interpreter: Any = pickle._Unpickler
 
 
 class _Bounded:
@@ -174,7 +175,7 @@ class _Bounded:
         return line
 
 
-class _Reader(_Interpreter):
+class _Reader(_Interpreter):  # type: ignore[misc]
     """The interpreter in Python, with our table of opcodes; its memo is a dict: a large index allocates nothing."""
 
     dispatch: ClassVar[dict[int, Any]] = {

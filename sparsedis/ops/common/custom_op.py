@@ -121,7 +121,7 @@ def _intercepted(inputs: tuple[Any, ...]) -> bool:
         torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
+        or torch._C._autograd._profiler_enabled()
         or any(isinstance(value, Tensor) and not is_plain(value) for value in inputs)
     )
 

@@ -49,12 +49,12 @@ def descend(
 
 
 @triton.jit
-def _sign(x):  # type: ignore[no-untyped-def]
+def _sign(x):
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0)).to(tl.float64)
 
 
 @triton.jit
-def _certify(H, b, w, lambda1, half):  # type: ignore[no-untyped-def]
+def _certify(H, b, w, lambda1, half):
     """The gap of w over P(0), problem.py's first, and the objective, both from the Gram matrix."""
     Hw = tl.sum(H * w[None, :], 1)
     v = b - Hw
@@ -68,7 +68,7 @@ def _certify(H, b, w, lambda1, half):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d):  # type: ignore[no-untyped-def]
+def _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d):
     """w and g after the minimum over feature j, and w's entry before and after it; from j = d on nothing changes."""
     # From memory: to pick a row out of registers would take a sum over all of H.
     row = tl.load(H_ptr + j * d + i, mask=inside & (i + j < i + d), other=0.0)
@@ -83,7 +83,7 @@ def _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d):  # type: ig
 
 
 @triton.jit
-def _solve_on(H, active, diagonal, right, shift, d, ROOM: tl.constexpr):  # type: ignore[no-untyped-def]
+def _solve_on(H, active, diagonal, right, shift, d, ROOM: tl.constexpr):
     """(H_A + shift)^-1 right on the active features, 0 elsewhere: Gauss-Jordan on a positive definite matrix."""
     i = tl.arange(0, ROOM)
     scale = tl.where(active & (diagonal > 0), 1 / tl.sqrt(tl.where(diagonal > 0, diagonal, 1.0)), 1.0)
@@ -102,7 +102,7 @@ def _solve_on(H, active, diagonal, right, shift, d, ROOM: tl.constexpr):  # type
 
 
 @triton.jit
-def descend_kernel(  # type: ignore[no-untyped-def]
+def descend_kernel(
     H_ptr,
     b_ptr,
     lambda1_ptr,

@@ -239,7 +239,7 @@ class KernelForm(Form):
         dtype: of the Hessian's products over the features; all else is float64.
     """
 
-    problem: Tasks  # type: ignore[assignment]
+    problem: Tasks
 
     def __init__(self, tasks: Tasks, going: Tensor, dtype: torch.dtype) -> None:
         self.going, self.dtype = going, dtype
