@@ -24,7 +24,7 @@ struct ScalarGradients {
   double lambda1, lambda2, dual_reg;
 };
 
-template <class Team, class Link, class System>
+template <class Team, class PrimalMap, class System>
 class Adjoint {
  public:
   static std::size_t size(std::size_t n, std::size_t k, std::size_t ld) {
@@ -32,15 +32,16 @@ class Adjoint {
   }
 
   // free (n, k): scratch.
-  Adjoint(const Team& team, const Samples& samples, Link& link, System& system, double* memory, unsigned char* free)
+  Adjoint(const Team& team, const Samples& samples, PrimalMap& primal, System& system, double* memory,
+          unsigned char* free)
       : team_(team),
         samples_(samples),
-        link_(link),
-        system_(samples, link, system, memory + 4 * std::size_t(samples.n) * samples.k),
+        primal_(primal),
+        system_(samples, primal, system, memory + 4 * std::size_t(samples.n) * samples.k),
         free_(free),
         k_(samples.k),
         m_(samples.m),
-        ld_(link.ld()) {
+        ld_(primal.ld()) {
     double** const rows[] = {&rhs_, &q_, &bounds_, &scratch_};
     for (double** one : rows) {
       *one = memory;
@@ -50,13 +51,14 @@ class Adjoint {
     J_ = c_ + m_ * ld_;
   }
 
-  // L: the solution, which the link has evaluated. grad(c, a): the loss's gradient in W, class c of k, candidate a.
+  // L: the solution, at which `primal` was evaluated last. grad(c, a): the loss's gradient in W, class c of k,
+  // candidate a.
   template <class Grad>
   ScalarGradients run(const double* L, Grad grad) {
     const int n = samples_.n, size = n * k_;
-    const int count = link_.candidates();
+    const int count = primal_.candidates();
     team_.each(n, [&](int i) {
-      dual_gradient_row(samples_, L, link_.scores(), i, rhs_);
+      dual_gradient_row(samples_, L, primal_.scores(), i, rhs_);
       double least = rhs_[i * k_];
       for (int l = 1; l < k_; ++l) least = rhs_[i * k_ + l] < least ? rhs_[i * k_ + l] : least;
       for (int l = 0; l < k_; ++l) {
@@ -67,15 +69,14 @@ class Adjoint {
         bounds_[e] = (noise || !free_[e] ? 0 : multiplier / L[e]) + samples_.s[i] * samples_.rho;
       }
     });
-    system_.factor(L, free_, bounds_);
+    system_.factor(team_, L, free_, bounds_);
 
     team_.each(count, [&](int a) {
       const double last = grad(m_, a);
       for (int c = 0; c < m_; ++c) c_[c * ld_ + a] = grad(c, a) - last;
     });
-    clear_padding(c_, count);
-    link_derivative(count);
-    link_.apply_candidates(team_, J_, scratch_);
+    primal_derivative(count);
+    primal_.apply_candidates(team_, J_, scratch_);
     team_.each(size, [&](int e) {
       const int i = e / k_, l = e % k_;
       rhs_[e] = l < m_ ? -samples_.s[i] * scratch_[i * m_ + l] : 0;
@@ -88,19 +89,19 @@ class Adjoint {
       for (int c = 0; c < m_; ++c) sum += J_[c * ld_ + a];
       for (int c = 0; c < m_; ++c) c_[c * ld_ + a] += J_[c * ld_ + a] + sum;
     });
-    link_derivative(count);
+    primal_derivative(count);
 
-    const double along_u = team_.sum(count, [&](int a) { return link_.active(a) ? along(c_, a) : 0; });
+    const double along_u = team_.sum(count, [&](int a) { return primal_.active(a) ? along(c_, a) : 0; });
     const double along_W = team_.sum(count, [&](int a) {
       double sum = 0;
-      for (int c = 0; c < m_; ++c) sum += c_[c * ld_ + a] * link_.W(c, a);
+      for (int c = 0; c < m_; ++c) sum += c_[c * ld_ + a] * primal_.W(c, a);
       return sum;
     });
     // c~ has been used: W as a covector takes its room.
     team_.each(count, [&](int a) {
       double sum = 0;
-      for (int c = 0; c < m_; ++c) sum += link_.W(c, a);
-      for (int c = 0; c < m_; ++c) c_[c * ld_ + a] = link_.W(c, a) + sum;
+      for (int c = 0; c < m_; ++c) sum += primal_.W(c, a);
+      for (int c = 0; c < m_; ++c) c_[c * ld_ + a] = primal_.W(c, a) + sum;
     });
     const double smoothing = team_.sum(
         size, [&](int e) { return samples_.s[e / k_] * q_[e] * (L[e] - (samples_.is_label(e / k_, e % k_) ? 1 : 0)); });
@@ -111,39 +112,31 @@ class Adjoint {
   // After run: dloss/dX over the candidates is A J(c~) + diag(s) q W, a product of `terms` columns and planes.
   int terms() const { return 2 * m_; }
   double column(int i, int term) const {
-    return term < m_ ? samples_.s[i] * q_[i * k_ + term] : link_.residual()[i * m_ + term - m_];
+    return term < m_ ? samples_.s[i] * q_[i * k_ + term] : primal_.residual()[i * m_ + term - m_];
   }
   const double* plane(int term) const { return c_ + term * ld_; }
 
  private:
-  using Free = FreeSystem<Team, Link, System>;
+  using Free = FreeSystem<Team, PrimalMap, System>;
 
   // <u_a, covector a> for planes (m, ld).
   double along(const double* covector, int a) const {
     double sum = 0;
-    for (int c = 0; c < m_; ++c) sum += link_.unit(c, a) * covector[c * ld_ + a];
+    for (int c = 0; c < m_; ++c) sum += primal_.unit(c, a) * covector[c * ld_ + a];
     return sum;
   }
 
   // J = J(c), covectors.
-  void link_derivative(int count) {
+  void primal_derivative(int count) {
     team_.each(count, [&](int a) { derivative_of(c_, a); });
-    clear_padding(J_, count);
   }
 
   void derivative_of(const double* covector, int a) {
-    const double inner = link_.beta(a) * along(covector, a), alpha = link_.alpha(a);
+    const double inner = primal_.beta(a) * along(covector, a), alpha = primal_.alpha(a);
     double last = 0;
-    for (int c = 0; c < m_; ++c) last -= link_.unit(c, a);
+    for (int c = 0; c < m_; ++c) last -= primal_.unit(c, a);
     for (int c = 0; c < m_; ++c) {
-      J_[c * ld_ + a] = alpha * covector[c * ld_ + a] + inner * (link_.unit(c, a) - last);
-    }
-  }
-
-  void clear_padding(double* planes, int count) {
-    const int end = count + 16 < int(ld_) ? count + 16 : int(ld_);
-    for (int c = 0; c < m_; ++c) {
-      for (int a = count; a < end; ++a) planes[c * ld_ + a] = 0;
+      J_[c * ld_ + a] = alpha * covector[c * ld_ + a] + inner * (primal_.unit(c, a) - last);
     }
   }
 
@@ -153,12 +146,12 @@ class Adjoint {
       const int i = e / m_;
       scratch_[e] = samples_.s[i] * rows[i * k_ + e % m_];
     });
-    link_.correlate_candidates(team_, scratch_, planes);
+    primal_.correlate_candidates(team_, scratch_, planes);
   }
 
   const Team& team_;
   const Samples& samples_;
-  Link& link_;
+  PrimalMap& primal_;
   Free system_;
   unsigned char* free_;
   int k_, m_;

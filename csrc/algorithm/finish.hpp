@@ -29,19 +29,19 @@ constexpr int kHoldings = 3;
 // A residual, relative, above which a direction is none.
 constexpr double kSolved = 0.5;
 
-template <class Team, class Link, class System>
+template <class Team, class PrimalMap, class System>
 class Finish {
  public:
   static std::size_t size(std::size_t n, std::size_t k) { return 7 * n * k + Free::size(n, k); }
 
   // free: scratch, 2 (n, k).
-  Finish(const Samples& samples, Link& link, System& system, double* memory, unsigned char* free)
+  Finish(const Samples& samples, PrimalMap& primal, System& system, double* memory, unsigned char* free)
       : samples_(samples),
-        link_(link),
+        primal_(primal),
         size_(samples.n * samples.k),
         free_(free),
         moving_(free + size_),
-        system_(samples, link, system, memory + 7 * std::size_t(size_)) {
+        system_(samples, primal, system, memory + 7 * std::size_t(size_)) {
     double** const rows[] = {&L_, &g_, &rhs_, &dL_, &trial_, &bounds_, &held_};
     for (double** one : rows) {
       *one = memory;
@@ -49,8 +49,8 @@ class Finish {
     }
   }
 
-  // From the dual point L (n, k), which the link has evaluated. Returns whether rounding was reached; the best point is
-  // recorded either way.
+  // From the dual point L (n, k), at which `primal` was evaluated last. Returns whether rounding was reached; the best
+  // point is recorded either way.
   bool run(const Team& team, const double* L, Progress& progress, std::int64_t max_iter) {
     choose(team, L);
     Certificate now = evaluate(team, L_);
@@ -60,7 +60,7 @@ class Finish {
     bool stale = false;
     for (int turn = 0; turn < kFinishTurns && progress.n_iter < max_iter; ++turn) {
       ++progress.n_iter;
-      team.each(samples_.n, [&](int i) { dual_gradient_row(samples_, L_, link_.scores(), i, g_); });
+      team.each(samples_.n, [&](int i) { dual_gradient_row(samples_, L_, primal_.scores(), i, g_); });
       if (turn > 0 && release(team)) stale = false;
       if (!direction(team, stale)) return false;
       stale = true;
@@ -81,20 +81,20 @@ class Finish {
   }
 
  private:
-  using Free = FreeSystem<Team, Link, System>;
+  using Free = FreeSystem<Team, PrimalMap, System>;
 
   Certificate evaluate(const Team& team, const double* L) {
-    const double penalty = link_.evaluate(team, L);
-    return certificate(team, samples_, L, link_.scores(), penalty);
+    const double penalty = primal_.evaluate(team, L);
+    return certificate(team, samples_, L, primal_.scores(), penalty);
   }
 
   // The free entries, by what Newton's step would leave of them, and L projected onto them.
   void choose(const Team& team, const double* L) {
     const int k = samples_.k;
     double* curvature = rhs_;
-    link_.mean_curvature(team, curvature);
+    primal_.mean_curvature(team, curvature);
     team.each(samples_.n, [&](int i) {
-      dual_gradient_row(samples_, L, link_.scores(), i, g_);
+      dual_gradient_row(samples_, L, primal_.scores(), i, g_);
       const double* row = L + i * k;
       double mean = 0, largest = row[0];
       for (int l = 0; l < k; ++l) {
@@ -137,7 +137,7 @@ class Finish {
     double reached = 1;
     if (stale) reached = system_.solve(team, free_, bounds_, rhs_, dL_, kDirectionResidual, kStaleSteps);
     if (!(reached <= kDirectionResidual)) {
-      system_.factor(L_, free_, bounds_);
+      system_.factor(team, L_, free_, bounds_);
       reached = system_.solve(team, free_, bounds_, rhs_, dL_, kDirectionResidual, kDirectionSteps);
     }
     team.each(size_, [&](int e) { moving_[e] = free_[e]; });
@@ -195,7 +195,7 @@ class Finish {
   }
 
   const Samples& samples_;
-  Link& link_;
+  PrimalMap& primal_;
   int size_;
   unsigned char *free_, *moving_;
   double *L_, *g_, *rhs_, *dL_, *trial_, *bounds_, *held_;

@@ -6,17 +6,14 @@
 
 namespace sparsedis {
 
-// A Link that has evaluated a dual point offers
-//   add_curvature(system)           the features' curvature there, in products that may be of float
-//   multiply(team, rows, scores)    the same curvature times rows (n, m) of a vector: a covector, in double
-// A System factors H + diag(bounds) over the entries marked in `free` and solves with the factor.
-template <class Team, class Link, class System>
+// The factor may be of products in float; the residuals are of PrimalMap::multiply, which is in double.
+template <class Team, class PrimalMap, class System>
 class FreeSystem {
  public:
   static std::size_t size(std::size_t n, std::size_t k) { return 5 * n * k; }
 
-  FreeSystem(const Samples& samples, Link& link, System& system, double* memory)
-      : samples_(samples), link_(link), system_(system) {
+  FreeSystem(const Samples& samples, PrimalMap& primal, System& system, double* memory)
+      : samples_(samples), primal_(primal), system_(system) {
     double** const rows[] = {&r_, &z_, &p_, &Mp_, &scratch_};
     for (double** one : rows) {
       *one = memory;
@@ -26,8 +23,8 @@ class FreeSystem {
 
   // free (n, k): not 0 where the entry is free; every row's largest entry of L is. bounds (n, k): the diagonal that M
   // has beside the features' curvature.
-  void factor(const double* L, const unsigned char* free, const double* bounds) {
-    system_.factor([&](auto& into) { link_.add_curvature(into); }, bounds, L, free);
+  void factor(const Team& team, const double* L, const unsigned char* free, const double* bounds) {
+    system_.factor(team, [&](auto& into) { primal_.add_curvature(into); }, bounds, L, free);
   }
 
   // rhs -= M d, for d (n, k) of zero row sums.
@@ -48,7 +45,7 @@ class FreeSystem {
       q[e] = 0;
       r_[e] = rhs[e];
     });
-    system_.solve(r_, z_, free);
+    system_.solve(team, r_, z_, free);
     team.each(size, [&](int e) { p_[e] = z_[e]; });
     double rz = dot(team, r_, z_);
     const double first = rz;
@@ -61,7 +58,7 @@ class FreeSystem {
         q[e] += length * p_[e];
         r_[e] -= length * Mp_[e];
       });
-      system_.solve(r_, z_, free);
+      system_.solve(team, r_, z_, free);
       const double next = dot(team, r_, z_), ratio = next / rz;
       rz = next;
       team.each(size, [&](int e) { p_[e] = z_[e] + ratio * p_[e]; });
@@ -75,7 +72,7 @@ class FreeSystem {
     const int k = samples_.k, m = samples_.m;
     double *rows = scratch_, *scores = Mp_;
     team.each(samples_.n * m, [&](int e) { rows[e] = samples_.s[e / m] * p_[e / m * k + e % m]; });
-    link_.multiply(team, rows, scores);
+    primal_.multiply(team, rows, scores);
     team.each(samples_.n * m, [&](int e) { rows[e] = scores[e]; });
     team.each(samples_.n * k, [&](int e) {
       const int i = e / k, l = e % k;
@@ -88,7 +85,7 @@ class FreeSystem {
   }
 
   const Samples& samples_;
-  Link& link_;
+  PrimalMap& primal_;
   System& system_;
   double *r_, *z_, *p_, *Mp_, *scratch_;
 };

@@ -2,11 +2,7 @@
 // iterated beside L and Z, and every feature is eliminated from the Newton system by itself (sparsedis,
 // newton.FullForm).
 //
-// Works on features divided by lambda1. `Base` is the form that it builds on: the certificate's evaluate() and
-// scores(), and over all features, in m coordinates by planes (m, d):
-//   correlate(team, rows, planes)    X^T R for rows (n, m)
-//   apply(team, planes, scores)      X W
-//   add_curvature_of(system, keep, alpha, beta, unit)   that of all features with keep(j)
+// Works on features divided by lambda1. `Base` is the primal map that gives the certificate.
 #pragma once
 
 #include "newton.hpp"
@@ -140,7 +136,7 @@ class FullForm {
   }
 
   template <class Team>
-  double reach(const Team& team) const {
+  double max_step(const Team& team) const {
     return team.least(d_, [&](int j) {
       const double a = dth_[j] < 0 ? th_[j] / -dth_[j] : INFINITY;
       const double b = dw_[j] < 0 ? w_[j] / -dw_[j] : INFINITY;

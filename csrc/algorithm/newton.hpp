@@ -1,7 +1,5 @@
-// Interior-point Newton on the dual: Mehrotra's predictor-corrector, for any form of the features' part.
-//
-// A Form knows the features: the certificate's scores, the curvature, and whatever variables of its own it iterates. A
-// System knows the linear algebra: it factors H + diag(bounds) and solves in the space of zero row sums.
+// Interior-point Newton on the dual: Mehrotra's predictor-corrector, for any form of the features' part (Form in
+// requirements.hpp).
 #pragma once
 
 #include "finish.hpp"
@@ -31,7 +29,7 @@ struct NoVariables {
   template <class Team>
   void complete(const Team&, const double*) const {}
   template <class Team>
-  double reach(const Team&) const {
+  double max_step(const Team&) const {
     return INFINITY;
   }
   template <class Team>
@@ -104,27 +102,27 @@ void direction(const Team& team, const Samples& samples, Form& form, const Syste
     const double moved = shifted ? samples.s[i] * entry(at.shift, m, i, e % k) : 0;
     at.rhs[e] = moved - at.gradient[e] + target(e) / at.L[e];
   });
-  system.solve(at.rhs, at.dL);
+  system.solve(team, at.rhs, at.dL);
   team.each(samples.n * k, [&](int e) { at.dZ[e] = (target(e) - at.L[e] * at.Z[e] - at.Z[e] * at.dL[e]) / at.L[e]; });
   form.complete(team, at.dL);
 }
 
-// Share of the direction, at most 1, that goes `boundary` of the way to where a variable is zero.
+// Step length, at most 1: `fraction` of the longest step that keeps L, Z and the form's own pairs positive.
 template <class Team, class Form>
-double reach(const Team& team, const Samples& samples, const Form& form, const Point& at, double boundary) {
+double step_to_boundary(const Team& team, const Samples& samples, const Form& form, const Point& at, double fraction) {
   const double least = team.least(samples.n * samples.k, [&](int e) {
     const double a = at.dL[e] < 0 ? at.L[e] / -at.dL[e] : INFINITY;
     const double b = at.dZ[e] < 0 ? at.Z[e] / -at.dZ[e] : INFINITY;
     return a < b ? a : b;
   });
-  const double other = form.reach(team);
-  const double step = boundary * (least < other ? least : other);
+  const double other = form.max_step(team);
+  const double step = fraction * (least < other ? least : other);
   return step < 1 ? step : 1;
 }
 
-// mu after `step` of the direction: the mean product of all pairs.
+// The barrier parameter mu after a step: the mean product of all complementary pairs.
 template <class Team, class Form>
-double centrality(const Team& team, const Samples& samples, const Form& form, const Point& at, double step) {
+double barrier_parameter(const Team& team, const Samples& samples, const Form& form, const Point& at, double step) {
   const int size = samples.n * samples.k;
   const double total = team.sum(size, [&](int e) {
     const double L = step == 0 ? at.L[e] : at.L[e] + step * at.dL[e];
@@ -141,18 +139,18 @@ void advance(const Team& team, const Samples& samples, Form& form, System& syste
   form.linearise(team, at.L);
   team.each(samples.n, [&](int i) { dual_gradient_row(samples, at.L, form.gradient_scores(), i, at.gradient); });
   team.each(size, [&](int e) { at.bounds[e] = at.Z[e] / at.L[e] + samples.s[e / k] * samples.rho; });
-  system.factor([&](auto& into) { form.add_curvature(into); }, at.bounds, at.L);
+  system.factor(team, [&](auto& into) { form.add_curvature(into); }, at.bounds, at.L);
 
-  const double mu = centrality(team, samples, form, at, 0);
+  const double mu = barrier_parameter(team, samples, form, at, 0);
   direction(team, samples, form, system, at, 0, 0);
-  const double far = reach(team, samples, form, at, 1);
-  const double ahead = centrality(team, samples, form, at, far);
+  const double far = step_to_boundary(team, samples, form, at, 1);
+  const double ahead = barrier_parameter(team, samples, form, at, far);
   double sigma = (ahead > 0 ? ahead : 0) / (mu > kTiny ? mu : kTiny);
   sigma = sigma < 1 ? sigma * sigma * sigma : 1;
   team.each(size, [&](int e) { at.product[e] = at.dL[e] * at.dZ[e]; });
   form.keep_products(team);
   direction(team, samples, form, system, at, sigma * mu, far < kShort ? far : 1);
-  const double step = reach(team, samples, form, at, kToBoundary);
+  const double step = step_to_boundary(team, samples, form, at, kToBoundary);
   team.each(size, [&](int e) {
     at.L[e] += step * at.dL[e];
     at.Z[e] += step * at.dZ[e];

@@ -1,10 +1,6 @@
 // One task's samples, and what is said about them one by one: residual, dual gradient, certificate.
 //
-// A Team is whoever works on one task: a thread on the CPU, a block on a GPU. It offers
-//   each(count, f)           f(i) for every i, in any order, done when it returns
-//   sum(count, f)            the sum of f(i), in an order that depends on count alone
-//   least(count, f)          the smallest f(i), infinity for none
-//   partition(x, count, t)   the values above t to the front of x; how many
+// What a Team is, and the other arguments of the loops: requirements.hpp.
 #pragma once
 
 #include <cmath>
@@ -140,10 +136,10 @@ inline void dual_gradient_row(const Samples& samples, const double* L, const dou
 
 // The least, over all entries, of the larger of L and its bound's multiplier in units of the hinge's margin
 // (sparsedis.problem.complementarity_margin); scores: X W, m coordinates.
-inline double entry_margin(const Samples& samples, const double* L, const double* scores) {
+template <class Team>
+double entry_margin(const Team& team, const Samples& samples, const double* L, const double* scores) {
   const int k = samples.k, m = samples.m;
-  double result = INFINITY;
-  for (int i = 0; i < samples.n; ++i) {
+  return team.least(samples.n, [&](int i) {
     double last = 0;
     for (int c = 0; c < m; ++c) last -= scores[i * m + c];
     auto gradient = [&](int l) {
@@ -152,13 +148,14 @@ inline double entry_margin(const Samples& samples, const double* L, const double
     };
     double least = gradient(0);
     for (int l = 1; l < k; ++l) least = gradient(l) < least ? gradient(l) : least;
+    double result = INFINITY;
     for (int l = 0; l < k; ++l) {
       const double multiplier = gradient(l) - least;
       const double larger = L[i * k + l] > multiplier ? L[i * k + l] : multiplier;
       result = larger < result ? larger : result;
     }
-  }
-  return result;
+    return result;
+  });
 }
 
 }  // namespace sparsedis

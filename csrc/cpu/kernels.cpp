@@ -8,8 +8,8 @@
 #include "../algorithm/full_form.hpp"
 #include "../algorithm/newton.hpp"
 #include "../contract.hpp"
-#include "gram_link.hpp"
-#include "link.hpp"
+#include "gram_primal_map.hpp"
+#include "primal_map.hpp"
 #include "pages.hpp"
 #include "parallel.hpp"
 #include "sweep.hpp"
@@ -109,26 +109,26 @@ struct Output {
   double* margin;   // one value
   Certificate* at;  // of W as written
 
-  // From a link of all features and the dual point L (n, k).
-  template <class Link>
-  void write(Memory& memory, const Team& team, const Samples& samples, Link& link, const double* L) const {
+  // From a primal map of all features and the dual point L (n, k).
+  template <class PrimalMap>
+  void write(Memory& memory, const Team& team, const Samples& samples, PrimalMap& primal, const double* L) const {
     const int n = samples.n, k = samples.k, m = samples.m;
-    const std::ptrdiff_t ld = link.ld();
+    const std::ptrdiff_t ld = primal.ld();
     double* planes = memory.take<double>(m * ld);
     double* scores = memory.take<double>(std::size_t(n) * m);
     double* value = memory.take<double>(k);
-    link.evaluate(team, L);
-    *margin = std::min(entry_margin(samples, L, link.scores()), link.margin(team, L));
+    primal.evaluate(team, L);
+    *margin = std::min(entry_margin(team, samples, L, primal.scores()), primal.margin(team, L));
     double slack = 0, penalty = 0;
-    const int count = link.candidates();
-    for (int c = 0; c < m; ++c) std::fill(planes + c * ld, planes + c * ld + padded(count), 0.0);
+    const int count = primal.candidates();
+    for (int c = 0; c < m; ++c) std::fill(planes + c * ld, planes + c * ld + count, 0.0);
     for (int a = 0; a < count; ++a) {
-      if (!link.active(a)) continue;
-      active[link.index(a)] = true;
-      F* to = W + std::ptrdiff_t(link.index(a)) * k;
+      if (!primal.active(a)) continue;
+      active[primal.index(a)] = true;
+      F* to = W + std::ptrdiff_t(primal.index(a)) * k;
       value[m] = 0;
       for (int c = 0; c < m; ++c) {
-        value[c] = link.W(c, a);
+        value[c] = primal.W(c, a);
         value[m] -= value[c];
       }
       double mean = 0, along = 0, squares = 0, distance = 0, last_unit = 0;
@@ -137,15 +137,15 @@ struct Output {
         to[c] = F(exact);
         value[c] = double(to[c]);
         mean += value[c] / k;
-        if (c < m) last_unit -= link.unit(c, a);
-        along += value[c] * (c < m ? link.unit(c, a) : last_unit);
+        if (c < m) last_unit -= primal.unit(c, a);
+        along += value[c] * (c < m ? primal.unit(c, a) : last_unit);
         squares += value[c] * value[c];
         distance += (value[c] - exact) * (value[c] - exact);
       }
       // What the feature adds to the gap, by Fenchel and Young: not negative (sparsedis.problem.certificate_of).
       double across = 0;
       for (int c = 0; c < k; ++c) {
-        const double off = value[c] - along * (c < m ? link.unit(c, a) : last_unit);
+        const double off = value[c] - along * (c < m ? primal.unit(c, a) : last_unit);
         across += off * off;
       }
       const double length = std::sqrt(squares), both = length + along;
@@ -154,43 +154,43 @@ struct Output {
       // Margins are differences of scores: rows of W may be centred.
       for (int c = 0; c < m; ++c) planes[c * ld + a] = value[c] - mean;
     }
-    link.apply_candidates(team, planes, scores);
+    primal.apply_candidates(team, planes, scores);
     *at = certificate(team, samples, L, scores, penalty);
     at->gap += slack;
   }
 };
 
-// The solver's Newton system for a link: its factor is of the type of the link's products.
-template <class Link>
-using SystemFor = NewtonSystem<typename Link::Products>;
+// The solver's Newton system beside a primal map: its factor is of the type of the map's products.
+template <class PrimalMap>
+using SystemFor = NewtonSystem<typename PrimalMap::Products>;
 
-// The finish on a link, with the memory that it takes.
-template <class Link>
+// The finish on a primal map, with the memory that it takes.
+template <class PrimalMap>
 class Finisher {
  public:
-  Finisher(Memory& memory, const Team& team, const Samples& samples, Link& link, SystemFor<Link>& system,
+  Finisher(Memory& memory, const Team& team, const Samples& samples, PrimalMap& primal, SystemFor<PrimalMap>& system,
            Progress& progress, std::int64_t max_iter)
       : team_(team),
-        link_(link),
+        primal_(primal),
         progress_(progress),
         max_iter_(max_iter),
-        finish_(samples, link, system, memory.take<double>(Algorithm::size(samples.n, samples.k)),
+        finish_(samples, primal, system, memory.take<double>(Algorithm::size(samples.n, samples.k)),
                 memory.take<unsigned char>(2 * std::size_t(samples.n) * samples.k)) {}
 
-  // From L, which the link has evaluated.
+  // From L, at which `primal` was evaluated last.
   bool near(const double* L) { return finish_.run(team_, L, progress_, max_iter_); }
 
-  // From the best point, of which the link knows nothing.
+  // From the best point, which is evaluated first.
   bool from_best() {
-    link_.evaluate(team_, progress_.best());
+    primal_.evaluate(team_, progress_.best());
     return near(progress_.best());
   }
 
  private:
-  using Algorithm = Finish<Team, Link, SystemFor<Link>>;
+  using Algorithm = Finish<Team, PrimalMap, SystemFor<PrimalMap>>;
 
   const Team& team_;
-  Link& link_;
+  PrimalMap& primal_;
   Progress& progress_;
   std::int64_t max_iter_;
   Algorithm finish_;
@@ -208,19 +208,19 @@ struct Job {
   std::int64_t max_iter;
   double finish_gap;  // 0: no finish
 
-  // A link whose screening and whose Hessian's products are of type T.
+  // A primal map whose screening and whose Hessian's products are of type T.
   template <class T>
-  SparseLink<F, T> link() const {
+  SparsePrimalMap<F, T> primal_map() const {
     return {memory, samples, features, survey.lengths, survey.longest};
   }
 };
 
-// The interior point in one of its forms, with the finish on `link`. Returns whether the task is done.
-template <class F, class Form, class Link>
-bool interior(const Job<F>& job, Form& form, Link& link, Point& at, std::int64_t patience, double hopeless,
+// The interior point in one of its forms, with the finish on the primal map. Returns whether the task is done.
+template <class F, class Form, class PrimalMap>
+bool interior(const Job<F>& job, Form& form, PrimalMap& primal, Point& at, std::int64_t patience, double hopeless,
               std::int64_t most) {
-  SystemFor<Link> system(job.memory, job.samples);
-  Finisher<Link> finisher(job.memory, job.team, job.samples, link, system, job.progress, job.max_iter);
+  SystemFor<PrimalMap> system(job.memory, job.samples);
+  Finisher<PrimalMap> finisher(job.memory, job.team, job.samples, primal, system, job.progress, job.max_iter);
   most = std::min(job.max_iter, job.progress.n_iter + most);
   return interior_point(job.team, job.samples, form, system, at, job.progress,
                         {most, patience, hopeless, job.finish_gap}, [&] { return finisher.near(at.L); });
@@ -242,70 +242,71 @@ void newton(const Job<F>& job, const Output<F>& output) {
     place_start(team, samples, int(d), job.survey.theta, at);
     progress.restart(kNewtonPatience);
   };
-  // The forms that suit the task, with products and factor of the link's type and at most so many iterations each.
-  // Returns whether the task is certified, and its solution written.
-  auto by_forms = [&](auto&& link, std::int64_t most) {
+  // The forms that suit the task, with products and factor of the primal map's type and at most so many iterations
+  // each. Returns whether the task is certified, and its solution written.
+  auto by_forms = [&](auto&& primal, std::int64_t most) {
     if (light) {
       start();
       const std::int64_t patience = full ? progress.n_iter + kLightIterations : job.max_iter;
-      interior(job, link, link, at, patience, kLightGap, most);
+      interior(job, primal, primal, at, patience, kLightGap, most);
     }
     if (full && !(light && (certified() || progress.n_iter >= job.max_iter))) {
-      using Full = FullForm<std::decay_t<decltype(link)>>;
+      using Full = FullForm<std::decay_t<decltype(primal)>>;
       start();
-      Full form(samples, link, memory.take<double>(Full::size(d, m)), memory.take<double>(2 * n * m));
+      Full form(samples, primal, memory.take<double>(Full::size(d, m)), memory.take<double>(2 * n * m));
       form.start(team, at.L);
-      interior(job, form, link, at, job.max_iter, 0, most);
+      interior(job, form, primal, at, job.max_iter, 0, most);
     }
-    if (certified()) output.write(memory, team, samples, link, progress.best());
+    if (certified()) output.write(memory, team, samples, primal, progress.best());
     return certified();
   };
   if (samples.lambda1 == 0) {
     start();
-    GramLink<F> link(memory, samples, job.features);
-    interior(job, link, link, at, job.max_iter, 0, kMostIterations);
+    GramPrimalMap<F> primal(memory, samples, job.features);
+    interior(job, primal, primal, at, job.max_iter, 0, kMostIterations);
   } else {
     const bool in_float = std::is_same_v<F, float> && moderate(samples);
-    if (in_float && by_forms(job.template link<F>(), kMostInFloat)) return;
-    if ((!in_float || progress.n_iter < job.max_iter) && by_forms(job.template link<double>(), kMostIterations)) return;
+    if (in_float && by_forms(job.template primal_map<F>(), kMostInFloat)) return;
+    if ((!in_float || progress.n_iter < job.max_iter) && by_forms(job.template primal_map<double>(), kMostIterations))
+      return;
   }
-  auto link = job.template link<double>();
+  auto primal = job.template primal_map<double>();
   // A few iterations asked for are not exceeded by thousands of others.
   if (!certified() && (progress.n_iter < job.max_iter || job.max_iter >= kMostIterations)) {
     const std::int64_t counted = progress.n_iter, most = counted + kFallbackSteps;
     progress.restart(kFirstOrderPatience);
-    SystemFor<decltype(link)> system(memory, samples);
-    Finisher<decltype(link)> finisher(memory, team, samples, link, system, progress, most);
-    fista(team, samples, link, lipschitz(memory, samples, job.features), at.L, progress, most, kFinishGap,
+    SystemFor<decltype(primal)> system(memory, samples);
+    Finisher<decltype(primal)> finisher(memory, team, samples, primal, system, progress, most);
+    fista(team, samples, primal, lipschitz(memory, samples, job.features), at.L, progress, most, kFinishGap,
           [&] { return finisher.from_best(); });
     progress.n_iter = counted;
   }
-  output.write(memory, team, samples, link, progress.best());
+  output.write(memory, team, samples, primal, progress.best());
 }
 
 template <class F>
 void first_order(const Job<F>& job, Solver solver, const Output<F>& output) {
   const std::size_t n = job.samples.n, k = job.samples.k;
-  auto link = job.template link<double>();
+  auto primal = job.template primal_map<double>();
   if (solver == Solver::fista) {
     const double constant = lipschitz(job.memory, job.samples, job.features);
-    fista(job.team, job.samples, link, constant, job.memory.template take<double>(4 * n * k), job.progress,
+    fista(job.team, job.samples, primal, constant, job.memory.template take<double>(4 * n * k), job.progress,
           job.max_iter, 0, [] { return false; });
   } else {
-    Sweep<F, SparseLink<F, double>> sweep(job.memory, job.samples, job.features, link);
-    bcd(job.team, job.samples, link, sweep, job.memory.template take<double>(n * k + 3 * k), job.progress,
+    Sweep<F, SparsePrimalMap<F, double>> sweep(job.memory, job.samples, job.features, primal);
+    bcd(job.team, job.samples, primal, sweep, job.memory.template take<double>(n * k + 3 * k), job.progress,
         job.max_iter);
   }
   const std::int64_t counted = job.progress.n_iter;
   bool finished = true;
   if (job.finish_gap > 0 && job.progress.status == Status::certified) {
     job.progress.n_iter = 0;  // what finishes the solution does not count, and has max_iter to itself
-    SystemFor<decltype(link)> system(job.memory, job.samples);
-    Finisher<decltype(link)> finisher(job.memory, job.team, job.samples, link, system, job.progress, job.max_iter);
+    SystemFor<decltype(primal)> system(job.memory, job.samples);
+    Finisher<decltype(primal)> finisher(job.memory, job.team, job.samples, primal, system, job.progress, job.max_iter);
     finished = finisher.from_best();
   }
   if (finished) {
-    output.write(job.memory, job.team, job.samples, link, job.progress.best());
+    output.write(job.memory, job.team, job.samples, primal, job.progress.best());
   } else {
     job.progress.aim(kRounding);
     newton(job, output);
@@ -388,10 +389,10 @@ void solve_task(const Problems<F>& problems, const Options& options, const Solut
 }
 
 // Blocks of the candidates' columns, put where they belong in grad_X (all samples, d).
-template <class F, class Adjoint, class Link>
-void write_feature_gradients(Memory& memory, const Adjoint& adjoint, const Link& link, const Task<F>& task,
+template <class F, class Adjoint, class PrimalMap>
+void write_feature_gradients(Memory& memory, const Adjoint& adjoint, const PrimalMap& primal, const Task<F>& task,
                              std::size_t d, F* grad_X) {
-  const int n = task.samples.n, terms = adjoint.terms(), count = link.candidates();
+  const int n = task.samples.n, terms = adjoint.terms(), count = primal.candidates();
   F* columns = memory.take<F>(std::size_t(terms) * n);
   F* planes = memory.take<F>(std::size_t(terms) * kBlock);
   const F** plane = memory.take<const F*>(terms);
@@ -410,7 +411,7 @@ void write_feature_gradients(Memory& memory, const Adjoint& adjoint, const Link&
     combine(plane, length, terms, columns, n, block, kBlock);
     for (int i = 0; i < n; ++i) {
       F* row = grad_X + task.present[i] * d;
-      for (int a = 0; a < here; ++a) row[link.index(from + a)] = block[std::ptrdiff_t(i) * kBlock + a];
+      for (int a = 0; a < here; ++a) row[primal.index(from + a)] = block[std::ptrdiff_t(i) * kBlock + a];
     }
   }
 }
@@ -434,16 +435,16 @@ void adjoint_task(const Problems<F>& problems, const Solved& solved, const F* al
     std::copy(from, from + k, dual + i * k);
   }
   const F* grad_W = all_grad_W + index * d * k;
-  using Link = SparseLink<F, F>;
-  using Adjoint = Adjoint<Team, Link, SystemFor<Link>>;
-  Link link(memory, samples, features, nullptr, 0);
-  SystemFor<Link> system(memory, samples);
-  Adjoint adjoint(team, samples, link, system, memory.take<double>(Adjoint::size(n, k, link.ld())),
+  using PrimalMap = SparsePrimalMap<F, F>;
+  using Adjoint = Adjoint<Team, PrimalMap, SystemFor<PrimalMap>>;
+  PrimalMap primal(memory, samples, features, nullptr, 0);
+  SystemFor<PrimalMap> system(memory, samples);
+  Adjoint adjoint(team, samples, primal, system, memory.take<double>(Adjoint::size(n, k, primal.ld())),
                   memory.take<unsigned char>(n * k));
-  link.evaluate_active(team, dual, solved.active + index * d);
+  primal.evaluate_active(team, dual, solved.active + index * d);
   const ScalarGradients scalars =
-      adjoint.run(dual, [&](int c, int a) { return double(grad_W[link.index(a) * k + c]); });
-  write_feature_gradients(memory, adjoint, link, task, d, grad_X);
+      adjoint.run(dual, [&](int c, int a) { return double(grad_W[primal.index(a) * k + c]); });
+  write_feature_gradients(memory, adjoint, primal, task, d, grad_X);
   gradients.lambda1[index] = scalars.lambda1 / task.scale;
   gradients.lambda2[index] = scalars.lambda2 / task.scale;
   gradients.dual_reg[index] = scalars.dual_reg / task.scale;

@@ -10,13 +10,13 @@
 
 namespace sparsedis::cpu {
 
-template <class F, class Link>
+template <class F, class PrimalMap>
 class Sweep {
  public:
-  Sweep(Memory& memory, const Samples& samples, const Features<F>& features, Link& link)
+  Sweep(Memory& memory, const Samples& samples, const Features<F>& features, PrimalMap& primal)
       : samples_(samples),
         features_(features),
-        link_(link),
+        primal_(primal),
         d_(features.features()),
         m_(samples.m),
         rows_(memory.take<double>(std::size_t(samples.n) * m_)),
@@ -32,14 +32,15 @@ class Sweep {
     }
   }
 
+  const double* scores() const { return scores_; }
   double square(int i) const { return square_[i]; }
 
-  void open(const Team& team, const double* L) {
+  void restart(const Team& team, const double* L) {
     for (int i = 0; i < samples_.n; ++i) residual_row(samples_, L, i, rows_);
-    link_.correlate(team, rows_, V_);
+    primal_.correlate(team, rows_, V_);
   }
 
-  const double* scores(const Team&, int i) {
+  void visit(const Team&, int i) {
     read(i);
     for (int j = 0; j < d_; ++j) {
       double sum = 0, last = 0;
@@ -61,11 +62,10 @@ class Sweep {
       for (; j < d_; ++j) part[0] += factor_[j] * V[j];
       scores_[c] = (part[0] + part[1]) + (part[2] + part[3]);
     }
-    return scores_;
   }
 
-  // V += x_i change, for the sample whose scores were asked for last.
-  void change(const Team&, int, const double* change) {
+  // V += x_i change, for the sample visited last.
+  void update(const Team&, const double* change) {
     for (int c = 0; c < m_; ++c) {
       double* V = V_ + std::ptrdiff_t(c) * d_;
       for (int j = 0; j < d_; ++j) V[j] += x_[j] * change[c];
@@ -77,7 +77,7 @@ class Sweep {
 
   const Samples& samples_;
   const Features<F>& features_;
-  Link& link_;
+  PrimalMap& primal_;
   int d_, m_;
   double *rows_, *V_, *x_, *factor_, *scores_, *square_;
 };

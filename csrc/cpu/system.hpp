@@ -17,6 +17,7 @@
 #include "cholesky.hpp"
 #include "memory.hpp"
 #include "products.hpp"
+#include "team.hpp"
 
 namespace sparsedis::cpu {
 
@@ -47,7 +48,8 @@ class NewtonSystem {
   // free (n, k): not 0 where an entry belongs to the system; every row's largest entry of L does. Null: all do.
   // curvature(system) calls add() or add_gram() for the features that H consists of.
   template <class Curvature>
-  void factor(Curvature curvature, const double* bounds, const double* L, const unsigned char* free = nullptr) {
+  void factor(const Team&, Curvature curvature, const double* bounds, const double* L,
+              const unsigned char* free = nullptr) {
     int order = 0;
     for (int i = 0; i < n_; ++i) {
       pivot_[i] = int(std::max_element(L + i * k_, L + (i + 1) * k_) - (L + i * k_));
@@ -106,7 +108,7 @@ class NewtonSystem {
   // The q (n, k), rows summing to zero, with M q = rhs (n, k) up to a constant in every row, for the entries of the
   // system. free: not 0 for those that take part, null for all: of fewer than were factored it is the inverse's
   // restriction to them, a preconditioner.
-  void solve(const double* rhs, double* q, const unsigned char* free = nullptr) const {
+  void solve(const Team&, const double* rhs, double* q, const unsigned char* free = nullptr) const {
     for (int i = 0; i < n_; ++i) {
       for (int r = first_[i]; r < first_[i + 1]; ++r) {
         const int e = i * k_ + class_[r];

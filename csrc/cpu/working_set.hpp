@@ -26,7 +26,7 @@ constexpr double kBand = 1e-3;
 template <class F, class T>
 class WorkingSet {
  public:
-  // lengths (d,): ||x_j|| in units of lambda1; null for a link that makes no passes.
+  // lengths (d,): ||x_j|| in units of lambda1; null for a primal map that makes no passes.
   WorkingSet(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths)
       : features_(features), lengths_(lengths), n_(samples.n), m_(samples.m) {
     const std::size_t n = n_, d = features.features();

@@ -9,11 +9,11 @@
 namespace sparsedis::cpu {
 
 template <class F>
-class GramLink : public NoVariables {
+class GramPrimalMap : public NoVariables {
  public:
   using Products = double;
 
-  GramLink(Memory& memory, const Samples& samples, const Features<F>& features)
+  GramPrimalMap(Memory& memory, const Samples& samples, const Features<F>& features)
       : samples_(samples), n_(samples.n), m_(samples.m) {
     A_ = memory.take<double>(std::size_t(n_) * m_);
     scores_ = memory.take<double>(std::size_t(n_) * m_);

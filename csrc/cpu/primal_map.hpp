@@ -22,12 +22,12 @@ inline double screening_unit(const Samples& samples) { return samples.lambda1 > 
 // features; those that could be active for all that T's rounding says are gathered, and V, W and the scores are made of
 // them in double: the certificate is that of double arithmetic whatever T is.
 template <class F, class T>
-class SparseLink : public NoVariables {
+class SparsePrimalMap : public NoVariables {
  public:
   using Products = T;
 
   // lengths (d,): ||x_j||, in screening units, and the largest of them; null where only evaluate_active() is called.
-  SparseLink(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths, double longest)
+  SparsePrimalMap(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths, double longest)
       : samples_(samples),
         features_(features),
         n_(samples.n),
@@ -232,8 +232,9 @@ class SparseLink : public NoVariables {
     visit_exact([&](int from, int length) { combine(exact_rows_, length, n_, rows, m_, planes + from, ld()); });
   }
 
-  // X W over the candidates: scores (n, m); planes (m, ld()), zero up to ld() behind the last candidate.
-  void apply_candidates(const Team&, const double* planes, double* scores) {
+  // X W over the candidates: scores (n, m); planes (m, ld()), which are padded with zeros here.
+  void apply_candidates(const Team&, double* planes, double* scores) {
+    for (int c = 0; c < m_; ++c) std::fill(planes + c * ld() + count_, planes + c * ld() + padded(count_), 0.0);
     std::fill(scores, scores + n_ * m_, 0.0);
     visit_exact([&](int from, int length) {
       add_dot_products(exact_, kBlock, n_, planes + from, ld(), m_, length, scores, m_, false);
