@@ -10,14 +10,26 @@
 #include <string>
 #include <vector>
 
-#include "contract.hpp"
-#include "cpu/parallel.hpp"
-#include "lasso.hpp"
+#include "common/cpu/threads.hpp"
+#include "lasso/api.hpp"
+#include "svm/api.hpp"
 
 namespace py = pybind11;
 using namespace sparsedis;
 
 namespace {
+
+// ValueError for a value that the problem does not allow; the caller, which has the names, says which.
+void demand(Input input) {
+  if (input == Input::invalid) throw py::value_error("a value that the problem does not allow");
+}
+
+// f() while other Python threads run.
+template <class F>
+auto without_lock(F f) {
+  const py::gil_scoped_release release;
+  return f();
+}
 
 template <class P>
 P pointer(std::uintptr_t address) {
@@ -63,8 +75,7 @@ void solve_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> str
                                pointer<bool*>(out[7]),
                                pointer<double*>(out[8])};
   const Options options{solver_of(solver), tol, max_iter, exact, threads};
-  const py::gil_scoped_release release;
-  solve(problems<F>(shape, stride, X, labels, parameters), options, solutions);
+  demand(without_lock([&] { return solve(problems<F>(shape, stride, X, labels, parameters), options, solutions); }));
 }
 
 template <class F>
@@ -80,7 +91,7 @@ void adjoint_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> s
 }
 
 // Runs tasks on the threads of the OpenMP whose GOMP_parallel this is.
-void use_openmp(std::uintptr_t parallel) { share_threads(pointer<OpenMPParallel>(parallel)); }
+void use_openmp(std::uintptr_t parallel) { cpu::pool().use(pointer<cpu::OpenMPParallel>(parallel)); }
 
 // Runs the Python handlers of the signals that have come, on the main thread; the kernels hold no lock of Python.
 void handle_signals() {
@@ -117,8 +128,8 @@ void solve_lasso_of(std::array<std::int64_t, 3> shape, std::array<std::int64_t, 
                                     pointer<std::int64_t*>(out[6]),
                                     pointer<bool*>(out[7]),
                                     pointer<double*>(out[8])};
-  const py::gil_scoped_release release;
-  solve_lasso(lassos<F>(shape, stride, X, others), tol, max_iter, threads, solutions);
+  demand(without_lock(
+      [&] { return solve_lasso(lassos<F>(shape, stride, X, others), tol, max_iter, threads, solutions); }));
 }
 
 template <class F>

@@ -16,15 +16,19 @@
 #include <unistd.h>
 #endif
 
-#include "../contract.hpp"
+#include "../status.hpp"
 #include "memory.hpp"
 
 namespace sparsedis::cpu {
+
+// GOMP_parallel of an OpenMP runtime.
+using OpenMPParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 // PyTorch's threads wait for its next loop by spinning, on the cores that other threads would want: these here are
 // best.
 class Pool {
  public:
+  // From now on tasks run on the threads of the OpenMP runtime whose GOMP_parallel this is, in this process.
   void use(OpenMPParallel parallel) {
     parallel_ = parallel;
     process_ = process();
@@ -140,10 +144,13 @@ inline bool interrupted() { return current_call && current_call->abandoned(); }
 // Thrown to leave a task that is interrupted; it goes no further than its call, which throws what ended it.
 struct Interruption {};
 
+// Thrown by a task whose values its problem does not allow.
+struct InvalidInput {};
+
 // run(task, memory) for every task, each by one thread; an exception, of a task or of `poll`, ends the rest and is
-// thrown on.
+// thrown on, but for InvalidInput, which is returned.
 template <class F>
-void for_each_task(std::int64_t tasks, int threads, F run) {
+Input for_each_task(std::int64_t tasks, int threads, F run) {
   std::atomic<std::int64_t> next{0};
   std::atomic<int> busy{0};
   Call call;
@@ -167,7 +174,12 @@ void for_each_task(std::int64_t tasks, int threads, F run) {
     call.wait(busy);
   };
   pool().run(tasks < threads ? int(tasks) : threads, work);
-  call.rethrow();
+  try {
+    call.rethrow();
+  } catch (const InvalidInput&) {
+    return Input::invalid;
+  }
+  return Input::valid;
 }
 
 }  // namespace sparsedis::cpu

@@ -8,47 +8,37 @@
 
 namespace sparsedis {
 
-// Share of the way to the boundary that a step may go.
-constexpr double kToBoundary = 0.995;
-// Where the predictor can go less than this share of its way, the corrector's second-order term, which holds for a
-// whole step, is damped by the share it can go: undamped it points out of the interior, and the first steps are lost.
-constexpr double kShort = 0.1;
-// The start: L on the line from the one-hot labels to 1/k where the dual is least, but not too close to an end (with
-// fewer features than samples many samples end far from their label); Z at this share of the centre.
-constexpr double kCentre = 0.3;
-constexpr double kMostStart = 0.9, kLeastStart = 1e-3, kLeastStartOfFew = 0.2;
-
-// What a form without variables of its own answers: the light form, whose curvature is that of the active features.
+// A form without variables of its own: the light form, whose curvature is that of the active features.
 struct NoVariables {
   template <class Team>
-  void linearise(const Team&, const double*) const {}
+  SPARSEDIS_HOST_DEVICE void linearise(const Team&, const double*) const {}
   template <class Team>
-  bool shift(const Team&, double, double, double*) const {
+  SPARSEDIS_HOST_DEVICE bool shift(const Team&, double, double, double*) const {
     return false;
   }
   template <class Team>
-  void complete(const Team&, const double*) const {}
+  SPARSEDIS_HOST_DEVICE void complete(const Team&, const double*) const {}
   template <class Team>
-  double max_step(const Team&) const {
+  SPARSEDIS_HOST_DEVICE double max_step(const Team&) const {
     return INFINITY;
   }
   template <class Team>
-  double products(const Team&, double) const {
+  SPARSEDIS_HOST_DEVICE double products(const Team&, double) const {
     return 0;
   }
-  int pairs() const { return 0; }
+  SPARSEDIS_HOST_DEVICE int pairs() const { return 0; }
   template <class Team>
-  void keep_products(const Team&) const {}
+  SPARSEDIS_HOST_DEVICE void keep_products(const Team&) const {}
   template <class Team>
-  void move(const Team&, double) const {}
+  SPARSEDIS_HOST_DEVICE void move(const Team&, double) const {}
 };
 
 // (n, k) arrays of one task.
 struct Point {
   double *L, *Z, *dL, *dZ, *product, *gradient, *bounds, *rhs;
   double* shift;  // (n, m)
-  static std::size_t size(std::size_t n, std::size_t k) { return 9 * n * k; }
-  void place(double* at, std::size_t n, std::size_t k) {
+  SPARSEDIS_HOST_DEVICE static std::size_t size(std::size_t n, std::size_t k) { return 9 * n * k; }
+  SPARSEDIS_HOST_DEVICE void place(double* at, std::size_t n, std::size_t k) {
     double** const all[] = {&L, &Z, &dL, &dZ, &product, &gradient, &bounds, &rhs, &shift};
     for (double** one : all) {
       *one = at;
@@ -57,43 +47,43 @@ struct Point {
   }
 };
 
-// theta in [0, 1], the least of the dual on the line L = (1 - theta) Y + theta/k. norm (d,): those of X^T diag(s)(Y -
-// 1/k), put in another order here. The derivative in theta is convex and increasing, so Newton from the right meets its
-// root monotonically, and a feature that is off once stays off.
+// theta in [0, 1], the minimiser of the dual on the segment from Y to 1/k, L = (1 - theta) Y + theta/k. norm (d,):
+// those of X^T diag(s)(Y - 1/k), reordered here. The derivative in theta is convex and increasing, so Newton from the
+// right meets its root monotonically, and a feature that is off once stays off.
 template <class Team, class T>
-double start_on_the_line(const Team& team, const Samples& samples, int d, T* norm) {
+SPARSEDIS_HOST_DEVICE double minimise_on_segment(const Team& team, const Samples& samples, int d, T* norm) {
   const double reward =
       samples.lambda2 * (1 - 1.0 / samples.k) * team.sum(samples.n, [&](int i) { return samples.s[i]; });
   double theta = 1;
   int on = d;
-  for (int iteration = 0; iteration < 100; ++iteration) {
+  for (int iteration = 0; iteration < kStartIterations; ++iteration) {
     on = team.partition(norm, on, T(samples.lambda1 / theta));
     const double square = team.sum(on, [&](int j) { return double(norm[j]) * norm[j]; });
     const double length = team.sum(on, [&](int j) { return double(norm[j]); });
     const double excess = theta * square - samples.lambda1 * length - reward;
     if (excess <= 0 || square <= 0) break;
     const double next = theta - excess / square;
-    if (!(next < theta * (1 - 1e-6))) break;
+    if (!(next < theta * (1 - kStartAccuracy))) break;
     theta = next;
   }
   return theta;
 }
 
 template <class Team>
-void place_start(const Team& team, const Samples& samples, int d, double theta, Point& at) {
+SPARSEDIS_HOST_DEVICE void place_start(const Team& team, const Samples& samples, int d, double theta, Point& at) {
   const int k = samples.k;
-  const double least = d < samples.n ? kLeastStartOfFew : kLeastStart;
-  theta = theta < least ? least : theta > kMostStart ? kMostStart : theta;
+  const double least = d < samples.n ? kSmallestStartFewFeatures : kSmallestStart;
+  theta = theta < least ? least : theta > kLargestStart ? kLargestStart : theta;
   team.each(samples.n * k, [&](int e) {
     at.L[e] = (samples.is_label(e / k, e % k) ? 1 - theta : 0) + theta / k;
-    at.Z[e] = kCentre * (theta / k) / at.L[e];
+    at.Z[e] = kStartBarrier * (theta / k) / at.L[e];
   });
 }
 
 // A direction for targets `centre - damping * product` of the products L Z (the form's pairs likewise).
 template <class Team, class Form, class System>
-void direction(const Team& team, const Samples& samples, Form& form, const System& system, Point& at, double centre,
-               double damping) {
+SPARSEDIS_HOST_DEVICE void direction(const Team& team, const Samples& samples, Form& form, const System& system,
+                                     Point& at, double centre, double damping) {
   const int k = samples.k, m = samples.m;
   const bool shifted = form.shift(team, centre, damping, at.shift);
   auto target = [&](int e) { return damping == 0 ? centre : centre - damping * at.product[e]; };
@@ -109,7 +99,8 @@ void direction(const Team& team, const Samples& samples, Form& form, const Syste
 
 // Step length, at most 1: `fraction` of the longest step that keeps L, Z and the form's own pairs positive.
 template <class Team, class Form>
-double step_to_boundary(const Team& team, const Samples& samples, const Form& form, const Point& at, double fraction) {
+SPARSEDIS_HOST_DEVICE double step_to_boundary(const Team& team, const Samples& samples, const Form& form,
+                                              const Point& at, double fraction) {
   const double least = team.least(samples.n * samples.k, [&](int e) {
     const double a = at.dL[e] < 0 ? at.L[e] / -at.dL[e] : INFINITY;
     const double b = at.dZ[e] < 0 ? at.Z[e] / -at.dZ[e] : INFINITY;
@@ -122,7 +113,8 @@ double step_to_boundary(const Team& team, const Samples& samples, const Form& fo
 
 // The barrier parameter mu after a step: the mean product of all complementary pairs.
 template <class Team, class Form>
-double barrier_parameter(const Team& team, const Samples& samples, const Form& form, const Point& at, double step) {
+SPARSEDIS_HOST_DEVICE double barrier_parameter(const Team& team, const Samples& samples, const Form& form,
+                                               const Point& at, double step) {
   const int size = samples.n * samples.k;
   const double total = team.sum(size, [&](int e) {
     const double L = step == 0 ? at.L[e] : at.L[e] + step * at.dL[e];
@@ -134,12 +126,12 @@ double barrier_parameter(const Team& team, const Samples& samples, const Form& f
 
 // One step from a point whose certificate has been taken.
 template <class Team, class Form, class System>
-void advance(const Team& team, const Samples& samples, Form& form, System& system, Point& at) {
+SPARSEDIS_HOST_DEVICE void advance(const Team& team, const Samples& samples, Form& form, System& system, Point& at) {
   const int k = samples.k, size = samples.n * k;
   form.linearise(team, at.L);
   team.each(samples.n, [&](int i) { dual_gradient_row(samples, at.L, form.gradient_scores(), i, at.gradient); });
   team.each(size, [&](int e) { at.bounds[e] = at.Z[e] / at.L[e] + samples.s[e / k] * samples.rho; });
-  system.factor(team, [&](auto& into) { form.add_curvature(into); }, at.bounds, at.L);
+  system.factor(team, form, at.bounds, at.L);
 
   const double mu = barrier_parameter(team, samples, form, at, 0);
   direction(team, samples, form, system, at, 0, 0);
@@ -149,8 +141,8 @@ void advance(const Team& team, const Samples& samples, Form& form, System& syste
   sigma = sigma < 1 ? sigma * sigma * sigma : 1;
   team.each(size, [&](int e) { at.product[e] = at.dL[e] * at.dZ[e]; });
   form.keep_products(team);
-  direction(team, samples, form, system, at, sigma * mu, far < kShort ? far : 1);
-  const double step = step_to_boundary(team, samples, form, at, kToBoundary);
+  direction(team, samples, form, system, at, sigma * mu, far < kShortStep ? far : 1);
+  const double step = step_to_boundary(team, samples, form, at, kFractionToBoundary);
   team.each(size, [&](int e) {
     at.L[e] += step * at.dL[e];
     at.Z[e] += step * at.dZ[e];
@@ -158,7 +150,7 @@ void advance(const Team& team, const Samples& samples, Form& form, System& syste
   form.move(team, step);
 }
 
-// How long an interior point goes on.
+// When an interior point ends without a certificate.
 struct Limits {
   std::int64_t max_iter;
   // From this iteration on it gives up where the gap is above `hopeless`.
@@ -168,10 +160,10 @@ struct Limits {
 };
 
 // From the start in `at`, until the certificate, a stall or the limits; counts on from progress.n_iter. finish(): tries
-// to go to rounding from at.L, which the form has evaluated. Returns whether the task is done.
+// to reach rounding from at.L, at which the form was evaluated last.
 template <class Team, class Form, class System, class Finish>
-bool interior_point(const Team& team, const Samples& samples, Form& form, System& system, Point& at, Progress& progress,
-                    const Limits& limits, Finish finish) {
+SPARSEDIS_HOST_DEVICE void interior_point(const Team& team, const Samples& samples, Form& form, System& system,
+                                          Point& at, Progress& progress, const Limits& limits, Finish finish) {
   double finish_gap = limits.finish_gap;
   const std::int64_t first = progress.n_iter;
   for (std::int64_t iteration = first;; ++iteration) {
@@ -181,13 +173,13 @@ bool interior_point(const Team& team, const Samples& samples, Form& form, System
     if (going && iteration > first && now.relative() <= finish_gap) {
       const bool finished = finish();
       iteration = progress.n_iter;
-      going = progress.goes_on(now.relative()) && !finished;
+      going = progress.continues(now.relative()) && !finished;
       finish_gap = kFinishAgain * now.relative();
       if (going) form.evaluate(team, at.L);
     }
-    if (!going) return progress.status == Status::certified;
-    if (iteration >= limits.max_iter) return true;
-    if (iteration >= limits.patience && !(now.relative() <= limits.hopeless)) return false;
+    if (!going) return;
+    if (iteration >= limits.max_iter) return;
+    if (iteration >= limits.patience && !(now.relative() <= limits.hopeless)) return;
     advance(team, samples, form, system, at);
   }
 }

@@ -11,8 +11,8 @@
 #include <cstddef>
 #include <type_traits>
 
-#include "memory.hpp"
-#include "products.hpp"
+#include "../../common/cpu/memory.hpp"
+#include "../../common/cpu/products.hpp"
 
 namespace sparsedis::cpu {
 

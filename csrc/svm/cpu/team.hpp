@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "parallel.hpp"
+#include "../../common/cpu/threads.hpp"
 
 namespace sparsedis::cpu {
 

@@ -13,10 +13,10 @@
 #include <cmath>
 #include <limits>
 
+#include "../../common/cpu/memory.hpp"
+#include "../../common/cpu/products.hpp"
 #include "../algorithm/samples.hpp"
 #include "cholesky.hpp"
-#include "memory.hpp"
-#include "products.hpp"
 #include "team.hpp"
 
 namespace sparsedis::cpu {
@@ -46,10 +46,9 @@ class NewtonSystem {
         unit_(memory.take<T>(k_ * ld_)) {}
 
   // free (n, k): not 0 where an entry belongs to the system; every row's largest entry of L does. Null: all do.
-  // curvature(system) calls add() or add_gram() for the features that H consists of.
-  template <class Curvature>
-  void factor(const Team&, Curvature curvature, const double* bounds, const double* L,
-              const unsigned char* free = nullptr) {
+  // form.add_curvature(system) calls add() or add_gram() for the features that H consists of.
+  template <class Form>
+  void factor(const Team&, Form& form, const double* bounds, const double* L, const unsigned char* free = nullptr) {
     int order = 0;
     for (int i = 0; i < n_; ++i) {
       pivot_[i] = int(std::max_element(L + i * k_, L + (i + 1) * k_) - (L + i * k_));
@@ -63,7 +62,7 @@ class NewtonSystem {
     for (double ridge = kRidge; ridge < 1; ridge *= 100) {
       matrix_.clear(order);
       std::fill(gram_, gram_ + std::size_t(n_) * n_, T(0));
-      curvature(*this);
+      form.add_curvature(*this);
       spread_gram();
       add_bounds(bounds, T(ridge));
       if (matrix_.factor()) return;

@@ -9,19 +9,16 @@
 
 namespace sparsedis {
 
-// A feature whose curvature b is below this share of the task's largest is left out of H. Larger cuts cost nothing at
-// lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence.
-constexpr double kCut = 1e-8;
-
 template <class Base>
 class FullForm {
  public:
-  static std::size_t size(std::size_t d, std::size_t m) { return (4 * m + 13) * d; }
+  SPARSEDIS_HOST_DEVICE static std::size_t size(std::size_t n, std::size_t k, std::size_t d) {
+    return (4 * (k - 1) + 12) * d + 2 * n * (k - 1);
+  }
 
-  FullForm(const Samples& samples, Base& base, double* memory, double* rows)
+  SPARSEDIS_HOST_DEVICE FullForm(const Samples& samples, Base& base, double* memory)
       : samples_(samples),
         base_(base),
-        rows_(rows),
         d_(base.features()),
         m_(samples.m),
         lambda1_(samples.lambda1),
@@ -31,38 +28,38 @@ class FullForm {
       *one = memory;
       memory += std::size_t(m_) * d_;
     }
-    double** const vectors[] = {&th_, &w_,  &dth_, &dw_,    &product_, &u_,    &rw_,
-                                &q_,  &rr_, &rC_,  &alpha_, &beta_,    &along_};
+    double** const vectors[] = {&th_, &w_, &dth_, &dw_, &product_, &u_, &rw_, &q_, &rr_, &rC_, &alpha_, &beta_};
     for (double** one : vectors) {
       *one = memory;
       memory += d_;
     }
+    rows_ = memory;
   }
 
   template <class Team>
-  void start(const Team& team, const double* L) {
+  SPARSEDIS_HOST_DEVICE void start(const Team& team, const double* L) {
     correlate_residual(team, L);
     team.each(d_, [&](int j) {
       const double norm = length(V_, j);
-      const double clip = norm > 0.9 ? 0.9 / norm : 1;
+      const double clip = norm > kStartNorm ? kStartNorm / norm : 1;
       for (int c = 0; c < m_; ++c) U_[at(c, j)] = clip * V_[at(c, j)];
       const double inside = (1 - clip * norm * clip * norm) / 2;
-      w_[j] = inside > 0.01 ? inside : 0.01;
-      const double active = (norm / 0.9 - 1) / lambda2_;
-      const double th = (active > 0 ? active : 0) + 0.2 / w_[j];
+      w_[j] = inside > kStartSlack ? inside : kStartSlack;
+      const double active = (norm / kStartNorm - 1) / lambda2_;
+      const double th = (active > 0 ? active : 0) + kStartProduct / w_[j];
       th_[j] = th < 1 / w_[j] ? th : 1 / w_[j];
     });
   }
 
   template <class Team>
-  double evaluate(const Team& team, const double* L) {
+  SPARSEDIS_HOST_DEVICE double evaluate(const Team& team, const double* L) {
     return base_.evaluate(team, L);
   }
-  const double* scores() const { return base_.scores(); }
-  const double* gradient_scores() const { return scores_of_U_; }
+  SPARSEDIS_HOST_DEVICE const double* scores() const { return base_.scores(); }
+  SPARSEDIS_HOST_DEVICE const double* gradient_scores() const { return scores_of_U_; }
 
   template <class Team>
-  void linearise(const Team& team, const double* L) {
+  SPARSEDIS_HOST_DEVICE void linearise(const Team& team, const double* L) {
     correlate_residual(team, L);
     team.each(d_, [&](int j) {
       const double u = length(U_, j), stretch = 1 + lambda2_ * th_[j];
@@ -79,11 +76,11 @@ class FullForm {
     });
     scores_of_U_ = rows_;
     base_.apply(team, dU_, scores_of_U_);
-    least_ = -kCut * team.least(d_, [&](int j) { return -beta_[j]; });
+    least_ = -kCurvatureCut * team.least(d_, [&](int j) { return -beta_[j]; });
   }
 
   template <class System>
-  void add_curvature(System& system) {
+  SPARSEDIS_HOST_DEVICE void add_curvature(System& system) {
     const double scale = 1 / (lambda1_ * lambda1_);
     base_.add_curvature_of(
         system, [&](int j) { return beta_[j] > least_; }, [&](int j) { return scale * alpha_[j]; },
@@ -95,7 +92,7 @@ class FullForm {
   }
 
   template <class Team>
-  bool shift(const Team& team, double centre, double damping, double* scores) {
+  SPARSEDIS_HOST_DEVICE bool shift(const Team& team, double centre, double damping, double* scores) {
     team.each(d_, [&](int j) {
       const double stretch = 1 + lambda2_ * th_[j], u = u_[j];
       rC_[j] = centre - (damping == 0 ? 0 : damping * product_[j]) - th_[j] * w_[j] - th_[j] * rw_[j];
@@ -113,7 +110,7 @@ class FullForm {
   }
 
   template <class Team>
-  void complete(const Team& team, const double* dL) {
+  SPARSEDIS_HOST_DEVICE void complete(const Team& team, const double* dL) {
     const int k = samples_.k;
     double* rows = rows_ + std::size_t(samples_.n) * m_;
     team.each(samples_.n * m_, [&](int e) {
@@ -136,7 +133,7 @@ class FullForm {
   }
 
   template <class Team>
-  double max_step(const Team& team) const {
+  SPARSEDIS_HOST_DEVICE double max_step(const Team& team) const {
     return team.least(d_, [&](int j) {
       const double a = dth_[j] < 0 ? th_[j] / -dth_[j] : INFINITY;
       const double b = dw_[j] < 0 ? w_[j] / -dw_[j] : INFINITY;
@@ -145,19 +142,19 @@ class FullForm {
   }
 
   template <class Team>
-  double products(const Team& team, double step) const {
+  SPARSEDIS_HOST_DEVICE double products(const Team& team, double step) const {
     return team.sum(
         d_, [&](int j) { return step == 0 ? th_[j] * w_[j] : (th_[j] + step * dth_[j]) * (w_[j] + step * dw_[j]); });
   }
-  int pairs() const { return d_; }
+  SPARSEDIS_HOST_DEVICE int pairs() const { return d_; }
 
   template <class Team>
-  void keep_products(const Team& team) {
+  SPARSEDIS_HOST_DEVICE void keep_products(const Team& team) {
     team.each(d_, [&](int j) { product_[j] = dth_[j] * dw_[j]; });
   }
 
   template <class Team>
-  void move(const Team& team, double step) {
+  SPARSEDIS_HOST_DEVICE void move(const Team& team, double step) {
     team.each(d_, [&](int j) {
       th_[j] += step * dth_[j];
       w_[j] += step * dw_[j];
@@ -166,10 +163,10 @@ class FullForm {
   }
 
  private:
-  int at(int c, int j) const { return c * d_ + j; }
+  SPARSEDIS_HOST_DEVICE int at(int c, int j) const { return c * d_ + j; }
 
   // <a_j, b_j> over all k classes.
-  double inner(const double* a, const double* b, int j) const {
+  SPARSEDIS_HOST_DEVICE double inner(const double* a, const double* b, int j) const {
     double sum = 0, last_a = 0, last_b = 0;
     for (int c = 0; c < m_; ++c) {
       const double x = a[at(c, j)], y = b[at(c, j)];
@@ -179,10 +176,10 @@ class FullForm {
     }
     return sum + last_a * last_b;
   }
-  double length(const double* a, int j) const { return std::sqrt(inner(a, a, j)); }
+  SPARSEDIS_HOST_DEVICE double length(const double* a, int j) const { return std::sqrt(inner(a, a, j)); }
 
   template <class Team>
-  void correlate_residual(const Team& team, const double* L) {
+  SPARSEDIS_HOST_DEVICE void correlate_residual(const Team& team, const double* L) {
     double* rows = rows_ + std::size_t(samples_.n) * m_;
     team.each(samples_.n, [&](int i) {
       residual_row(samples_, L, i, rows);
@@ -199,7 +196,7 @@ class FullForm {
   double lambda1_, lambda2_;
   double least_ = 0;  // curvature b up to which a feature is left out of H
   double *U_, *dU_, *V_, *e_;
-  double *th_, *w_, *dth_, *dw_, *product_, *u_, *rw_, *q_, *rr_, *rC_, *alpha_, *beta_, *along_;
+  double *th_, *w_, *dth_, *dw_, *product_, *u_, *rw_, *q_, *rr_, *rC_, *alpha_, *beta_;
 };
 
 }  // namespace sparsedis

@@ -3,9 +3,9 @@
 
 #include <cmath>
 
+#include "../../common/cpu/memory.hpp"
 #include "../algorithm/samples.hpp"
 #include "features.hpp"
-#include "memory.hpp"
 #include "team.hpp"
 
 namespace sparsedis::cpu {

@@ -10,16 +10,6 @@
 
 namespace sparsedis {
 
-// An entry below this share of its multiplier, in units of the hinge's margin, is at its bound: Z/L is no more than
-// float holds.
-constexpr double kAtBound = 1e-20;
-// In units of the hinge's margin: a smaller multiplier, and smaller than its entry, is what rounding leaves of 0.
-constexpr double kNoise = 1e-6;
-// The adjoint's linear system: relative residual, and the most conjugate gradients, where the features are close to
-// dependent.
-constexpr double kAdjointResidual = 1e-10;
-constexpr int kAdjointSteps = 100;
-
 struct ScalarGradients {
   double lambda1, lambda2, dual_reg;
 };
@@ -27,13 +17,14 @@ struct ScalarGradients {
 template <class Team, class PrimalMap, class System>
 class Adjoint {
  public:
-  static std::size_t size(std::size_t n, std::size_t k, std::size_t ld) {
+  SPARSEDIS_HOST_DEVICE static std::size_t size(std::size_t n, std::size_t k, std::size_t ld) {
     return 4 * n * k + Free::size(n, k) + 2 * (k - 1) * ld + ld;
   }
+  SPARSEDIS_HOST_DEVICE static std::size_t flags(std::size_t n, std::size_t k) { return n * k; }
 
-  // free (n, k): scratch.
-  Adjoint(const Team& team, const Samples& samples, PrimalMap& primal, System& system, double* memory,
-          unsigned char* free)
+  // memory, free: size() and flags() values.
+  SPARSEDIS_HOST_DEVICE Adjoint(const Team& team, const Samples& samples, PrimalMap& primal, System& system,
+                                double* memory, unsigned char* free)
       : team_(team),
         samples_(samples),
         primal_(primal),
@@ -54,7 +45,7 @@ class Adjoint {
   // L: the solution, at which `primal` was evaluated last. grad(c, a): the loss's gradient in W, class c of k,
   // candidate a.
   template <class Grad>
-  ScalarGradients run(const double* L, Grad grad) {
+  SPARSEDIS_HOST_DEVICE ScalarGradients run(const double* L, Grad grad) {
     const int n = samples_.n, size = n * k_;
     const int count = primal_.candidates();
     team_.each(n, [&](int i) {
@@ -64,7 +55,7 @@ class Adjoint {
       for (int l = 0; l < k_; ++l) {
         const int e = i * k_ + l;
         const double multiplier = rhs_[e] - least;
-        const bool noise = multiplier < kNoise && multiplier < L[e];
+        const bool noise = multiplier < kMultiplierNoise && multiplier < L[e];
         free_[e] = L[e] > kAtBound * multiplier;
         bounds_[e] = (noise || !free_[e] ? 0 : multiplier / L[e]) + samples_.s[i] * samples_.rho;
       }
@@ -110,28 +101,28 @@ class Adjoint {
   }
 
   // After run: dloss/dX over the candidates is A J(c~) + diag(s) q W, a product of `terms` columns and planes.
-  int terms() const { return 2 * m_; }
-  double column(int i, int term) const {
+  SPARSEDIS_HOST_DEVICE int terms() const { return 2 * m_; }
+  SPARSEDIS_HOST_DEVICE double column(int i, int term) const {
     return term < m_ ? samples_.s[i] * q_[i * k_ + term] : primal_.residual()[i * m_ + term - m_];
   }
-  const double* plane(int term) const { return c_ + term * ld_; }
+  SPARSEDIS_HOST_DEVICE const double* plane(int term) const { return c_ + term * ld_; }
 
  private:
   using Free = FreeSystem<Team, PrimalMap, System>;
 
   // <u_a, covector a> for planes (m, ld).
-  double along(const double* covector, int a) const {
+  SPARSEDIS_HOST_DEVICE double along(const double* covector, int a) const {
     double sum = 0;
     for (int c = 0; c < m_; ++c) sum += primal_.unit(c, a) * covector[c * ld_ + a];
     return sum;
   }
 
   // J = J(c), covectors.
-  void primal_derivative(int count) {
+  SPARSEDIS_HOST_DEVICE void primal_derivative(int count) {
     team_.each(count, [&](int a) { derivative_of(c_, a); });
   }
 
-  void derivative_of(const double* covector, int a) {
+  SPARSEDIS_HOST_DEVICE void derivative_of(const double* covector, int a) {
     const double inner = primal_.beta(a) * along(covector, a), alpha = primal_.alpha(a);
     double last = 0;
     for (int c = 0; c < m_; ++c) last -= primal_.unit(c, a);
@@ -141,7 +132,7 @@ class Adjoint {
   }
 
   // X^T diag(s) rows (n, k) over the candidates: vectors.
-  void correlate_weighted(const double* rows, double* planes) {
+  SPARSEDIS_HOST_DEVICE void correlate_weighted(const double* rows, double* planes) {
     team_.each(samples_.n * m_, [&](int e) {
       const int i = e / m_;
       scratch_[e] = samples_.s[i] * rows[i * k_ + e % m_];

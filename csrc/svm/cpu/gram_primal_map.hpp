@@ -1,9 +1,9 @@
 // lambda1 = 0: W = X^T A/lambda2 is linear in L, and all there is to know of the features is the Gram matrix X X^T.
 #pragma once
 
+#include "../../common/cpu/memory.hpp"
 #include "../algorithm/newton.hpp"
 #include "features.hpp"
-#include "memory.hpp"
 #include "team.hpp"
 
 namespace sparsedis::cpu {

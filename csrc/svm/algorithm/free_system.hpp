@@ -10,9 +10,9 @@ namespace sparsedis {
 template <class Team, class PrimalMap, class System>
 class FreeSystem {
  public:
-  static std::size_t size(std::size_t n, std::size_t k) { return 5 * n * k; }
+  SPARSEDIS_HOST_DEVICE static std::size_t size(std::size_t n, std::size_t k) { return 5 * n * k; }
 
-  FreeSystem(const Samples& samples, PrimalMap& primal, System& system, double* memory)
+  SPARSEDIS_HOST_DEVICE FreeSystem(const Samples& samples, PrimalMap& primal, System& system, double* memory)
       : samples_(samples), primal_(primal), system_(system) {
     double** const rows[] = {&r_, &z_, &p_, &Mp_, &scratch_};
     for (double** one : rows) {
@@ -23,12 +23,13 @@ class FreeSystem {
 
   // free (n, k): not 0 where the entry is free; every row's largest entry of L is. bounds (n, k): the diagonal that M
   // has beside the features' curvature.
-  void factor(const Team& team, const double* L, const unsigned char* free, const double* bounds) {
-    system_.factor(team, [&](auto& into) { primal_.add_curvature(into); }, bounds, L, free);
+  SPARSEDIS_HOST_DEVICE void factor(const Team& team, const double* L, const unsigned char* free,
+                                    const double* bounds) {
+    system_.factor(team, primal_, bounds, L, free);
   }
 
   // rhs -= M d, for d (n, k) of zero row sums.
-  void subtract_product(const Team& team, const double* bounds, const double* d, double* rhs) {
+  SPARSEDIS_HOST_DEVICE void subtract_product(const Team& team, const double* bounds, const double* d, double* rhs) {
     const int size = samples_.n * samples_.k;
     team.each(size, [&](int e) { p_[e] = d[e]; });
     multiply(team, bounds);
@@ -38,8 +39,8 @@ class FreeSystem {
   // q (n, k), 0 where not free and of zero row sums, with M q = rhs on the free entries up to a constant in every row:
   // conjugate gradients in M's exact products, the factor as preconditioner. The factor may be that of more entries
   // than are free now. Returns the residual reached, relative to the start's in the preconditioner's norm.
-  double solve(const Team& team, const unsigned char* free, const double* bounds, const double* rhs, double* q,
-               double residual, int max_steps) {
+  SPARSEDIS_HOST_DEVICE double solve(const Team& team, const unsigned char* free, const double* bounds,
+                                     const double* rhs, double* q, double residual, int max_steps) {
     const int size = samples_.n * samples_.k;
     team.each(size, [&](int e) {
       q[e] = 0;
@@ -68,7 +69,7 @@ class FreeSystem {
 
  private:
   // Mp = M p, up to a constant in every row.
-  void multiply(const Team& team, const double* bounds) {
+  SPARSEDIS_HOST_DEVICE void multiply(const Team& team, const double* bounds) {
     const int k = samples_.k, m = samples_.m;
     double *rows = scratch_, *scores = Mp_;
     team.each(samples_.n * m, [&](int e) { rows[e] = samples_.s[e / m] * p_[e / m * k + e % m]; });
@@ -80,7 +81,7 @@ class FreeSystem {
     });
   }
 
-  double dot(const Team& team, const double* a, const double* b) const {
+  SPARSEDIS_HOST_DEVICE double dot(const Team& team, const double* a, const double* b) const {
     return team.sum(samples_.n * samples_.k, [&](int e) { return a[e] * b[e]; });
   }
 

@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "memory.hpp"
-#include "products.hpp"
+#include "../../common/cpu/memory.hpp"
+#include "../../common/cpu/products.hpp"
 
 namespace sparsedis::cpu {
 

@@ -11,31 +11,15 @@
 
 namespace sparsedis {
 
-// The relative gap at which the finish is first tried, and the share of the last try's gap at which it is tried again.
-constexpr double kFinishGap = 1e-3, kFinishAgain = 0.01;
-// A relative gap of rounding: there is no better point to be found.
-constexpr double kRounding = 3e-13;
-// Near rounding: a turn that does not improve on this ends the finish well.
-constexpr double kNearRounding = 1e-9;
-// Steps shorter than 1/4 mean that features become active on the way: the interior point does better there.
-constexpr int kFinishTurns = 15, kHalvings = 3;
-// Turns without a better gap after which the finish gives up.
-constexpr int kFinishPatience = 3;
-// Newton's direction: residual, conjugate gradients, and how many of them a factor of an earlier turn may take.
-constexpr double kDirectionResidual = 1e-4;
-constexpr int kDirectionSteps = 30, kStaleSteps = 4;
-// Solves of a turn that hold entries at 0 which the one before would take below.
-constexpr int kHoldings = 3;
-// A residual, relative, above which a direction is none.
-constexpr double kSolved = 0.5;
-
 template <class Team, class PrimalMap, class System>
 class Finish {
  public:
-  static std::size_t size(std::size_t n, std::size_t k) { return 7 * n * k + Free::size(n, k); }
+  SPARSEDIS_HOST_DEVICE static std::size_t size(std::size_t n, std::size_t k) { return 7 * n * k + Free::size(n, k); }
+  SPARSEDIS_HOST_DEVICE static std::size_t flags(std::size_t n, std::size_t k) { return 2 * n * k; }
 
-  // free: scratch, 2 (n, k).
-  Finish(const Samples& samples, PrimalMap& primal, System& system, double* memory, unsigned char* free)
+  // memory, free: size() and flags() values.
+  SPARSEDIS_HOST_DEVICE Finish(const Samples& samples, PrimalMap& primal, System& system, double* memory,
+                               unsigned char* free)
       : samples_(samples),
         primal_(primal),
         size_(samples.n * samples.k),
@@ -51,7 +35,7 @@ class Finish {
 
   // From the dual point L (n, k), at which `primal` was evaluated last. Returns whether rounding was reached; the best
   // point is recorded either way.
-  bool run(const Team& team, const double* L, Progress& progress, std::int64_t max_iter) {
+  SPARSEDIS_HOST_DEVICE bool run(const Team& team, const double* L, Progress& progress, std::int64_t max_iter) {
     choose(team, L);
     Certificate now = evaluate(team, L_);
     progress.record_best(team, L_, size_, now);
@@ -83,13 +67,13 @@ class Finish {
  private:
   using Free = FreeSystem<Team, PrimalMap, System>;
 
-  Certificate evaluate(const Team& team, const double* L) {
+  SPARSEDIS_HOST_DEVICE Certificate evaluate(const Team& team, const double* L) {
     const double penalty = primal_.evaluate(team, L);
     return certificate(team, samples_, L, primal_.scores(), penalty);
   }
 
   // The free entries, by what Newton's step would leave of them, and L projected onto them.
-  void choose(const Team& team, const double* L) {
+  SPARSEDIS_HOST_DEVICE void choose(const Team& team, const double* L) {
     const int k = samples_.k;
     double* curvature = rhs_;
     primal_.mean_curvature(team, curvature);
@@ -114,7 +98,7 @@ class Finish {
 
   // Entries at their bound that the dual gradient g_ would move become free, entries that have come to their bound no
   // longer are. Returns whether any became free.
-  bool release(const Team& team) {
+  SPARSEDIS_HOST_DEVICE bool release(const Team& team) {
     const int k = samples_.k;
     const double released = team.sum(samples_.n, [&](int i) {
       double mean = 0;
@@ -132,7 +116,7 @@ class Finish {
 
   // Newton's direction for the dual gradient g_, in dL_; false where there is none. stale: the factor is that of an
   // earlier turn.
-  bool direction(const Team& team, bool stale) {
+  SPARSEDIS_HOST_DEVICE bool direction(const Team& team, bool stale) {
     team.each(size_, [&](int e) { rhs_[e] = -g_[e]; });
     double reached = 1;
     if (stale) reached = system_.solve(team, free_, bounds_, rhs_, dL_, kDirectionResidual, kStaleSteps);
@@ -153,7 +137,7 @@ class Finish {
   // Free entries that dL_ would take below 0 stop moving: held_ takes them to 0, at the cost of their row's largest
   // entry. A projection would spread what is below 0 over the row instead, and the dual fall. Returns whether there
   // were any more.
-  bool hold(const Team& team) {
+  SPARSEDIS_HOST_DEVICE bool hold(const Team& team) {
     const int k = samples_.k;
     const double more = team.sum(samples_.n, [&](int i) {
       int largest = i * k;
@@ -174,7 +158,7 @@ class Finish {
   }
 
   // L_ and its certificate, moved along dL_ by the first of 1, 1/2, ... that does not lower the dual; false where none.
-  bool step(const Team& team, Certificate& now) {
+  SPARSEDIS_HOST_DEVICE bool step(const Team& team, Certificate& now) {
     const int k = samples_.k;
     const double before = now.objective - now.gap;
     double length = 1;
@@ -184,7 +168,7 @@ class Finish {
         project_row(k, trial_ + i * k, trial_ + i * k);
       });
       const Certificate then = evaluate(team, trial_);
-      const double rounding = 1e-14 * then.objective;
+      const double rounding = kObjectiveRounding * then.objective;
       if (then.objective - then.gap >= before - rounding) {
         team.each(size_, [&](int e) { L_[e] = trial_[e]; });
         now = then;

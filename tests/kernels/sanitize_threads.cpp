@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../../csrc/cpu/parallel.hpp"
+#include "../../csrc/common/cpu/threads.hpp"
 
 using namespace sparsedis::cpu;
 

@@ -1,19 +1,15 @@
 // The operation: batches of group-Lasso multiclass SVMs and the adjoint of their solutions, as every kernel offers it.
 //
 // B tasks of n samples, d features and k classes. The mathematics is that of sparsedis/problem.py. All arrays but the
-// features are contiguous. `solve` checks the values that it reads and throws std::domain_error for a bad one;
-// `adjoint` trusts those of a solved problem.
+// features are contiguous. `solve` checks the values that it reads; `adjoint` trusts those of a solved problem.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include "../common/macros.hpp"
+#include "../common/status.hpp"
 
 namespace sparsedis {
 
 enum class Solver { newton, fista, bcd };
-
-// The values of sparsedis.solution.Status.
-enum class Status : std::int64_t { certified = 0, max_iter = 1, stalled = 2, precision = 3 };
 
 // F is the features' type, float or double.
 template <class F>
@@ -57,8 +53,10 @@ struct Gradients {
   double* dual_reg;
 };
 
+#ifndef __CUDACC_RTC__  // for the host
+
 template <class F>
-void solve(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions);
+Input solve(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions);
 
 // What the adjoint needs of a solution.
 struct Solved {
@@ -71,8 +69,6 @@ template <class F>
 void adjoint(const Problems<F>& problems, const Solved& solved, const F* grad_W, const Gradients<F>& gradients,
              int threads);
 
-// From now on tasks run on the threads of the OpenMP runtime whose GOMP_parallel this is, in this process.
-using OpenMPParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
-void share_threads(OpenMPParallel parallel);
+#endif
 
 }  // namespace sparsedis

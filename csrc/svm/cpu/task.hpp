@@ -1,10 +1,10 @@
 // One task of a batch, with its absent samples left out and its largest sample weight scaled to 1.
 #pragma once
 
-#include "../contract.hpp"
+#include "../../common/cpu/memory.hpp"
 #include "../algorithm/samples.hpp"
+#include "../api.hpp"
 #include "features.hpp"
-#include "memory.hpp"
 
 namespace sparsedis::cpu {
 

@@ -7,22 +7,22 @@
 
 namespace sparsedis {
 
-// The certificate costs as much as a step; it is asked for once in so many steps.
-constexpr int kCheckEvery = 10;
-constexpr int kFirstOrderPatience = 100;
-
 // Row i of `point` minus `step` times g, projected onto the simplex, into `to`; all (k,).
-inline void projected_row(int k, const double* point, const double* g, double step, double* to) {
+SPARSEDIS_HOST_DEVICE inline void projected_row(int k, const double* point, const double* g, double step, double* to) {
   for (int l = 0; l < k; ++l) to[l] = point[l] - step * g[l];
   project_row(k, to, to);
 }
 
+SPARSEDIS_HOST_DEVICE inline std::size_t fista_size(std::size_t n, std::size_t k) { return 4 * n * k; }
+SPARSEDIS_HOST_DEVICE inline std::size_t bcd_size(std::size_t n, std::size_t k) { return n * k + 3 * k; }
+
 // Step 1/lipschitz; momentum restarted when it points uphill (Beck and Teboulle 2009; O'Donoghue and Candes 2015).
 // Counts on from progress.n_iter. finish(): tries to go to rounding from the best point, first at a gap of finish_gap.
-// memory: 4 (n, k).
+// memory: fista_size() values.
 template <class Team, class PrimalMap, class Finish>
-void fista(const Team& team, const Samples& samples, PrimalMap& primal, double lipschitz, double* memory,
-           Progress& progress, std::int64_t max_iter, double finish_gap, Finish finish) {
+SPARSEDIS_HOST_DEVICE void fista(const Team& team, const Samples& samples, PrimalMap& primal, double lipschitz,
+                                 double* memory, Progress& progress, std::int64_t max_iter, double finish_gap,
+                                 Finish finish) {
   const int k = samples.k, size = samples.n * k;
   double *dual = memory, *ahead = memory + size, *g = memory + 2 * size, *next = memory + 3 * size;
   team.each(size, [&](int e) { dual[e] = ahead[e] = 1.0 / k; });
@@ -57,10 +57,10 @@ void fista(const Team& team, const Samples& samples, PrimalMap& primal, double l
 }
 
 // An iteration is one sweep over the samples, each with the step 1/(s ||x||^2/lambda2 + rho) of its own.
-// memory: (n, k) + 3 k.
+// memory: bcd_size() values.
 template <class Team, class PrimalMap, class Sweep>
-void bcd(const Team& team, const Samples& samples, PrimalMap& primal, Sweep& sweep, double* memory, Progress& progress,
-         std::int64_t max_iter) {
+SPARSEDIS_HOST_DEVICE void bcd(const Team& team, const Samples& samples, PrimalMap& primal, Sweep& sweep,
+                               double* memory, Progress& progress, std::int64_t max_iter) {
   const int n = samples.n, k = samples.k, m = samples.m;
   double *dual = memory, *g = memory + n * k, *next = g + k, *change = next + k;
   team.each(n * k, [&](int e) { dual[e] = 1.0 / k; });

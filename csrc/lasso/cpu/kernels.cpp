@@ -8,10 +8,10 @@
 #include <stdexcept>
 #include <type_traits>
 
-#include "../contract.hpp"
-#include "../lasso.hpp"
-#include "memory.hpp"
-#include "parallel.hpp"
+#include "../../common/cpu/memory.hpp"
+#include "../../common/cpu/threads.hpp"
+#include "../../common/status.hpp"
+#include "../api.hpp"
 
 namespace sparsedis {
 namespace cpu {
@@ -544,7 +544,7 @@ bool valid(const Lassos<F>& problems, std::int64_t index) {
 template <class F>
 void solve_task(const Lassos<F>& problems, double tol, std::int64_t max_iter, const LassoSolutions<F>& solutions,
                 std::int64_t index, Memory& memory) {
-  if (!valid(problems, index)) throw std::domain_error("a value that the problem does not allow");
+  if (!valid(problems, index)) throw InvalidInput();
   const LassoTask<F> task(memory, problems, index);
   const std::size_t all = problems.samples, d = problems.features;
   Descent<F> descent(memory, task);
@@ -651,9 +651,9 @@ void adjoint_task(const Lassos<F>& problems, const F* all_w, const double* all_d
 }  // namespace cpu
 
 template <class F>
-void solve_lasso(const Lassos<F>& problems, double tol, std::int64_t max_iter, int threads,
-                 const LassoSolutions<F>& solutions) {
-  cpu::for_each_task(problems.batch, threads, [&](std::int64_t index, cpu::Memory& memory) {
+Input solve_lasso(const Lassos<F>& problems, double tol, std::int64_t max_iter, int threads,
+                  const LassoSolutions<F>& solutions) {
+  return cpu::for_each_task(problems.batch, threads, [&](std::int64_t index, cpu::Memory& memory) {
     cpu::solve_task(problems, tol, max_iter, solutions, index, memory);
   });
 }
@@ -666,8 +666,8 @@ void adjoint_lasso(const Lassos<F>& problems, const F* w, const double* dual, co
   });
 }
 
-template void solve_lasso(const Lassos<float>&, double, std::int64_t, int, const LassoSolutions<float>&);
-template void solve_lasso(const Lassos<double>&, double, std::int64_t, int, const LassoSolutions<double>&);
+template Input solve_lasso(const Lassos<float>&, double, std::int64_t, int, const LassoSolutions<float>&);
+template Input solve_lasso(const Lassos<double>&, double, std::int64_t, int, const LassoSolutions<double>&);
 template void adjoint_lasso(const Lassos<float>&, const float*, const double*, const float*,
                             const LassoGradients<float>&, int);
 template void adjoint_lasso(const Lassos<double>&, const double*, const double*, const double*,

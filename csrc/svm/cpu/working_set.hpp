@@ -9,10 +9,10 @@
 #include <cmath>
 #include <cstddef>
 
+#include "../../common/cpu/memory.hpp"
+#include "../../common/cpu/products.hpp"
 #include "../algorithm/samples.hpp"
 #include "features.hpp"
-#include "memory.hpp"
-#include "products.hpp"
 
 namespace sparsedis::cpu {
 

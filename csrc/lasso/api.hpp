@@ -1,12 +1,14 @@
 // The operation: batches of Lassos and the adjoint of their solutions, as every kernel offers it.
 //
 // B tasks of n samples and d features. The mathematics is that of sparsedis/ops/lasso/problem.py. All arrays but the
-// features are contiguous. `solve_lasso` checks the values that it reads and throws std::domain_error for a bad one;
-// `adjoint_lasso` trusts those of a solved problem.
+// features are contiguous. `solve_lasso` checks the values that it reads; `adjoint_lasso` trusts those of a solved
+// problem.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "../common/status.hpp"
 
 namespace sparsedis {
 
@@ -44,8 +46,8 @@ struct LassoGradients {
 };
 
 template <class F>
-void solve_lasso(const Lassos<F>& problems, double tol, std::int64_t max_iter, int threads,
-                 const LassoSolutions<F>& solutions);
+Input solve_lasso(const Lassos<F>& problems, double tol, std::int64_t max_iter, int threads,
+                  const LassoSolutions<F>& solutions);
 
 // Gradients of a loss whose gradient in w is grad_w (B, d), at the solutions w and their residuals `dual` (B, n).
 template <class F>

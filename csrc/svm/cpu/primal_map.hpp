@@ -4,10 +4,10 @@
 #include <cmath>
 #include <limits>
 
+#include "../../common/cpu/memory.hpp"
+#include "../../common/cpu/products.hpp"
 #include "../algorithm/newton.hpp"
 #include "features.hpp"
-#include "memory.hpp"
-#include "products.hpp"
 #include "team.hpp"
 #include "working_set.hpp"
 

@@ -1,14 +1,12 @@
-// One task's samples, and what is said about them one by one: residual, dual gradient, certificate.
+// One task's samples, and what is computed sample by sample: residual, dual gradient, certificate, projection.
 //
 // What a Team is, and the other arguments of the loops: requirements.hpp.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
+#include "../../common/macros.hpp"
+#include "../thresholds.hpp"
 
 namespace sparsedis {
-
-constexpr double kTiny = 2.2250738585072014e-308;
 
 // Classes: k. Rows of A, V, W and of every direction sum to zero over the classes, so they are kept in m = k-1
 // coordinates, those of all classes but the last.
@@ -18,12 +16,12 @@ struct Samples {
   const double* s;   // (n,), at most 1
   double lambda1, lambda2, rho;
 
-  bool is_label(int i, int l) const { return label[i] == l; }
+  SPARSEDIS_HOST_DEVICE bool is_label(int i, int l) const { return label[i] == l; }
 };
 
 // Row i of A = diag(s)(Y - L), the first m classes. The label's entry is the sum of the others, not 1 - L_y, which near
 // a solution would keep only the rounding.
-inline void residual_row(const Samples& samples, const double* L, int i, double* A) {
+SPARSEDIS_HOST_DEVICE inline void residual_row(const Samples& samples, const double* L, int i, double* A) {
   const int k = samples.k;
   double others = 0;
   for (int l = 0; l < k; ++l) {
@@ -35,7 +33,7 @@ inline void residual_row(const Samples& samples, const double* L, int i, double*
 }
 
 // Entry l of row i of a matrix kept in m coordinates whose rows sum to zero.
-inline double entry(const double* rows, int m, int i, int l) {
+SPARSEDIS_HOST_DEVICE inline double entry(const double* rows, int m, int i, int l) {
   if (l < m) return rows[i * m + l];
   double sum = 0;
   for (int c = 0; c < m; ++c) sum += rows[i * m + c];
@@ -46,7 +44,7 @@ inline double entry(const double* rows, int m, int i, int l) {
 // falls, so that the support only shrinks: rounding cannot make it alternate between two. Entries far from 0 lose what
 // rounding takes of them.
 template <class Entry>
-double simplex_threshold(int k, Entry z) {
+SPARSEDIS_HOST_DEVICE double simplex_threshold(int k, Entry z) {
   double tau = -1e300;
   for (int count = k + 1;;) {
     double sum = 0;
@@ -66,7 +64,7 @@ double simplex_threshold(int k, Entry z) {
 }
 
 // The Euclidean projection of z (k,) onto the simplex, into `to`, which may be z; entries of -infinity become 0.
-inline void project_row(int k, const double* z, double* to) {
+SPARSEDIS_HOST_DEVICE inline void project_row(int k, const double* z, double* to) {
   double top = z[0];
   for (int l = 1; l < k; ++l) top = z[l] > top ? z[l] : top;
   const double tau = simplex_threshold(k, [&](int l) { return z[l] - top; });
@@ -81,7 +79,8 @@ struct Terms {
 };
 
 // What sample i adds to the gap and to the primal value (sparsedis.problem.certificate); scores: X W, m coordinates.
-inline Terms certificate_terms(const Samples& samples, const double* L, const double* scores, int i) {
+SPARSEDIS_HOST_DEVICE inline Terms certificate_terms(const Samples& samples, const double* L, const double* scores,
+                                                     int i) {
   const int k = samples.k, m = samples.m;
   const double rho = samples.rho;
   const double own = entry(scores, m, i, samples.label[i]);
@@ -111,19 +110,26 @@ inline Terms certificate_terms(const Samples& samples, const double* L, const do
 
 struct Certificate {
   double gap, objective;
-  double relative() const { return gap / (objective > kTiny ? objective : kTiny); }
+  SPARSEDIS_HOST_DEVICE double relative() const { return gap / (objective > kTiny ? objective : kTiny); }
+};
+
+// The weights as written, rounded to their type.
+struct Weights {
+  Certificate certificate;
+  double margin;  // distance from a kink
 };
 
 template <class Team>
-Certificate certificate(const Team& team, const Samples& samples, const double* L, const double* scores,
-                        double penalty) {
+SPARSEDIS_HOST_DEVICE Certificate certificate(const Team& team, const Samples& samples, const double* L,
+                                              const double* scores, double penalty) {
   const double gap = team.sum(samples.n, [&](int i) { return certificate_terms(samples, L, scores, i).slack; });
   const double hinge = team.sum(samples.n, [&](int i) { return certificate_terms(samples, L, scores, i).hinge; });
   return {gap, hinge + penalty};
 }
 
 // g_il = s_i (Y - x_i W + rho (L - Y)), all k classes.
-inline void dual_gradient_row(const Samples& samples, const double* L, const double* scores, int i, double* g) {
+SPARSEDIS_HOST_DEVICE inline void dual_gradient_row(const Samples& samples, const double* L, const double* scores,
+                                                    int i, double* g) {
   const int k = samples.k, m = samples.m;
   double last = 0;
   for (int c = 0; c < m; ++c) last -= scores[i * m + c];
@@ -137,7 +143,8 @@ inline void dual_gradient_row(const Samples& samples, const double* L, const dou
 // The least, over all entries, of the larger of L and its bound's multiplier in units of the hinge's margin
 // (sparsedis.problem.complementarity_margin); scores: X W, m coordinates.
 template <class Team>
-double entry_margin(const Team& team, const Samples& samples, const double* L, const double* scores) {
+SPARSEDIS_HOST_DEVICE double entry_margin(const Team& team, const Samples& samples, const double* L,
+                                          const double* scores) {
   const int k = samples.k, m = samples.m;
   return team.least(samples.n, [&](int i) {
     double last = 0;
