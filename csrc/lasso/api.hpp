@@ -1,4 +1,4 @@
-// The operation: batches of Lassos and the adjoint of their solutions, as every kernel offers it.
+// The operation, for every device: batches of Lassos and the adjoint of their solutions.
 //
 // B tasks of n samples and d features. The mathematics is that of sparsedis/ops/lasso/problem.py. All arrays but the
 // features are contiguous. `solve_lasso` checks the values that it reads; `adjoint_lasso` trusts those of a solved

@@ -1,4 +1,4 @@
-// The operation: batches of group-Lasso multiclass SVMs and the adjoint of their solutions, as every kernel offers it.
+// The operation, for every device: batches of group-Lasso multiclass SVMs and the adjoint of their solutions.
 //
 // B tasks of n samples, d features and k classes. The mathematics is that of sparsedis/problem.py. All arrays but the
 // features are contiguous. `solve` checks the values that it reads; `adjoint` trusts those of a solved problem.
@@ -28,7 +28,7 @@ struct Options {
   Solver solver;
   double tol;  // relative duality gap to reach, of the weights as returned
   std::int64_t max_iter;
-  bool exact;  // to rounding, as a right gradient takes, even where tol is looser
+  bool exact;  // solve to rounding, as correct gradients need, even where tol is looser
   int threads;
 };
 

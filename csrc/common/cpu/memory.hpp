@@ -1,4 +1,4 @@
-// Scratch memory of one thread: grown as tasks need, given out from the start for every task.
+// Scratch memory of one thread: it grows as tasks need, and every task takes from its start.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ class Memory {
   static constexpr std::size_t kAlign = 64;
   static constexpr std::size_t kKept = std::size_t(16) << 20;
 
-  // Uninitialised room for `count` values, aligned to a cache line.
+  // Uninitialised memory for `count` values, aligned to a cache line.
   template <class T>
   T* take(std::size_t count) {
     const std::size_t bytes = (count * sizeof(T) + kAlign - 1) / kAlign * kAlign + kAlign;
@@ -36,11 +36,11 @@ class Memory {
     return reinterpret_cast<T*>((address + kAlign - 1) / kAlign * kAlign);
   }
 
-  // Everything taken is free to be taken again.
+  // Makes all memory available again.
   void reset() { next_ = 0; }
 
-  // Gives all back to the system where it is more than is worth keeping between calls: new pages cost a small call a
-  // tenth of its time.
+  // Frees all memory where it is more than kKept. Less is kept between calls: new pages would cost a small call a tenth
+  // of its time.
   void trim() {
     std::size_t size = 0;
     for (const Block& block : blocks_) size += block.size;

@@ -1,4 +1,4 @@
-// The pages of buffers that a kernel is about to fill.
+// Memory pages of output buffers.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 
 namespace sparsedis::cpu {
 
-// Asks for huge pages in a large buffer, where Linux leaves that to programs; a hint, which may come to nothing.
-// PyTorch maps buffers above 32 MiB anew every time: filling 38 MB took 15 ms with faults on pages of 4 KiB, 5 ms with
+// Asks for huge pages in a large buffer (madvise); a hint, which the kernel may ignore.
+// PyTorch maps a new buffer above 32 MiB every time: filling 38 MB took 15 ms with faults on pages of 4 KiB, 5 ms with
 // huge ones, and 3.4 ms where the pages were there.
 inline void prefer_huge_pages(void* begin, std::size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

@@ -1,4 +1,4 @@
-// The two dense products that everything is made of, on Eigen's packets. Vectors run along the features.
+// Dense products on Eigen's packets, vectorised along the features.
 #pragma once
 
 #include <Eigen/Core>

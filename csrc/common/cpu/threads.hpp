@@ -1,5 +1,5 @@
-// Tasks over threads: those of the caller's OpenMP pool where there is one, else threads that live as long as the call.
-// And how a call ends before its tasks do.
+// Tasks over threads, those of the caller's OpenMP pool where there is one, else of the call's own; and the
+// interruption of a call.
 #pragma once
 
 #include <atomic>
@@ -24,8 +24,7 @@ namespace sparsedis::cpu {
 // GOMP_parallel of an OpenMP runtime.
 using OpenMPParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-// PyTorch's threads wait for its next loop by spinning, on the cores that other threads would want: these here are
-// best.
+// PyTorch's threads spin on their cores while they wait for its next loop: tasks run on these threads, not beside them.
 class Pool {
  public:
   // From now on tasks run on the threads of the OpenMP runtime whose GOMP_parallel this is, in this process.
@@ -47,7 +46,7 @@ class Pool {
       try {
         others.emplace_back([&work] { work(); });
       } catch (const std::system_error&) {
-        break;  // no more threads to be had: those that there are do it all
+        break;  // no more threads available: those that started do all the work
       }
     }
     work();
@@ -72,14 +71,13 @@ inline Pool& pool() {
   return one;
 }
 
-// This thread's: a pool's threads, and the caller, come back to it.
+// This thread's memory, kept between calls.
 inline Memory& scratch() {
   static thread_local Memory memory;
   return memory;
 }
 
-// What the thread that made a call does every kPollInterval while it lasts; an exception from it ends the call. None at
-// first.
+// Called by the calling thread every kPollInterval during a call; an exception from it ends the call. Null: nothing.
 using Poll = void (*)();
 inline Poll poll = nullptr;
 constexpr std::chrono::milliseconds kPollInterval(100);
@@ -87,7 +85,7 @@ constexpr std::chrono::milliseconds kPollInterval(100);
 // One call of for_each_task, as its threads see it.
 class Call {
  public:
-  // No more tasks, and those that run may stop: what they write is not read. The first failure is thrown on.
+  // Starts no more tasks and lets those that run stop: their output is not read. The first failure is rethrown.
   void abandon(std::exception_ptr failure) {
     const std::lock_guard<std::mutex> lock(failing_);
     if (!failure_) failure_ = std::move(failure);
@@ -106,10 +104,10 @@ class Call {
     return abandoned_;
   }
 
-  // The calling thread's, without work left: polls until the others have ended theirs.
+  // For the calling thread, once it has no work left: polls until the others have ended.
   void wait(const std::atomic<int>& busy) {
     if (!is_caller()) return;
-    // Spins as long as the pool's barrier would; to yield to other processes there costs a short call many times over.
+    // Spins as long as the pool's barrier would: yielding would take many times as long as a short call.
     const auto patience = Clock::now() + std::chrono::milliseconds(1);
     while (busy > 0) {
       abandoned();
@@ -136,12 +134,11 @@ class Call {
 // The call that this thread works for; null outside of tasks.
 inline thread_local Call* current_call = nullptr;
 
-// Whether the task that this thread runs may stop, because its call has ended: a signal, or another task's exception.
-// What the task returns or writes then is not looked at. For loops that can take long, once per iteration: it costs a
-// look at the clock.
+// Whether the task on this thread may stop, because its call has ended by a signal or by another task's exception; its
+// output is then not read. For long loops, once per iteration: it costs a call of the clock.
 inline bool interrupted() { return current_call && current_call->abandoned(); }
 
-// Thrown to leave a task that is interrupted; it goes no further than its call, which throws what ended it.
+// Thrown to leave an interrupted task; the call catches it and throws what ended it.
 struct Interruption {};
 
 // Thrown by a task whose values its problem does not allow.
@@ -156,7 +153,7 @@ Input for_each_task(std::int64_t tasks, int threads, F run) {
   Call call;
   auto work = [&] {
     ++busy;
-    // A call inside a task's poll, by a handler of signals: the thread's memory is the task's.
+    // A signal handler may make a call inside a task's poll: the thread's memory is that task's.
     Call* const outer = std::exchange(current_call, &call);
     Memory apart;
     Memory& memory = outer ? apart : scratch();

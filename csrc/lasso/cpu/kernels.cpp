@@ -26,14 +26,15 @@ constexpr double kSmallest = std::numeric_limits<double>::min();
 constexpr double kRounding = 1e-13;
 // Checks without a better gap or a lower objective after which a task has stalled.
 constexpr int kStallAfter = 20;
-// Iterations that begin with sweeps, so many each, and then solve on the support so many times; each of these drops a
-// feature, or is the last. A sweep is much cheaper than a solve on a support that is too large.
-constexpr int kSweepIterations = 2, kSweeps = 10, kFaces = 10;
-// Features that enter at once in the other iterations: one, and one for every so many that are in.
+// The first kSweepIterations iterations begin with kSweeps sweeps each and then solve on the support at most
+// kSupportSolves times; every solve but the last drops a feature. A sweep is much cheaper than a solve on a support
+// that is too large.
+constexpr int kSweepIterations = 2, kSweeps = 10, kSupportSolves = 10;
+// In the other iterations one feature enters, and one more for every kInPerEntry in the support.
 constexpr int kInPerEntry = 4;
-// From this many features on, products go to Eigen.
+// Products of at least this many features use Eigen.
 constexpr int kBlocked = 24;
-// Below this pivot of a factor, with a unit diagonal, features may be dependent: eigenvalues tell.
+// With a unit diagonal, a smaller pivot means that features may be dependent: the eigenvalues decide.
 constexpr double kSafePivot = 1e-9;
 
 double dot(const double* a, const double* b, int count) {
@@ -46,15 +47,15 @@ double dot(const double* a, const double* b, int count) {
   return (part[0] + part[1]) + (part[2] + part[3]);
 }
 
-// What rounding leaves of a zero eigenvalue of a matrix with a unit diagonal, with a margin.
+// A bound on what rounding makes of a zero eigenvalue of a matrix with a unit diagonal.
 double shift_of(int order) { return 16 * order * std::numeric_limits<double>::epsilon(); }
 
-// One task, its absent samples left out, with H = X^T diag(share) X + lambda2 and b = X^T diag(share) y.
+// One task without its absent samples; weights sum to 1; H = X^T diag(weight) X + lambda2 and b = X^T diag(weight) y.
 template <class F>
 struct LassoTask {
   int n, d;
   int* present;  // (n,), index in the batch's samples
-  double *X, *y, *share, *H, *b;
+  double *X, *y, *weight, *H, *b;
   double lambda1, lambda2;
 
   LassoTask(Memory& memory, const Lassos<F>& problems, std::int64_t index)
@@ -63,15 +64,15 @@ struct LassoTask {
     present = memory.take<int>(all);
     X = memory.take<double>(std::size_t(all) * d);
     y = memory.take<double>(all);
-    share = memory.take<double>(all);
+    weight = memory.take<double>(all);
     H = memory.take<double>(std::size_t(d) * d);
     b = memory.take<double>(d);
-    const double* weight = problems.weight + index * all;
+    const double* sample_weight = problems.weight + index * all;
     double largest = 0;
-    for (int i = 0; i < all; ++i) largest = std::max(largest, weight[i]);
+    for (int i = 0; i < all; ++i) largest = std::max(largest, sample_weight[i]);
     double total = 0;
     for (int i = 0; i < all; ++i) {
-      if (!(weight[i] > 0)) continue;
+      if (!(sample_weight[i] > 0)) continue;
       const F* from = problems.X + index * problems.stride[0] + i * problems.stride[1];
       double* to = X + std::size_t(n) * d;
       if (problems.stride[2] == 1) {
@@ -81,17 +82,17 @@ struct LassoTask {
       }
       present[n] = i;
       y[n] = problems.y[index * all + i];
-      share[n] = weight[i] / largest;
-      total += share[n++];
+      weight[n] = sample_weight[i] / largest;
+      total += weight[n++];
     }
-    for (int i = 0; i < n; ++i) share[i] /= total;
+    for (int i = 0; i < n; ++i) weight[i] /= total;
     gram(memory);
   }
 
   void gram(Memory& memory) {
     double* weighted = memory.take<double>(std::size_t(n) * d);
     for (int i = 0; i < n; ++i) {
-      for (int j = 0; j < d; ++j) weighted[std::size_t(i) * d + j] = share[i] * X[std::size_t(i) * d + j];
+      for (int j = 0; j < d; ++j) weighted[std::size_t(i) * d + j] = weight[i] * X[std::size_t(i) * d + j];
     }
     std::fill(b, b + d, 0.0);
     for (int i = 0; i < n; ++i) {
@@ -119,14 +120,14 @@ struct LassoTask {
 };
 
 // The rows and columns of H that belong to a support, with a unit diagonal.
-struct Face {
+struct Support {
   int* index;  // (size,)
   int size = 0;
   double* scale;  // (size,)
   double* matrix;
   double* step;
 
-  Face(Memory& memory, int d)
+  Support(Memory& memory, int d)
       : index(memory.take<int>(d)),
         scale(memory.take<double>(d)),
         matrix(memory.take<double>(std::size_t(d) * d)),
@@ -154,7 +155,7 @@ struct Face {
     }
   }
 
-  // In place, lower and row-major; the smallest square of a pivot, 0 where there is no factor.
+  // Factors in place, lower triangle, row-major. Returns the smallest squared pivot, 0 where there is no factor.
   double factor(double shift) {
     for (int a = 0; a < size; ++a) matrix[std::size_t(a) * size + a] += shift;
     if (size >= kBlocked) {
@@ -211,7 +212,7 @@ struct Face {
 
   // step = H_A^+ of gradient(j): of least norm where features are dependent.
   template <class Gradient>
-  void least(const double* H, int d, Gradient gradient) {
+  void least_norm(const double* H, int d, Gradient gradient) {
     const bool safe = factor(0) > kSafePivot;
     for (int a = 0; a < size; ++a) step[a] = scale[a] * gradient(index[a]);
     if (safe) {
@@ -250,11 +251,11 @@ class Descent {
         beyond_(memory.take<double>(task.d)),
         v_(memory.take<double>(task.d)),
         r_(memory.take<double>(task.n)),
-        face_(memory, task.d) {
+        support_(memory, task.d) {
     std::fill(w_, w_ + d_, 0.0);
     std::fill(signs_, signs_ + d_, 0.0);
     keep();
-    for (int i = 0; i < n_; ++i) at_zero_ += task.share[i] * task.y[i] * task.y[i] / 2;
+    for (int i = 0; i < n_; ++i) at_zero_ += task.weight[i] * task.y[i] * task.y[i] / 2;
   }
 
   const double* w() const { return w_; }
@@ -274,7 +275,7 @@ class Descent {
   void keep() { std::copy(w_, w_ + d_, best_); }
   void restore() { std::copy(best_, best_ + d_, w_); }
 
-  // Passes over the features until the signs stay.
+  // Sweeps over the features until no sign changes.
   void sweeps() {
     if (task_.lambda1 == 0) return;
     for (int count = 0; count < kSweeps && sweep(); ++count) {
@@ -282,7 +283,7 @@ class Descent {
     refresh();
   }
 
-  // Puts w at zero where it has more features than there are samples; whether it did.
+  // Sets w to zero where its support is larger than the number of samples. Returns whether it did.
   bool restart_crowded() {
     if (task_.lambda1 == 0 || in() <= n_) return false;
     std::fill(w_, w_ + d_, 0.0);
@@ -290,7 +291,7 @@ class Descent {
     return true;
   }
 
-  // Lets in, one after the other, the features that lower the objective most by themselves.
+  // Adds to the support, one after the other, the features that alone lower the objective most.
   void enter() {
     if (task_.lambda1 == 0) return;
     const int size = in();
@@ -299,48 +300,50 @@ class Descent {
     }
   }
 
-  // Goes towards the minimum over the orthant of w, as far as it reaches; whether it ended at a boundary.
-  bool minimise_on_face() {
+  // Moves w towards the minimiser over its support, within the orthant of its signs. Returns whether it ended at the
+  // boundary.
+  bool minimise_on_support() {
     const double lambda1 = task_.lambda1;
     choose_support();
     if (lambda1 == 0) {
-      face_.least(task_.H, d_, [&](int j) { return g_[j]; });
+      support_.least_norm(task_.H, d_, [&](int j) { return g_[j]; });
     } else {
-      face_.damped(d_, [&](int j) { return g_[j] - lambda1 * sign(w_[j]); });
+      support_.damped(d_, [&](int j) { return g_[j] - lambda1 * sign(w_[j]); });
     }
     bool crossed = false;
-    double reach = 1;
-    for (int a = 0; a < face_.size; ++a) {
-      const int j = face_.index[a];
-      beyond_[a] = w_[j] + face_.step[a];
+    double length = 1;
+    for (int a = 0; a < support_.size; ++a) {
+      const int j = support_.index[a];
+      beyond_[a] = w_[j] + support_.step[a];
       if (crosses(a)) {
         crossed = true;
-        reach = std::min(reach, w_[j] / (w_[j] - beyond_[a]));
+        length = std::min(length, w_[j] / (w_[j] - beyond_[a]));
       }
     }
     if (!crossed) {
-      for (int a = 0; a < face_.size; ++a) w_[face_.index[a]] = beyond_[a];
+      for (int a = 0; a < support_.size; ++a) w_[support_.index[a]] = beyond_[a];
       refresh();
       return false;
     }
-    // All that changed sign at zero, where that lowers the objective; else only as far as the first of them.
+    // All features that would change sign become 0, where that lowers the objective; else the step ends at the first
+    // of them.
     if (change_if_all_dropped() < 0) {
-      for (int a = 0; a < face_.size; ++a) {
-        const int j = face_.index[a];
+      for (int a = 0; a < support_.size; ++a) {
+        const int j = support_.index[a];
         w_[j] = crosses(a) ? 0 : beyond_[a];
       }
     } else {
-      for (int a = 0; a < face_.size; ++a) {
-        const int j = face_.index[a];
-        const bool first = crosses(a) && w_[j] / (w_[j] - beyond_[a]) <= reach;
-        w_[j] = first ? 0 : w_[j] + reach * face_.step[a];
+      for (int a = 0; a < support_.size; ++a) {
+        const int j = support_.index[a];
+        const bool first = crosses(a) && w_[j] / (w_[j] - beyond_[a]) <= length;
+        w_[j] = first ? 0 : w_[j] + length * support_.step[a];
       }
     }
     refresh();
     return true;
   }
 
-  // As sparsedis/ops/lasso/problem.py's certificate. Takes the gradient from the features, as that from H cancels.
+  // The certificate of sparsedis/ops/lasso/problem.py. The gradient is of the features: that of H cancels.
   LassoCertificate certify() {
     const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
     double square = 0;
@@ -348,7 +351,7 @@ class Descent {
     for (int i = 0; i < n_; ++i) {
       const double* x = task_.row(i);
       r_[i] = task_.y[i] - dot(x, w_, d_);
-      const double weighted = task_.share[i] * r_[i];
+      const double weighted = task_.weight[i] * r_[i];
       for (int j = 0; j < d_; ++j) v_[j] += weighted * x[j];
       square += weighted * r_[i];
     }
@@ -361,15 +364,15 @@ class Descent {
     scale_ = largest > lambda1 ? lambda1 / largest : 1;
     if (lambda1 == 0) {
       choose_support();
-      face_.least(task_.H, d_, [&](int j) { return g_[j]; });
+      support_.least_norm(task_.H, d_, [&](int j) { return g_[j]; });
       to_minimum_ = 0;
-      for (int s = 0; s < face_.size; ++s) to_minimum_ += g_[face_.index[s]] * face_.step[s];
+      for (int s = 0; s < support_.size; ++s) to_minimum_ += g_[support_.index[s]] * support_.step[s];
       to_minimum_ = std::max(to_minimum_ / 2, 0.0);
     }
     return smallest(w_, {(1 - scale_) * (1 - scale_) / 2 * square, 0, 0}, square);
   }
 
-  // That of w, the last certified, rounded: by the dual point of w.
+  // The certificate of w, the last certified, rounded to float, with the dual point of w.
   LassoCertificate certify_rounded(const F* rounded) const {
     const double lambda2 = task_.lambda2;
     Distances away{0, 0, 0};
@@ -384,7 +387,7 @@ class Descent {
       const double* x = task_.row(i);
       double residual = task_.y[i];
       for (int j = 0; j < d_; ++j) residual -= x[j] * double(rounded[j]);
-      add(task_.share[i], residual, r_[i]);
+      add(task_.weight[i], residual, r_[i]);
     }
     away.residual = away.w;
     for (int j = 0; j < d_; ++j) add(lambda2, double(rounded[j]), w_[j]);
@@ -410,7 +413,7 @@ class Descent {
     double scaled, residual, w;
   };
 
-  // The smallest gap of weights, by the dual points of w; `square` is sum share r^2 + lambda2 w^2 at the weights.
+  // The smallest gap of weights, by the dual points of w; `square` is sum weight r^2 + lambda2 w^2 at the weights.
   template <class W>
   LassoCertificate smallest(const W* weights, const Distances& away, double square) const {
     const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
@@ -431,7 +434,7 @@ class Descent {
     }
     if (lambda2 > 0 && by_conjugate < gap) gap = by_conjugate, scale = 1;
     if (lambda1 == 0) {
-      // The norm of H is one: the way to the minimum is at most that to w and from there.
+      // The triangle inequality in the norm of H.
       const double way = std::sqrt(away.w) + std::sqrt(to_minimum_);
       if (way * way < gap) gap = way * way, scale = 1;
     }
@@ -444,7 +447,7 @@ class Descent {
     return int(std::count_if(w_, w_ + d_, [](double value) { return value != 0; }));
   }
 
-  // One pass over the features; whether a sign changed.
+  // One sweep over the features. Returns whether a sign changed.
   bool sweep() {
     bool changed = false;
     for (int j = 0; j < d_; ++j) {
@@ -453,7 +456,7 @@ class Descent {
     return changed;
   }
 
-  // Whether there was a feature to let in.
+  // Returns whether there was a feature to add.
   bool enter_best() {
     int chosen = -1;
     double most = 0;
@@ -483,11 +486,11 @@ class Descent {
     return turned;
   }
 
-  bool crosses(int a) const { return task_.lambda1 > 0 && beyond_[a] * sign(w_[face_.index[a]]) <= 0; }
+  bool crosses(int a) const { return task_.lambda1 > 0 && beyond_[a] * sign(w_[support_.index[a]]) <= 0; }
 
   void choose_support() {
     const bool all = task_.lambda1 == 0;
-    face_.choose(task_.H, d_, [&](int j) { return all ? task_.H[std::size_t(j) * d_ + j] > 0 : w_[j] != 0; });
+    support_.choose(task_.H, d_, [&](int j) { return all ? task_.H[std::size_t(j) * d_ + j] > 0 : w_[j] != 0; });
   }
 
   // g = b - H w.
@@ -502,13 +505,13 @@ class Descent {
 
   double change_if_all_dropped() {
     double change = 0;
-    for (int a = 0; a < face_.size; ++a) {
-      const int j = face_.index[a];
+    for (int a = 0; a < support_.size; ++a) {
+      const int j = support_.index[a];
       const double* row = task_.H + std::size_t(j) * d_;
       const double to = crosses(a) ? 0 : beyond_[a];
       double curvature = 0;
-      for (int c = 0; c < face_.size; ++c) {
-        const int l = face_.index[c];
+      for (int c = 0; c < support_.size; ++c) {
+        const int l = support_.index[c];
         curvature += row[l] * ((crosses(c) ? 0 : beyond_[c]) - w_[l]);
       }
       change += (to - w_[j]) * (curvature / 2 - g_[j]) + task_.lambda1 * (std::fabs(to) - std::fabs(w_[j]));
@@ -520,7 +523,7 @@ class Descent {
   int n_, d_;
   double *w_, *best_, *signs_, *g_, *beyond_, *v_, *r_;
   double scale_ = 1, to_minimum_ = 0, at_zero_ = 0;  // the latter P(0)
-  Face face_;
+  Support support_;
 };
 
 // Whether all values are what the problem allows.
@@ -585,8 +588,8 @@ void solve_task(const Lassos<F>& problems, double tol, std::int64_t max_iter, co
       if (iteration == kSweepIterations && descent.restart_crowded()) lowest = INFINITY;
       descent.enter();
     }
-    const int most = sweeping ? kFaces : task.d + 1;  // all but the last drop a feature
-    for (int faces = 0; faces < most && descent.minimise_on_face(); ++faces) {
+    const int most = sweeping ? kSupportSolves : task.d + 1;  // all but the last drop a feature
+    for (int solves = 0; solves < most && descent.minimise_on_support(); ++solves) {
     }
   }
   if (!last_is_best) {
@@ -622,27 +625,27 @@ void adjoint_task(const Lassos<F>& problems, const F* all_w, const double* all_d
   std::fill(grad_X, grad_X + all * d, F(0));
   std::fill(grad_y, grad_y + all, 0.0);
 
-  Face face(memory, task.d);
-  face.choose(task.H, task.d, [&](int j) { return w[j] != 0; });
-  face.least(task.H, task.d, [&](int j) { return double(grad_w[j]); });
+  Support support(memory, task.d);
+  support.choose(task.H, task.d, [&](int j) { return w[j] != 0; });
+  support.least_norm(task.H, task.d, [&](int j) { return double(grad_w[j]); });
   double by_lambda1 = 0, by_lambda2 = 0;
-  for (int a = 0; a < face.size; ++a) {
-    const double value = double(w[face.index[a]]);
-    by_lambda1 -= value > 0 ? face.step[a] : -face.step[a];
-    by_lambda2 -= face.step[a] * value;
+  for (int a = 0; a < support.size; ++a) {
+    const double value = double(w[support.index[a]]);
+    by_lambda1 -= value > 0 ? support.step[a] : -support.step[a];
+    by_lambda2 -= support.step[a] * value;
   }
   gradients.lambda1[index] = by_lambda1;
   gradients.lambda2[index] = by_lambda2;
   for (int i = 0; i < task.n; ++i) {
     const double* x = task.row(i);
     double along = 0;
-    for (int a = 0; a < face.size; ++a) along += x[face.index[a]] * face.step[a];
-    const double by_target = task.share[i] * along, weighted = task.share[i] * dual[task.present[i]];
+    for (int a = 0; a < support.size; ++a) along += x[support.index[a]] * support.step[a];
+    const double by_target = task.weight[i] * along, weighted = task.weight[i] * dual[task.present[i]];
     grad_y[task.present[i]] = by_target;
     F* row = grad_X + task.present[i] * d;
-    for (int a = 0; a < face.size; ++a) {
-      const int j = face.index[a];
-      row[j] = F(weighted * face.step[a] - by_target * double(w[j]));
+    for (int a = 0; a < support.size; ++a) {
+      const int j = support.index[a];
+      row[j] = F(weighted * support.step[a] - by_target * double(w[j]));
     }
   }
 }

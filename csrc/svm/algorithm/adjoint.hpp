@@ -1,8 +1,8 @@
 // Gradients of the solution by implicit differentiation (sparsedis.ops.group_lasso_svm.reference.adjoint): one linear
 // system, whatever the solver did.
 //
-// In m coordinates a vector whose k entries sum to zero is given by its first m; a covector c (a gradient in such a
-// vector) by the differences c_l - c_k. u, W, q are vectors; c, J(c), scores of J(c) are covectors.
+// In m coordinates a vector whose k entries sum to zero is stored as its first m entries; a covector c (a gradient with
+// respect to such a vector) as the differences c_l - c_k. u, W, q are vectors; c, J(c), scores of J(c) are covectors.
 #pragma once
 
 #include "free_system.hpp"
@@ -88,7 +88,7 @@ class Adjoint {
       for (int c = 0; c < m_; ++c) sum += c_[c * ld_ + a] * primal_.W(c, a);
       return sum;
     });
-    // c~ has been used: W as a covector takes its room.
+    // c~ is no longer needed: its memory takes W as a covector.
     team_.each(count, [&](int a) {
       double sum = 0;
       for (int c = 0; c < m_; ++c) sum += primal_.W(c, a);

@@ -1,8 +1,8 @@
 // The finish: projected semi-smooth Newton on the dual's free entries, from a point close to the solution to rounding.
 //
-// The interior point brings every task near; there the features that are active and the entries of L that are at their
-// bound can be told, and Newton's method on the free entries alone, a fraction of all, converges quadratically. Entries
-// at their bound are 0 exactly, which is what a right gradient takes.
+// Near the solution the active features and the entries of L at their bound can be identified, and Newton's method on
+// the free entries alone, a fraction of all, converges quadratically. Entries at their bound become exactly 0, which a
+// correct gradient needs.
 #pragma once
 
 #include "free_system.hpp"
@@ -72,7 +72,7 @@ class Finish {
     return certificate(team, samples_, L, primal_.scores(), penalty);
   }
 
-  // The free entries, by what Newton's step would leave of them, and L projected onto them.
+  // Chooses the free entries, those that a Newton step of each alone leaves positive, and projects L onto them.
   SPARSEDIS_HOST_DEVICE void choose(const Team& team, const double* L) {
     const int k = samples_.k;
     double* curvature = rhs_;
@@ -96,8 +96,8 @@ class Finish {
     });
   }
 
-  // Entries at their bound that the dual gradient g_ would move become free, entries that have come to their bound no
-  // longer are. Returns whether any became free.
+  // Frees the entries at their bound that a descent step along -g_ moves off it, and binds those that have become 0.
+  // Returns whether any became free.
   SPARSEDIS_HOST_DEVICE bool release(const Team& team) {
     const int k = samples_.k;
     const double released = team.sum(samples_.n, [&](int i) {
@@ -114,8 +114,8 @@ class Finish {
     return released > 0;
   }
 
-  // Newton's direction for the dual gradient g_, in dL_; false where there is none. stale: the factor is that of an
-  // earlier turn.
+  // Newton's direction for the dual gradient g_, in dL_; false where the system is not solved. stale: the factor is
+  // that of an earlier turn.
   SPARSEDIS_HOST_DEVICE bool direction(const Team& team, bool stale) {
     team.each(size_, [&](int e) { rhs_[e] = -g_[e]; });
     double reached = 1;
@@ -134,9 +134,9 @@ class Finish {
     return reached < kSolved;
   }
 
-  // Free entries that dL_ would take below 0 stop moving: held_ takes them to 0, at the cost of their row's largest
-  // entry. A projection would spread what is below 0 over the row instead, and the dual fall. Returns whether there
-  // were any more.
+  // Holds the free entries that dL_ would take below 0: held_ takes them to 0 and adds the difference to their row's
+  // largest entry. A projection would spread it over the row, and the dual objective could fall. Returns whether any
+  // more are held.
   SPARSEDIS_HOST_DEVICE bool hold(const Team& team) {
     const int k = samples_.k;
     const double more = team.sum(samples_.n, [&](int i) {
@@ -157,7 +157,8 @@ class Finish {
     return more > 0;
   }
 
-  // L_ and its certificate, moved along dL_ by the first of 1, 1/2, ... that does not lower the dual; false where none.
+  // Moves L_ along dL_ by the first of 1, 1/2, ... that does not lower the dual objective, and takes its certificate in
+  // `now`; false where there is none.
   SPARSEDIS_HOST_DEVICE bool step(const Team& team, Certificate& now) {
     const int k = samples_.k;
     const double before = now.objective - now.gap;

@@ -1,5 +1,5 @@
 // The Newton system of the dual's free entries: M = H + diag(bounds), restricted to the entries that are not at their
-// bound, in the space of zero row sums. The interior point's last phase and the adjoint solve it.
+// bound, in the space of zero row sums. The finish and the adjoint solve it.
 #pragma once
 
 #include "samples.hpp"
@@ -38,7 +38,7 @@ class FreeSystem {
 
   // q (n, k), 0 where not free and of zero row sums, with M q = rhs on the free entries up to a constant in every row:
   // conjugate gradients in M's exact products, the factor as preconditioner. The factor may be that of more entries
-  // than are free now. Returns the residual reached, relative to the start's in the preconditioner's norm.
+  // than are free now. Returns the residual reached, relative to the initial one, in the preconditioner's norm.
   SPARSEDIS_HOST_DEVICE double solve(const Team& team, const unsigned char* free, const double* bounds,
                                      const double* rhs, double* q, double residual, int max_steps) {
     const int size = samples_.n * samples_.k;

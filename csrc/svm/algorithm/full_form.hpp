@@ -67,7 +67,7 @@ class FullForm {
       u_[j] = u;
       rw_[j] = (1 - u * u) / 2 - w_[j];
       q_[j] = stretch + lambda2_ * u * u * th_[j] / w_[j];
-      // <e, rU> of the rounded rU: near the solution rU - rr e must have nothing left along e but what w can bear.
+      // <e, rU> of the rounded rU: near the solution the component of rU - rr e along e must not exceed the slack w.
       for (int c = 0; c < m_; ++c) dU_[at(c, j)] = V_[at(c, j)] - stretch * U_[at(c, j)];
       rr_[j] = inner(e_, dU_, j);
       alpha_[j] = th_[j] / stretch;

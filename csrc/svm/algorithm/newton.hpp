@@ -80,7 +80,7 @@ SPARSEDIS_HOST_DEVICE void place_start(const Team& team, const Samples& samples,
   });
 }
 
-// A direction for targets `centre - damping * product` of the products L Z (the form's pairs likewise).
+// A direction for targets `centre - damping * product` of the products L Z and of the form's own pairs.
 template <class Team, class Form, class System>
 SPARSEDIS_HOST_DEVICE void direction(const Team& team, const Samples& samples, Form& form, const System& system,
                                      Point& at, double centre, double damping) {

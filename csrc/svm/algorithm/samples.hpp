@@ -19,8 +19,8 @@ struct Samples {
   SPARSEDIS_HOST_DEVICE bool is_label(int i, int l) const { return label[i] == l; }
 };
 
-// Row i of A = diag(s)(Y - L), the first m classes. The label's entry is the sum of the others, not 1 - L_y, which near
-// a solution would keep only the rounding.
+// Row i of A = diag(s)(Y - L), the first m classes. The label's entry is the sum of the others, not 1 - L_y, which
+// cancels near a solution.
 SPARSEDIS_HOST_DEVICE inline void residual_row(const Samples& samples, const double* L, int i, double* A) {
   const int k = samples.k;
   double others = 0;
@@ -41,8 +41,8 @@ SPARSEDIS_HOST_DEVICE inline double entry(const double* rows, int m, int i, int 
 }
 
 // Threshold tau of the Euclidean projection onto the simplex, (z - tau)_+, by Michelot's finite iteration. tau never
-// falls, so that the support only shrinks: rounding cannot make it alternate between two. Entries far from 0 lose what
-// rounding takes of them.
+// falls, so that the support only shrinks and rounding cannot make it cycle. Entries should be near 0, where rounding
+// is small.
 template <class Entry>
 SPARSEDIS_HOST_DEVICE double simplex_threshold(int k, Entry z) {
   double tau = -1e300;
@@ -78,7 +78,7 @@ struct Terms {
   double slack, hinge;
 };
 
-// What sample i adds to the gap and to the primal value (sparsedis.problem.certificate); scores: X W, m coordinates.
+// Sample i's terms of the gap and of the primal objective (sparsedis.problem.certificate); scores: X W, m coordinates.
 SPARSEDIS_HOST_DEVICE inline Terms certificate_terms(const Samples& samples, const double* L, const double* scores,
                                                      int i) {
   const int k = samples.k, m = samples.m;
@@ -140,7 +140,7 @@ SPARSEDIS_HOST_DEVICE inline void dual_gradient_row(const Samples& samples, cons
   }
 }
 
-// The least, over all entries, of the larger of L and its bound's multiplier in units of the hinge's margin
+// The minimum over all entries of the larger of L and the multiplier of its bound, in units of the hinge's margin
 // (sparsedis.problem.complementarity_margin); scores: X W, m coordinates.
 template <class Team>
 SPARSEDIS_HOST_DEVICE double entry_margin(const Team& team, const Samples& samples, const double* L,

@@ -1,8 +1,8 @@
 // The Cholesky factor of one symmetric matrix of order up to some thousands, in T, and solves with it.
 //
-// Rows are kept in panels of kRows, each column by column (Eigen's order within a panel) up to the diagonal: whatever a
-// panel is combined with is contiguous. A group of columns of a panel is made in registers from all columns before it,
-// which leaves nothing to be reduced or moved afterwards: 1.3 (order 300) to 2 (order 100) times Eigen's rate.
+// Rows are kept in panels of kRows, each column by column (Eigen's order within a panel) up to the diagonal: what a
+// panel is multiplied with is contiguous. A group of columns of a panel is computed in registers from all columns
+// before it, without a later update: 1.3 (order 300) to 2 (order 100) times Eigen's rate.
 #pragma once
 
 #include <Eigen/Core>
@@ -22,12 +22,12 @@ class Cholesky {
   // Packets of 32 bytes at most: wider ones leave a panel of too few.
   static constexpr int kWidth = std::min(cpu::kWidth<T>, int(32 / sizeof(T)));
   using Packet = typename Eigen::internal::find_best_packet<T, kWidth>::type;
-  // Columns made at once: with three packets of rows, twelve accumulators of AVX2's sixteen registers.
+  // Columns computed at once: with three packets of rows, twelve accumulators of AVX2's sixteen registers.
   static constexpr int kGroup = kWidth * int(sizeof(T)) / 8;
   static constexpr int kPackets = 12 / kGroup;
   static constexpr int kRows = kPackets * kWidth;
 
-  // Room for matrices up to that order.
+  // For matrices up to that order.
   Cholesky(Memory& memory, int largest) {
     const int panels = (largest + kGroup - 1) / kGroup * kGroup / kRows + 1;
     matrix_ = memory.take<T>(panel_offset(panels));
@@ -35,7 +35,7 @@ class Cholesky {
     x_ = memory.take<T>(std::size_t(panels) * kRows);
   }
 
-  // A matrix of that order, all 0.
+  // Starts a matrix of that order, all 0.
   void clear(int order) {
     given_ = order;
     order_ = (order + kGroup - 1) / kGroup * kGroup;
@@ -100,7 +100,7 @@ class Cholesky {
     return true;
   }
 
-  // f(R) for the packets that hold so many rows of a panel, R known to the compiler.
+  // f(R) for the number R of packets that hold `rows` rows of a panel, as a compile-time constant.
   template <class Function>
   static auto with_packets(int rows, Function f) {
     switch ((rows + kWidth - 1) / kWidth) {

@@ -1,5 +1,4 @@
-// One task's features, read where they are: whatever the strides and the type, by blocks of rows that a product can
-// take.
+// One task's features, of any strides and type, read in place by blocks of rows that the products take.
 #pragma once
 
 #include <algorithm>
@@ -39,7 +38,7 @@ class Features {
     }
   }
 
-  // Copies the columns index[0..count) likewise.
+  // The same for the columns index[0..count).
   template <class T>
   void gather(const int* index, int count, T* buffer, std::ptrdiff_t ld) const {
     const int end = int(padded(count));

@@ -1,4 +1,4 @@
-// lambda1 = 0: W = X^T A/lambda2 is linear in L, and all there is to know of the features is the Gram matrix X X^T.
+// The primal map for lambda1 = 0: W = X^T A/lambda2 is linear in L, and the Gram matrix X X^T stands for the features.
 #pragma once
 
 #include "../../common/cpu/memory.hpp"

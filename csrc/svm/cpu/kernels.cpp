@@ -18,7 +18,7 @@ namespace sparsedis {
 namespace cpu {
 namespace {
 
-// What one pass over the features tells before the first step.
+// The result of one pass over the features before the first step.
 template <class F>
 struct Scan {
   double theta;      // minimise_on_segment()
@@ -75,7 +75,7 @@ double lipschitz(Memory& memory, const Samples& samples, const Features<F>& feat
   return std::max(largest / samples.lambda2 + samples.rho, kTiny);
 }
 
-// Where the weights of one task go.
+// The weights of one task, to be written.
 template <class F>
 struct Output {
   F* W;          // (d, k)
@@ -114,7 +114,7 @@ struct Output {
         squares += value[c] * value[c];
         distance += (value[c] - exact) * (value[c] - exact);
       }
-      // What the feature adds to the gap, by Fenchel and Young: not negative (sparsedis.problem.certificate_of).
+      // The feature's term of the gap, nonnegative by the Fenchel-Young inequality (sparsedis.problem.certificate_of).
       double across = 0;
       for (int c = 0; c < k; ++c) {
         const double off = value[c] - along * (c < m ? primal.unit(c, a) : last_unit);
@@ -241,7 +241,7 @@ void solve_task(const Problems<F>& problems, const Options& options, const Solut
   solutions.margin[index] = outcome.weights.margin;
 }
 
-// Blocks of the candidates' columns, put where they belong in grad_X (all samples, d).
+// Writes dloss/dX of the candidates into grad_X (all samples, d), block by block.
 template <class F, class Adjoint, class PrimalMap>
 void write_feature_gradients(Memory& memory, const Adjoint& adjoint, const PrimalMap& primal, const Task<F>& task,
                              std::size_t d, F* grad_X) {

@@ -1,4 +1,4 @@
-// W from L over the features of one task: the certificate's scores, the active features, their curvature.
+// The primal map over the features of one task (PrimalMap in ../algorithm/requirements.hpp).
 #pragma once
 
 #include <cmath>
@@ -13,14 +13,14 @@
 
 namespace sparsedis::cpu {
 
-// At most so many bytes of gathered features are kept; more of them are gathered again where they are needed.
+// Gathered features are kept up to this many bytes; beyond it they are gathered again for every pass.
 constexpr std::size_t kGathered = std::size_t(1) << 20;
 
 inline double screening_unit(const Samples& samples) { return samples.lambda1 > 0 ? 1 / samples.lambda1 : 1; }
 
-// F is the features' type, T that of the screening and of the Hessian's products. V is first made in T for all
-// features; those that could be active for all that T's rounding says are gathered, and V, W and the scores are made of
-// them in double: the certificate is that of double arithmetic whatever T is.
+// F is the features' type, T that of the screening and of the Hessian's products. Screening computes V in T
+// for all features and gathers those that can be active within T's rounding error; their V, W and scores are computed
+// in double, so that the certificate is that of double arithmetic whatever T is.
 template <class F, class T>
 class SparsePrimalMap : public NoVariables {
  public:
@@ -70,7 +70,8 @@ class SparsePrimalMap : public NoVariables {
   const double* scores() const { return scores_; }
   const double* gradient_scores() const { return scores_; }
 
-  // Takes in L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Nothing is done where L is the last one's.
+  // Evaluates at L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Returns at once where L is that of the last
+  // call.
   double evaluate(const Team&, const double* L) {
     double square = 0;
     for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, next_);
@@ -83,7 +84,7 @@ class SparsePrimalMap : public NoVariables {
       screening_[e] = T(unit * A_[e]);
       square += A_[e] * A_[e];
     }
-    // ||error of V_j|| <= (n + 2) eps ||x_j|| ||A||, with room to spare; the last class is the sum of the others.
+    // ||error of V_j|| <= (n + 2) eps ||x_j|| ||A||, times 4 for safety; the last class is the sum of the others.
     const double error = 4 * (n_ + m_ + 4) * double(std::numeric_limits<T>::epsilon()) * std::sqrt(square * m_);
 
     std::fill(scores_, scores_ + n_ * m_, 0.0);
@@ -104,9 +105,9 @@ class SparsePrimalMap : public NoVariables {
       for (int from = 0; from < d_; from += kBlock) {
         const int here = std::min(kBlock, d_ - from);
         features_.rows(from, here, block_, rows_);
-        working_.note(from, here, screen(here, least, [&](int j) { return from + j; }));
+        working_.record(from, here, screen(here, least, [&](int j) { return from + j; }));
       }
-      working_.renew(A_, error);
+      working_.rebuild(A_, error);
     }
     spilled_ = first_ > 0;
     take_gathered();
@@ -117,7 +118,7 @@ class SparsePrimalMap : public NoVariables {
   double margin(const Team& team, const double* L) {
     if (samples_.lambda1 == 0) return INFINITY;
     if (margin_here() > 1 - outside_) {
-      // A feature that the working set leaves out may be nearer: look at all.
+      // A feature outside the working set may be nearer: evaluate all.
       working_.forget();
       evaluated_ = false;
       evaluate(team, L);
@@ -125,7 +126,7 @@ class SparsePrimalMap : public NoVariables {
     return margin_here();
   }
 
-  // Takes in L where the active features (d,) are known: no other is looked at, unless there is no group Lasso.
+  // Evaluates at L where the active features (d,) are known: they are the candidates, or all where lambda1 is 0.
   void evaluate_active(const Team&, const double* L, const bool* active) {
     evaluated_ = false;
     for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, A_);
@@ -211,7 +212,7 @@ class SparsePrimalMap : public NoVariables {
   // The curvature of all features with keep(j), instead of the active ones, into a Newton system.
   template <class System, class Keep, class Alpha, class Beta, class Unit>
   void add_curvature_of(System& system, Keep keep, Alpha alpha, Beta beta, Unit unit) {
-    evaluated_ = false;  // the candidates make room
+    evaluated_ = false;  // the candidates are overwritten
     int count = 0;
     for (int j = 0; j < d_; ++j) {
       index_[count] = j;
@@ -310,8 +311,8 @@ class SparsePrimalMap : public NoVariables {
     return active(a) ? (1 - samples_.lambda1 * inverse_[a]) / samples_.lambda2 : 0;
   }
 
-  // Gathers those of the `here` columns in rows_ whose norm is above `least`; feature(j) is what column j is. Returns
-  // the squared norms.
+  // Gathers those of the `here` columns in rows_ whose squared norm is above `least`; feature(j) is the index of column
+  // j. Returns the squared norms.
   template <class Index>
   const T* screen(int here, T least, Index feature) {
     const int length = int(padded(here));
@@ -379,7 +380,7 @@ class SparsePrimalMap : public NoVariables {
   T square_norm_[kBlock];
   double longest_, penalty_ = 0;
   T nearest_off_ = 0;           // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
-  double outside_ = -INFINITY;  // no less than ||V_j|| of those that were not looked at, likewise
+  double outside_ = -INFINITY;  // an upper bound on ||V_j|| of the features that were not evaluated, in the same units
   int count_ = 0, first_ = 0;
   bool spilled_ = false, evaluated_ = false;
 };

@@ -1,4 +1,4 @@
-// What block coordinate descent needs of the features: V kept up to date, one sample after another.
+// Sweep of block coordinate descent (../algorithm/requirements.hpp).
 #pragma once
 
 #include <cmath>

@@ -39,7 +39,7 @@ struct Task {
   }
 
   Samples samples;
-  double scale;   // what P, lambda1, lambda2 and dual_reg were divided by
+  double scale;   // the largest weight; P, lambda1, lambda2 and dual_reg are divided by it
   int* present;   // (samples.n,), index in the batch's samples
   const F** row;  // (samples.n,)
 };

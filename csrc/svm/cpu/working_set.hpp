@@ -1,8 +1,7 @@
-// The features that can be active near a point, kept together: later passes need not read the others from memory.
+// The features that can be active near a point, copied together, so that later passes need not read the others.
 //
 // V is linear in the residual A, so ||V_j(A)|| <= ||V_j(B)|| + ||x_j|| ||A - B||: a feature that is off at B by more
-// than
-// ||x_j|| r is off within r of B, and no step there has to look at it.
+// than ||x_j|| r is off within r of B, and no evaluation there needs it.
 #pragma once
 
 #include <algorithm>
@@ -16,11 +15,11 @@
 
 namespace sparsedis::cpu {
 
-// Features of fewer bytes than this stay in the caches by themselves; so many bytes of them are kept at most.
+// Features of fewer bytes than kSmall stay in the caches anyway; a working set has at most kWorking bytes.
 constexpr std::size_t kSmall = std::size_t(1) << 18, kWorking = std::size_t(1) << 21;
 
-// Features that are off by less than this belong to the set too: so the margin of a solution is mostly known without a
-// look at those outside.
+// Features that are off by less than this belong to the set too, so that the margin of a solution rarely needs those
+// outside.
 constexpr double kBand = 1e-3;
 
 template <class F, class T>
@@ -62,23 +61,23 @@ class WorkingSet {
     for (int i = 0; i < n_; ++i) rows[i] = columns_ + i * capacity_ + from;
   }
 
-  // Takes in ||V_j||^2 of a block, as a pass over all features finds them.
-  void note(int from, int count, const T* square_norm) {
+  // Records ||V_j||^2 of a block, in a pass over all features.
+  void record(int from, int count, const T* square_norm) {
     if (!wanted_) return;
     for (int j = 0; j < count; ++j) norm_[from + j] = std::sqrt(square_norm[j]);
   }
 
-  // The set around A, where all norms have been noted, for moves up to the length of the last one: steps get shorter.
+  // Rebuilds the set around A, whose norms are recorded, for moves up to the length of the last one: steps get shorter.
   // error: of ||V_j||, relative to ||x_j||.
-  void renew(const double* A, double error) {
+  void rebuild(const double* A, double error) {
     if (!wanted_) return;
     radius_ = -1;
-    const T reach = T(moved_ + error);
-    if (!std::isfinite(reach)) return;
+    const T radius = T(moved_ + error);
+    if (!std::isfinite(radius)) return;
     int count = 0;
     T outside = 0;
     for (int j = 0; j < features_.features(); ++j) {
-      const T most = norm_[j] + T(lengths_[j]) * reach;
+      const T most = norm_[j] + T(lengths_[j]) * radius;
       const bool inside = most > T(1 - kBand);
       index_[count] = j;
       count += inside;
