@@ -58,7 +58,8 @@ constexpr double kStartBarrier = 0.3;
 // so much.
 constexpr double kStartNorm = 0.9, kStartSlack = 0.01, kStartProduct = 0.2;
 // Features whose curvature is below this fraction of the task's largest are left out of H. Larger cuts cost nothing at
-// lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence.
+// lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence. A fraction of the largest, not of the
+// 1/lambda2 that the curvature tends to on active features: where all are off, every curvature is small.
 constexpr double kCurvatureCut = 1e-8;
 
 // --- Finish (finish.hpp) ---

@@ -12,8 +12,9 @@ from sparsedis.ops.group_lasso_svm.kernel_triton.fista import fista
 from sparsedis.ops.group_lasso_svm.kernel_triton.newton import newton
 from sparsedis.ops.group_lasso_svm.kernel_triton.tasks import Tasks, as_tasks
 from sparsedis.ops.group_lasso_svm.reference import ReferenceBackend
-from sparsedis.ops.group_lasso_svm.reference.finish import SWITCH, finish_solution
+from sparsedis.ops.group_lasso_svm.reference.finish import finish_solution
 from sparsedis.ops.group_lasso_svm.returned import returned
+from sparsedis.ops.group_lasso_svm.thresholds import FINISH_GAP
 from sparsedis.ops.operation import in_parts
 from sparsedis.problem import Certificate, block_soft_threshold
 
@@ -43,7 +44,7 @@ def solve(
     def run(X: Tensor, y: Tensor, l1: Tensor, l2: Tensor, reg: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         tasks, divisor = as_tasks(X, y, l1, l2, reg, weight, n_classes)
         if solver == "newton":
-            progress = newton(tasks, tol, max_iter, working(features.dtype, SWITCH), exact)
+            progress = newton(tasks, tol, max_iter, working(features.dtype, FINISH_GAP), exact)
         else:
             progress = fista(tasks, tol, max_iter, working(features.dtype, tol))
             if exact:
@@ -69,7 +70,7 @@ def refine(tasks: Tasks, progress: Progress, tol: float, max_iter: int) -> None:
     progress.offer(torch.arange(len(done.turns), device=done.turns.device), done.dual, done.relative_gap)
     rough = (~done.settled).nonzero()[:, 0]
     if len(rough):
-        better = newton(tasks.take(rough), tol, max_iter, working(tasks.features.dtype, SWITCH), exact=True)
+        better = newton(tasks.take(rough), tol, max_iter, working(tasks.features.dtype, FINISH_GAP), exact=True)
         progress.offer(rough, better.exact, better.exact_gap)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsedis.ops.group_lasso_svm.reference.progress import Progress
+from sparsedis.ops.group_lasso_svm.thresholds import CHECK_EVERY, FIRST_ORDER_PATIENCE
 from sparsedis.problem import (
     Problem,
     block_soft_threshold,
@@ -16,9 +17,6 @@ from sparsedis.problem import (
     row_norms,
     simplex_projection,
 )
-
-# The certificate costs as much as a step; it is asked for once in so many steps.
-CHECK_EVERY = 10
 
 
 def lipschitz(problem: Problem) -> Tensor:
@@ -33,7 +31,7 @@ def fista(problem: Problem, tol: float, max_iter: int) -> Progress:
 
     Source: Beck and Teboulle 2009; restart of O'Donoghue and Candes 2015 (gradient scheme).
     """
-    progress = Progress(problem, tol, patience=100)
+    progress = Progress(problem, tol, patience=FIRST_ORDER_PATIENCE)
     index = torch.arange(problem.shape[0], device=problem.features.device)
     step = 1 / lipschitz(problem)
     dual = progress.dual.clone()
