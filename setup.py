@@ -17,7 +17,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 PACKAGE = "sparsedis.ops"
-SOURCES = ["csrc/cpu/kernels.cpp", "csrc/cpu/lasso.cpp", "csrc/bindings.cpp"]  # the longest to compile first
+# The longest to compile first.
+SOURCES = ["csrc/svm/cpu/kernels.cpp", "csrc/lasso/cpu/kernels.cpp", "csrc/bindings.cpp"]
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
 # A module for each: the same code, so one of them must not see another's functions, and the best that runs is imported.
 INSTRUCTION_SETS = {

@@ -1,7 +1,7 @@
-// The only file that knows Python: checked arrays in, raw pointers on.
+// The Python module: the only file that knows Python.
 //
 // Tensors cross as addresses: no torch header, so that no torch version can break the ABI. sparsedis's backend_cpp.py,
-// the only caller, sees to shapes, types and contiguity.
+// the only caller, checks shapes, types and contiguity.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,14 +10,27 @@
 #include <string>
 #include <vector>
 
-#include "contract.hpp"
-#include "cpu/parallel.hpp"
-#include "lasso.hpp"
+#include "common/cpu/threads.hpp"
+#include "lasso/api.hpp"
+#include "svm/api.hpp"
+#include "svm/thresholds.hpp"
 
 namespace py = pybind11;
 using namespace sparsedis;
 
 namespace {
+
+// ValueError for invalid input; the caller, backend_cpp.py, then finds the argument.
+void require_valid(Input input) {
+  if (input == Input::invalid) throw py::value_error("a value that the problem does not allow");
+}
+
+// f() without the GIL.
+template <class F>
+auto without_gil(F f) {
+  const py::gil_scoped_release release;
+  return f();
+}
 
 template <class P>
 P pointer(std::uintptr_t address) {
@@ -63,8 +76,8 @@ void solve_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> str
                                pointer<bool*>(out[7]),
                                pointer<double*>(out[8])};
   const Options options{solver_of(solver), tol, max_iter, exact, threads};
-  const py::gil_scoped_release release;
-  solve(problems<F>(shape, stride, X, labels, parameters), options, solutions);
+  require_valid(
+      without_gil([&] { return solve(problems<F>(shape, stride, X, labels, parameters), options, solutions); }));
 }
 
 template <class F>
@@ -80,9 +93,9 @@ void adjoint_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> s
 }
 
 // Runs tasks on the threads of the OpenMP whose GOMP_parallel this is.
-void use_openmp(std::uintptr_t parallel) { share_threads(pointer<OpenMPParallel>(parallel)); }
+void use_openmp(std::uintptr_t parallel) { cpu::pool().use(pointer<cpu::OpenMPParallel>(parallel)); }
 
-// Runs the Python handlers of the signals that have come, on the main thread; the kernels hold no lock of Python.
+// Runs the Python handlers of pending signals, on the main thread. The kernels run without the GIL.
 void handle_signals() {
   const py::gil_scoped_acquire acquire;
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -117,8 +130,8 @@ void solve_lasso_of(std::array<std::int64_t, 3> shape, std::array<std::int64_t, 
                                     pointer<std::int64_t*>(out[6]),
                                     pointer<bool*>(out[7]),
                                     pointer<double*>(out[8])};
-  const py::gil_scoped_release release;
-  solve_lasso(lassos<F>(shape, stride, X, others), tol, max_iter, threads, solutions);
+  require_valid(
+      without_gil([&] { return solve_lasso(lassos<F>(shape, stride, X, others), tol, max_iter, threads, solutions); }));
 }
 
 template <class F>
@@ -132,8 +145,23 @@ void adjoint_lasso_of(std::array<std::int64_t, 3> shape, std::array<std::int64_t
                 pointer<const F*>(grad_w), gradients, threads);
 }
 
-// Which of the optional builds of this module run on this processor, the best first. To be asked of the baseline build:
-// the others cannot even be imported where they do not run.
+// The thresholds that the other backends share, under their names in thresholds.py.
+py::dict thresholds() {
+  using namespace py::literals;
+  return py::dict("FRACTION_TO_BOUNDARY"_a = kFractionToBoundary, "SHORT_STEP"_a = kShortStep,
+                  "CURVATURE_CUT"_a = kCurvatureCut, "LARGEST_START"_a = kLargestStart,
+                  "SMALLEST_START"_a = kSmallestStart, "SMALLEST_START_FEW_FEATURES"_a = kSmallestStartFewFeatures,
+                  "START_BARRIER"_a = kStartBarrier, "START_NORM"_a = kStartNorm, "START_SLACK"_a = kStartSlack,
+                  "START_PRODUCT"_a = kStartProduct, "LIGHT_STRENGTH"_a = kLightStrength,
+                  "LIGHT_STRENGTH_FEW_FEATURES"_a = kLightStrengthFewFeatures, "FULL_STRENGTH"_a = kFullStrength,
+                  "LIGHT_ITERATIONS"_a = kLightIterations, "LIGHT_GAP"_a = kLightGap,
+                  "NEWTON_PATIENCE"_a = kNewtonPatience, "FIRST_ORDER_PATIENCE"_a = kFirstOrderPatience,
+                  "FLOAT_ITERATIONS"_a = kFloatIterations, "FALLBACK_STEPS"_a = kFallbackSteps,
+                  "CHECK_EVERY"_a = kCheckEvery, "FINISH_GAP"_a = kFinishGap);
+}
+
+// The optional builds of this module that run on this processor, the best first. For the baseline build: the others
+// cannot be imported where they do not run.
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> result;
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -153,6 +181,7 @@ std::vector<std::string> instruction_sets() {
 SPARSEDIS_EXPAND(SPARSEDIS_MODULE, module) {
   cpu::poll = &handle_signals;
   module.def("instruction_sets", &instruction_sets);
+  module.def("thresholds", &thresholds);
   module.def("use_openmp", &use_openmp);
   module.def("solve_float32", &solve_of<float>);
   module.def("solve_float64", &solve_of<double>);

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sparsedis import Status, solve_svm, svm_lambda1_max
 from sparsedis.ops.svm.backend_torch import SOLVERS, finish, progress
-from sparsedis.ops.svm.backend_torch.finish import SWITCH, finish_solution, free_entries, onto_free
+from sparsedis.ops.svm.backend_torch.finish import finish_solution, free_entries, onto_free
 from sparsedis.ops.svm.backend_torch.hessian import (
     Coordinates,
     DenseSystem,
@@ -17,6 +17,7 @@ from sparsedis.ops.svm.backend_torch.hessian import (
 )
 from sparsedis.ops.svm.problem import certificate, dual_gradient, normalised, simplex_projection
 from sparsedis.ops.svm.signature import Inputs
+from sparsedis.ops.svm.thresholds import FINISH_GAP
 from tests.tasks import random_task
 
 F64 = torch.float64
@@ -69,10 +70,10 @@ def test_the_default_does_not_depend_on_whether_a_gradient_is_asked_for():
 def test_a_loose_tolerance_is_enough_unless_a_gradient_is_asked_for(solver):
     X, y = random_task(2, way=3, shots=4, d=40, batch=3)
     options = {"lambda1": 0.2 * svm_lambda1_max(X, y), "lambda2": 20.0, "backend": "torch", "solver": solver}
-    loose = solve_svm(X, y, tol=SWITCH, **options)
+    loose = solve_svm(X, y, tol=FINISH_GAP, **options)
     assert loose.certified.all()
     assert (loose.relative_gap > 1e-9).all()
-    exact = solve_svm(X.requires_grad_(), y, tol=SWITCH, **options)
+    exact = solve_svm(X.requires_grad_(), y, tol=FINISH_GAP, **options)
     assert (exact.relative_gap < 1e-12).all()
 
 
@@ -107,7 +108,7 @@ def test_a_task_that_stalls_is_solved_by_another_solver():
 def test_what_cannot_be_finished_is_handed_back(monkeypatch):
     X, y = random_task(4, way=4, shots=5, d=50, batch=2)
     problem = problem_of(X, y, 4, relative=0.1, lambda2=3.0)
-    rough = SOLVERS["newton"](problem, SWITCH, 100).dual
+    rough = SOLVERS["newton"](problem, FINISH_GAP, 100).dual
     assert finish_solution(problem, rough).settled.all()
     monkeypatch.setattr(finish, "DENSE_LIMIT", 10)
     done = finish_solution(problem, rough)
@@ -145,7 +146,7 @@ def test_entries_come_back_from_their_bound_where_the_derivative_says_up():
     """From a start at the simplices' corners, with a single free entry in every row."""
     X, y = random_task(11, way=4, shots=5, d=50, batch=2)
     problem = problem_of(X, y, 4, relative=0.1, lambda2=30.0)
-    rough = SOLVERS["newton"](problem, SWITCH, 100).dual
+    rough = SOLVERS["newton"](problem, FINISH_GAP, 100).dual
     done = finish.finish(problem, rough, torch.full_like(rough, 1e9))
     assert done.settled.all()
     assert (done.relative_gap <= 1e-12).all()
@@ -154,7 +155,7 @@ def test_entries_come_back_from_their_bound_where_the_derivative_says_up():
 def test_no_more_turns_than_asked_for():
     X, y = random_task(5, way=4, shots=5, d=50, batch=2)
     problem = problem_of(X, y, 4, relative=0.1, lambda2=3.0)
-    rough = SOLVERS["newton"](problem, SWITCH, 100).dual
+    rough = SOLVERS["newton"](problem, FINISH_GAP, 100).dual
     at = certificate(problem, rough)
     multipliers = finish.bound_multipliers(problem, rough, at.scores)
     done = finish.finish(problem, rough, multipliers, torch.tensor([0, 1]))

@@ -17,8 +17,6 @@ from sparsedis.ops.svm.backend_torch.hessian import (
 )
 from sparsedis.ops.svm.problem import Certificate, Problem, certificate, dual_gradient
 
-# The relative gap from which on the finish takes over.
-SWITCH = 1e-3
 # A relative gap that is rounding; and one that may be, where whole steps on the same free entries make it no better.
 _ROUNDING, _ILL_CONDITIONED = 1e-14, 1e-9
 # Rise of the dual objective, relative to P(W), that its own rounding can make.

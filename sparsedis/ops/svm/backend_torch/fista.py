@@ -16,9 +16,7 @@ from sparsedis.ops.svm.problem import (
     row_norms,
     simplex_projection,
 )
-
-# The certificate costs as much as a step; it is asked for once in so many steps.
-CHECK_EVERY = 10
+from sparsedis.ops.svm.thresholds import CHECK_EVERY, FIRST_ORDER_PATIENCE
 
 
 def lipschitz(problem: Problem) -> Tensor:
@@ -33,7 +31,7 @@ def fista(problem: Problem, tol: float, max_iter: int) -> Progress:
 
     Source: Beck and Teboulle 2009; restart of O'Donoghue and Candes 2015 (gradient scheme).
     """
-    progress = Progress(problem, tol, patience=100)
+    progress = Progress(problem, tol, patience=FIRST_ORDER_PATIENCE)
     index = torch.arange(problem.shape[0], device=problem.features.device)
     step = 1 / lipschitz(problem)
     dual = progress.dual.clone()

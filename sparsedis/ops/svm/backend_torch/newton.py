@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sparsedis.ops.svm.backend_torch.finish import SWITCH, finish, finish_solution
+from sparsedis.ops.svm.backend_torch.finish import finish, finish_solution
 from sparsedis.ops.svm.backend_torch.fista import fista
 from sparsedis.ops.svm.backend_torch.hessian import Curvature, NewtonSystem, active_curvature, newton_system
 from sparsedis.ops.svm.backend_torch.progress import Progress
@@ -20,38 +20,35 @@ from sparsedis.ops.svm.problem import (
     residual,
     row_norms,
 )
+from sparsedis.ops.svm.thresholds import (
+    CURVATURE_CUT,
+    FALLBACK_STEPS,
+    FINISH_GAP,
+    FRACTION_TO_BOUNDARY,
+    FULL_STRENGTH,
+    LARGEST_START,
+    LIGHT_GAP,
+    LIGHT_ITERATIONS,
+    LIGHT_STRENGTH,
+    LIGHT_STRENGTH_FEW_FEATURES,
+    SHORT_STEP,
+    SMALLEST_START,
+    SMALLEST_START_FEW_FEATURES,
+    START_BARRIER,
+    START_NORM,
+    START_PRODUCT,
+    START_SLACK,
+)
 
 _TINY = torch.finfo(torch.float64).tiny
-# Share of the way to the boundary that a step may go.
-TO_BOUNDARY = 0.995
-# Where the predictor can go less than this share of its way, the corrector's second-order term, which holds for a whole
-# step, is damped by the share it can go: undamped it points out of the interior, and the first steps are lost.
-SHORT = 0.1
-# A feature whose curvature b is below this share of the task's largest is left out of the Hessian. Larger cuts cost
-# nothing at lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence. A share of the largest, not
-# of the 1/lambda2 that b tends to on active features: where all features are off there are none, and every b is small.
-_CUT = 1e-8
-
 # Directions need no more: tighter ones do not save an iteration.
 _DIRECTION_TOLERANCE = 1e-5
 
 Direction = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
 
-# The start: L on the line from the one-hot labels to 1/k where the dual is least, but not too close to an end (with
-# fewer features than samples many samples end far from their label); Z at this share of the centre.
-_MOST_START, _LEAST_START, _LEAST_START_OF_FEW = 0.9, 1e-3, 0.2
-_CENTRE = 0.3
-
-# lambda1^2/lambda2 up to which the light form is tried: with at least as many features as samples, and with fewer.
-_LIGHT, _SURELY_LIGHT = 0.3, 1e-3
-# The light form makes way for the full one where its gap is above this from this iteration on.
-LIGHT_ITERATIONS = 8
-LIGHT_GAP = 1e-2
 # The interior point goes no further than this gap, be the finish as it may.
 LAST = 1e-11
-# Steps of fista for a task that stalled.
-RESCUE_STEPS = 5000
 
 
 def light_form_pays(problem: Problem) -> Tensor:
@@ -63,12 +60,12 @@ def light_form_pays(problem: Problem) -> Tensor:
     behind the thresholds).
     """
     _, n, d, _ = problem.shape
-    return problem.lambda1**2 <= (_LIGHT if d >= n else _SURELY_LIGHT) * problem.lambda2
+    return problem.lambda1**2 <= (LIGHT_STRENGTH if d >= n else LIGHT_STRENGTH_FEW_FEATURES) * problem.lambda2
 
 
 def full_form_exists(problem: Problem) -> Tensor:
     """(B,) bool: whether there is a group Lasso to speak of; the full form divides the features by lambda1."""
-    return problem.lambda1**2 > 1e-10 * problem.lambda2
+    return problem.lambda1**2 > FULL_STRENGTH * problem.lambda2
 
 
 def start_on_the_line(problem: Problem) -> Tensor:
@@ -130,11 +127,11 @@ class Form:
 
     def _start(self) -> tuple[Tensor, Tensor]:
         _, n, d, k = self.problem.shape
-        least = _LEAST_START_OF_FEW if d < n else _LEAST_START
-        share = self._line().clamp(least, _MOST_START)[:, None, None]
+        least = SMALLEST_START_FEW_FEATURES if d < n else SMALLEST_START
+        share = self._line().clamp(least, LARGEST_START)[:, None, None]
         uniform = share / k
         dual = (1 - share) * self.problem.targets + uniform
-        return dual, _CENTRE * uniform / dual
+        return dual, START_BARRIER * uniform / dual
 
     def _step_to(self, boundary: float, direction: tuple[Tensor, ...]) -> Tensor:
         step = torch.ones_like(self.problem.lambda1)
@@ -172,11 +169,11 @@ class Form:
         reach = self._step_to(1.0, predictor)
         ahead = self._moved(reach, predictor)
         sigma = (self._centrality(ahead).clamp_min(0) / mu.clamp_min(_TINY)).clamp_max(1) ** 3
-        damping = torch.where(reach < SHORT, reach, 1.0)
+        damping = torch.where(reach < SHORT_STEP, reach, 1.0)
         return [_of(sigma * mu, a) - _of(damping, a) * a * b for a, b in self._pairs(predictor)]
 
     def _move(self, direction: tuple[Tensor, ...]) -> None:
-        self.variables = self._moved(self._step_to(TO_BOUNDARY, direction), direction)
+        self.variables = self._moved(self._step_to(FRACTION_TO_BOUNDARY, direction), direction)
 
     def _bounded(self, system: NewtonSystem, gradient: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Directions of L and Z for a target of L Z."""
@@ -225,9 +222,10 @@ class FullForm(Form):
         L, Z = self._start()
         V = self._correlation(residual(self.problem, L))
         norms = row_norms(V)
-        U = V * (0.9 / norms.clamp_min(_TINY)).clamp_max(1)[..., None]
-        w = ((1 - (U**2).sum(-1)) / 2).clamp_min(0.01)
-        th = torch.minimum(((norms / 0.9 - 1) / self.problem.lambda2[:, None]).clamp_min(0) + 0.2 / w, 1 / w)
+        U = V * (START_NORM / norms.clamp_min(_TINY)).clamp_max(1)[..., None]
+        w = ((1 - (U**2).sum(-1)) / 2).clamp_min(START_SLACK)
+        active = ((norms / START_NORM - 1) / self.problem.lambda2[:, None]).clamp_min(0)
+        th = torch.minimum(active + START_PRODUCT / w, 1 / w)
         self.variables = (L, Z, th, w, U)
 
     def linearise(self, at: Certificate) -> Direction:
@@ -243,7 +241,7 @@ class FullForm(Form):
         q = stretch + l2 * u**2 * th / w
         a = th / stretch
         b = (1 - 1 / q) / l2
-        kept = b > _CUT * b.amax(1, keepdim=True)
+        kept = b > CURVATURE_CUT * b.amax(1, keepdim=True)
         zero = torch.zeros_like(a)
         curvature = Curvature(torch.where(kept, a, zero), torch.where(kept, (b - a).clamp_min(0), zero), e)
         bounds = Z / L + problem.weight * problem.rho[:, None, None]
@@ -281,7 +279,7 @@ def newton(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> 
     _interior_point(FullForm, problem, progress, full, tol, max_iter, exact)
     stalled = (progress.stalled & ~progress.certified).nonzero()[:, 0]
     if len(stalled):
-        steps = fista(problem.take(stalled), tol, RESCUE_STEPS)
+        steps = fista(problem.take(stalled), tol, FALLBACK_STEPS)
         progress.offer(stalled, steps.dual, steps.relative_gap)
         done = finish_solution(problem.take(stalled), progress.dual[stalled])
         progress.offer(stalled, done.dual, done.relative_gap)
@@ -317,7 +315,7 @@ def _interior_point(
 ) -> Tensor:
     """Iterate the tasks ``index``, counting on from where they stand; returns those given up, for the full form.
 
-    From a gap of SWITCH on a task is handed to the finish. One that comes back goes on from its own L and Z, and is
+    From a gap of FINISH_GAP on a task is handed to the finish. One that comes back goes on from its own L and Z, and is
     handed over again when its gap is ten times smaller.
     """
     given_up = index[:0]
@@ -326,8 +324,8 @@ def _interior_point(
     form = make(problem.take(index))
     progress.restart(index)
     iteration = progress.n_iter[index]
-    finishing = exact or tol < SWITCH
-    switch = torch.full_like(problem.lambda1[index], SWITCH)
+    finishing = exact or tol < FINISH_GAP
+    switch = torch.full_like(problem.lambda1[index], FINISH_GAP)
     enough = torch.full_like(switch, LAST if finishing else tol)
     for _ in range(max_iter + 1):
         at = certificate(form.problem, form.dual)

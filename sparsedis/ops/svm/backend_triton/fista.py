@@ -8,7 +8,6 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsedis.ops.common.triton_launch import REAL, launch, splits
-from sparsedis.ops.svm.backend_torch.fista import CHECK_EVERY
 from sparsedis.ops.svm.backend_triton.certify import (
     Progress,
     check,
@@ -29,8 +28,8 @@ from sparsedis.ops.svm.backend_triton.device import (
 from sparsedis.ops.svm.backend_triton.hessian import gram
 from sparsedis.ops.svm.backend_triton.tasks import Tasks
 from sparsedis.ops.svm.backend_triton.tiles import ROW_WARPS, checked_tile
+from sparsedis.ops.svm.thresholds import CHECK_EVERY, FIRST_ORDER_PATIENCE
 
-PATIENCE = 100
 # Checks (each followed by CHECK_EVERY steps) in a launch, after which the host asks whether any task is left.
 ROUNDS = 10
 
@@ -239,7 +238,7 @@ class _State:
             BLOCK=tile.BLOCK,
             REAL=REAL[self.dtype],
             EVERY=CHECK_EVERY,
-            PATIENCE=PATIENCE,
+            PATIENCE=FIRST_ORDER_PATIENCE,
             num_warps=tile.warps,
         )
 
@@ -249,7 +248,9 @@ class _State:
         batch, n, _, k = tasks.shape
         tile = checked_tile(n, k, self.dtype)
         for _ in range(rounds):
-            check(tasks, self.dual, going, self.dtype, progress=progress, max_iter=max_iter, patience=PATIENCE)
+            check(
+                tasks, self.dual, going, self.dtype, progress=progress, max_iter=max_iter, patience=FIRST_ORDER_PATIENCE
+            )
             for _ in range(CHECK_EVERY):
                 parts, *_others = make_pass(tasks, self.ahead, going, self.dtype)
                 launch(
@@ -311,7 +312,7 @@ def fista(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, variant: 
     everyone = torch.ones_like(progress.going)
     # Every launch ends a task, or takes it ROUNDS checks further; a task that goes on repeats a check without a better
     # gap, for which it has no more patience than for others.
-    for _ in range((max_iter // CHECK_EVERY + 2) // ROUNDS + 1 + PATIENCE):
+    for _ in range((max_iter // CHECK_EVERY + 2) // ROUNDS + 1 + FIRST_ORDER_PATIENCE):
         (state.fused if variant == "fused" else state.shared)(max_iter, ROUNDS)
         dual = progress.dual.double()
         progress.exact = dual / dual.sum(-1, keepdim=True)

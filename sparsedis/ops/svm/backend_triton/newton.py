@@ -11,15 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsedis.ops.common.triton_launch import launch
-from sparsedis.ops.svm.backend_torch.finish import SWITCH, finish, finish_solution
+from sparsedis.ops.svm.backend_torch.finish import finish, finish_solution
 from sparsedis.ops.svm.backend_torch.hessian import Curvature
 from sparsedis.ops.svm.backend_torch.newton import (
     LAST,
-    LIGHT_GAP,
-    LIGHT_ITERATIONS,
-    RESCUE_STEPS,
-    SHORT,
-    TO_BOUNDARY,
     Form,
     FullForm,
     LightForm,
@@ -32,10 +27,17 @@ from sparsedis.ops.svm.backend_triton.certify import Progress, check
 from sparsedis.ops.svm.backend_triton.fista import fista
 from sparsedis.ops.svm.backend_triton.hessian import KernelSystem
 from sparsedis.ops.svm.backend_triton.tasks import Tasks
+from sparsedis.ops.svm.thresholds import (
+    FALLBACK_STEPS,
+    FINISH_GAP,
+    FLOAT_ITERATIONS,
+    FRACTION_TO_BOUNDARY,
+    LIGHT_GAP,
+    LIGHT_ITERATIONS,
+    NEWTON_PATIENCE,
+    SHORT_STEP,
+)
 
-PATIENCE = 60
-# Iterations that products of float32 are given: few tasks take half as many. float64 has max_iter to itself.
-MOST_IN_FLOAT32 = 60
 # Iterations after which the host asks which tasks are left: each question waits for the device.
 ASK_EVERY = 3
 # Elements that a program takes at a time in what runs over variables.
@@ -297,7 +299,7 @@ class KernelForm(Form):
             k,
             d,
             FULL=full,
-            SHORT=SHORT,
+            SHORT=SHORT_STEP,
             BLOCK=BLOCK,
             num_warps=8,
         )
@@ -322,7 +324,7 @@ class KernelForm(Form):
             k,
             d,
             FULL=self.n_positive > 2,
-            TO_BOUNDARY=TO_BOUNDARY,
+            TO_BOUNDARY=FRACTION_TO_BOUNDARY,
             BLOCK=BLOCK,
             num_warps=8,
         )
@@ -342,9 +344,9 @@ def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: b
     Args:
         dtype: of the Hessian's products over the features in the interior point; all else is float64.
     """
-    finishing = exact or tol < SWITCH
-    most = max_iter if dtype == torch.float64 else min(max_iter, MOST_IN_FLOAT32)
-    progress = Progress(tasks, SWITCH if finishing else tol, torch.float64)
+    finishing = exact or tol < FINISH_GAP
+    most = max_iter if dtype == torch.float64 else min(max_iter, FLOAT_ITERATIONS)
+    progress = Progress(tasks, FINISH_GAP if finishing else tol, torch.float64)
     light = light_form_pays(tasks)
     given_up = torch.zeros_like(light)
     chosen = light.nonzero()[:, 0]
@@ -367,7 +369,7 @@ def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: b
         progress.put(stalled, again)
     elif len(stalled):
         part = tasks.take(stalled)
-        steps = fista(part, tol, RESCUE_STEPS, torch.float64)
+        steps = fista(part, tol, FALLBACK_STEPS, torch.float64)
         progress.offer(stalled, steps.exact, steps.exact_gap)
         done = finish_solution(part.in_float64(), progress.exact[stalled])
         progress.offer(stalled, done.dual, done.relative_gap)
@@ -446,7 +448,7 @@ def iterate_once(form: KernelForm, progress: Progress, max_iter: int, *, may_giv
         store=True,
         progress=progress,
         max_iter=max_iter,
-        patience=PATIENCE,
+        patience=NEWTON_PATIENCE,
     )
     stuck = torch.zeros_like(going_before)
     if may_give_up:

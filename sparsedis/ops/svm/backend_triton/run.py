@@ -9,7 +9,7 @@ from sparsedis.ops.common.backend import Outputs
 from sparsedis.ops.common.batches import apply_in_slices
 from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.svm.backend_torch import TorchBackend
-from sparsedis.ops.svm.backend_torch.finish import SWITCH, finish_solution
+from sparsedis.ops.svm.backend_torch.finish import finish_solution
 from sparsedis.ops.svm.backend_triton import products
 from sparsedis.ops.svm.backend_triton.adjoint import adjoint as adjoint_of
 from sparsedis.ops.svm.backend_triton.certify import Progress, check
@@ -19,6 +19,7 @@ from sparsedis.ops.svm.backend_triton.tasks import Tasks, as_tasks
 from sparsedis.ops.svm.outputs import outputs
 from sparsedis.ops.svm.problem import Certificate, block_soft_threshold
 from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved
+from sparsedis.ops.svm.thresholds import FINISH_GAP
 
 # From this tolerance on, products over float32 features are made in float32 (in float64 where only they can certify).
 SINGLE_TOLERANCE = 1e-6
@@ -34,7 +35,7 @@ def solve(inputs: Inputs, options: Options) -> Outputs:
     def run(*tensors: Tensor) -> Outputs:
         tasks, divisor = as_tasks(Inputs(*tensors), options.n_classes)
         if options.solver == "newton":
-            progress = newton(tasks, tol, max_iter, product_dtype(features.dtype, SWITCH), options.exact)
+            progress = newton(tasks, tol, max_iter, product_dtype(features.dtype, FINISH_GAP), options.exact)
         else:
             progress = fista(tasks, tol, max_iter, product_dtype(features.dtype, tol))
             if options.exact:
@@ -59,7 +60,7 @@ def refine(tasks: Tasks, progress: Progress, tol: float, max_iter: int) -> None:
     progress.offer(torch.arange(len(done.turns), device=done.turns.device), done.dual, done.relative_gap)
     rough = (~done.settled).nonzero()[:, 0]
     if len(rough):
-        better = newton(tasks.take(rough), tol, max_iter, product_dtype(tasks.features.dtype, SWITCH), exact=True)
+        better = newton(tasks.take(rough), tol, max_iter, product_dtype(tasks.features.dtype, FINISH_GAP), exact=True)
         progress.offer(rough, better.exact, better.exact_gap)
 
 

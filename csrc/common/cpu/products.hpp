@@ -1,0 +1,179 @@
+// Dense products on Eigen's packets, vectorised along the features.
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cstddef>
+
+namespace sparsedis::cpu {
+
+template <class T>
+using Packet = typename Eigen::internal::packet_traits<T>::type;
+template <class T>
+constexpr int kWidth = Eigen::internal::packet_traits<T>::size;
+// Blocks of features and every leading dimension are padded to a multiple of this.
+constexpr int kPad = 16;
+
+constexpr std::ptrdiff_t padded(std::ptrdiff_t count) { return (count + kPad - 1) / kPad * kPad; }
+
+// out[r, c] += <a_r, b_c>: R x C dot products in registers.
+template <int R, int C, class T>
+inline void dot_tile(const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, int length, T* out,
+                     std::ptrdiff_t ldo) {
+  using namespace Eigen::internal;
+  Packet<T> sum[R][C];
+  for (int r = 0; r < R; ++r) {
+    for (int c = 0; c < C; ++c) sum[r][c] = pset1<Packet<T>>(T(0));
+  }
+  for (int j = 0; j < length; j += kWidth<T>) {
+    Packet<T> left[R];
+    for (int r = 0; r < R; ++r) left[r] = ploadu<Packet<T>>(a + r * lda + j);
+    for (int c = 0; c < C; ++c) {
+      const Packet<T> right = ploadu<Packet<T>>(b + c * ldb + j);
+      for (int r = 0; r < R; ++r) sum[r][c] = pmadd(left[r], right, sum[r][c]);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int c = 0; c < C; ++c) out[r * ldo + c] += predux(sum[r][c]);
+  }
+}
+
+// 4 x 3 accumulators, 3 + 1 operands: the sixteen registers of AVX2. Strips of rows stay in the first cache while all
+// columns pass.
+constexpr int kTileRows = 4, kTileColumns = 3, kStripRows = 24;
+
+template <int R, class T>
+inline void dot_tile_columns(int columns, const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, int length,
+                             T* out, std::ptrdiff_t ldo) {
+  switch (columns) {
+    case 1:
+      return dot_tile<R, 1>(a, lda, b, ldb, length, out, ldo);
+    case 2:
+      return dot_tile<R, 2>(a, lda, b, ldb, length, out, ldo);
+    default:
+      return dot_tile<R, 3>(a, lda, b, ldb, length, out, ldo);
+  }
+}
+
+// out (rows, columns) += A B^T for A (rows, length) and B (columns, length), length a multiple of the packet. `lower`:
+// the tiles on and below the diagonal only.
+template <class T>
+void add_dot_products(const T* a, std::ptrdiff_t lda, int rows, const T* b, std::ptrdiff_t ldb, int columns, int length,
+                      T* out, std::ptrdiff_t ldo, bool lower) {
+  for (int strip = 0; strip < rows; strip += kStripRows) {
+    const int end = std::min(strip + kStripRows, rows);
+    for (int c = 0; c < (lower ? std::min(end, columns) : columns); c += kTileColumns) {
+      const T* right = b + c * ldb;
+      for (int r = lower && c > strip ? c / kTileRows * kTileRows : strip; r < end; r += kTileRows) {
+        const T* left = a + r * lda;
+        T* to = out + r * ldo + c;
+        const int height = std::min(kTileRows, end - r);
+        const int width = std::min(kTileColumns, (lower ? std::min(r + height, columns) : columns) - c);
+        switch (height) {
+          case 1:
+            dot_tile_columns<1>(width, left, lda, right, ldb, length, to, ldo);
+            break;
+          case 2:
+            dot_tile_columns<2>(width, left, lda, right, ldb, length, to, ldo);
+            break;
+          case 3:
+            dot_tile_columns<3>(width, left, lda, right, ldb, length, to, ldo);
+            break;
+          default:
+            dot_tile_columns<4>(width, left, lda, right, ldb, length, to, ldo);
+        }
+      }
+    }
+  }
+}
+
+// C planes at once: out[c, j] = sum_i coefficient[i, c] x_i[j], J packets of features wide.
+template <int C, int J, class T>
+inline void combine_tile(const T* const* x, std::ptrdiff_t from, int rows, const T* coefficient, int ld, T* out,
+                         std::ptrdiff_t ldo) {
+  using namespace Eigen::internal;
+  Packet<T> sum[C][J];
+  for (int c = 0; c < C; ++c) {
+    for (int j = 0; j < J; ++j) sum[c][j] = pset1<Packet<T>>(T(0));
+  }
+  for (int i = 0; i < rows; ++i) {
+    Packet<T> value[J];
+    for (int j = 0; j < J; ++j) value[j] = ploadu<Packet<T>>(x[i] + from + j * kWidth<T>);
+    for (int c = 0; c < C; ++c) {
+      const Packet<T> factor = pset1<Packet<T>>(coefficient[i * ld + c]);
+      for (int j = 0; j < J; ++j) sum[c][j] = pmadd(factor, value[j], sum[c][j]);
+    }
+  }
+  for (int c = 0; c < C; ++c) {
+    for (int j = 0; j < J; ++j) pstoreu(out + c * ldo + j * kWidth<T>, sum[c][j]);
+  }
+}
+
+template <int C, class T>
+inline void combine_planes(const T* const* x, int length, int rows, const T* coefficient, int ld, T* out,
+                           std::ptrdiff_t ldo) {
+  int j = 0;
+  for (; j + 2 * kWidth<T> <= length; j += 2 * kWidth<T>) {
+    combine_tile<C, 2>(x, j, rows, coefficient, ld, out + j, ldo);
+  }
+  if (j < length) combine_tile<C, 1>(x, j, rows, coefficient, ld, out + j, ldo);
+}
+
+// out (planes, length) = coefficient^T X for X given by its rows, coefficient (rows, planes); length a multiple of the
+// packet.
+template <class T>
+void combine(const T* const* x, int length, int rows, const T* coefficient, int planes, T* out, std::ptrdiff_t ldo) {
+  for (int c = 0; c < planes; c += 4) {
+    const T* factors = coefficient + c;
+    T* to = out + c * ldo;
+    switch (planes - c) {
+      case 1:
+        combine_planes<1>(x, length, rows, factors, planes, to, ldo);
+        break;
+      case 2:
+        combine_planes<2>(x, length, rows, factors, planes, to, ldo);
+        break;
+      case 3:
+        combine_planes<3>(x, length, rows, factors, planes, to, ldo);
+        break;
+      default:
+        combine_planes<4>(x, length, rows, factors, planes, to, ldo);
+    }
+  }
+}
+
+// squares[j] += (unit x_i[j])^2 over the rows, length a multiple of the packet; false where an x is NaN or infinite.
+template <class T>
+bool add_squares(const T* const* x, int length, int rows, T unit, T* squares) {
+  using namespace Eigen::internal;
+  const Packet<T> zero = pset1<Packet<T>>(T(0)), factor = pset1<Packet<T>>(unit);
+  Packet<T> nothing = zero;  // stays 0 unless something is not finite
+  for (int j = 0; j < length; j += kWidth<T>) {
+    Packet<T> sum = ploadu<Packet<T>>(squares + j);
+    for (int i = 0; i < rows; ++i) {
+      const Packet<T> value = ploadu<Packet<T>>(x[i] + j);
+      const Packet<T> scaled = pmul(factor, value);
+      sum = pmadd(scaled, scaled, sum);
+      nothing = pmadd(value, zero, nothing);
+    }
+    pstoreu(squares + j, sum);
+  }
+  return predux(nothing) == T(0);
+}
+
+// norms[j] over all k classes, of planes (m, ldv) whose rows sum to zero.
+template <class T>
+void square_norms(const T* planes, std::ptrdiff_t ldv, int m, int length, T* norms) {
+  using namespace Eigen::internal;
+  for (int j = 0; j < length; j += kWidth<T>) {
+    Packet<T> sum = pset1<Packet<T>>(T(0)), last = sum;
+    for (int c = 0; c < m; ++c) {
+      const Packet<T> v = ploadu<Packet<T>>(planes + c * ldv + j);
+      sum = pmadd(v, v, sum);
+      last = padd(last, v);
+    }
+    pstoreu(norms + j, pmadd(last, last, sum));
+  }
+}
+
+}  // namespace sparsedis::cpu

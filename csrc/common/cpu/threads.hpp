@@ -1,0 +1,182 @@
+// Tasks over threads, those of the caller's OpenMP pool where there is one, else of the call's own; and the
+// interruption of a call.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+#include "../status.hpp"
+#include "memory.hpp"
+
+namespace sparsedis::cpu {
+
+// GOMP_parallel of an OpenMP runtime.
+using OpenMPParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+// PyTorch's threads spin on their cores while they wait for its next loop: tasks run on these threads, not beside them.
+class Pool {
+ public:
+  // From now on tasks run on the threads of the OpenMP runtime whose GOMP_parallel this is, in this process.
+  void use(OpenMPParallel parallel) {
+    parallel_ = parallel;
+    process_ = process();
+  }
+
+  // work() by at most `threads` threads at once, the calling one among them. It must not throw.
+  template <class F>
+  void run(int threads, F& work) const {
+    // A fork leaves the pool without its threads.
+    if (threads > 1 && parallel_ && process_ == process()) {
+      parallel_([](void* f) { (*static_cast<F*>(f))(); }, &work, unsigned(threads), 0);
+      return;
+    }
+    std::vector<std::thread> others;
+    for (int i = 1; i < threads; ++i) {
+      try {
+        others.emplace_back([&work] { work(); });
+      } catch (const std::system_error&) {
+        break;  // no more threads available: those that started do all the work
+      }
+    }
+    work();
+    for (std::thread& thread : others) thread.join();
+  }
+
+ private:
+  static long process() {
+#if defined(__unix__) || defined(__APPLE__)
+    return long(getpid());
+#else
+    return 0;
+#endif
+  }
+
+  OpenMPParallel parallel_ = nullptr;
+  long process_ = 0;
+};
+
+inline Pool& pool() {
+  static Pool one;
+  return one;
+}
+
+// This thread's memory, kept between calls.
+inline Memory& scratch() {
+  static thread_local Memory memory;
+  return memory;
+}
+
+// Called by the calling thread every kPollInterval during a call; an exception from it ends the call. Null: nothing.
+using Poll = void (*)();
+inline Poll poll = nullptr;
+constexpr std::chrono::milliseconds kPollInterval(100);
+
+// One call of for_each_task, as its threads see it.
+class Call {
+ public:
+  // Starts no more tasks and lets those that run stop: their output is not read. The first failure is rethrown.
+  void abandon(std::exception_ptr failure) {
+    const std::lock_guard<std::mutex> lock(failing_);
+    if (!failure_) failure_ = std::move(failure);
+    abandoned_ = true;
+  }
+
+  bool abandoned() {
+    if (!abandoned_ && poll && is_caller() && Clock::now() >= next_poll_) {
+      try {
+        poll();
+      } catch (...) {
+        abandon(std::current_exception());
+      }
+      next_poll_ = Clock::now() + kPollInterval;
+    }
+    return abandoned_;
+  }
+
+  // For the calling thread, once it has no work left: polls until the others have ended.
+  void wait(const std::atomic<int>& busy) {
+    if (!is_caller()) return;
+    // Spins as long as the pool's barrier would: yielding would take many times as long as a short call.
+    const auto patience = Clock::now() + std::chrono::milliseconds(1);
+    while (busy > 0) {
+      abandoned();
+      if (Clock::now() > patience) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  }
+
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  bool is_caller() const { return std::this_thread::get_id() == caller_; }
+
+  const std::thread::id caller_ = std::this_thread::get_id();
+  Clock::time_point next_poll_ = Clock::now() + kPollInterval;  // the caller's only
+  std::atomic<bool> abandoned_{false};
+  std::mutex failing_;
+  std::exception_ptr failure_;
+};
+
+// The call that this thread works for; null outside of tasks.
+inline thread_local Call* current_call = nullptr;
+
+// Whether the task on this thread may stop, because its call has ended by a signal or by another task's exception; its
+// output is then not read. For long loops, once per iteration: it costs a call of the clock.
+inline bool interrupted() { return current_call && current_call->abandoned(); }
+
+// Thrown to leave an interrupted task; the call catches it and throws what ended it.
+struct Interruption {};
+
+// Thrown by a task whose values its problem does not allow.
+struct InvalidInput {};
+
+// run(task, memory) for every task, each by one thread; an exception, of a task or of `poll`, ends the rest and is
+// thrown on, but for InvalidInput, which is returned.
+template <class F>
+Input for_each_task(std::int64_t tasks, int threads, F run) {
+  std::atomic<std::int64_t> next{0};
+  std::atomic<int> busy{0};
+  Call call;
+  auto work = [&] {
+    ++busy;
+    // A signal handler may make a call inside a task's poll: the thread's memory is that task's.
+    Call* const outer = std::exchange(current_call, &call);
+    Memory apart;
+    Memory& memory = outer ? apart : scratch();
+    try {
+      for (std::int64_t task; !call.abandoned() && (task = next.fetch_add(1)) < tasks;) {
+        memory.reset();
+        run(task, memory);
+      }
+    } catch (...) {
+      call.abandon(std::current_exception());
+    }
+    memory.trim();
+    current_call = outer;
+    --busy;
+    call.wait(busy);
+  };
+  pool().run(tasks < threads ? int(tasks) : threads, work);
+  try {
+    call.rethrow();
+  } catch (const InvalidInput&) {
+    return Input::invalid;
+  }
+  return Input::valid;
+}
+
+}  // namespace sparsedis::cpu

@@ -1,0 +1,27 @@
+// What device-neutral code needs of a compiler: a C++ compiler, nvcc, or NVRTC, which has no standard headers.
+#pragma once
+
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#define SPARSEDIS_HOST_DEVICE __host__ __device__
+#else
+#define SPARSEDIS_HOST_DEVICE
+#endif
+
+#if defined(__CUDACC_RTC__)
+// The few names of the standard library that device-neutral code uses.
+namespace std {
+using size_t = decltype(sizeof(0));
+using ptrdiff_t = long;
+using int64_t = long;
+SPARSEDIS_HOST_DEVICE inline double sqrt(double x) { return ::sqrt(x); }
+SPARSEDIS_HOST_DEVICE inline float sqrt(float x) { return ::sqrtf(x); }
+SPARSEDIS_HOST_DEVICE inline bool isfinite(double x) { return x - x == 0; }
+}  // namespace std
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+#else
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#endif

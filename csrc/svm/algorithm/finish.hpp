@@ -1,0 +1,190 @@
+// The finish: projected semi-smooth Newton on the dual's free entries, from a point close to the solution to rounding.
+//
+// Near the solution the active features and the entries of L at their bound can be identified, and Newton's method on
+// the free entries alone, a fraction of all, converges quadratically. Entries at their bound become exactly 0, which a
+// correct gradient needs.
+#pragma once
+
+#include "free_system.hpp"
+#include "progress.hpp"
+#include "samples.hpp"
+
+namespace sparsedis {
+
+template <class Team, class PrimalMap, class System>
+class Finish {
+ public:
+  SPARSEDIS_HOST_DEVICE static std::size_t size(std::size_t n, std::size_t k) { return 7 * n * k + Free::size(n, k); }
+  SPARSEDIS_HOST_DEVICE static std::size_t flags(std::size_t n, std::size_t k) { return 2 * n * k; }
+
+  // memory, free: size() and flags() values.
+  SPARSEDIS_HOST_DEVICE Finish(const Samples& samples, PrimalMap& primal, System& system, double* memory,
+                               unsigned char* free)
+      : samples_(samples),
+        primal_(primal),
+        size_(samples.n * samples.k),
+        free_(free),
+        moving_(free + size_),
+        system_(samples, primal, system, memory + 7 * std::size_t(size_)) {
+    double** const rows[] = {&L_, &g_, &rhs_, &dL_, &trial_, &bounds_, &held_};
+    for (double** one : rows) {
+      *one = memory;
+      memory += size_;
+    }
+  }
+
+  // From the dual point L (n, k), at which `primal` was evaluated last. Returns whether rounding was reached; the best
+  // point is recorded either way.
+  SPARSEDIS_HOST_DEVICE bool run(const Team& team, const double* L, Progress& progress, std::int64_t max_iter) {
+    choose(team, L);
+    Certificate now = evaluate(team, L_);
+    progress.record_best(team, L_, size_, now);
+    double best = now.relative();
+    int since = 0;
+    bool stale = false;
+    for (int turn = 0; turn < kFinishTurns && progress.n_iter < max_iter; ++turn) {
+      ++progress.n_iter;
+      team.each(samples_.n, [&](int i) { dual_gradient_row(samples_, L_, primal_.scores(), i, g_); });
+      if (turn > 0 && release(team)) stale = false;
+      if (!direction(team, stale)) return false;
+      stale = true;
+      if (!step(team, now)) return best <= kNearRounding && progress.enough();
+      progress.record_best(team, L_, size_, now);
+      const double relative = now.relative();
+      if (relative <= progress.target() && relative <= kRounding) return true;
+      if (relative < best / 2) {
+        since = 0;
+      } else if (best <= kNearRounding && progress.enough()) {
+        return true;
+      } else if (++since >= kFinishPatience) {
+        return false;
+      }
+      best = relative < best ? relative : best;
+    }
+    return best <= kNearRounding && progress.enough();
+  }
+
+ private:
+  using Free = FreeSystem<Team, PrimalMap, System>;
+
+  SPARSEDIS_HOST_DEVICE Certificate evaluate(const Team& team, const double* L) {
+    const double penalty = primal_.evaluate(team, L);
+    return certificate(team, samples_, L, primal_.scores(), penalty);
+  }
+
+  // Chooses the free entries, those that a Newton step of each alone leaves positive, and projects L onto them.
+  SPARSEDIS_HOST_DEVICE void choose(const Team& team, const double* L) {
+    const int k = samples_.k;
+    double* curvature = rhs_;
+    primal_.mean_curvature(team, curvature);
+    team.each(samples_.n, [&](int i) {
+      dual_gradient_row(samples_, L, primal_.scores(), i, g_);
+      const double* row = L + i * k;
+      double mean = 0, largest = row[0];
+      for (int l = 0; l < k; ++l) {
+        mean += row[l] * g_[i * k + l];
+        largest = row[l] > largest ? row[l] : largest;
+      }
+      const double s = samples_.s[i], h = s * s * curvature[i] + s * samples_.rho;
+      for (int l = 0; l < k; ++l) {
+        const bool free = row[l] == largest || row[l] * h > g_[i * k + l] - mean;
+        free_[i * k + l] = free;
+        bounds_[i * k + l] = samples_.s[i] * samples_.rho;
+        trial_[i * k + l] = free ? row[l] : -INFINITY;
+      }
+      project_row(k, trial_ + i * k, L_ + i * k);
+    });
+  }
+
+  // Frees the entries at their bound that a descent step along -g_ moves off it, and binds those that have become 0.
+  // Returns whether any became free.
+  SPARSEDIS_HOST_DEVICE bool release(const Team& team) {
+    const int k = samples_.k;
+    const double released = team.sum(samples_.n, [&](int i) {
+      double mean = 0;
+      for (int l = 0; l < k; ++l) mean += L_[i * k + l] * g_[i * k + l];
+      double count = 0;
+      for (int e = i * k; e < (i + 1) * k; ++e) {
+        const bool free = L_[e] > 0 || g_[e] < mean;
+        count += free && !free_[e];
+        free_[e] = free;
+      }
+      return count;
+    });
+    return released > 0;
+  }
+
+  // Newton's direction for the dual gradient g_, in dL_; false where the system is not solved. stale: the factor is
+  // that of an earlier turn.
+  SPARSEDIS_HOST_DEVICE bool direction(const Team& team, bool stale) {
+    team.each(size_, [&](int e) { rhs_[e] = -g_[e]; });
+    double reached = 1;
+    if (stale) reached = system_.solve(team, free_, bounds_, rhs_, dL_, kDirectionResidual, kStaleSteps);
+    if (!(reached <= kDirectionResidual)) {
+      system_.factor(team, L_, free_, bounds_);
+      reached = system_.solve(team, free_, bounds_, rhs_, dL_, kDirectionResidual, kDirectionSteps);
+    }
+    team.each(size_, [&](int e) { moving_[e] = free_[e]; });
+    for (int holding = 0; holding < kHoldings && reached < kSolved && hold(team); ++holding) {
+      team.each(size_, [&](int e) { rhs_[e] = -g_[e]; });
+      system_.subtract_product(team, bounds_, held_, rhs_);
+      reached = system_.solve(team, moving_, bounds_, rhs_, dL_, kDirectionResidual, kDirectionSteps);
+      team.each(size_, [&](int e) { dL_[e] += held_[e]; });
+    }
+    return reached < kSolved;
+  }
+
+  // Holds the free entries that dL_ would take below 0: held_ takes them to 0 and adds the difference to their row's
+  // largest entry. A projection would spread it over the row, and the dual objective could fall. Returns whether any
+  // more are held.
+  SPARSEDIS_HOST_DEVICE bool hold(const Team& team) {
+    const int k = samples_.k;
+    const double more = team.sum(samples_.n, [&](int i) {
+      int largest = i * k;
+      for (int e = i * k; e < (i + 1) * k; ++e) largest = L_[e] > L_[largest] ? e : largest;
+      double count = 0, taken = 0;
+      for (int e = i * k; e < (i + 1) * k; ++e) {
+        if (moving_[e] && e != largest && L_[e] + dL_[e] < 0) {
+          moving_[e] = 0;
+          ++count;
+        }
+        held_[e] = free_[e] && !moving_[e] ? -L_[e] : 0;
+        taken += held_[e];
+      }
+      held_[largest] = -taken;
+      return count;
+    });
+    return more > 0;
+  }
+
+  // Moves L_ along dL_ by the first of 1, 1/2, ... that does not lower the dual objective, and takes its certificate in
+  // `now`; false where there is none.
+  SPARSEDIS_HOST_DEVICE bool step(const Team& team, Certificate& now) {
+    const int k = samples_.k;
+    const double before = now.objective - now.gap;
+    double length = 1;
+    for (int halving = 0; halving < kHalvings; ++halving, length /= 2) {
+      team.each(samples_.n, [&](int i) {
+        for (int e = i * k; e < (i + 1) * k; ++e) trial_[e] = free_[e] ? L_[e] + length * dL_[e] : -INFINITY;
+        project_row(k, trial_ + i * k, trial_ + i * k);
+      });
+      const Certificate then = evaluate(team, trial_);
+      const double rounding = kObjectiveRounding * then.objective;
+      if (then.objective - then.gap >= before - rounding) {
+        team.each(size_, [&](int e) { L_[e] = trial_[e]; });
+        now = then;
+        return true;
+      }
+    }
+    return false;
+  }
+
+  const Samples& samples_;
+  PrimalMap& primal_;
+  int size_;
+  unsigned char *free_, *moving_;
+  double *L_, *g_, *rhs_, *dL_, *trial_, *bounds_, *held_;
+  Free system_;
+};
+
+}  // namespace sparsedis

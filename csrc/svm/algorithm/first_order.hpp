@@ -1,0 +1,94 @@
+// First-order solvers of the dual: accelerated proximal gradient with restarts, block coordinate descent over samples.
+#pragma once
+
+#include "finish.hpp"
+#include "progress.hpp"
+#include "samples.hpp"
+
+namespace sparsedis {
+
+// Row i of `point` minus `step` times g, projected onto the simplex, into `to`; all (k,).
+SPARSEDIS_HOST_DEVICE inline void projected_row(int k, const double* point, const double* g, double step, double* to) {
+  for (int l = 0; l < k; ++l) to[l] = point[l] - step * g[l];
+  project_row(k, to, to);
+}
+
+SPARSEDIS_HOST_DEVICE inline std::size_t fista_size(std::size_t n, std::size_t k) { return 4 * n * k; }
+SPARSEDIS_HOST_DEVICE inline std::size_t bcd_size(std::size_t n, std::size_t k) { return n * k + 3 * k; }
+
+// Step 1/lipschitz; momentum restarted when it points uphill (Beck and Teboulle 2009; O'Donoghue and Candes 2015).
+// Counts on from progress.n_iter. finish(): tries to go to rounding from the best point, first at a gap of finish_gap.
+// memory: fista_size() values.
+template <class Team, class PrimalMap, class Finish>
+SPARSEDIS_HOST_DEVICE void fista(const Team& team, const Samples& samples, PrimalMap& primal, double lipschitz,
+                                 double* memory, Progress& progress, std::int64_t max_iter, double finish_gap,
+                                 Finish finish) {
+  const int k = samples.k, size = samples.n * k;
+  double *dual = memory, *ahead = memory + size, *g = memory + 2 * size, *next = memory + 3 * size;
+  team.each(size, [&](int e) { dual[e] = ahead[e] = 1.0 / k; });
+  double momentum = 1;
+  const std::int64_t first = progress.n_iter;
+  for (std::int64_t iteration = first; iteration <= max_iter; ++iteration) {
+    if ((iteration - first) % kCheckEvery == 0 || iteration == max_iter) {
+      const double penalty = primal.evaluate(team, dual);
+      if (!progress.record(team, dual, size, certificate(team, samples, dual, primal.scores(), penalty), iteration))
+        return;
+      if (progress.relative_gap <= finish_gap) {
+        if (finish()) return;
+        finish_gap = kFinishAgain * progress.relative_gap;
+        iteration = progress.n_iter;
+      }
+    }
+    primal.evaluate(team, ahead);
+    team.each(samples.n, [&](int i) {
+      dual_gradient_row(samples, ahead, primal.scores(), i, g);
+      projected_row(k, ahead + i * k, g + i * k, 1 / lipschitz, next + i * k);
+    });
+    const double uphill = team.sum(size, [&](int e) { return (ahead[e] - next[e]) * (next[e] - dual[e]); });
+    if (uphill > 0) momentum = 1;
+    const double following = (1 + std::sqrt(1 + 4 * momentum * momentum)) / 2;
+    const double weight = (momentum - 1) / following;
+    team.each(size, [&](int e) {
+      ahead[e] = next[e] + weight * (next[e] - dual[e]);
+      dual[e] = next[e];
+    });
+    momentum = following;
+  }
+}
+
+// An iteration is one sweep over the samples, each with the step 1/(s ||x||^2/lambda2 + rho) of its own.
+// memory: bcd_size() values.
+template <class Team, class PrimalMap, class Sweep>
+SPARSEDIS_HOST_DEVICE void bcd(const Team& team, const Samples& samples, PrimalMap& primal, Sweep& sweep,
+                               double* memory, Progress& progress, std::int64_t max_iter) {
+  const int n = samples.n, k = samples.k, m = samples.m;
+  double *dual = memory, *g = memory + n * k, *next = g + k, *change = next + k;
+  team.each(n * k, [&](int e) { dual[e] = 1.0 / k; });
+  for (std::int64_t iteration = 0; iteration <= max_iter; ++iteration) {
+    const double penalty = primal.evaluate(team, dual);
+    const Certificate now = certificate(team, samples, dual, primal.scores(), penalty);
+    if (!progress.record(team, dual, n * k, now, iteration) || iteration == max_iter) return;
+    sweep.restart(team, dual);
+    for (int i = 0; i < n; ++i) {
+      sweep.visit(team, i);
+      // One row of k entries: too few for a team.
+      team.once([&] {
+        const double* scores = sweep.scores();
+        double* L = dual + i * k;
+        double last = 0;
+        for (int c = 0; c < m; ++c) last -= scores[c];
+        for (int l = 0; l < k; ++l) {
+          const double Y = samples.is_label(i, l) ? 1 : 0;
+          g[l] = Y - (l < m ? scores[l] : last) + samples.rho * (L[l] - Y);
+        }
+        const double constant = samples.s[i] * sweep.square(i) / samples.lambda2 + samples.rho;
+        projected_row(k, L, g, 1 / (constant > kTiny ? constant : kTiny), next);
+        for (int c = 0; c < m; ++c) change[c] = samples.s[i] * (L[c] - next[c]);
+        for (int l = 0; l < k; ++l) L[l] = next[l];
+      });
+      sweep.update(team, change);
+    }
+  }
+}
+
+}  // namespace sparsedis

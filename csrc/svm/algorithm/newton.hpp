@@ -1,0 +1,187 @@
+// Interior-point Newton on the dual: Mehrotra's predictor-corrector, for any form of the features' part (Form in
+// requirements.hpp).
+#pragma once
+
+#include "finish.hpp"
+#include "progress.hpp"
+#include "samples.hpp"
+
+namespace sparsedis {
+
+// A form without variables of its own: the light form, whose curvature is that of the active features.
+struct NoVariables {
+  template <class Team>
+  SPARSEDIS_HOST_DEVICE void linearise(const Team&, const double*) const {}
+  template <class Team>
+  SPARSEDIS_HOST_DEVICE bool shift(const Team&, double, double, double*) const {
+    return false;
+  }
+  template <class Team>
+  SPARSEDIS_HOST_DEVICE void complete(const Team&, const double*) const {}
+  template <class Team>
+  SPARSEDIS_HOST_DEVICE double max_step(const Team&) const {
+    return INFINITY;
+  }
+  template <class Team>
+  SPARSEDIS_HOST_DEVICE double products(const Team&, double) const {
+    return 0;
+  }
+  SPARSEDIS_HOST_DEVICE int pairs() const { return 0; }
+  template <class Team>
+  SPARSEDIS_HOST_DEVICE void keep_products(const Team&) const {}
+  template <class Team>
+  SPARSEDIS_HOST_DEVICE void move(const Team&, double) const {}
+};
+
+// (n, k) arrays of one task.
+struct Point {
+  double *L, *Z, *dL, *dZ, *product, *gradient, *bounds, *rhs;
+  double* shift;  // (n, m)
+  SPARSEDIS_HOST_DEVICE static std::size_t size(std::size_t n, std::size_t k) { return 9 * n * k; }
+  SPARSEDIS_HOST_DEVICE void place(double* at, std::size_t n, std::size_t k) {
+    double** const all[] = {&L, &Z, &dL, &dZ, &product, &gradient, &bounds, &rhs, &shift};
+    for (double** one : all) {
+      *one = at;
+      at += n * k;
+    }
+  }
+};
+
+// theta in [0, 1], the minimiser of the dual on the segment from Y to 1/k, L = (1 - theta) Y + theta/k. norm (d,):
+// those of X^T diag(s)(Y - 1/k), reordered here. The derivative in theta is convex and increasing, so Newton from the
+// right meets its root monotonically, and a feature that is off once stays off.
+template <class Team, class T>
+SPARSEDIS_HOST_DEVICE double minimise_on_segment(const Team& team, const Samples& samples, int d, T* norm) {
+  const double reward =
+      samples.lambda2 * (1 - 1.0 / samples.k) * team.sum(samples.n, [&](int i) { return samples.s[i]; });
+  double theta = 1;
+  int on = d;
+  for (int iteration = 0; iteration < kStartIterations; ++iteration) {
+    on = team.partition(norm, on, T(samples.lambda1 / theta));
+    const double square = team.sum(on, [&](int j) { return double(norm[j]) * norm[j]; });
+    const double length = team.sum(on, [&](int j) { return double(norm[j]); });
+    const double excess = theta * square - samples.lambda1 * length - reward;
+    if (excess <= 0 || square <= 0) break;
+    const double next = theta - excess / square;
+    if (!(next < theta * (1 - kStartAccuracy))) break;
+    theta = next;
+  }
+  return theta;
+}
+
+template <class Team>
+SPARSEDIS_HOST_DEVICE void place_start(const Team& team, const Samples& samples, int d, double theta, Point& at) {
+  const int k = samples.k;
+  const double least = d < samples.n ? kSmallestStartFewFeatures : kSmallestStart;
+  theta = theta < least ? least : theta > kLargestStart ? kLargestStart : theta;
+  team.each(samples.n * k, [&](int e) {
+    at.L[e] = (samples.is_label(e / k, e % k) ? 1 - theta : 0) + theta / k;
+    at.Z[e] = kStartBarrier * (theta / k) / at.L[e];
+  });
+}
+
+// A direction for targets `centre - damping * product` of the products L Z and of the form's own pairs.
+template <class Team, class Form, class System>
+SPARSEDIS_HOST_DEVICE void direction(const Team& team, const Samples& samples, Form& form, const System& system,
+                                     Point& at, double centre, double damping) {
+  const int k = samples.k, m = samples.m;
+  const bool shifted = form.shift(team, centre, damping, at.shift);
+  auto target = [&](int e) { return damping == 0 ? centre : centre - damping * at.product[e]; };
+  team.each(samples.n * k, [&](int e) {
+    const int i = e / k;
+    const double moved = shifted ? samples.s[i] * entry(at.shift, m, i, e % k) : 0;
+    at.rhs[e] = moved - at.gradient[e] + target(e) / at.L[e];
+  });
+  system.solve(team, at.rhs, at.dL);
+  team.each(samples.n * k, [&](int e) { at.dZ[e] = (target(e) - at.L[e] * at.Z[e] - at.Z[e] * at.dL[e]) / at.L[e]; });
+  form.complete(team, at.dL);
+}
+
+// Step length, at most 1: `fraction` of the longest step that keeps L, Z and the form's own pairs positive.
+template <class Team, class Form>
+SPARSEDIS_HOST_DEVICE double step_to_boundary(const Team& team, const Samples& samples, const Form& form,
+                                              const Point& at, double fraction) {
+  const double least = team.least(samples.n * samples.k, [&](int e) {
+    const double a = at.dL[e] < 0 ? at.L[e] / -at.dL[e] : INFINITY;
+    const double b = at.dZ[e] < 0 ? at.Z[e] / -at.dZ[e] : INFINITY;
+    return a < b ? a : b;
+  });
+  const double other = form.max_step(team);
+  const double step = fraction * (least < other ? least : other);
+  return step < 1 ? step : 1;
+}
+
+// The barrier parameter mu after a step: the mean product of all complementary pairs.
+template <class Team, class Form>
+SPARSEDIS_HOST_DEVICE double barrier_parameter(const Team& team, const Samples& samples, const Form& form,
+                                               const Point& at, double step) {
+  const int size = samples.n * samples.k;
+  const double total = team.sum(size, [&](int e) {
+    const double L = step == 0 ? at.L[e] : at.L[e] + step * at.dL[e];
+    const double Z = step == 0 ? at.Z[e] : at.Z[e] + step * at.dZ[e];
+    return L * Z;
+  });
+  return (total + form.products(team, step)) / (size + form.pairs());
+}
+
+// One step from a point whose certificate has been taken.
+template <class Team, class Form, class System>
+SPARSEDIS_HOST_DEVICE void advance(const Team& team, const Samples& samples, Form& form, System& system, Point& at) {
+  const int k = samples.k, size = samples.n * k;
+  form.linearise(team, at.L);
+  team.each(samples.n, [&](int i) { dual_gradient_row(samples, at.L, form.gradient_scores(), i, at.gradient); });
+  team.each(size, [&](int e) { at.bounds[e] = at.Z[e] / at.L[e] + samples.s[e / k] * samples.rho; });
+  system.factor(team, form, at.bounds, at.L);
+
+  const double mu = barrier_parameter(team, samples, form, at, 0);
+  direction(team, samples, form, system, at, 0, 0);
+  const double far = step_to_boundary(team, samples, form, at, 1);
+  const double ahead = barrier_parameter(team, samples, form, at, far);
+  double sigma = (ahead > 0 ? ahead : 0) / (mu > kTiny ? mu : kTiny);
+  sigma = sigma < 1 ? sigma * sigma * sigma : 1;
+  team.each(size, [&](int e) { at.product[e] = at.dL[e] * at.dZ[e]; });
+  form.keep_products(team);
+  direction(team, samples, form, system, at, sigma * mu, far < kShortStep ? far : 1);
+  const double step = step_to_boundary(team, samples, form, at, kFractionToBoundary);
+  team.each(size, [&](int e) {
+    at.L[e] += step * at.dL[e];
+    at.Z[e] += step * at.dZ[e];
+  });
+  form.move(team, step);
+}
+
+// When an interior point ends without a certificate.
+struct Limits {
+  std::int64_t max_iter;
+  // From this iteration on it gives up where the gap is above `hopeless`.
+  std::int64_t patience;
+  double hopeless;
+  double finish_gap;  // at which the finish is first tried; 0: never
+};
+
+// From the start in `at`, until the certificate, a stall or the limits; counts on from progress.n_iter. finish(): tries
+// to reach rounding from at.L, at which the form was evaluated last.
+template <class Team, class Form, class System, class Finish>
+SPARSEDIS_HOST_DEVICE void interior_point(const Team& team, const Samples& samples, Form& form, System& system,
+                                          Point& at, Progress& progress, const Limits& limits, Finish finish) {
+  double finish_gap = limits.finish_gap;
+  const std::int64_t first = progress.n_iter;
+  for (std::int64_t iteration = first;; ++iteration) {
+    const double penalty = form.evaluate(team, at.L);
+    const Certificate now = certificate(team, samples, at.L, form.scores(), penalty);
+    bool going = progress.record(team, at.L, samples.n * samples.k, now, iteration);
+    if (going && iteration > first && now.relative() <= finish_gap) {
+      const bool finished = finish();
+      iteration = progress.n_iter;
+      going = progress.continues(now.relative()) && !finished;
+      finish_gap = kFinishAgain * now.relative();
+      if (going) form.evaluate(team, at.L);
+    }
+    if (!going) return;
+    if (iteration >= limits.max_iter) return;
+    if (iteration >= limits.patience && !(now.relative() <= limits.hopeless)) return;
+    advance(team, samples, form, system, at);
+  }
+}
+
+}  // namespace sparsedis

@@ -1,0 +1,69 @@
+// The best dual point of a task so far, and whether its solver continues.
+#pragma once
+
+#include "../../common/status.hpp"
+#include "../thresholds.hpp"
+#include "samples.hpp"
+
+namespace sparsedis {
+
+class Progress {
+ public:
+  // best: memory for L, (n, k). target: the gap at which to stop, at most tol. patience: checks without a better gap
+  // after which the task has stalled.
+  SPARSEDIS_HOST_DEVICE Progress(double* best, double tol, double target, int patience)
+      : best_(best), tol_(tol), target_(target), patience_(patience) {}
+
+  // Another solver takes over.
+  SPARSEDIS_HOST_DEVICE void restart(int patience) {
+    patience_ = patience;
+    since_better_ = 0;
+  }
+
+  // Takes in a dual point, the best or not.
+  template <class Team>
+  SPARSEDIS_HOST_DEVICE void record_best(const Team& team, const double* L, int size, Certificate at) {
+    const double relative = at.relative();
+    if (relative < relative_gap) {  // false for NaN
+      relative_gap = relative;
+      team.each(size, [&](int i) { best_[i] = L[i]; });
+      since_better_ = 0;
+    } else {
+      ++since_better_;
+    }
+  }
+
+  // Takes in a dual point; returns whether the solver continues.
+  template <class Team>
+  SPARSEDIS_HOST_DEVICE bool record(const Team& team, const double* L, int size, Certificate at,
+                                    std::int64_t iteration) {
+    team.check_interruption();
+    n_iter = iteration;
+    record_best(team, L, size, at);
+    return continues(at.relative());
+  }
+
+  // Whether the solver continues from a point of that gap. Sets the status with which it would end here.
+  SPARSEDIS_HOST_DEVICE bool continues(double relative) {
+    const bool stuck = since_better_ >= (enough() ? kPatienceWhenCertified : patience_) || !std::isfinite(relative);
+    status = enough() ? Status::certified : stuck ? Status::stalled : Status::max_iter;
+    return relative_gap > target_ && !stuck;
+  }
+
+  SPARSEDIS_HOST_DEVICE void aim(double target) { target_ = target < target_ ? target : target_; }
+  SPARSEDIS_HOST_DEVICE bool enough() const { return relative_gap <= tol_; }
+  SPARSEDIS_HOST_DEVICE double target() const { return target_; }
+  SPARSEDIS_HOST_DEVICE const double* best() const { return best_; }
+
+  double relative_gap = INFINITY;
+  std::int64_t n_iter = 0;
+  Status status = Status::max_iter;
+
+ private:
+  double* best_;
+  double tol_, target_;
+  int patience_;
+  int since_better_ = 0;
+};
+
+}  // namespace sparsedis

@@ -1,0 +1,168 @@
+// One task's samples, and what is computed sample by sample: residual, dual gradient, certificate, projection.
+//
+// What a Team is, and the other arguments of the loops: requirements.hpp.
+#pragma once
+
+#include "../../common/macros.hpp"
+#include "../thresholds.hpp"
+
+namespace sparsedis {
+
+// Classes: k. Rows of A, V, W and of every direction sum to zero over the classes, so they are kept in m = k-1
+// coordinates, those of all classes but the last.
+struct Samples {
+  int n, k, m;
+  const int* label;  // (n,)
+  const double* s;   // (n,), at most 1
+  double lambda1, lambda2, rho;
+
+  SPARSEDIS_HOST_DEVICE bool is_label(int i, int l) const { return label[i] == l; }
+};
+
+// Row i of A = diag(s)(Y - L), the first m classes. The label's entry is the sum of the others, not 1 - L_y, which
+// cancels near a solution.
+SPARSEDIS_HOST_DEVICE inline void residual_row(const Samples& samples, const double* L, int i, double* A) {
+  const int k = samples.k;
+  double others = 0;
+  for (int l = 0; l < k; ++l) {
+    if (!samples.is_label(i, l)) others += L[i * k + l];
+  }
+  for (int l = 0; l < samples.m; ++l) {
+    A[i * samples.m + l] = samples.s[i] * (samples.is_label(i, l) ? others : -L[i * k + l]);
+  }
+}
+
+// Entry l of row i of a matrix kept in m coordinates whose rows sum to zero.
+SPARSEDIS_HOST_DEVICE inline double entry(const double* rows, int m, int i, int l) {
+  if (l < m) return rows[i * m + l];
+  double sum = 0;
+  for (int c = 0; c < m; ++c) sum += rows[i * m + c];
+  return -sum;
+}
+
+// Threshold tau of the Euclidean projection onto the simplex, (z - tau)_+, by Michelot's finite iteration. tau never
+// falls, so that the support only shrinks and rounding cannot make it cycle. Entries should be near 0, where rounding
+// is small.
+template <class Entry>
+SPARSEDIS_HOST_DEVICE double simplex_threshold(int k, Entry z) {
+  double tau = -1e300;
+  for (int count = k + 1;;) {
+    double sum = 0;
+    int kept = 0;
+    for (int l = 0; l < k; ++l) {
+      const double value = z(l);
+      if (value > tau) {
+        sum += value;
+        ++kept;
+      }
+    }
+    if (kept >= count || kept == 0) return tau;
+    count = kept;
+    const double next = (sum - 1) / kept;
+    tau = next > tau ? next : tau;
+  }
+}
+
+// The Euclidean projection of z (k,) onto the simplex, into `to`, which may be z; entries of -infinity become 0.
+SPARSEDIS_HOST_DEVICE inline void project_row(int k, const double* z, double* to) {
+  double top = z[0];
+  for (int l = 1; l < k; ++l) top = z[l] > top ? z[l] : top;
+  const double tau = simplex_threshold(k, [&](int l) { return z[l] - top; });
+  for (int l = 0; l < k; ++l) {
+    const double above = z[l] - top - tau;
+    to[l] = above > 0 ? above : 0;
+  }
+}
+
+struct Terms {
+  double slack, hinge;
+};
+
+// Sample i's terms of the gap and of the primal objective (sparsedis.problem.certificate); scores: X W, m coordinates.
+SPARSEDIS_HOST_DEVICE inline Terms certificate_terms(const Samples& samples, const double* L, const double* scores,
+                                                     int i) {
+  const int k = samples.k, m = samples.m;
+  const double rho = samples.rho;
+  const double own = entry(scores, m, i, samples.label[i]);
+  double last = 0;
+  for (int c = 0; c < m; ++c) last -= scores[i * m + c];
+  auto margin = [&](int l) { return (samples.is_label(i, l) ? 0.0 : 1.0) + (l < m ? scores[i * m + l] : last) - own; };
+  double top = margin(0);
+  for (int l = 1; l < k; ++l) top = margin(l) > top ? margin(l) : top;
+  double slack = 0;
+  if (rho == 0) {
+    for (int l = 0; l < k; ++l) slack += L[i * k + l] * (top - margin(l));
+    return {samples.s[i] * slack, samples.s[i] * top};
+  }
+  auto z = [&](int l) { return (samples.is_label(i, l) ? 1.0 : 0.0) + (margin(l) - top) / rho; };
+  const double tau = simplex_threshold(k, z);
+  double hinge = 0;
+  for (int l = 0; l < k; ++l) {
+    const double above = z(l) - tau;
+    const double a = above > 0 ? above : 0;
+    const double distance = a - L[i * k + l];
+    const double target = a - (samples.is_label(i, l) ? 1.0 : 0.0);
+    slack += rho * (L[i * k + l] * (above < 0 ? -above : 0) + distance * distance / 2);
+    hinge += a * margin(l) - rho / 2 * target * target;
+  }
+  return {samples.s[i] * slack, samples.s[i] * hinge};
+}
+
+struct Certificate {
+  double gap, objective;
+  SPARSEDIS_HOST_DEVICE double relative() const { return gap / (objective > kTiny ? objective : kTiny); }
+};
+
+// The weights as written, rounded to their type.
+struct Weights {
+  Certificate certificate;
+  double margin;  // distance from a kink
+};
+
+template <class Team>
+SPARSEDIS_HOST_DEVICE Certificate certificate(const Team& team, const Samples& samples, const double* L,
+                                              const double* scores, double penalty) {
+  const double gap = team.sum(samples.n, [&](int i) { return certificate_terms(samples, L, scores, i).slack; });
+  const double hinge = team.sum(samples.n, [&](int i) { return certificate_terms(samples, L, scores, i).hinge; });
+  return {gap, hinge + penalty};
+}
+
+// g_il = s_i (Y - x_i W + rho (L - Y)), all k classes.
+SPARSEDIS_HOST_DEVICE inline void dual_gradient_row(const Samples& samples, const double* L, const double* scores,
+                                                    int i, double* g) {
+  const int k = samples.k, m = samples.m;
+  double last = 0;
+  for (int c = 0; c < m; ++c) last -= scores[i * m + c];
+  for (int l = 0; l < k; ++l) {
+    const double Y = samples.is_label(i, l) ? 1 : 0;
+    const double score = l < m ? scores[i * m + l] : last;
+    g[i * k + l] = samples.s[i] * (Y - score + samples.rho * (L[i * k + l] - Y));
+  }
+}
+
+// The minimum over all entries of the larger of L and the multiplier of its bound, in units of the hinge's margin
+// (sparsedis.problem.complementarity_margin); scores: X W, m coordinates.
+template <class Team>
+SPARSEDIS_HOST_DEVICE double entry_margin(const Team& team, const Samples& samples, const double* L,
+                                          const double* scores) {
+  const int k = samples.k, m = samples.m;
+  return team.least(samples.n, [&](int i) {
+    double last = 0;
+    for (int c = 0; c < m; ++c) last -= scores[i * m + c];
+    auto gradient = [&](int l) {
+      const double Y = samples.is_label(i, l) ? 1 : 0;
+      return Y - (l < m ? scores[i * m + l] : last) + samples.rho * (L[i * k + l] - Y);
+    };
+    double least = gradient(0);
+    for (int l = 1; l < k; ++l) least = gradient(l) < least ? gradient(l) : least;
+    double result = INFINITY;
+    for (int l = 0; l < k; ++l) {
+      const double multiplier = gradient(l) - least;
+      const double larger = L[i * k + l] > multiplier ? L[i * k + l] : multiplier;
+      result = larger < result ? larger : result;
+    }
+    return result;
+  });
+}
+
+}  // namespace sparsedis

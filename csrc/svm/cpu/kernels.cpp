@@ -1,0 +1,331 @@
+// The operation of ../api.hpp on the CPU: a thread per task.
+#include <Eigen/Eigenvalues>
+#include <type_traits>
+
+#include "../../common/cpu/pages.hpp"
+#include "../../common/cpu/threads.hpp"
+#include "../algorithm/adjoint.hpp"
+#include "../api.hpp"
+#include "../policy.hpp"
+#include "gram_primal_map.hpp"
+#include "primal_map.hpp"
+#include "sweep.hpp"
+#include "system.hpp"
+#include "task.hpp"
+#include "team.hpp"
+
+namespace sparsedis {
+namespace cpu {
+namespace {
+
+// The result of one pass over the features before the first step.
+template <class F>
+struct Scan {
+  double theta;      // minimise_on_segment()
+  const F* lengths;  // (d,), ||x_j|| in screening units
+  double longest;    // the largest of them
+  bool finite;
+};
+
+template <class F>
+Scan<F> scan(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features) {
+  const int n = samples.n, m = samples.m, d = features.features();
+  const double unit = screening_unit(samples);
+  F* rows = memory.take<F>(std::size_t(n) * m);
+  F* block = memory.take<F>(std::size_t(n) * kBlock);
+  const F** x = memory.take<const F*>(n);
+  F* planes = memory.take<F>(std::size_t(m) * kBlock);
+  F* norm = memory.take<F>(d + kPad);
+  for (int i = 0; i < n; ++i) {
+    for (int c = 0; c < m; ++c) {
+      rows[i * m + c] = F(unit * samples.s[i] * ((samples.is_label(i, c) ? 1 : 0) - 1.0 / samples.k));
+    }
+  }
+  F* lengths = memory.take<F>(d + kPad);
+  F longest = 0;
+  for (int from = 0; from < d; from += kBlock) {
+    const int here = std::min(kBlock, d - from), length = int(padded(here));
+    features.rows(from, here, block, x);
+    F square[kBlock] = {};
+    if (!add_squares(x, length, n, F(unit), square)) return {1, lengths, 0, false};
+    for (int j = 0; j < here; ++j) {
+      lengths[from + j] = std::sqrt(square[j]);
+      longest = square[j] > longest ? square[j] : longest;
+    }
+    combine(x, length, n, rows, m, planes, kBlock);
+    square_norms(planes, kBlock, m, length, norm + from);
+    for (int j = 0; j < length; ++j) norm[from + j] = std::sqrt(norm[from + j]);
+  }
+  // In units of lambda1: lambda1 is 1 (or 0), lambda2 that of features divided by lambda1.
+  Samples scaled = samples;
+  scaled.lambda1 *= unit;
+  scaled.lambda2 *= unit * unit;
+  return {minimise_on_segment(team, scaled, d, norm), lengths, std::sqrt(double(longest)), true};
+}
+
+// lambda_max(D X X^T D)/lambda2 + rho.
+template <class F>
+double lipschitz(Memory& memory, const Samples& samples, const Features<F>& features) {
+  const int n = samples.n;
+  Eigen::MatrixXd K(n, n);
+  features.gram(memory.take<double>(std::size_t(n) * kBlock), K.data());
+  const Eigen::Map<const Eigen::VectorXd> s(samples.s, n);
+  K = s.asDiagonal() * K * s.asDiagonal();
+  const double largest = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(K, Eigen::EigenvaluesOnly).eigenvalues()[n - 1];
+  return std::max(largest / samples.lambda2 + samples.rho, kTiny);
+}
+
+// The weights of one task, to be written.
+template <class F>
+struct Output {
+  F* W;          // (d, k)
+  bool* active;  // (d,)
+
+  // From a primal map of all features and the dual point L (n, k).
+  template <class PrimalMap>
+  Weights write(Memory& memory, const Team& team, const Samples& samples, PrimalMap& primal, const double* L) const {
+    const int n = samples.n, k = samples.k, m = samples.m;
+    const std::ptrdiff_t ld = primal.ld();
+    double* planes = memory.take<double>(m * ld);
+    double* scores = memory.take<double>(std::size_t(n) * m);
+    double* value = memory.take<double>(k);
+    primal.evaluate(team, L);
+    const double margin = std::min(entry_margin(team, samples, L, primal.scores()), primal.margin(team, L));
+    double slack = 0, penalty = 0;
+    const int count = primal.candidates();
+    for (int c = 0; c < m; ++c) std::fill(planes + c * ld, planes + c * ld + count, 0.0);
+    for (int a = 0; a < count; ++a) {
+      if (!primal.active(a)) continue;
+      active[primal.index(a)] = true;
+      F* to = W + std::ptrdiff_t(primal.index(a)) * k;
+      value[m] = 0;
+      for (int c = 0; c < m; ++c) {
+        value[c] = primal.W(c, a);
+        value[m] -= value[c];
+      }
+      double mean = 0, along = 0, squares = 0, distance = 0, last_unit = 0;
+      for (int c = 0; c < k; ++c) {
+        const double exact = value[c];
+        to[c] = F(exact);
+        value[c] = double(to[c]);
+        mean += value[c] / k;
+        if (c < m) last_unit -= primal.unit(c, a);
+        along += value[c] * (c < m ? primal.unit(c, a) : last_unit);
+        squares += value[c] * value[c];
+        distance += (value[c] - exact) * (value[c] - exact);
+      }
+      // The feature's term of the gap, nonnegative by the Fenchel-Young inequality (sparsedis.problem.certificate_of).
+      double across = 0;
+      for (int c = 0; c < k; ++c) {
+        const double off = value[c] - along * (c < m ? primal.unit(c, a) : last_unit);
+        across += off * off;
+      }
+      const double length = std::sqrt(squares), both = length + along;
+      slack += samples.lambda1 * (both > 0 ? across / both : 0) + samples.lambda2 / 2 * distance;
+      penalty += samples.lambda1 * length + samples.lambda2 / 2 * squares;
+      // Margins are differences of scores: rows of W may be centred.
+      for (int c = 0; c < m; ++c) planes[c * ld + a] = value[c] - mean;
+    }
+    primal.apply_candidates(team, planes, scores);
+    Certificate at = certificate(team, samples, L, scores, penalty);
+    at.gap += slack;
+    return {at, margin};
+  }
+};
+
+// The Newton system beside a primal map: its factor is of the type of the map's products.
+template <class PrimalMap>
+using SystemFor = NewtonSystem<typename PrimalMap::Products>;
+
+// One task on the CPU, as the policy sees it.
+template <class F>
+class Device {
+ public:
+  using Team = cpu::Team;
+  using Feature = F;
+  template <class PrimalMap>
+  using System = SystemFor<PrimalMap>;
+
+  Device(Memory& memory, const Samples& samples, const Features<F>& features, const Scan<F>& scan,
+         const Output<F>& output)
+      : memory_(memory), samples_(samples), features_(features), scan_(scan), output_(output) {}
+
+  const Team& team() const { return team_; }
+  const Samples& samples() const { return samples_; }
+  int features() const { return features_.features(); }
+  double start() const { return scan_.theta; }
+  double lipschitz() const { return cpu::lipschitz(memory_, samples_, features_); }
+
+  template <class T>
+  T* take(std::size_t count) const {
+    return memory_.take<T>(count);
+  }
+  template <class T>
+  SparsePrimalMap<F, T> primal_map() const {
+    return {memory_, samples_, features_, scan_.lengths, scan_.longest};
+  }
+  GramPrimalMap<F> gram_primal_map() const { return {memory_, samples_, features_}; }
+  template <class PrimalMap>
+  System<PrimalMap> system() const {
+    return {memory_, samples_};
+  }
+  template <class PrimalMap>
+  Sweep<F, PrimalMap> sweep(PrimalMap& primal) const {
+    return {memory_, samples_, features_, primal};
+  }
+  template <class PrimalMap>
+  Weights write(PrimalMap& primal, const double* L) const {
+    return output_.write(memory_, team_, samples_, primal, L);
+  }
+
+ private:
+  Memory& memory_;
+  const Samples& samples_;
+  const Features<F>& features_;
+  const Scan<F>& scan_;
+  const Output<F>& output_;
+  Team team_;
+};
+
+// Whether all values but the present samples' features, which scan() sees, are what the problem allows.
+template <class F>
+bool valid(const Problems<F>& problems, std::int64_t index) {
+  auto fine = [](double value) { return std::isfinite(value) && value >= 0; };
+  if (!fine(problems.lambda1[index]) || !fine(problems.dual_reg[index])) return false;
+  if (!fine(problems.lambda2[index]) || problems.lambda2[index] == 0) return false;
+  for (std::int64_t i = 0; i < problems.samples; ++i) {
+    const double weight = problems.weight[index * problems.samples + i];
+    const std::int64_t label = problems.labels[index * problems.samples + i];
+    if (!fine(weight)) return false;
+    if (weight > 0) {
+      if (label < 0 || label >= problems.classes) return false;
+    } else {
+      const F* x = problems.X + index * problems.stride[0] + i * problems.stride[1];
+      for (std::int64_t j = 0; j < problems.features; ++j) {
+        if (!std::isfinite(x[j * problems.stride[2]])) return false;
+      }
+    }
+  }
+  return true;
+}
+
+template <class F>
+void solve_task(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions, std::int64_t index,
+                Memory& memory) {
+  if (!valid(problems, index)) throw InvalidInput();
+  const Task<F> task(memory, problems, index);
+  const Samples& samples = task.samples;
+  const std::size_t all = problems.samples, d = problems.features, k = samples.k;
+  const Features<F> features = task.features(problems);
+
+  double* dual = solutions.dual + index * all * k;
+  F* W = solutions.W + index * d * k;
+  bool* active = solutions.active + index * d;
+  std::fill(dual, dual + all * k, 1.0 / double(k));
+  std::fill(W, W + d * k, F(0));
+  std::fill(active, active + d, false);
+
+  double* best = memory.take<double>(std::size_t(samples.n) * k);
+  const Scan<F> seen = scan(memory, Team(), samples, features);
+  if (!seen.finite) throw InvalidInput();
+  const Output<F> output{W, active};
+  Device<F> device(memory, samples, features, seen, output);
+  const Outcome outcome = Policy<Device<F>>(device, options, best).solve();
+  for (int i = 0; i < samples.n; ++i) std::copy(best + i * k, best + (i + 1) * k, dual + task.present[i] * k);
+  const Certificate& at = outcome.weights.certificate;
+  solutions.gap[index] = task.scale * at.gap;
+  solutions.relative_gap[index] = at.relative();
+  solutions.objective[index] = task.scale * at.objective;
+  solutions.n_iter[index] = outcome.n_iter;
+  solutions.status[index] = std::int64_t(outcome.status);
+  solutions.margin[index] = outcome.weights.margin;
+}
+
+// Writes dloss/dX of the candidates into grad_X (all samples, d), block by block.
+template <class F, class Adjoint, class PrimalMap>
+void write_feature_gradients(Memory& memory, const Adjoint& adjoint, const PrimalMap& primal, const Task<F>& task,
+                             std::size_t d, F* grad_X) {
+  const int n = task.samples.n, terms = adjoint.terms(), count = primal.candidates();
+  F* columns = memory.take<F>(std::size_t(terms) * n);
+  F* planes = memory.take<F>(std::size_t(terms) * kBlock);
+  const F** plane = memory.take<const F*>(terms);
+  F* block = memory.take<F>(std::size_t(n) * kBlock);
+  for (int term = 0; term < terms; ++term) {
+    for (int i = 0; i < n; ++i) columns[term * n + i] = F(adjoint.column(i, term));
+    plane[term] = planes + std::ptrdiff_t(term) * kBlock;
+  }
+  for (int from = 0; from < count; from += kBlock) {
+    const int here = std::min(kBlock, count - from), length = int(padded(here));
+    for (int term = 0; term < terms; ++term) {
+      F* to = planes + std::ptrdiff_t(term) * kBlock;
+      for (int a = 0; a < here; ++a) to[a] = F(adjoint.plane(term)[from + a]);
+      std::fill(to + here, to + length, F(0));
+    }
+    combine(plane, length, terms, columns, n, block, kBlock);
+    for (int i = 0; i < n; ++i) {
+      F* row = grad_X + task.present[i] * d;
+      for (int a = 0; a < here; ++a) row[primal.index(from + a)] = block[std::ptrdiff_t(i) * kBlock + a];
+    }
+  }
+}
+
+template <class F>
+void adjoint_task(const Problems<F>& problems, const Solved& solved, const F* all_grad_W, const Gradients<F>& gradients,
+                  std::int64_t index, Memory& memory) {
+  const Team team;
+  const Task<F> task(memory, problems, index);
+  const Samples& samples = task.samples;
+  const std::size_t all = problems.samples, d = problems.features, n = samples.n, k = samples.k;
+  const Features<F> features = task.features(problems);
+  F* grad_X = gradients.X + index * all * d;
+  std::fill(grad_X, grad_X + all * d, F(0));
+  gradients.lambda1[index] = gradients.lambda2[index] = gradients.dual_reg[index] = 0;
+  if (n == 0) return;
+
+  double* dual = memory.take<double>(n * k);
+  for (std::size_t i = 0; i < n; ++i) {
+    const double* from = solved.dual + (index * all + task.present[i]) * k;
+    std::copy(from, from + k, dual + i * k);
+  }
+  const F* grad_W = all_grad_W + index * d * k;
+  using PrimalMap = SparsePrimalMap<F, F>;
+  using Adjoint = Adjoint<Team, PrimalMap, SystemFor<PrimalMap>>;
+  PrimalMap primal(memory, samples, features, nullptr, 0);
+  SystemFor<PrimalMap> system(memory, samples);
+  Adjoint adjoint(team, samples, primal, system, memory.take<double>(Adjoint::size(n, k, primal.ld())),
+                  memory.take<unsigned char>(Adjoint::flags(n, k)));
+  primal.evaluate_active(team, dual, solved.active + index * d);
+  const ScalarGradients scalars =
+      adjoint.run(dual, [&](int c, int a) { return double(grad_W[primal.index(a) * k + c]); });
+  write_feature_gradients(memory, adjoint, primal, task, d, grad_X);
+  gradients.lambda1[index] = scalars.lambda1 / task.scale;
+  gradients.lambda2[index] = scalars.lambda2 / task.scale;
+  gradients.dual_reg[index] = scalars.dual_reg / task.scale;
+}
+
+}  // namespace
+}  // namespace cpu
+
+template <class F>
+Input solve(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions) {
+  return cpu::for_each_task(problems.batch, options.threads, [&](std::int64_t index, cpu::Memory& memory) {
+    cpu::solve_task(problems, options, solutions, index, memory);
+  });
+}
+
+template <class F>
+void adjoint(const Problems<F>& problems, const Solved& solved, const F* grad_W, const Gradients<F>& gradients,
+             int threads) {
+  const auto entries = std::size_t(problems.batch * problems.samples * problems.features);
+  cpu::prefer_huge_pages(gradients.X, entries * sizeof(F));
+  cpu::for_each_task(problems.batch, threads, [&](std::int64_t index, cpu::Memory& memory) {
+    cpu::adjoint_task(problems, solved, grad_W, gradients, index, memory);
+  });
+}
+
+template Input solve(const Problems<float>&, const Options&, const Solutions<float>&);
+template Input solve(const Problems<double>&, const Options&, const Solutions<double>&);
+template void adjoint(const Problems<float>&, const Solved&, const float*, const Gradients<float>&, int);
+template void adjoint(const Problems<double>&, const Solved&, const double*, const Gradients<double>&, int);
+
+}  // namespace sparsedis

@@ -1,0 +1,388 @@
+// The primal map over the features of one task (PrimalMap in ../algorithm/requirements.hpp).
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "../../common/cpu/memory.hpp"
+#include "../../common/cpu/products.hpp"
+#include "../algorithm/newton.hpp"
+#include "features.hpp"
+#include "team.hpp"
+#include "working_set.hpp"
+
+namespace sparsedis::cpu {
+
+// Gathered features are kept up to this many bytes; beyond it they are gathered again for every pass.
+constexpr std::size_t kGathered = std::size_t(1) << 20;
+
+inline double screening_unit(const Samples& samples) { return samples.lambda1 > 0 ? 1 / samples.lambda1 : 1; }
+
+// F is the features' type, T that of the screening and of the Hessian's products. Screening computes V in T
+// for all features and gathers those that can be active within T's rounding error; their V, W and scores are computed
+// in double, so that the certificate is that of double arithmetic whatever T is.
+template <class F, class T>
+class SparsePrimalMap : public NoVariables {
+ public:
+  using Products = T;
+
+  // lengths (d,): ||x_j||, in screening units, and the largest of them; null where only evaluate_active() is called.
+  SparsePrimalMap(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths, double longest)
+      : samples_(samples),
+        features_(features),
+        n_(samples.n),
+        d_(features.features()),
+        m_(samples.m),
+        capacity_(int(std::min<std::size_t>(
+            padded(d_), std::max<std::size_t>(kBlock, kGathered / (std::size_t(n_) * sizeof(T)) / kPad * kPad)))),
+        working_(memory, samples, features, lengths),
+        longest_(longest) {
+    A_ = memory.take<double>(std::size_t(n_) * m_);
+    next_ = memory.take<double>(std::size_t(n_) * m_);
+    screening_ = memory.take<T>(std::size_t(n_) * m_);
+    scores_ = memory.take<double>(std::size_t(n_) * m_);
+    block_ = memory.take<T>(std::size_t(n_) * kBlock);
+    rows_ = memory.take<const T*>(n_);
+    planes_ = memory.take<T>(std::size_t(m_) * kBlock);
+    gathered_ = memory.take<T>(std::size_t(n_) * capacity_);
+    exact_ = memory.take<double>(std::size_t(n_) * kBlock);
+    exact_rows_ = memory.take<const double*>(n_);
+    W_ = memory.take<double>(std::size_t(m_) * kBlock);
+    index_ = memory.take<int>(d_);
+    norm_ = memory.take<double>(d_ + kPad);
+    inverse_ = memory.take<double>(d_ + kPad);
+    V_ = memory.take<double>(std::size_t(m_) * (d_ + kPad));
+    K_ = memory.take<double>(samples.lambda1 == 0 ? std::size_t(n_) * n_ : 0);
+  }
+
+  int features() const { return d_; }
+  int candidates() const { return count_; }
+  int index(int a) const { return index_[a]; }
+  bool active(int a) const { return norm_[a] > samples_.lambda1; }
+  double V(int c, int a) const { return V_[c * ld() + a]; }
+  double W(int c, int a) const { return shrink(a) * V(c, a); }
+  // alpha, beta and u of the active features (0 elsewhere).
+  double alpha(int a) const { return shrink(a); }
+  double beta(int a) const { return active(a) ? samples_.lambda1 * inverse_[a] / samples_.lambda2 : 0; }
+  double unit(int c, int a) const { return V(c, a) * inverse_[a]; }
+
+  const double* residual() const { return A_; }
+  const double* scores() const { return scores_; }
+  const double* gradient_scores() const { return scores_; }
+
+  // Evaluates at L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Returns at once where L is that of the last
+  // call.
+  double evaluate(const Team&, const double* L) {
+    double square = 0;
+    for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, next_);
+    if (evaluated_ && std::equal(next_, next_ + n_ * m_, A_)) return penalty_;
+    std::swap(A_, next_);
+    evaluated_ = true;
+    // Screened in units of lambda1, so that no scale of the features is too small or too large for T.
+    const double unit = screening_unit(samples_);
+    for (int e = 0; e < n_ * m_; ++e) {
+      screening_[e] = T(unit * A_[e]);
+      square += A_[e] * A_[e];
+    }
+    // ||error of V_j|| <= (n + 2) eps ||x_j|| ||A||, times 4 for safety; the last class is the sum of the others.
+    const double error = 4 * (n_ + m_ + 4) * double(std::numeric_limits<T>::epsilon()) * std::sqrt(square * m_);
+
+    std::fill(scores_, scores_ + n_ * m_, 0.0);
+    penalty_ = 0;
+    count_ = first_ = 0;
+    nearest_off_ = 0;
+    outside_ = -INFINITY;
+    const double bound = 1 - error * longest_;
+    const T least = samples_.lambda1 > 0 && bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1);
+    if (working_.holds(A_)) {
+      outside_ = working_.largest_outside();
+      for (int from = 0; from < working_.count(); from += kBlock) {
+        const int here = std::min(kBlock, working_.count() - from);
+        working_.rows(from, rows_);
+        screen(here, least, [&](int j) { return working_.feature(from + j); });
+      }
+    } else {
+      for (int from = 0; from < d_; from += kBlock) {
+        const int here = std::min(kBlock, d_ - from);
+        features_.rows(from, here, block_, rows_);
+        working_.record(from, here, screen(here, least, [&](int j) { return from + j; }));
+      }
+      working_.rebuild(A_, error);
+    }
+    spilled_ = first_ > 0;
+    take_gathered();
+    return penalty_;
+  }
+
+  // The least of | ||V_j||/lambda1 - 1 | over the features; L has been evaluated last.
+  double margin(const Team& team, const double* L) {
+    if (samples_.lambda1 == 0) return INFINITY;
+    if (margin_here() > 1 - outside_) {
+      // A feature outside the working set may be nearer: evaluate all.
+      working_.forget();
+      evaluated_ = false;
+      evaluate(team, L);
+    }
+    return margin_here();
+  }
+
+  // Evaluates at L where the active features (d,) are known: they are the candidates, or all where lambda1 is 0.
+  void evaluate_active(const Team&, const double* L, const bool* active) {
+    evaluated_ = false;
+    for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, A_);
+    std::fill(scores_, scores_ + n_ * m_, 0.0);
+    penalty_ = 0;
+    count_ = first_ = 0;
+    for (int j = 0; j < d_; ++j) {
+      index_[count_] = j;
+      count_ += active[j] || samples_.lambda1 == 0;
+    }
+    spilled_ = count_ > capacity_;
+    for (int all = count_, from = 0; from < all; from += capacity_) {
+      count_ = std::min(all, from + capacity_);
+      features_.gather(index_ + from, count_ - from, gathered_, capacity_);
+      take_gathered();
+    }
+  }
+
+  // f(columns (n, ld), ld, first candidate, count) over all candidates; the columns are padded with zeros.
+  template <class Visit>
+  void visit_gathered(Visit visit) {
+    if (!spilled_) return visit(static_cast<const T*>(gathered_), std::ptrdiff_t(capacity_), 0, count_);
+    for (int from = 0; from < count_; from += capacity_) {
+      const int here = std::min(capacity_, count_ - from);
+      features_.gather(index_ + from, here, gathered_, capacity_);
+      visit(static_cast<const T*>(gathered_), std::ptrdiff_t(capacity_), from, here);
+    }
+  }
+
+  // The curvature at the point evaluated last, into a Newton system.
+  template <class System>
+  void add_curvature(System& system) {
+    if (samples_.lambda1 == 0) return add_dense_curvature(system);
+    visit_gathered([&](const T* x, std::ptrdiff_t ld, int from, int here) {
+      system.add(
+          x, ld, here, [&](int a) { return alpha(from + a); }, [&](int a) { return beta(from + a); },
+          [&](int c, int a) { return unit(c, from + a); });
+    });
+  }
+
+  // The mean curvature of the directions of every sample, (n,).
+  void mean_curvature(const Team&, double* to) {
+    std::fill(to, to + n_, 0.0);
+    visit_gathered([&](const T* x, std::ptrdiff_t ld, int from, int here) {
+      for (int first = 0; first < here; first += kBlock) {
+        const int length = std::min(kBlock, here - first);
+        double weight[kBlock];
+        for (int a = 0; a < length; ++a) weight[a] = alpha(from + first + a) + beta(from + first + a) / m_;
+        for (int i = 0; i < n_; ++i) {
+          const T* row = x + i * ld + first;
+          for (int a = 0; a < length; ++a) to[i] += weight[a] * double(row[a]) * double(row[a]);
+        }
+      }
+    });
+  }
+
+  // X^T R for rows (n, m), over all features: planes (m, d).
+  void correlate(const Team&, const double* rows, double* planes) {
+    for (int from = 0; from < d_; from += kBlock) {
+      const int here = std::min(kBlock, d_ - from);
+      features_.rows(from, here, exact_, exact_rows_);
+      combine(exact_rows_, int(padded(here)), n_, rows, m_, W_, kBlock);
+      for (int c = 0; c < m_; ++c)
+        std::copy(W_ + c * kBlock, W_ + c * kBlock + here, planes + std::ptrdiff_t(c) * d_ + from);
+    }
+  }
+
+  // X W for planes W (m, d): scores (n, m).
+  void apply(const Team&, const double* planes, double* scores) {
+    std::fill(scores, scores + n_ * m_, 0.0);
+    for (int from = 0; from < d_; from += kBlock) {
+      const int here = std::min(kBlock, d_ - from), length = int(padded(here));
+      features_.copy(from, here, exact_, kBlock);
+      for (int c = 0; c < m_; ++c) {
+        std::copy(planes + std::ptrdiff_t(c) * d_ + from, planes + std::ptrdiff_t(c) * d_ + from + here,
+                  W_ + c * kBlock);
+        std::fill(W_ + c * kBlock + here, W_ + c * kBlock + length, 0.0);
+      }
+      add_dot_products(exact_, kBlock, n_, W_, kBlock, m_, length, scores, m_, false);
+    }
+  }
+
+  // The curvature of all features with keep(j), instead of the active ones, into a Newton system.
+  template <class System, class Keep, class Alpha, class Beta, class Unit>
+  void add_curvature_of(System& system, Keep keep, Alpha alpha, Beta beta, Unit unit) {
+    evaluated_ = false;  // the candidates are overwritten
+    int count = 0;
+    for (int j = 0; j < d_; ++j) {
+      index_[count] = j;
+      count += keep(j);
+    }
+    for (int from = 0; from < count; from += capacity_) {
+      const int here = std::min(capacity_, count - from);
+      const int* index = index_ + from;
+      features_.gather(index, here, gathered_, capacity_);
+      system.add(
+          gathered_, capacity_, here, [&](int a) { return alpha(index[a]); }, [&](int a) { return beta(index[a]); },
+          [&](int c, int a) { return unit(c, index[a]); });
+    }
+  }
+
+  // X^T R over the candidates: planes (m, ld()); rows (n, m).
+  void correlate_candidates(const Team&, const double* rows, double* planes) {
+    visit_exact([&](int from, int length) { combine(exact_rows_, length, n_, rows, m_, planes + from, ld()); });
+  }
+
+  // X W over the candidates: scores (n, m); planes (m, ld()), which are padded with zeros here.
+  void apply_candidates(const Team&, double* planes, double* scores) {
+    for (int c = 0; c < m_; ++c) std::fill(planes + c * ld() + count_, planes + c * ld() + padded(count_), 0.0);
+    std::fill(scores, scores + n_ * m_, 0.0);
+    visit_exact([&](int from, int length) {
+      add_dot_products(exact_, kBlock, n_, planes + from, ld(), m_, length, scores, m_, false);
+    });
+  }
+  std::ptrdiff_t ld() const { return d_ + kPad; }
+
+  // The features' curvature times rows (n, m) of a vector: a covector (n, m).
+  void multiply(const Team&, const double* rows, double* to) {
+    std::fill(to, to + n_ * m_, 0.0);
+    visit_exact([&](int from, int length) {
+      combine(exact_rows_, length, n_, rows, m_, W_, kBlock);
+      double sum[kBlock] = {}, along[kBlock] = {}, units[kBlock] = {};
+      for (int c = 0; c < m_; ++c) {
+        for (int a = 0; a < length; ++a) sum[a] += W_[c * kBlock + a];
+      }
+      // The vector as a covector, then (alpha I + beta u u^T) of it.
+      for (int c = 0; c < m_; ++c) {
+        for (int a = 0; a < length; ++a) {
+          W_[c * kBlock + a] += sum[a];
+          along[a] += unit(c, from + a) * W_[c * kBlock + a];
+          units[a] += unit(c, from + a);
+        }
+      }
+      double alphas[kBlock];
+      for (int a = 0; a < length; ++a) {
+        alphas[a] = alpha(from + a);
+        along[a] *= beta(from + a);
+      }
+      for (int c = 0; c < m_; ++c) {
+        for (int a = 0; a < length; ++a) {
+          W_[c * kBlock + a] = alphas[a] * W_[c * kBlock + a] + along[a] * (unit(c, from + a) + units[a]);
+        }
+      }
+      add_dot_products(exact_, kBlock, n_, W_, kBlock, m_, length, to, m_, false);
+    });
+  }
+
+ private:
+  // f(first candidate, padded count) with the candidates' columns in exact_.
+  template <class Visit>
+  void visit_exact(Visit visit) {
+    visit_gathered([&](const T* x, std::ptrdiff_t ldx, int first, int count) {
+      for (int from = 0; from < count; from += kBlock) {
+        const int length = int(padded(std::min(kBlock, count - from)));
+        for (int i = 0; i < n_; ++i) {
+          exact_rows_[i] = exact_ + std::ptrdiff_t(i) * kBlock;
+          for (int a = 0; a < length; ++a) exact_[std::ptrdiff_t(i) * kBlock + a] = double(x[i * ldx + from + a]);
+        }
+        visit(first + from, length);
+      }
+    });
+  }
+
+  // Without a group Lasso every feature has curvature 1/lambda2: one Gram matrix.
+  template <class System>
+  void add_dense_curvature(System& system) {
+    std::fill(K_, K_ + std::size_t(n_) * n_, 0.0);
+    visit_exact(
+        [&](int, int length) { add_dot_products(exact_, kBlock, n_, exact_, kBlock, n_, length, K_, n_, true); });
+    system.add_gram(K_, 1 / samples_.lambda2);
+  }
+
+  // The margin of the features that the last evaluation looked at.
+  double margin_here() const {
+    double least = 1 - std::sqrt(double(nearest_off_));
+    for (int a = 0; a < count_; ++a) least = std::min(least, std::abs(norm_[a] / samples_.lambda1 - 1));
+    return least;
+  }
+
+  double shrink(int a) const {
+    if (samples_.lambda1 == 0) return 1 / samples_.lambda2;  // also where V_j happens to be 0
+    return active(a) ? (1 - samples_.lambda1 * inverse_[a]) / samples_.lambda2 : 0;
+  }
+
+  // Gathers those of the `here` columns in rows_ whose squared norm is above `least`; feature(j) is the index of column
+  // j. Returns the squared norms.
+  template <class Index>
+  const T* screen(int here, T least, Index feature) {
+    const int length = int(padded(here));
+    combine(rows_, length, n_, screening_, m_, planes_, kBlock);
+    square_norms(planes_, kBlock, m_, length, square_norm_);
+    if (count_ - first_ + here > capacity_) take_gathered();
+    int found = 0;
+    for (int j = 0; j < here; ++j) {
+      found_[found] = j;
+      found += square_norm_[j] > least;
+      nearest_off_ = square_norm_[j] > least || square_norm_[j] < nearest_off_ ? nearest_off_ : square_norm_[j];
+    }
+    for (int a = 0; a < found; ++a) index_[count_ + a] = feature(found_[a]);
+    for (int i = 0; i < n_; ++i) {
+      T* to = gathered_ + std::ptrdiff_t(i) * capacity_ + (count_ - first_);
+      for (int a = 0; a < found; ++a) to[a] = rows_[i][found_[a]];
+    }
+    count_ += found;
+    return square_norm_;
+  }
+
+  // V, W and the scores of the candidates gathered since `first_`, in double.
+  void take_gathered() {
+    const std::ptrdiff_t ldv = ld();
+    for (int from = first_; from < count_; from += kBlock) {
+      const int here = std::min(kBlock, count_ - from), length = int(padded(here));
+      for (int i = 0; i < n_; ++i) {
+        T* row = gathered_ + std::ptrdiff_t(i) * capacity_ + (from - first_);
+        std::fill(row + here, row + length, T(0));
+        double* to = exact_ + std::ptrdiff_t(i) * kBlock;
+        for (int a = 0; a < length; ++a) to[a] = double(row[a]);
+        exact_rows_[i] = to;
+      }
+      combine(exact_rows_, length, n_, A_, m_, V_ + from, ldv);
+      double factor[kBlock];
+      square_norms(V_ + from, ldv, m_, length, norm_ + from);
+      for (int a = from; a < from + length; ++a) {
+        norm_[a] = std::sqrt(norm_[a]);
+        inverse_[a] = norm_[a] > 0 ? 1 / norm_[a] : 0;
+      }
+      for (int a = 0; a < length; ++a) {
+        const double norm = norm_[from + a];
+        factor[a] = shrink(from + a);
+        const double length_of_W = factor[a] * norm;
+        penalty_ += samples_.lambda1 * length_of_W + samples_.lambda2 / 2 * length_of_W * length_of_W;
+      }
+      for (int c = 0; c < m_; ++c) {
+        for (int a = 0; a < length; ++a) W_[c * kBlock + a] = factor[a] * V_[c * ldv + from + a];
+      }
+      add_dot_products(exact_, kBlock, n_, W_, kBlock, m_, length, scores_, m_, false);
+    }
+    first_ = count_;
+  }
+
+  const Samples& samples_;
+  const Features<F>& features_;
+  int n_, d_, m_, capacity_;
+  WorkingSet<F, T> working_;
+  double *A_, *next_, *scores_, *exact_, *W_, *norm_, *inverse_, *V_, *K_;
+  T *screening_, *block_, *planes_, *gathered_;
+  const T** rows_;
+  const double** exact_rows_;
+  int* index_;
+  int found_[kBlock];
+  T square_norm_[kBlock];
+  double longest_, penalty_ = 0;
+  T nearest_off_ = 0;           // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
+  double outside_ = -INFINITY;  // an upper bound on ||V_j|| of the features that were not evaluated, in the same units
+  int count_ = 0, first_ = 0;
+  bool spilled_ = false, evaluated_ = false;
+};
+
+}  // namespace sparsedis::cpu

@@ -1,0 +1,220 @@
+// The Newton system H + diag(bounds) in the space of zero row sums, of all entries or of the free ones: assembled and
+// factored.
+//
+// Every sample drops its pivot, the class with its largest L, the one furthest from its bound: q_pivot = -sum of the
+// others. The huge entries Z/L then stay on the diagonal, where a Cholesky factor is insensitive to them. What is left
+// of an entry (i, class c) is the direction e_c - e_p for the sample's pivot p, and feature j adds
+//   x_ij x_i'j [alpha_j <e_c - e_p, e_c' - e_p'> + beta_j (u_jc - u_jp)(u_jc' - u_jp')]
+// for every two of them: the first summand is one n x n Gram matrix, the second a symmetric product of as many rows
+// as the system has.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "../../common/cpu/memory.hpp"
+#include "../../common/cpu/products.hpp"
+#include "../algorithm/samples.hpp"
+#include "cholesky.hpp"
+#include "team.hpp"
+
+namespace sparsedis::cpu {
+
+// Products and factor are of type T.
+template <class T>
+class NewtonSystem {
+ public:
+  NewtonSystem(Memory& memory, const Samples& samples)
+      : samples_(samples),
+        n_(samples.n),
+        k_(samples.k),
+        m_(samples.m),
+        matrix_(memory, n_ * m_),
+        gram_(memory.take<T>(std::size_t(n_) * n_)),
+        weighted_(memory.take<T>(std::size_t(n_) * kDirections)),
+        directions_(memory.take<T>(std::size_t(n_ * m_ + kRows) * kDirections)),
+        alpha_(memory.take<T>(kDirections)),
+        root_(memory.take<T>(kDirections)),
+        planes_(memory.take<T>(std::size_t(k_) * kDirections)),
+        reduced_(memory.take<T>(n_ * m_)),
+        pivot_(memory.take<int>(n_)),
+        first_(memory.take<int>(n_ + 1)),
+        class_(memory.take<int>(n_ * m_)),
+        ld_(padded(n_ * m_) + Cholesky<T>::kRows),
+        value_(memory.take<T>(ld_)),
+        unit_(memory.take<T>(k_ * ld_)) {}
+
+  // free (n, k): not 0 where an entry belongs to the system; every row's largest entry of L does. Null: all do.
+  // form.add_curvature(system) calls add() or add_gram() for the features that H consists of.
+  template <class Form>
+  void factor(const Team&, Form& form, const double* bounds, const double* L, const unsigned char* free = nullptr) {
+    int order = 0;
+    for (int i = 0; i < n_; ++i) {
+      pivot_[i] = int(std::max_element(L + i * k_, L + (i + 1) * k_) - (L + i * k_));
+      first_[i] = order;
+      for (int c = 0; c < k_; ++c) {
+        if (c != pivot_[i] && (!free || free[i * k_ + c])) class_[order++] = c;
+      }
+    }
+    first_[n_] = order;
+    // L need not be unique, M may be singular up to rounding: a relative ridge, raised where it does not do.
+    for (double ridge = kRidge; ridge < 1; ridge *= 100) {
+      matrix_.clear(order);
+      std::fill(gram_, gram_ + std::size_t(n_) * n_, T(0));
+      form.add_curvature(*this);
+      spread_gram();
+      add_bounds(bounds, T(ridge));
+      if (matrix_.factor()) return;
+    }
+  }
+
+  // Adds `count` features, the columns of x (n, ld), padded with zeros; alpha(a), beta(a), unit(c, a) for a < count.
+  template <class Alpha, class Beta, class Unit>
+  void add(const T* x, std::ptrdiff_t ld, int count, Alpha alpha, Beta beta, Unit unit) {
+    for (int from = 0; from < count; from += kDirections) {
+      const int here = std::min(kDirections, count - from), length = int(padded(here));
+      T* last = planes_ + m_ * kDirections;
+      std::fill(alpha_, alpha_ + length, T(0));
+      std::fill(planes_, planes_ + k_ * kDirections, T(0));
+      for (int a = 0; a < here; ++a) {
+        alpha_[a] = T(alpha(from + a));
+        root_[a] = T(std::sqrt(beta(from + a)));
+      }
+      for (int c = 0; c < m_; ++c) {
+        T* plane = planes_ + c * kDirections;
+        for (int a = 0; a < here; ++a) {
+          plane[a] = root_[a] * T(unit(c, from + a));
+          last[a] -= plane[a];
+        }
+      }
+      for (int i = 0; i < n_; ++i) {
+        const T* row = x + from + i * ld;
+        T* to = weighted_ + std::ptrdiff_t(i) * kDirections;
+        for (int a = 0; a < length; ++a) to[a] = alpha_[a] * row[a];
+      }
+      make_directions(x + from, ld, length);
+      add_dot_products(weighted_, kDirections, n_, x + from, ld, n_, length, gram_, n_, true);
+      matrix_.add_square(directions_, length, here);
+    }
+  }
+
+  // Adds K (n, n) scaled, for features that all have curvature `scale` in every direction; K's lower triangle.
+  void add_gram(const double* K, double scale) {
+    for (std::ptrdiff_t e = 0; e < std::ptrdiff_t(n_) * n_; ++e) gram_[e] += T(scale * K[e]);
+  }
+
+  // The q (n, k), rows summing to zero, with M q = rhs (n, k) up to a constant in every row, for the entries of the
+  // system. free: not 0 for those that take part, null for all: of fewer than were factored it is the inverse's
+  // restriction to them, a preconditioner.
+  void solve(const Team&, const double* rhs, double* q, const unsigned char* free = nullptr) const {
+    for (int i = 0; i < n_; ++i) {
+      for (int r = first_[i]; r < first_[i + 1]; ++r) {
+        const int e = i * k_ + class_[r];
+        reduced_[r] = !free || free[e] ? T(rhs[e] - rhs[i * k_ + pivot_[i]]) : T(0);
+      }
+    }
+    matrix_.solve(reduced_);
+    std::fill(q, q + n_ * k_, 0.0);
+    for (int i = 0; i < n_; ++i) {
+      double sum = 0;
+      for (int r = first_[i]; r < first_[i + 1]; ++r) {
+        const int e = i * k_ + class_[r];
+        q[e] = !free || free[e] ? double(reduced_[r]) : 0;
+        sum += q[e];
+      }
+      q[i * k_ + pivot_[i]] = -sum;
+    }
+  }
+
+ private:
+  static constexpr int kRows = Cholesky<T>::kRows;
+  // Features at once: two panels of directions fit the first cache.
+  static constexpr int kDirections = 128;
+  // A relative ridge of this much is no more than rounding.
+  static constexpr double kRidge = 50 * double(std::numeric_limits<T>::epsilon());
+
+  // directions_: s_i x_ij sqrt(beta_j) (u_jc - u_jp) for every row (i, c) of the system, a packet of rows at a time.
+  void make_directions(const T* x, std::ptrdiff_t ld, int length) {
+    using namespace Eigen::internal;
+    using Packet = typename Cholesky<T>::Packet;
+    constexpr int kWidth = Cholesky<T>::kWidth;
+    const int order = first_[n_], end = (order + kRows - 1) / kRows * kRows;
+    for (int from = 0, sample = 0; from < end; from += kWidth) {
+      const T *row[kWidth], *own[kWidth], *off[kWidth];
+      Packet s[kWidth];
+      for (int r = 0; r < kWidth; ++r) {
+        while (from + r < order && from + r >= first_[sample + 1]) ++sample;
+        const bool inside = from + r < order;
+        row[r] = x + sample * ld;
+        off[r] = planes_ + pivot_[sample] * kDirections;
+        own[r] = inside ? planes_ + class_[from + r] * kDirections : off[r];  // 0 beyond the order
+        s[r] = pset1<Packet>(T(samples_.s[sample]));
+      }
+      T* to = directions_ + Cholesky<T>::row_in_panels(from, length);
+      for (int a = 0; a < length; a += kWidth) {
+        PacketBlock<Packet, kWidth> block;
+        for (int r = 0; r < kWidth; ++r) {
+          const Packet change = psub(pload<Packet>(own[r] + a), pload<Packet>(off[r] + a));
+          block.packet[r] = pmul(pmul(s[r], ploadu<Packet>(row[r] + a)), change);
+        }
+        ptranspose(block);
+        for (int c = 0; c < kWidth; ++c) pstore(to + (a + c) * kRows, block.packet[c]);
+      }
+    }
+  }
+
+  // Adds gram_ [i, i'] s_i s_i' <e_c - e_p, e_c' - e_p'>.
+  void spread_gram() {
+    const int order = first_[n_];
+    // unit_ (k, ld): class c of every row's e_c' - e_p.
+    std::fill(unit_, unit_ + k_ * ld_, T(0));
+    for (int i = 0; i < n_; ++i) {
+      for (int r = first_[i]; r < first_[i + 1]; ++r) {
+        unit_[class_[r] * ld_ + r] = 1;
+        unit_[pivot_[i] * ld_ + r] = -1;
+      }
+    }
+    std::fill(value_, value_ + ld_, T(0));
+    for (int j = 0; j < n_; ++j) {
+      if (first_[j] == first_[j + 1]) continue;
+      for (int i = j; i < n_; ++i) {
+        const T value = T(samples_.s[i] * samples_.s[j]) * gram_[std::ptrdiff_t(i) * n_ + j];
+        std::fill(value_ + first_[i], value_ + first_[i + 1], value);
+      }
+      const T* minus = unit_ + pivot_[j] * ld_;
+      for (int column = first_[j]; column < first_[j + 1]; ++column) {
+        const T* plus = unit_ + class_[column] * ld_;
+        for (int row = column / kRows * kRows; row < order; row += kRows) {
+          T* to = matrix_.panel(row, column);
+          for (int r = 0; r < kRows; ++r) to[r] += value_[row + r] * (plus[row + r] - minus[row + r]);
+        }
+      }
+    }
+  }
+
+  void add_bounds(const double* bounds, T ridge) {
+    for (int i = 0; i < n_; ++i) {
+      const T own = T(bounds[i * k_ + pivot_[i]]);
+      for (int column = first_[i]; column < first_[i + 1]; ++column) {
+        for (int row = column; row < first_[i + 1]; ++row) matrix_.entry(row, column) += own;
+        T& diagonal = matrix_.entry(column, column);
+        diagonal += T(bounds[i * k_ + class_[column]]);
+        // A zero is a sample without influence, whose right-hand side is 0.
+        diagonal = diagonal > 0 ? diagonal * (1 + ridge) : 1 + ridge;
+      }
+    }
+  }
+
+  const Samples& samples_;
+  int n_, k_, m_;
+  Cholesky<T> matrix_;
+  T* gram_;  // (n, n), lower
+  T *weighted_, *directions_, *alpha_, *root_, *planes_, *reduced_;
+  int *pivot_, *first_;  // of a sample: its pivot, its first row in the system
+  int* class_;           // of a row
+  std::ptrdiff_t ld_;
+  T *value_, *unit_;
+};
+
+}  // namespace sparsedis::cpu

@@ -1,0 +1,220 @@
+// How one task is solved, on any device: which form of Newton's iteration, from which start, when it gives up, and what
+// then takes over.
+//
+// Newton tries the forms that suit the task, light before full, with products in float where the features are float,
+// then in double, and leaves the rest to first-order steps. From kFinishGap on the finish takes each of them to
+// rounding.
+#pragma once
+
+#include "algorithm/finish.hpp"
+#include "algorithm/first_order.hpp"
+#include "algorithm/full_form.hpp"
+#include "algorithm/newton.hpp"
+#include "api.hpp"
+#include "thresholds.hpp"
+
+namespace sparsedis {
+
+struct Outcome {
+  Weights weights;
+  Status status;
+  std::int64_t n_iter;
+};
+
+// Device is a task where it is solved (requirements.hpp).
+template <class Device>
+class Policy {
+ public:
+  // best: memory for the best dual point, (n, k).
+  SPARSEDIS_HOST_DEVICE Policy(Device& device, const Options& options, double* best)
+      : device_(device),
+        team_(device.team()),
+        samples_(device.samples()),
+        options_(options),
+        newton_runs_(options.solver == Solver::newton),
+        // Rounding is not far from a gap that only the finish reaches.
+        exact_(options.exact || (newton_runs_ && options.tol < kFinishGap)),
+        progress_(best, own_tol(), newton_runs_ && exact_ ? smaller(kRounding, own_tol()) : own_tol(),
+                  newton_runs_ ? kNewtonPatience : kFirstOrderPatience) {}
+
+  SPARSEDIS_HOST_DEVICE Outcome solve() {
+    if (samples_.n > 0) {
+      if (newton_runs_) {
+        newton();
+      } else {
+        first_order();
+      }
+    }
+    Status status = progress_.status;
+    if (weights_.certificate.relative() <= options_.tol) {
+      status = Status::certified;
+    } else if (progress_.relative_gap <= options_.tol) {
+      status = Status::precision;
+    }
+    return {weights_, status, progress_.n_iter};
+  }
+
+ private:
+  using Team = typename Device::Team;
+  using Feature = typename Device::Feature;
+  static constexpr bool kNarrow = sizeof(Feature) < sizeof(double);
+
+  SPARSEDIS_HOST_DEVICE static std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+  SPARSEDIS_HOST_DEVICE static double smaller(double a, double b) { return a < b ? a : b; }
+
+  SPARSEDIS_HOST_DEVICE double own_tol() const { return kNarrow ? kOwnTol * options_.tol : options_.tol; }
+  SPARSEDIS_HOST_DEVICE double finish_gap() const { return exact_ ? kFinishGap : 0; }
+  SPARSEDIS_HOST_DEVICE bool certified() const { return progress_.status == Status::certified; }
+
+  // Whether float holds lambda1 and lambda2 and what they are multiplied with.
+  SPARSEDIS_HOST_DEVICE bool suits_float() const {
+    const double lambda1 = samples_.lambda1, lambda2 = samples_.lambda2;
+    return kNarrow && lambda1 > kFloatSmallest && lambda1 < kFloatLargest && lambda2 > kFloatSmallest &&
+           lambda2 < kFloatLargest;
+  }
+
+  // The finish on a primal map, with the memory that it takes.
+  template <class PrimalMap>
+  class Finisher {
+   public:
+    using System = typename Device::template System<PrimalMap>;
+
+    SPARSEDIS_HOST_DEVICE Finisher(Policy& policy, PrimalMap& primal, System& system, std::int64_t max_iter)
+        : policy_(policy),
+          primal_(primal),
+          max_iter_(max_iter),
+          finish_(policy.samples_, primal, system,
+                  policy.device_.template take<double>(Algorithm::size(policy.samples_.n, policy.samples_.k)),
+                  policy.device_.template take<unsigned char>(Algorithm::flags(policy.samples_.n, policy.samples_.k))) {
+    }
+
+    // From L, at which the map was evaluated last.
+    SPARSEDIS_HOST_DEVICE bool from(const double* L) {
+      return finish_.run(policy_.team_, L, policy_.progress_, max_iter_);
+    }
+    SPARSEDIS_HOST_DEVICE bool from_best() {
+      primal_.evaluate(policy_.team_, policy_.progress_.best());
+      return from(policy_.progress_.best());
+    }
+
+   private:
+    using Algorithm = Finish<Team, PrimalMap, System>;
+
+    Policy& policy_;
+    PrimalMap& primal_;
+    std::int64_t max_iter_;
+    Algorithm finish_;
+  };
+
+  // The interior point in one of its forms, for at most `most` iterations, with the finish on the primal map.
+  template <class Form, class PrimalMap>
+  SPARSEDIS_HOST_DEVICE void interior(Form& form, PrimalMap& primal, Point& at, std::int64_t patience, double hopeless,
+                                      std::int64_t most) {
+    auto system = device_.template system<PrimalMap>();
+    Finisher<PrimalMap> finisher(*this, primal, system, options_.max_iter);
+    const std::int64_t max_iter = smaller(options_.max_iter, progress_.n_iter + most);
+    interior_point(team_, samples_, form, system, at, progress_, {max_iter, patience, hopeless, finish_gap()},
+                   [&] { return finisher.from(at.L); });
+  }
+
+  SPARSEDIS_HOST_DEVICE void start(Point& at) {
+    place_start(team_, samples_, device_.features(), device_.start(), at);
+    progress_.restart(kNewtonPatience);
+  }
+
+  template <class PrimalMap>
+  SPARSEDIS_HOST_DEVICE void write(PrimalMap& primal) {
+    weights_ = device_.write(primal, progress_.best());
+  }
+
+  // The forms that suit the task, of at most so many iterations each. Returns whether the task is certified, and its
+  // solution written.
+  template <class PrimalMap>
+  SPARSEDIS_HOST_DEVICE bool by_forms(PrimalMap&& primal, Point& at, std::int64_t most) {
+    const int d = device_.features();
+    const double strength = samples_.lambda1 * samples_.lambda1 / samples_.lambda2;
+    const bool light = strength <= (d >= samples_.n ? kLightStrength : kLightStrengthFewFeatures);
+    const bool full = strength > kFullStrength;
+    if (light) {
+      start(at);
+      interior(primal, primal, at, full ? progress_.n_iter + kLightIterations : options_.max_iter, kLightGap, most);
+    }
+    if (full && !(light && (certified() || progress_.n_iter >= options_.max_iter))) {
+      using Full = FullForm<PrimalMap>;
+      start(at);
+      Full form(samples_, primal, device_.template take<double>(Full::size(samples_.n, samples_.k, d)));
+      form.start(team_, at.L);
+      interior(form, primal, at, options_.max_iter, 0, most);
+    }
+    if (certified()) write(primal);
+    return certified();
+  }
+
+  SPARSEDIS_HOST_DEVICE void newton() {
+    Point at;
+    at.place(device_.template take<double>(Point::size(samples_.n, samples_.k)), samples_.n, samples_.k);
+    if (samples_.lambda1 == 0) {
+      start(at);
+      auto primal = device_.gram_primal_map();
+      interior(primal, primal, at, options_.max_iter, 0, kNewtonIterations);
+    } else {
+      const bool in_float = suits_float();
+      if constexpr (kNarrow) {
+        if (in_float && by_forms(device_.template primal_map<Feature>(), at, kFloatIterations)) return;
+      }
+      if ((!in_float || progress_.n_iter < options_.max_iter) &&
+          by_forms(device_.template primal_map<double>(), at, kNewtonIterations)) {
+        return;
+      }
+    }
+    auto primal = device_.template primal_map<double>();
+    // A few iterations asked for are not exceeded by thousands of others.
+    if (!certified() && (progress_.n_iter < options_.max_iter || options_.max_iter >= kNewtonIterations)) {
+      const std::int64_t counted = progress_.n_iter, most = counted + kFallbackSteps;
+      progress_.restart(kFirstOrderPatience);
+      auto system = device_.template system<decltype(primal)>();
+      Finisher<decltype(primal)> finisher(*this, primal, system, most);
+      fista(team_, samples_, primal, device_.lipschitz(), at.L, progress_, most, kFinishGap,
+            [&] { return finisher.from_best(); });
+      progress_.n_iter = counted;
+    }
+    write(primal);
+  }
+
+  SPARSEDIS_HOST_DEVICE void first_order() {
+    const std::size_t n = samples_.n, k = samples_.k;
+    auto primal = device_.template primal_map<double>();
+    if (options_.solver == Solver::fista) {
+      fista(team_, samples_, primal, device_.lipschitz(), device_.template take<double>(fista_size(n, k)), progress_,
+            options_.max_iter, 0, [] { return false; });
+    } else {
+      auto sweep = device_.sweep(primal);
+      bcd(team_, samples_, primal, sweep, device_.template take<double>(bcd_size(n, k)), progress_, options_.max_iter);
+    }
+    const std::int64_t counted = progress_.n_iter;
+    bool finished = true;
+    if (exact_ && certified()) {
+      progress_.n_iter = 0;  // what finishes the solution does not count, and has max_iter to itself
+      auto system = device_.template system<decltype(primal)>();
+      Finisher<decltype(primal)> finisher(*this, primal, system, options_.max_iter);
+      finished = finisher.from_best();
+    }
+    if (finished) {
+      write(primal);
+    } else {
+      progress_.aim(kRounding);
+      newton();
+    }
+    progress_.n_iter = counted;
+  }
+
+  Device& device_;
+  const Team& team_;
+  const Samples& samples_;
+  const Options& options_;
+  bool newton_runs_, exact_;
+  Progress progress_;
+  Weights weights_{{0, 0}, INFINITY};
+};
+
+}  // namespace sparsedis

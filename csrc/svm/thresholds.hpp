@@ -1,0 +1,105 @@
+// Every threshold of the solvers and why it has its value, for all devices. Python's backends take those that they
+// share from sparsedis's thresholds.py, which a test compares with these.
+#pragma once
+
+namespace sparsedis {
+
+// What is guarded against division by zero: the smallest normal double.
+constexpr double kTiny = 2.2250738585072014e-308;
+
+// --- Choice of the Newton form (policy.hpp) ---
+
+// Largest lambda1^2/lambda2, which does not depend on the scale of the features, for which the light form is tried:
+// above it, its active set changes from step to step. Tasks with fewer features than samples get there sooner.
+constexpr double kLightStrength = 0.3, kLightStrengthFewFeatures = 1e-3;
+// Smallest lambda1^2/lambda2 for which the full form, which divides the features by lambda1, is tried: below it there
+// is no group Lasso to speak of.
+constexpr double kFullStrength = 1e-10;
+// The light form gives up where its gap is above kLightGap from iteration kLightIterations on: it converges in fewer
+// where it suits the task, and the full form takes half of what it wanders otherwise.
+constexpr int kLightIterations = 8;
+constexpr double kLightGap = 1e-2;
+// Range of lambda1 and lambda2 for products in float, which must hold them and what they are multiplied with.
+constexpr double kFloatSmallest = 1e-12, kFloatLargest = 1e12;
+
+// --- Limits ---
+
+// Checks without a better gap after which a task has stalled. The light form's gap can rise for dozens of iterations
+// before it falls; a first-order solver checks once in kCheckEvery steps.
+constexpr int kNewtonPatience = 60, kFirstOrderPatience = 100;
+// The same for a task that is certified already and only goes for rounding.
+constexpr int kPatienceWhenCertified = 5;
+// Iterations of each form with products in float: few tasks take half as many, and where the features' means are large
+// they wander without stalling. The forms in double have the rest.
+constexpr int kFloatIterations = 60;
+// Iterations of each form in double: every task of the sweeps takes fewer.
+constexpr int kNewtonIterations = 200;
+// First-order steps for a task that Newton does not certify.
+constexpr int kFallbackSteps = 5000;
+// Part of tol that the solver's own gap may take for float features: rounding the weights takes some of the rest.
+constexpr double kOwnTol = 0.9;
+
+// --- Interior point (newton.hpp, full_form.hpp) ---
+
+// Fraction of the step to the boundary that is taken: Mehrotra's usual value.
+constexpr double kFractionToBoundary = 0.995;
+// A predictor shorter than this damps the corrector's second-order term, which holds for a whole step, by its length:
+// undamped the term points out of the interior, and the first steps are lost.
+constexpr double kShortStep = 0.1;
+// The start, L = (1 - theta) Y + theta/k: bounds of theta, so that it is not too close to an end. With fewer features
+// than samples many samples end far from their label.
+constexpr double kLargestStart = 0.9, kSmallestStart = 1e-3, kSmallestStartFewFeatures = 0.2;
+// The search for the best theta: its relative accuracy, and a bound on its iterations, which are a handful.
+constexpr double kStartAccuracy = 1e-6;
+constexpr int kStartIterations = 100;
+// The products L Z of the start, as a fraction of theta/k: nearer to the solution than the centre, which is 1.
+constexpr double kStartBarrier = 0.3;
+// The full form's start: ||U_j|| is clipped to this, so that U is inside; the slack w and the product th w are at least
+// so much.
+constexpr double kStartNorm = 0.9, kStartSlack = 0.01, kStartProduct = 0.2;
+// Features whose curvature is below this fraction of the task's largest are left out of H. Larger cuts cost nothing at
+// lambda2 >= 1, but at lambda2 <= 0.1 anything above 1e-4 destroys convergence. A fraction of the largest, not of the
+// 1/lambda2 that the curvature tends to on active features: where all are off, every curvature is small.
+constexpr double kCurvatureCut = 1e-8;
+
+// --- Finish (finish.hpp) ---
+
+// Relative gap at which the finish is first tried, and the factor on the last try's gap at which it is tried again: at
+// 1e-3 nearly every task has the active set of its solution within reach (docs/solvers.md).
+constexpr double kFinishGap = 1e-3, kFinishAgain = 0.01;
+// A relative gap of rounding: there is no better point to be found.
+constexpr double kRounding = 3e-13;
+// Near rounding: a turn that does not improve on this ends the finish well.
+constexpr double kNearRounding = 1e-9;
+// Turns of the finish at most, and without a better gap before it gives up.
+constexpr int kFinishTurns = 15, kFinishPatience = 3;
+// Halvings of a step. Steps shorter than 1/4 mean that features become active on the way: the interior point does
+// better there.
+constexpr int kHalvings = 3;
+// What rounding may take of the dual objective in a step, relative to it.
+constexpr double kObjectiveRounding = 1e-14;
+// Newton's direction: residual, conjugate gradients, and how many of them a factor of an earlier turn may take.
+constexpr double kDirectionResidual = 1e-4;
+constexpr int kDirectionSteps = 30, kStaleSteps = 4;
+// Solves of a turn that hold entries at 0 which the one before would take below.
+constexpr int kHoldings = 3;
+// A relative residual above which a direction is useless.
+constexpr double kSolved = 0.5;
+
+// --- First-order solvers (first_order.hpp) ---
+
+// The certificate costs as much as a step; it is asked for once in so many steps.
+constexpr int kCheckEvery = 10;
+
+// --- Adjoint (adjoint.hpp) ---
+
+// An entry below this fraction of its multiplier, in units of the hinge's margin, is at its bound: float holds no
+// larger Z/L.
+constexpr double kAtBound = 1e-20;
+// A multiplier below this, in the same units, and smaller than its entry is what rounding leaves of 0.
+constexpr double kMultiplierNoise = 1e-6;
+// The linear system: relative residual, and conjugate gradients at most, where the features are close to dependent.
+constexpr double kAdjointResidual = 1e-10;
+constexpr int kAdjointSteps = 100;
+
+}  // namespace sparsedis
