@@ -1,20 +1,21 @@
-"""The C++ kernels; everything about the build that is static stands in pyproject.toml.
+"""The C++ kernels, compiled by ninja; everything about the build that is static stands in pyproject.toml.
 
 SPARSEDIS_BUILD=auto (default): the CPU kernels where a C++17 compiler is found, else none. cpu: the kernels, or the
 build fails. cuda: likewise, with the CUDA kernels. 0: none.
 """
 
-import copy
-import itertools
 import os
 import platform
+import shlex
+import shutil
+import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 PACKAGE = "sparsedis.ops"
 # The longest to compile first.
@@ -39,31 +40,27 @@ def choice() -> str:
     return value
 
 
-def eigen() -> str:
+def eigen() -> Path:
     """The folder of Eigen's headers, from the PyPI package cmeel-eigen."""
     for folder in map(Path, sys.path):
         headers = folder / "cmeel.prefix" / "include" / "eigen3"
         if headers.is_dir():
-            return str(headers)
+            return headers
     raise SystemExit("Eigen's headers were not found: pip install cmeel-eigen")
 
 
 def extensions(value: str) -> list[Extension]:
+    """One module per instruction set; none for SPARSEDIS_BUILD=0."""
     if value == "0":
         return []
-    import pybind11
-
-    include = ["-isystem", eigen(), "-isystem", pybind11.get_include()]
     x86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
     return [
         Extension(
             f"{PACKAGE}._cpp_{name}",
             SOURCES,
-            depends=[str(path) for path in Path("csrc").rglob("*.hpp")],
             define_macros=[("SPARSEDIS_MODULE", f"_cpp_{name}"), ("NDEBUG", "1"), ("EIGEN_MPL2_ONLY", "1")],
-            extra_compile_args=[*FLAGS, *flags, *include],
+            extra_compile_args=[*FLAGS, *flags],
             extra_link_args=["-pthread"],
-            language="c++",
             # "auto" installs without what cannot be compiled; sparsedis.info then says so.
             optional=value == "auto",
         )
@@ -73,27 +70,80 @@ def extensions(value: str) -> list[Extension]:
 
 
 class Build(build_ext):
-    """As many source files at a time as there are cores, whichever module they are for."""
+    """Compile what has changed, for all modules at once, with ninja.
+
+    ninja's folder is in build/ and outlives the build: setuptools compiles an editable install in a temporary folder.
+    """
 
     def build_extensions(self) -> None:
-        compile_together = self.compiler.compile
-        with ThreadPoolExecutor(self.parallel or os.cpu_count()) as cores:
-
-            def compile_apart(sources: list[str], **options: Any) -> list[str]:
-                files = cores.map(
-                    lambda source: compile_together([source], **options), sorted(sources, key=SOURCES.index)
-                )
-                return list(itertools.chain.from_iterable(files))
-
-            self.compiler.compile = compile_apart
-            self.parallel = len(self.extensions)  # threads that wait for their files, and link them
-            super().build_extensions()
+        if os.name == "posix":
+            self.folder = Path("build", f"ninja-{self.plat_name}-{sys.implementation.cache_tag}")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write_manifest()
+            jobs = ["-j", str(self.parallel)] if self.parallel else []
+            self._ninja("-k", "0", *jobs)  # everything that can be compiled; build_extension tells what cannot
+        self.parallel = None  # what is left to do is to copy files
+        super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:
-        """Object files of its own for each module: all are made of the same sources."""
-        apart = copy.copy(self)
-        apart.build_temp = os.path.join(self.build_temp, ext.name)
-        super(Build, apart).build_extension(ext)
+        """Copy a module from ninja's folder; CompileError where it is not up to date there."""
+        if os.name != "posix":
+            raise CompileError("the kernels are compiled by GCC or Clang, on Linux and macOS")
+        built = self._module(ext)
+        if self._ninja("--quiet", str(built)) != 0:
+            raise CompileError(f"{built} could not be compiled")
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(built, target)
+
+    def copy_extensions_to_source(self) -> None:
+        """Also remove a module that an earlier build left there, where this one could not compile it."""
+        for ext in self.extensions:
+            name = self.get_ext_filename(ext.name)
+            if not Path(self.build_lib, name).exists():
+                Path(name).unlink(missing_ok=True)
+        super().copy_extensions_to_source()
+
+    def _module(self, ext: Extension) -> Path:
+        return self.folder / Path(self.get_ext_filename(ext.name)).name
+
+    def _ninja(self, *arguments: str) -> int:
+        import ninja
+
+        program = os.path.join(ninja.BIN_DIR, "ninja")
+        return subprocess.run([program, "-f", str(self.folder / "build.ninja"), *arguments], check=False).returncode
+
+    def _write_manifest(self) -> None:
+        """build.ninja: a rule per module, its object files and itself; headers are found by the compiler (-MMD)."""
+        import ninja
+        import pybind11
+
+        include = [f"-I{folder}" for folder in self.compiler.include_dirs]  # Python's
+        for package, headers in (("pybind11", Path(pybind11.get_include())), ("cmeel-eigen", eigen())):
+            include += ["-isystem", self._link(package, headers)]
+        with open(self.folder / "build.ninja", "w", encoding="utf-8") as file:
+            manifest = ninja.Writer(file, width=10**6)
+            manifest.variable("builddir", str(self.folder))
+            for ext in self.extensions:
+                name = ext.name.rpartition(".")[2]
+                macros = [f"-D{macro}={value}" for macro, value in ext.define_macros]
+                compiler = [*self.compiler.compiler_so_cxx, *macros, *include, *ext.extra_compile_args]
+                command = ninja.escape(shlex.join(compiler)) + " -MMD -MF $out.d -c $in -o $out"
+                manifest.rule(f"compile{name}", command, depfile="$out.d", deps="gcc")
+                linker = ninja.escape(shlex.join([*self.compiler.linker_so_cxx, *ext.extra_link_args]))
+                manifest.rule(f"link{name}", f"{linker} $in -o $out")
+                objects = [str((self.folder / name / source).with_suffix(".o")) for source in ext.sources]
+                for source, target in zip(ext.sources, objects, strict=True):
+                    manifest.build(target, f"compile{name}", source)
+                manifest.build(str(self._module(ext)), f"link{name}", objects)
+
+    def _link(self, package: str, headers: Path) -> str:
+        """A folder of headers under a name that is the same for the same version: pip installs it anew for each build,
+        somewhere else, which alone is no reason to compile everything."""
+        link = self.folder / f"{package}-{version(package)}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(headers.absolute())
+        return str(link)
 
 
 setup(ext_modules=extensions(choice()), cmdclass={"build_ext": Build})

@@ -1,0 +1,61 @@
+"""torch and numpy are enough to import the package and to solve; the command line says which extra it needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+# What the extras bring along, and Triton, which some builds of PyTorch do.
+EXTRAS = ["PIL", "tyro", "rich", "matplotlib", "safetensors", "scipy", "sklearn", "h5py", "kornia", "accelerate"]
+BLOCK = f"""
+import importlib.abc, sys
+
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in {[*EXTRAS, "tensorboard", "triton"]!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+
+sys.meta_path.insert(0, Blocked())
+"""
+SOLVE = """
+import torch, sparsedis
+
+X, y = torch.randn(2, 6, 5, requires_grad=True), torch.arange(6).remainder(3).expand(2, 6)
+sparsedis.solve_svm(X, y, lambda1=0.1).weights.sum().backward()
+sparsedis.solve_logistic(X, y, lambda1=0.01).weights.sum().backward()
+sparsedis.solve_lasso(X, X[..., 0].detach(), lambda1=0.1).weights.sum().backward()
+sparsedis.solve_ridge(X, X[..., 0].detach(), lambda2=0.1).weights.sum().backward()
+sparsedis.nn.GroupLassoSVM()(X, X, y).logits.sum().backward()
+from sparsedis import info
+
+print(info.report())
+"""
+
+
+def run(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, check=False)
+
+
+def test_the_core_needs_torch_and_numpy_only():
+    done = run(SOLVE)
+    assert done.returncode == 0, done.stderr
+    assert "svm, torch" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["--help"]])
+def test_the_command_line_says_which_extra_it_needs(arguments):
+    done = run(
+        f"sys.argv = ['sparsedis', *{arguments!r}]\nimport runpy; runpy.run_module('sparsedis', run_name='__main__')"
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("sparsedis: the command line needs ")
+    assert line.endswith(": pip install 'sparsedis[train]'")
+
+
+def test_the_data_sets_are_not_needed_to_solve():
+    done = run("import sparsedis\nassert not any(name.startswith('sparsedis.data') for name in sys.modules)")
+    assert done.returncode == 0, done.stderr
