@@ -14,13 +14,14 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import tyro
-
-from sparsedis.disentangle.commands import Disentangle, DisentangleSweep, Shapes3d, Synthetic
-from sparsedis.metalearn.commands import Compare, Data, Evaluate, Sweep, Train
-from sparsedis.metalearn.config import PRESETS
-
 _FAILURE, _INTERRUPTED, _BROKEN_PIPE = 2, 130, 141
+
+# Modules of other packages, by the extra of this package that installs them. Nothing here may be imported before main
+# runs, which reports what is missing.
+_EXTRAS = {
+    "train": ("tyro", "rich", "PIL", "matplotlib", "safetensors"),
+    "disentangle": ("scipy", "sklearn", "h5py"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _BROKEN_PIPE
     except (ValueError, OSError) as error:
         return _fail(str(error))
-    except ImportError as error:  # of an extra that is not installed; the message says which
-        return _fail(str(error))
+    except ImportError as error:
+        return _fail(_with_extra(error))
 
 
 def _run(argv: list[str]) -> int:
+    import tyro
+
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -64,6 +67,12 @@ def _run(argv: list[str]) -> int:
 
 def _commands(argv: list[str]) -> Any:
     """The commands; the defaults of train are those of the preset that the command line names."""
+    import tyro
+
+    from sparsedis.disentangle.commands import Disentangle, DisentangleSweep, Shapes3d, Synthetic
+    from sparsedis.metalearn.commands import Compare, Data, Evaluate, Sweep, Train
+    from sparsedis.metalearn.config import PRESETS
+
     settings = PRESETS.get(_preset(argv), PRESETS["quick"])
     training = Annotated[Train, tyro.conf.subcommand("train", default=Train(config=settings))]
     few_shot = training | Evaluate | Compare | Sweep | Data
@@ -90,6 +99,15 @@ def _summary(box: str) -> str:
     told = [text for text in map(str.strip, paragraphs) if text and not text.startswith("For full helptext")]
     # Where no single option is to blame, the message comes from TrainConfig and says by itself what is.
     return re.sub(r"^Error parsing __\S+: ", "", "; ".join(told) or "bad command line")
+
+
+def _with_extra(error: ImportError) -> str:
+    """The message of an error, with the extra to install where the module belongs to one."""
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in _EXTRAS.items():
+        if package in packages:
+            return f"{error}; pip install 'sparsedis[{extra}]'"
+    return str(error)
 
 
 def _fail(message: str) -> int:

@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
+from packaging.requirements import Requirement
+
+from sparsedis import cli
 
 # What the extras bring along, and Triton, which some builds of PyTorch do.
 EXTRAS = ["PIL", "tyro", "rich", "matplotlib", "safetensors", "scipy", "sklearn", "h5py", "kornia", "accelerate"]
@@ -38,24 +42,31 @@ def run(code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_core_needs_torch_and_numpy_only():
     done = run(SOLVE)
     assert done.returncode == 0, done.stderr
     assert "svm, torch" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["--help"]])
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [[], ["train"], ["info"], ["--help"]])
 def test_the_command_line_says_which_extra_it_needs(arguments):
-    done = run(
-        f"sys.argv = ['sparsedis', *{arguments!r}]\nimport runpy; runpy.run_module('sparsedis', run_name='__main__')"
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("sparsedis: the command line needs ")
-    assert line.endswith(": pip install 'sparsedis[train]'")
+    command = "import runpy; runpy.run_module('sparsedis', run_name='__main__')"
+    done = run(f"sys.argv = ['sparsedis', *{arguments!r}]\n{command}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sparsedis: No module named 'tyro'; pip install 'sparsedis[train]'\n"
 
 
+def test_the_command_line_knows_what_each_extra_brings():
+    names = {"pillow": "PIL", "scikit-learn": "sklearn"}
+    requirements = [Requirement(text) for text in metadata.requires("sparsedis") or []]
+    for extra, modules in cli._EXTRAS.items():
+        own = {r.name for r in requirements if r.marker and r.marker.evaluate({"extra": extra})} - {"sparsedis"}
+        assert {names.get(name, name) for name in own} == set(modules)
+
+
+@pytest.mark.slow
 def test_the_data_sets_are_not_needed_to_solve():
     done = run("import sparsedis\nassert not any(name.startswith('sparsedis.data') for name in sys.modules)")
     assert done.returncode == 0, done.stderr
