@@ -228,15 +228,15 @@ def test_many_hostile_tasks_end(backend):
     end(range(1000, 1000 + count), batch, 12 if backend == "triton" else 60, backend)
 
 
-def test_faces_are_no_more_than_features(monkeypatch):
+def test_solves_are_no_more_than_features(monkeypatch):
     """Also if, by rounding, a solve ended at a boundary without dropping a feature."""
     solves = []
-    monkeypatch.setattr(descent._Tasks, "_minimise_on_face", lambda self, moving: solves.append(0) or moving)
+    monkeypatch.setattr(descent._Tasks, "_solve_once", lambda self, moving: solves.append(0) or moving)
     draw = Draws(0)
     X, y = draw.normal(1, 20, 7), draw.normal(1, 20)
     solution = solve_lasso(X, y, lambda1=0.1, relative=True, backend="torch", max_iter=5, tol=1e-15)
     assert solution.status.item() == Status.MAX_ITER
-    assert len(solves) == 2 * descent.FACES + 3 * 8
+    assert len(solves) == 2 * descent.SOLVES + 3 * 8
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def lasso_launches() -> list[Launch]:
     """What the Lasso starts, for every number of features that it has room for."""
     one, present = torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.int64)
     with recorded() as noted:
-        for d in lasso_kernel.ROOMS:
+        for d in lasso_kernel.SIZES:
             H = torch.ones(2, d, d, dtype=torch.float64)
             lasso_kernel.descend(H, H[:, 0].contiguous(), one, one, present, 1e-10, 100)
     return noted

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Request(NamedTuple):
-    """A problem to solve, as far as shapes and types tell; ``named``: the backend was asked for by its name."""
+    """The shapes and types of a problem to solve; ``named``: the backend was asked for by its name."""
 
     device: torch.device
     dtype: torch.dtype

@@ -2,8 +2,8 @@
 
     f(w) = 1/(2 N) sum_i s_i ||x_i.w - y_i||^2 + lambda2/2 ||w||^2,    N = sum_i s_i
 
-over w (d, m), for B tasks with features X (B, n, d) and targets Y (B, n, m). A sample enters by its share s_i / N,
-which is 0 for all samples of a task without weight.
+over w (d, m), for B tasks with features X (B, n, d) and targets Y (B, n, m). The normalised weight of a
+sample is s_i / N, and 0 for all samples of a task without weight.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def shares(sample_weight: Tensor, dtype: torch.dtype) -> Tensor:
+def normalised_weights(sample_weight: Tensor, dtype: torch.dtype) -> Tensor:
     """s_i / N, (B, n)."""
     weight = sample_weight.to(dtype)
     # By the largest first, whatever the scale: the sum could overflow.
@@ -22,9 +22,9 @@ def shares(sample_weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def normal_equations(features: Tensor, targets: Tensor, share: Tensor, lambda2: Tensor) -> tuple[Tensor, Tensor]:
-    """H = X^T diag(share) X + lambda2 I, (B, d, d), and b = X^T diag(share) Y, (B, d, m): H w = b at the minimum."""
-    weighted = (share[..., None] * features).mT
+def normal_equations(features: Tensor, targets: Tensor, weight: Tensor, lambda2: Tensor) -> tuple[Tensor, Tensor]:
+    """H = X^T diag(weight) X + lambda2 I, (B, d, d), and b = X^T diag(weight) Y, (B, d, m): H w = b at the minimum."""
+    weighted = (weight[..., None] * features).mT
     H = weighted @ features
     H = (H + H.mT) / 2
     H.diagonal(dim1=1, dim2=2).add_(lambda2[:, None])
@@ -32,15 +32,15 @@ def normal_equations(features: Tensor, targets: Tensor, share: Tensor, lambda2: 
 
 
 def perturbed(
-    features: Tensor, residual: Tensor, share: Tensor, w: Tensor, by_features: Tensor, by_targets: Tensor
+    features: Tensor, residual: Tensor, weight: Tensor, w: Tensor, by_features: Tensor, by_targets: Tensor
 ) -> Tensor:
-    """Tangent of X^T diag(share) (Y - X w), (B, d, m), along tangents of X and Y, at constant w; its transpose is
+    """Tangent of X^T diag(weight) (Y - X w), (B, d, m), along tangents of X and Y, at constant w; its transpose is
     :func:`differentiate`."""
-    moved = share[..., None] * (by_targets - by_features @ w)
-    return by_features.mT @ (share[..., None] * residual) + features.mT @ moved
+    moved = weight[..., None] * (by_targets - by_features @ w)
+    return by_features.mT @ (weight[..., None] * residual) + features.mT @ moved
 
 
-def differentiate(features: Tensor, residual: Tensor, share: Tensor, w: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+def differentiate(features: Tensor, residual: Tensor, weight: Tensor, w: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients in X (B, n, d) and Y (B, n, m) of a loss, from q = H^-1 dloss/dw (B, d, m) and the residual Y - X w."""
-    along = share[..., None] * (features @ q)
-    return (share[..., None] * residual) @ q.mT - along @ w.mT, along
+    along = weight[..., None] * (features @ q)
+    return (weight[..., None] * residual) @ q.mT - along @ w.mT, along

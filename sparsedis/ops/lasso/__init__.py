@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from sparsedis.ops.common.least_squares import shares
+from sparsedis.ops.common.least_squares import normalised_weights
 from sparsedis.ops.common.operation import Operation, value_per_task
 from sparsedis.ops.common.precision import working, working_dtype
 from sparsedis.ops.lasso.backend_cpp import CppBackend
@@ -27,5 +27,5 @@ OPERATION = Operation(
 def lambda1_max(features: Tensor, targets: Tensor, sample_weight: Tensor) -> Tensor:
     """The smallest lambda1 with w = 0, (B,), in the working precision."""
     check_tasks(features, targets, sample_weight)
-    share = shares(sample_weight, working_dtype(features.device))
-    return zero_threshold(working(features), working(targets), share)
+    weight = normalised_weights(sample_weight, working_dtype(features.device))
+    return zero_threshold(working(features), working(targets), weight)

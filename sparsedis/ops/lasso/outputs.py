@@ -14,7 +14,7 @@ from sparsedis.ops.lasso.problem import Certificate, certificate, kink_margin
 def outputs(
     X: Tensor,
     y: Tensor,
-    share: Tensor,
+    weight: Tensor,
     lambda1: Tensor,
     lambda2: Tensor,
     w: Tensor,
@@ -28,6 +28,6 @@ def outputs(
     """The outputs of an operation on features of dtype ``given``, from the solver's w (B, d) and its certificate."""
     weights = w.to(returned_dtype(given))
     if weights.dtype != w.dtype:
-        at = certificate(X, y, share, lambda1, lambda2, w, at.gap, weights.to(w.dtype))
+        at = certificate(X, y, weight, lambda1, lambda2, w, at.gap, weights.to(w.dtype))
         status = status_of_rounded(status, at.relative_gap, tol)
-    return Outputs(weights, *at, n_iter, status, weights != 0, kink_margin(X, y, share, lambda1, w))
+    return Outputs(weights, *at, n_iter, status, weights != 0, kink_margin(X, y, weight, lambda1, w))

@@ -28,7 +28,7 @@ class Certificate(NamedTuple):
 def certificate(
     features: Tensor,
     targets: Tensor,
-    share: Tensor,
+    weight: Tensor,
     lambda1: Tensor,
     lambda2: Tensor,
     w: Tensor,
@@ -47,7 +47,7 @@ def certificate(
     residual is the better one.
     """
     r = targets - (features @ w[..., None])[..., 0]
-    correlation = (features.mT @ (share * r)[..., None])[..., 0]
+    correlation = (features.mT @ (weight * r)[..., None])[..., 0]
     v = correlation - lambda2[:, None] * w
     l1, l2 = lambda1[:, None], lambda2[:, None]
     given, misfit = (w, r) if rounded is None else (rounded, targets - (features @ rounded[..., None])[..., 0])
@@ -55,7 +55,7 @@ def certificate(
 
     def distance(a: Tensor | float) -> Tensor:
         """Half the squared distance of ``given`` and a w, in the norm of H."""
-        return ((share * (misfit - a * r) ** 2).sum(1) + lambda2 * ((given - a * w) ** 2).sum(1)) / 2
+        return ((weight * (misfit - a * r) ** 2).sum(1) + lambda2 * ((given - a * w) ** 2).sum(1)) / 2
 
     a = (l1 / v.abs().amax(1, keepdim=True).clamp_min(_TINY)).clamp_max(1)
     gap = distance(a) + (l1 * size - a * v * given).clamp_min(0).sum(1)
@@ -63,7 +63,7 @@ def certificate(
     opposed = correlation * given < 0
     aligned = (l1 - correlation.abs()).clamp_min(0) * size + (l2 * size - above) ** 2 / (2 * l2).clamp_min(_TINY)
     against = (l1 + correlation.abs()) * size + l2 / 2 * size**2 + above**2 / (2 * l2).clamp_min(_TINY)
-    by_conjugate = (share * (misfit - r) ** 2).sum(1) / 2 + torch.where(opposed, against, aligned).sum(1)
+    by_conjugate = (weight * (misfit - r) ** 2).sum(1) / 2 + torch.where(opposed, against, aligned).sum(1)
     unscaled = (lambda2 > 0) & (by_conjugate < gap)
     gap = torch.where(unscaled, by_conjugate, gap)
     # The norm of H is one: the way to the minimum is at most that to w and from there.
@@ -71,15 +71,15 @@ def certificate(
     quadratic = (lambda1 == 0) & (by_minimum < gap)
     gap = torch.where(quadratic, by_minimum, gap)
 
-    dual = torch.where((unscaled | quadratic)[:, None], r, a * r) * (share > 0)
-    objective = ((share * misfit**2).sum(1) + lambda2 * (given**2).sum(1)) / 2 + lambda1 * size.sum(1)
-    at_zero = (share * targets**2).sum(1) / 2
+    dual = torch.where((unscaled | quadratic)[:, None], r, a * r) * (weight > 0)
+    objective = ((weight * misfit**2).sum(1) + lambda2 * (given**2).sum(1)) / 2 + lambda1 * size.sum(1)
+    at_zero = (weight * targets**2).sum(1) / 2
     if rounded is not None:  # weights that overflow
         gap, objective = (value.nan_to_num(torch.inf, torch.inf) for value in (gap, objective))
     return Certificate(dual, gap, gap / at_zero.clamp_min(_TINY), objective)
 
 
-def kink_margin(features: Tensor, targets: Tensor, share: Tensor, lambda1: Tensor, w: Tensor) -> Tensor:
+def kink_margin(features: Tensor, targets: Tensor, weight: Tensor, lambda1: Tensor, w: Tensor) -> Tensor:
     """How far solutions w (B, d) are from a kink, (B,), >= 0: min_j | |z_j| / lambda1 - 1 |, inf without lambda1.
 
     z_j = X_j^T diag(c) (y - X w) + w_j X_j^T diag(c) X_j is what coordinate descent thresholds: a feature is off while
@@ -87,11 +87,11 @@ def kink_margin(features: Tensor, targets: Tensor, share: Tensor, lambda1: Tenso
     |w_j| / lambda1 for one that is on.
     """
     r = targets - (features @ w[..., None])[..., 0]
-    z = (features.mT @ (share * r)[..., None])[..., 0] + (share[..., None] * features**2).sum(1) * w
+    z = (features.mT @ (weight * r)[..., None])[..., 0] + (weight[..., None] * features**2).sum(1) * w
     sparse = (lambda1 > 0)[:, None]
     return torch.where(sparse, (z.abs() / torch.where(sparse, lambda1[:, None], 1) - 1).abs(), torch.inf).amin(1)
 
 
-def zero_threshold(features: Tensor, targets: Tensor, share: Tensor) -> Tensor:
+def zero_threshold(features: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
     """max_j |X_j^T diag(c) y|, (B,): w = 0 is the solution exactly from this lambda1 on."""
-    return (features.mT @ (share * targets)[..., None]).abs().amax((1, 2))
+    return (features.mT @ (weight * targets)[..., None]).abs().amax((1, 2))

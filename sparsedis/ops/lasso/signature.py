@@ -1,7 +1,7 @@
 """The signature of the operation: what its backends are given and give back.
 
-B tasks of n samples and d features. "Working precision" is float64, or float32 on devices without it. Every solve goes
-on to rounding, as a right gradient takes, where ``tol`` is looser.
+B tasks of n samples and d features. "Working precision" is float64, or float32 on devices without it. Every solve
+continues to rounding, as a right gradient takes, where ``tol`` is looser.
 """
 
 from typing import NamedTuple

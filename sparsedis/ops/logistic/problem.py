@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsedis.ops.common.least_squares import shares
+from sparsedis.ops.common.least_squares import normalised_weights
 from sparsedis.ops.common.precision import working_dtype
 from sparsedis.ops.logistic.signature import Inputs
 
@@ -30,14 +30,14 @@ class Problem:
     Attributes:
         features: X, (B, n, d), with a last column of ones for an intercept.
         targets: Y, one-hot, (B, n, k).
-        share: c, (B, n, 1); 0 marks padding.
+        weight: c, (B, n, 1); 0 marks padding.
         lambda1, lambda2: of each row of W, (B, d): 0 for the intercept's.
         intercept: whether the last row is an intercept.
     """
 
     features: Tensor
     targets: Tensor
-    share: Tensor
+    weight: Tensor
     lambda1: Tensor
     lambda2: Tensor
     intercept: bool
@@ -47,7 +47,7 @@ class Problem:
         """The problem of an operation's inputs."""
         features, labels, lambda1, lambda2, sample_weight = inputs
         dtype = working_dtype(features.device)
-        # What absent samples hold may be anything: their product with a share of 0 need not be 0.
+        # What absent samples hold may be anything: their product with a weight of 0 need not be 0.
         X = torch.where(sample_weight[..., None] > 0, features.to(dtype), 0)
         penalised = X.new_ones(X.shape[0], X.shape[2])
         if intercept:
@@ -58,7 +58,7 @@ class Problem:
         return cls(
             X,
             torch.nn.functional.one_hot(known, n_classes).to(dtype),
-            shares(sample_weight, dtype)[..., None],
+            normalised_weights(sample_weight, dtype)[..., None],
             lambda1.to(dtype)[:, None] * penalised,
             lambda2.to(dtype)[:, None] * penalised,
             intercept,
@@ -72,7 +72,7 @@ class Problem:
     @property
     def frequencies(self) -> Tensor:
         """Share of every class, (B, 1, k)."""
-        return (self.share * self.targets).sum(1, keepdim=True)
+        return (self.weight * self.targets).sum(1, keepdim=True)
 
     def start(self) -> Tensor:
         """W = 0 with the intercept that is best for it, (B, d, k)."""
@@ -86,7 +86,7 @@ class Problem:
 def loss(problem: Problem, scores: Tensor) -> Tensor:
     """The cross-entropies of scores X W, (B,)."""
     own = (scores * problem.targets).sum(-1, keepdim=True)
-    return (problem.share * (scores - own).logsumexp(-1, keepdim=True)).sum((1, 2))
+    return (problem.weight * (scores - own).logsumexp(-1, keepdim=True)).sum((1, 2))
 
 
 def penalty(problem: Problem, W: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def loss_slope(problem: Problem, p: Tensor) -> Tensor:
     The label's entry is minus the sum of the others, not p - 1, which would keep only the rounding error.
     """
     others = p * (1 - problem.targets)
-    return problem.share * (others - problem.targets * others.sum(-1, keepdim=True))
+    return problem.weight * (others - problem.targets * others.sum(-1, keepdim=True))
 
 
 class Certificate(NamedTuple):
@@ -135,16 +135,16 @@ def certificate(problem: Problem, W: Tensor, rounded: Tensor | None = None) -> C
     """
     scores = problem.features @ W
     p, _ = probabilities(problem, scores)
-    Y, share = problem.targets, problem.share
+    Y, weight = problem.targets, problem.weight
     off = p * (1 - Y)
     if problem.intercept:
-        mean, wanted = (share * p).sum(1, keepdim=True), problem.frequencies
+        mean, wanted = (weight * p).sum(1, keepdim=True), problem.frequencies
         mix = ((mean - wanted) / mean.clamp_min(_TINY)).amax(-1, keepdim=True).clamp(0, 1)
         row = torch.where(mix > 0, (wanted - (1 - mix) * mean).clamp_min(0), 0)  # times mix
         off = ((1 - mix) * p + row) * (1 - Y)
     # Y - L for a = 1, the label's entry as the sum of the others.
     A = Y * off.sum(-1, keepdim=True) - off
-    V = problem.features.mT @ (share * A)
+    V = problem.features.mT @ (weight * A)
     l1, l2 = problem.lambda1, problem.lambda2
     given = W
     if rounded is not None:
@@ -167,7 +167,7 @@ def certificate(problem: Problem, W: Tensor, rounded: Tensor | None = None) -> C
         difference = torch.where(Y > 0, own, difference)
         u = difference / p.clamp_min(_TINY)
         phi = torch.where(u.abs() < 1e-4, u * u / 2 * (1 - u / 3 + u * u / 6), torch.xlogy(1 + u, 1 + u) - u)
-        return (share * p * phi).clamp_min(0).sum((1, 2))
+        return (weight * p * phi).clamp_min(0).sum((1, 2))
 
     scaled = mismatch(a) + (
         l2 / 2 * (given - a * W).square().sum(-1)
@@ -201,14 +201,15 @@ def kink_margin(problem: Problem, W: Tensor) -> Tensor:
     correlation for a row that is off, and (X_j^T diag(c) X_j / 2 + lambda2) ||W_j|| / lambda1 for one that is on.
     """
     _, slope = probabilities(problem, problem.features @ W)
-    Z = (problem.share * problem.features**2).sum(1)[..., None] / 2 * W - problem.features.mT @ slope
+    Z = (problem.weight * problem.features**2).sum(1)[..., None] / 2 * W - problem.features.mT @ slope
     sparse = problem.lambda1 > 0
     return torch.where(sparse, (row_norms(Z) / torch.where(sparse, problem.lambda1, 1) - 1).abs(), torch.inf).amin(1)
 
 
 def zero_threshold(problem: Problem) -> Tensor:
-    """The smallest lambda1 with W = 0, (B,): max_j ||X_j^T diag(c)(Y - 1/k)||; with an intercept not 1/k but shares."""
+    """The smallest lambda1 with W = 0, (B,): max_j ||X_j^T diag(c)(Y - 1/k)||; 1/k being the class frequencies
+    with an intercept."""
     k = problem.targets.shape[2]
     p = problem.frequencies if problem.intercept else 1 / k
-    V = problem.features.mT @ (problem.share * (problem.targets - p))
+    V = problem.features.mT @ (problem.weight * (problem.targets - p))
     return row_norms(V)[:, : V.shape[1] - problem.intercept].amax(1)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.ops.common.least_squares import shares
+from sparsedis.ops.common.least_squares import normalised_weights
 from sparsedis.ops.common.operation import Operation, value_per_task
 from sparsedis.ops.common.precision import working, working_dtype
 from sparsedis.ops.ridge.backend_torch import TorchBackend
@@ -26,5 +26,5 @@ def mean_square(features: Tensor, sample_weight: Tensor) -> Tensor:
     """sum_i s_i ||x_i||^2 / sum_i s_i, (B,), in the working precision; what a relative lambda2 multiplies."""
     checks.finite("features", features, ("task", "sample", "feature"))
     checks.weight_values(sample_weight)
-    share = shares(sample_weight, working_dtype(features.device))
-    return (share * working(features).square().sum(-1)).sum(1)
+    weight = normalised_weights(sample_weight, working_dtype(features.device))
+    return (weight * working(features).square().sum(-1)).sum(1)

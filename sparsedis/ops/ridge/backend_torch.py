@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsedis.ops.common.backend import Outputs, Request
 from sparsedis.ops.common.batches import status_of_rounded
-from sparsedis.ops.common.least_squares import differentiate, normal_equations, perturbed, shares
+from sparsedis.ops.common.least_squares import differentiate, normal_equations, normalised_weights, perturbed
 from sparsedis.ops.common.precision import returned_dtype, working
 from sparsedis.ops.ridge.signature import Differentials, Inputs, Options, Saved
 from sparsedis.solution import Status
@@ -32,14 +32,14 @@ class TorchBackend:
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         features, targets, lambda2, sample_weight = inputs
         X, Y = working(features), working(targets)
-        share = shares(sample_weight, X.dtype)[..., None]
-        system = _System(X, share, lambda2)
+        weight = normalised_weights(sample_weight, X.dtype)[..., None]
+        system = _System(X, weight, lambda2)
         w = torch.zeros(X.shape[0], X.shape[2], Y.shape[2], dtype=X.dtype, device=X.device)
         for _ in range(1 + _REFINEMENTS):
-            w = w + system.solve(X.mT @ (share * (Y - X @ w)) - lambda2[:, None, None] * w)
+            w = w + system.solve(X.mT @ (weight * (Y - X @ w)) - lambda2[:, None, None] * w)
         r = Y - X @ w
-        v = X.mT @ (share * r) - lambda2[:, None, None] * w
-        at_zero = ((share * Y**2).sum((1, 2)) / 2).clamp_min(_TINY)
+        v = X.mT @ (weight * r) - lambda2[:, None, None] * w
+        at_zero = ((weight * Y**2).sum((1, 2)) / 2).clamp_min(_TINY)
         # With the residual as dual point: strong convexity, a sum of squares.
         gap = v.square().sum((1, 2)) / (2 * lambda2)
         status = torch.where(gap / at_zero <= options.tol, int(Status.CERTIFIED), int(Status.STALLED))
@@ -49,10 +49,10 @@ class TorchBackend:
             # Of the rounded weights, with the residual of the others as dual point: squares again.
             rounded = weights.to(w.dtype)
             misfit, moved = Y - X @ rounded, lambda2[:, None, None] * (rounded - w)
-            gap = (share * (misfit - r) ** 2).sum((1, 2)) / 2 + (v - moved).square().sum((1, 2)) / (2 * lambda2)
+            gap = (weight * (misfit - r) ** 2).sum((1, 2)) / 2 + (v - moved).square().sum((1, 2)) / (2 * lambda2)
             gap = gap.nan_to_num(torch.inf, torch.inf)  # weights that overflow
             status = status_of_rounded(status, gap / at_zero, options.tol)
-        objective = (share * misfit**2).sum((1, 2)) / 2 + lambda2 / 2 * rounded.square().sum((1, 2))
+        objective = (weight * misfit**2).sum((1, 2)) / 2 + lambda2 / 2 * rounded.square().sum((1, 2))
         objective = objective.nan_to_num(torch.inf, torch.inf)
         return Outputs(
             weights=weights,
@@ -69,12 +69,12 @@ class TorchBackend:
     def adjoint(self, inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
         features, targets, lambda2, sample_weight = inputs
         X, Y, w, c = (working(value) for value in (features, targets, saved.weights, grad_weights))
-        share = shares(sample_weight, X.dtype)
-        system = _System(X, share[..., None], lambda2)
+        weight = normalised_weights(sample_weight, X.dtype)
+        system = _System(X, weight[..., None], lambda2)
         q = system.refined(c)
         # The digits that float32 lost: with fewer samples than features q is as large as 1/lambda2 where w has nothing.
-        w = w + system.solve(X.mT @ (share[..., None] * (Y - X @ w)) - lambda2[:, None, None] * w)
-        grad_features, grad_targets = differentiate(X, Y - X @ w, share, w, q)
+        w = w + system.solve(X.mT @ (weight[..., None] * (Y - X @ w)) - lambda2[:, None, None] * w)
+        grad_features, grad_targets = differentiate(X, Y - X @ w, weight, w, q)
         return Differentials(
             features=grad_features.to(features.dtype),
             targets=grad_targets.to(targets.dtype),
@@ -85,24 +85,24 @@ class TorchBackend:
         features, targets, lambda2, sample_weight = inputs
         given = features, targets, saved.weights, tangents.features, tangents.targets
         X, Y, w, dX, dY = (working(value) for value in given)
-        share = shares(sample_weight, X.dtype)
-        right = perturbed(X, Y - X @ w, share, w, dX, dY) - tangents.lambda2[:, None, None] * w
-        return _System(X, share[..., None], lambda2).refined(right).to(saved.weights.dtype).contiguous()
+        weight = normalised_weights(sample_weight, X.dtype)
+        right = perturbed(X, Y - X @ w, weight, w, dX, dY) - tangents.lambda2[:, None, None] * w
+        return _System(X, weight[..., None], lambda2).refined(right).to(saved.weights.dtype).contiguous()
 
 
 class _System:
-    """(X^T diag(share) X + lambda2)^-1, by a factor of the smaller of the two Gram matrices."""
+    """(X^T diag(weight) X + lambda2)^-1, by a factor of the smaller of the two Gram matrices."""
 
-    def __init__(self, X: Tensor, share: Tensor, lambda2: Tensor) -> None:
-        self._X, self._share, self._lambda2 = X, share, lambda2[:, None, None]
-        self._root = share.sqrt()
+    def __init__(self, X: Tensor, weight: Tensor, lambda2: Tensor) -> None:
+        self._X, self._share, self._lambda2 = X, weight, lambda2[:, None, None]
+        self._root = weight.sqrt()
         self._by_samples = X.shape[1] < X.shape[2]
         if self._by_samples:
             rows = self._root * X
             matrix = rows @ rows.mT
             matrix.diagonal(dim1=1, dim2=2).add_(lambda2[:, None])
         else:
-            matrix, _ = normal_equations(X, X[..., :0], share[..., 0], lambda2)
+            matrix, _ = normal_equations(X, X[..., :0], weight[..., 0], lambda2)
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if bool(failed.any()):  # lambda2 below rounding: the refinement makes up for the shift
             diagonal = matrix.diagonal(dim1=1, dim2=2)

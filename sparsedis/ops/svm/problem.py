@@ -1,4 +1,4 @@
-"""The group-Lasso multiclass SVM: primal, dual, link, certificate.
+"""The group-Lasso multiclass SVM: primal, dual, primal map, certificate.
 
 One task has features X (n, d), one-hot targets Y (n, k), sample weights s >= 0 and minimises over W (d, k)
 
@@ -140,7 +140,7 @@ class Certificate(NamedTuple):
 
     V: Tensor  # (B, d, k)
     norms: Tensor  # (B, d), of the rows of V
-    weights: Tensor  # W by the link, (B, d, k)
+    weights: Tensor  # W(V) by the primal map, (B, d, k)
     scores: Tensor  # X W, (B, n, k)
     gap: Tensor  # P(W) - D(L), (B,)
     objective: Tensor  # P(W), (B,)
@@ -152,7 +152,7 @@ class Certificate(NamedTuple):
 
 
 def certificate(problem: Problem, dual: Tensor) -> Certificate:
-    """Link, primal value and duality gap of dual points L (B, n, k), rows in the simplex.
+    """Primal map, primal value and duality gap of dual points L (B, n, k), rows in the simplex.
 
     The gap is summed from terms that are non-negative one by one, so it does not cancel. With z = Y + m/rho,
     a its projection onto the simplex and tau the threshold of that projection, a sample's term is
@@ -190,10 +190,10 @@ def _sample_terms(problem: Problem, dual: Tensor, scores: Tensor) -> tuple[Tenso
 def certificate_of(
     problem: Problem, dual: Tensor, at: Certificate, weights: Tensor, scores: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Duality gap P(W) - D(L) and objective P(W), (B,) each, of other weights W (B, d, k) than those of the link.
+    """Duality gap P(W) - D(L) and objective P(W), (B,) each, of other weights W (B, d, k) than W(V).
 
     By Fenchel and Young again a sum of non-negative terms: those of the samples at the scores of W, and for every
-    feature lambda1 ||W_j|| - <U_j, W_j> + lambda2/2 ||W_j - link(V_j)||^2 with U_j = V_j - lambda2 link(V_j), whose
+    feature lambda1 ||W_j|| - <U_j, W_j> + lambda2/2 ||W_j - W(V_j)||^2 with U_j = V_j - lambda2 W(V_j), whose
     first part is lambda1 ||W_j - <W_j, u> u||^2 / (||W_j|| + <W_j, u>) along u = V_j/||V_j|| where the feature is on.
     ``at`` is the certificate of L, ``scores`` is X W.
     """

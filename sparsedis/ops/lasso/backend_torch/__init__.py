@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sparsedis.ops.common.backend import Outputs, Request
 from sparsedis.ops.common.batches import apply_in_slices
-from sparsedis.ops.common.least_squares import differentiate, normal_equations, perturbed, shares
+from sparsedis.ops.common.least_squares import differentiate, normal_equations, normalised_weights, perturbed
 from sparsedis.ops.common.precision import working
 from sparsedis.ops.common.support import least_step
 from sparsedis.ops.lasso.backend_torch.descent import descend
@@ -33,9 +33,9 @@ class TorchBackend:
         def run(*tensors: Tensor) -> Outputs:
             X, y, l1, l2, weight = tensors
             X, y = working(X), working(y)
-            share = shares(weight, X.dtype)
-            solved = descend(X, y, share, l1, l2, options.tol, options.max_iter)
-            return outputs(X, y, share, l1, l2, *solved, tol=options.tol, given=inputs.features.dtype)
+            weight = normalised_weights(weight, X.dtype)
+            solved = descend(X, y, weight, l1, l2, options.tol, options.max_iter)
+            return outputs(X, y, weight, l1, l2, *solved, tol=options.tol, given=inputs.features.dtype)
 
         return Outputs(*apply_in_slices(run, inputs, task_bytes(inputs.features), MEMORY))
 
@@ -43,10 +43,10 @@ class TorchBackend:
         def run(*tensors: Tensor) -> Differentials:
             X, y, _, l2, weight, w, residual, grad_w = tensors
             X, y, w = working(X), working(y)[..., None], working(w)[..., None]
-            share = shares(weight, X.dtype)
-            H, _ = normal_equations(X, y, share, l2)
+            weight = normalised_weights(weight, X.dtype)
+            H, _ = normal_equations(X, y, weight, l2)
             q = least_step(H, w[..., 0] != 0, working(grad_w))[..., None]
-            grad_X, grad_y = differentiate(X, residual[..., None], share, w, q)
+            grad_X, grad_y = differentiate(X, residual[..., None], weight, w, q)
             return Differentials(
                 features=grad_X.to(inputs.features.dtype),
                 targets=grad_y[..., 0].to(inputs.targets.dtype),
@@ -62,10 +62,10 @@ class TorchBackend:
             X, y, _, l2, weight, w, residual, dX, dy, dl1, dl2 = tensors
             X, dX = working(X), working(dX)
             y, w, dy = (working(value)[..., None] for value in (y, w, dy))
-            share = shares(weight, X.dtype)
-            H, _ = normal_equations(X, y, share, l2)
+            weight = normalised_weights(weight, X.dtype)
+            H, _ = normal_equations(X, y, weight, l2)
             by_penalties = dl1[:, None, None] * w.sign() + dl2[:, None, None] * w
-            right = perturbed(X, residual[..., None], share, w, dX, dy) - by_penalties
+            right = perturbed(X, residual[..., None], weight, w, dX, dy) - by_penalties
             return (least_step(H, w[..., 0] != 0, right[..., 0]).to(saved.weights.dtype),)
 
         tensors = (*inputs, *saved, *tangents)

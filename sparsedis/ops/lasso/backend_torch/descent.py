@@ -21,7 +21,7 @@ SWEEP_ITERATIONS = 2
 # Sweeps per iteration. A sweep is much cheaper than a solve on a support that is too large.
 SWEEPS = 10
 # Solves on the support in an iteration of sweeps; each drops a feature, or is the last.
-FACES = 10
+SOLVES = 10
 # Features that enter at once: one, and one for every so many that are in.
 IN_PER_ENTRY = 4
 
@@ -29,7 +29,7 @@ IN_PER_ENTRY = 4
 def descend(
     features: Tensor,
     targets: Tensor,
-    share: Tensor,
+    weight: Tensor,
     lambda1: Tensor,
     lambda2: Tensor,
     tol: float,
@@ -42,7 +42,7 @@ def descend(
 
     The first iterations are some sweeps of coordinate descent, which let features in and out until the signs stay, and
     then the minimum over the orthant that the signs span. The others, an active-set method, let in only the features
-    that lower the objective most, and go on until that minimum is reached; they begin at zero where the sweeps have
+    that lower the objective most, and continue until that minimum is reached; they begin at zero where the sweeps have
     left more features than samples. All of it lowers the objective, and a minimum over an orthant is left only for a
     lower one, so that the right one is found, where the direct solve is exact. Without lambda1 there is no orthant: the
     first solve, from zero, is the least-squares solution of least norm.
@@ -52,7 +52,7 @@ def descend(
     """
     batch = len(features)
     goal = min(tol, ROUNDING)
-    tasks = _Tasks.begin(features, targets, share, lambda1, lambda2)
+    tasks = _Tasks.begin(features, targets, weight, lambda1, lambda2)
     best = tasks.w.clone()
     at = tasks.certify()
     lowest = at.objective.clone()
@@ -73,7 +73,7 @@ def descend(
             if iteration == SWEEP_ITERATIONS + 1:
                 lowest[going[tasks.restart_crowded()]] = torch.inf
             tasks.enter()
-        tasks.minimise_over_faces(FACES if sweeping else features.shape[2] + 1)
+        tasks.solve_on_support(SOLVES if sweeping else features.shape[2] + 1)
         now = tasks.certify()
         better = now.relative_gap < at.relative_gap[going]
         progress = better | (now.objective < lowest[going])
@@ -97,11 +97,11 @@ def descend(
 
 @dataclass
 class _Tasks:
-    """The tasks that go on: their data, weights w (B, d), and the gradient g = b - H w."""
+    """The tasks that continue: their data, weights w (B, d), and the gradient g = b - H w."""
 
     features: Tensor
     targets: Tensor
-    share: Tensor
+    weight: Tensor
     lambda1: Tensor
     lambda2: Tensor
     H: Tensor
@@ -110,10 +110,10 @@ class _Tasks:
     g: Tensor
 
     @classmethod
-    def begin(cls, features: Tensor, targets: Tensor, share: Tensor, lambda1: Tensor, lambda2: Tensor) -> _Tasks:
-        H, b = normal_equations(features, targets[..., None], share, lambda2)
+    def begin(cls, features: Tensor, targets: Tensor, weight: Tensor, lambda1: Tensor, lambda2: Tensor) -> _Tasks:
+        H, b = normal_equations(features, targets[..., None], weight, lambda2)
         b = b[..., 0]
-        return cls(features, targets, share, lambda1, lambda2, H, b, torch.zeros_like(b), b)
+        return cls(features, targets, weight, lambda1, lambda2, H, b, torch.zeros_like(b), b)
 
     def take(self, index: Tensor) -> _Tasks:
         return _Tasks(*(getattr(self, field.name)[index] for field in fields(self)))
@@ -128,9 +128,9 @@ class _Tasks:
     def certify(self) -> Certificate:
         """The certificate of w; takes the gradient from the features, as that from H cancels."""
         X, residual = self.features, self.targets - (self.features @ self.w[..., None])[..., 0]
-        self.g = (X.mT @ (self.share * residual)[..., None])[..., 0] - self.lambda2[:, None] * self.w
+        self.g = (X.mT @ (self.weight * residual)[..., None])[..., 0] - self.lambda2[:, None] * self.w
         to_minimum = (self.g * self.least_step()).sum(1).clamp_min(0) / 2
-        return certificate(X, self.targets, self.share, self.lambda1, self.lambda2, self.w, to_minimum)
+        return certificate(X, self.targets, self.weight, self.lambda1, self.lambda2, self.w, to_minimum)
 
     def sweeps(self) -> None:
         """Passes over the features, in all tasks at once; a task whose signs no longer change sits out the others."""
@@ -157,7 +157,7 @@ class _Tasks:
 
     def restart_crowded(self) -> Tensor:
         """Put w at zero where it has more features than there are samples; (B,) bool: where."""
-        crowded = (self.lambda1 > 0) & ((self.w != 0).sum(1) > (self.share > 0).sum(1))
+        crowded = (self.lambda1 > 0) & ((self.w != 0).sum(1) > (self.weight > 0).sum(1))
         self.w = torch.where(crowded[:, None], 0, self.w)
         self.g = torch.where(crowded[:, None], self.b, self.g)
         return crowded
@@ -165,12 +165,12 @@ class _Tasks:
     def enter(self) -> None:
         """Let in, one after the other, the features that lower the objective most by themselves."""
         size = (self.w != 0).sum(1)
-        room = torch.minimum(1 + size // IN_PER_ENTRY, (self.share > 0).sum(1) - size).clamp_min(1)
-        for count in range(int(room.max())):
+        most = torch.minimum(1 + size // IN_PER_ENTRY, (self.weight > 0).sum(1) - size).clamp_min(1)
+        for count in range(int(most.max())):
             excess = (self.g.abs() - self.lambda1[:, None]).clamp_min(0)
             off = (self.w == 0) & (self.diagonal > 0) & (self.lambda1 > 0)[:, None]
             gain, chosen = torch.where(off, excess**2 / self.diagonal, 0).max(1)
-            self._minimise_over(chosen, (gain > 0) & (count < room))
+            self._minimise_over(chosen, (gain > 0) & (count < most))
 
     def _support(self) -> Tensor:
         return torch.where((self.lambda1 > 0)[:, None], self.w != 0, self.diagonal > 0)
@@ -183,31 +183,34 @@ class _Tasks:
             step[dense] = least_step(self.H[dense], self._support()[dense], self.g[dense])
         return step
 
-    def minimise_over_faces(self, most: int) -> None:
+    def solve_on_support(self, most: int) -> None:
         """The minimum over the orthant of w, and wherever that ends at a boundary again over the smaller one.
 
         At most ``most`` solves: d + 1 are enough, as all but the last of a task drop a feature.
         """
         moving = torch.ones_like(self.lambda1, dtype=torch.bool)
         for _ in range(most):
-            moving = self._minimise_on_face(moving)
+            moving = self._solve_once(moving)
             if not bool(moving.any()):
                 break
 
-    def _minimise_on_face(self, moving: Tensor) -> Tensor:
-        """Go towards the minimum over the orthant of w, as far as it reaches, where ``moving`` (B,); (B,): it ended
-        at a boundary."""
+    def _solve_once(self, moving: Tensor) -> Tensor:
+        """A step towards the minimum over the orthant of w, for the tasks ``moving`` (B,), at most to its boundary.
+
+        Returns:
+            (B,) bool: the tasks that ended at the boundary.
+        """
         active = self._support()
         sparse = (self.lambda1 > 0)[:, None]
         slope = (self.g - self.lambda1[:, None] * self.w.sign()) * active
         step = torch.where(sparse, damped_step(self.H, active & sparse, slope), self.least_step())
         beyond = self.w + step
         crossed = active & sparse & (beyond * self.w.sign() <= 0)
-        # All that changed sign at zero, where that lowers the objective; else only as far as the first of them.
+        # All that changed sign at zero, where that lowers the objective; else the first of them only.
         all_dropped = torch.where(crossed, 0, beyond)
         ratio = torch.where(crossed, self.w / (self.w - beyond), torch.inf)
-        reach = ratio.amin(1, keepdim=True).clamp_max(1)
-        first_dropped = torch.where(crossed & (ratio <= reach), 0, self.w + reach * step)
+        length = ratio.amin(1, keepdim=True).clamp_max(1)
+        first_dropped = torch.where(crossed & (ratio <= length), 0, self.w + length * step)
         move = all_dropped - self.w
         change = (move * ((self.H @ move[..., None])[..., 0] / 2 - self.g)).sum(1) + self.lambda1 * (
             all_dropped.abs() - self.w.abs()

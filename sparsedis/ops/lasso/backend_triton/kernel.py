@@ -13,38 +13,38 @@ from torch import Tensor
 
 from sparsedis.ops.common.precision import ROUNDING
 from sparsedis.ops.common.triton_launch import launch
-from sparsedis.ops.lasso.backend_torch.descent import FACES, IN_PER_ENTRY, PATIENCE, SWEEP_ITERATIONS, SWEEPS
+from sparsedis.ops.lasso.backend_torch.descent import IN_PER_ENTRY, PATIENCE, SOLVES, SWEEP_ITERATIONS, SWEEPS
 
-# What a program has room for, by number of features, and its warps: no spills up to 32 features, 232 to 288 bytes
+# Sizes that a program is compiled for, in features, and its warps: no spills up to 32 features, 232 to 288 bytes
 # for each thread at 64 on NVIDIA's (344 with 8 warps, 1672 with 4; 408 with the matrix read again where needed).
-ROOMS = {16: 2, 32: 8, 64: 16}
+SIZES = {16: 2, 32: 8, 64: 16}
 
 
 def descend(
     H: Tensor, b: Tensor, lambda1: Tensor, half: Tensor, present: Tensor, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor]:
-    """Weights (B, d) and iterations (B,) of tasks with H (B, d, d), X^T diag(share) y = b (B, d) and P(0) = half (B,).
+    """Weights (B, d) and iterations (B,) of tasks with H (B, d, d), X^T diag(weight) y = b (B, d) and P(0) = half (B,).
 
     All are contiguous, in float64, but for the number of present samples (B,) int64. Tasks without lambda1 come back as
     zero. The gap that ends the iterations is H's too, and goes no further than its rounding lets it.
     """
     batch, d = b.shape
-    room = next(size for size in ROOMS if d <= size)
+    size = next(size for size in SIZES if d <= size)
     w = torch.empty_like(b)
     n_iter = torch.empty(batch, dtype=torch.int64, device=b.device)
     shift = 16 * d * torch.finfo(torch.float64).eps
     # One value each, as scalars of a kernel would be float32.
     options = torch.tensor([tol, min(tol, ROUNDING), shift], dtype=torch.float64, device=b.device)
     constants = {
-        "ROOM": room,
+        "SIZE": size,
         "SWEEP_ITERATIONS": SWEEP_ITERATIONS,
         "SWEEPS": SWEEPS,
-        "FACES": FACES,
+        "SOLVES": SOLVES,
         "IN_PER_ENTRY": IN_PER_ENTRY,
         "PATIENCE": PATIENCE,
     }
     given = (H, b, lambda1, half, present, options)
-    launch(descend_kernel, (batch,), *given, w, n_iter, d, max_iter, num_warps=ROOMS[room], **constants)
+    launch(descend_kernel, (batch,), *given, w, n_iter, d, max_iter, num_warps=SIZES[size], **constants)
     return w, n_iter
 
 
@@ -83,9 +83,9 @@ def _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d):
 
 
 @triton.jit
-def _solve_on(H, active, diagonal, right, shift, d, ROOM: tl.constexpr):
+def _solve_on(H, active, diagonal, right, shift, d, SIZE: tl.constexpr):
     """(H_A + shift)^-1 right on the active features, 0 elsewhere: Gauss-Jordan on a positive definite matrix."""
-    i = tl.arange(0, ROOM)
+    i = tl.arange(0, SIZE)
     scale = tl.where(active & (diagonal > 0), 1 / tl.sqrt(tl.where(diagonal > 0, diagonal, 1.0)), 1.0)
     both = active[:, None] & active[None, :]
     eye = i[:, None] == i[None, :]
@@ -113,15 +113,15 @@ def descend_kernel(
     n_iter_ptr,
     d,
     max_iter,
-    ROOM: tl.constexpr,
+    SIZE: tl.constexpr,
     SWEEP_ITERATIONS: tl.constexpr,
     SWEEPS: tl.constexpr,
-    FACES: tl.constexpr,
+    SOLVES: tl.constexpr,
     IN_PER_ENTRY: tl.constexpr,
     PATIENCE: tl.constexpr,
 ):
     task = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, ROOM)
+    i = tl.arange(0, SIZE)
     inside = i < d
     H_ptr += task * d * d
     H = tl.load(H_ptr + i[:, None] * d + i[None, :], mask=inside[:, None] & inside[None, :], other=0.0)
@@ -131,7 +131,7 @@ def descend_kernel(
     tol, goal, shift = tl.load(options_ptr), tl.load(options_ptr + 1), tl.load(options_ptr + 2)
     diagonal = tl.sum(tl.where(i[:, None] == i[None, :], H, 0.0), 1)
 
-    w = tl.zeros((ROOM,), tl.float64)
+    w = tl.zeros((SIZE,), tl.float64)
     best = w
     best_gap, lowest = _certify(H, b, w, lambda1, half)
     since = 0
@@ -141,7 +141,7 @@ def descend_kernel(
         signs = _sign(w)
         sweeping = iteration < SWEEP_ITERATIONS
         size = tl.sum((w != 0).to(tl.int32), 0)
-        crowded = size > tl.where(iteration == SWEEP_ITERATIONS, present, ROOM)
+        crowded = size > tl.where(iteration == SWEEP_ITERATIONS, present, SIZE)
         w = tl.where(crowded, 0.0, w)
         size = tl.where(crowded, 0, size)
         lowest = tl.where(crowded, half, lowest)
@@ -162,31 +162,31 @@ def descend_kernel(
             may = (w == 0) & (diagonal > 0) & (excess > 0)
             gain = tl.where(may, excess * excess / tl.where(diagonal > 0, diagonal, 1.0), 0.0)
             most = tl.max(gain, 0)
-            chosen = tl.min(tl.where((gain == most) & (gain > 0), i, ROOM), 0)
+            chosen = tl.min(tl.where((gain == most) & (gain > 0), i, SIZE), 0)
             w, g, old, to = _minimise_over(H_ptr, chosen, i, inside, diagonal, lambda1, w, g, d)
             entering = tl.where(most > 0, entering - 1, 0)
-        face = 0
-        most_faces = tl.where(sweeping, FACES, d + 1)  # all but the last drop a feature
+        n_solves = 0
+        most_solves = tl.where(sweeping, SOLVES, d + 1)  # all but the last drop a feature
         ended = 1
-        while (face < most_faces) & (ended > 0):
+        while (n_solves < most_solves) & (ended > 0):
             g = b - tl.sum(H * w[None, :], 1)
             sign = _sign(w)
             active = w != 0
-            step = _solve_on(H, active, diagonal, g - lambda1 * sign, shift, d, ROOM)
+            step = _solve_on(H, active, diagonal, g - lambda1 * sign, shift, d, SIZE)
             beyond = w + step
             crossed = active & (beyond * sign <= 0)
             ended = tl.sum(crossed.to(tl.int32), 0)
-            # All that changed sign at zero, where that lowers the objective; else only as far as the first of them.
+            # All that changed sign at zero, where that lowers the objective; else the first of them only.
             dropped = tl.where(crossed, 0.0, beyond)
             ratio = tl.where(crossed, w / tl.where(crossed, w - beyond, 1.0), 2.0)
-            reach = tl.min(ratio, 0)
-            reach = tl.where(reach < 1, reach, 1.0)
-            first = tl.where(crossed & (ratio <= reach), 0.0, w + reach * step)
+            length = tl.min(ratio, 0)
+            length = tl.where(length < 1, length, 1.0)
+            first = tl.where(crossed & (ratio <= length), 0.0, w + length * step)
             move = dropped - w
             change = tl.sum(move * (tl.sum(H * move[None, :], 1) / 2 - g), 0)
             change += lambda1 * tl.sum(tl.abs(dropped) - tl.abs(w), 0)
             w = tl.where((ended > 0) & (change >= 0), first, dropped)
-            face += 1
+            n_solves += 1
         iteration += 1
         gap, objective = _certify(H, b, w, lambda1, half)
         better = gap < best_gap

@@ -56,7 +56,7 @@ class TorchBackend:
             right = rows.take(c)
             q = rows.put(least_step(rows, p, right - right.mean(-1, keepdim=True)), W.shape[1])
             along = problem.features @ q
-            turn = problem.share * p * (along - (p * along).sum(-1, keepdim=True))
+            turn = problem.weight * p * (along - (p * along).sum(-1, keepdim=True))
             grad_X = -(slope @ q.mT + turn @ W.mT)[..., :d]
             penalised, shown = q[:, :d], W[:, :d]
             unit = shown / row_norms(shown).clamp_min(_TINY)[..., None]
@@ -80,7 +80,7 @@ class TorchBackend:
             rows = Rows.of(problem, W, active_rows(problem, W))
             shown = W[:, :d]
             along = dX @ shown
-            turn = problem.share * p * (along - (p * along).sum(-1, keepdim=True))
+            turn = problem.weight * p * (along - (p * along).sum(-1, keepdim=True))
             # The tangent of the gradient of P at constant W.
             moved = problem.features.mT @ turn
             unit = shown / row_norms(shown).clamp_min(_TINY)[..., None]

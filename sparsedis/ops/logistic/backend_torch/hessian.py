@@ -72,7 +72,7 @@ def _hessian(rows: Rows, p: Tensor) -> Tensor:
     X = rows.X
     batch, _, a = X.shape
     k = p.shape[2]
-    weighted = rows.share * p
+    weighted = rows.weight * p
     H = X.new_zeros(batch, a, k, a, k)
     for c in range(k):
         for e in range(c + 1):
@@ -83,7 +83,7 @@ def _hessian(rows: Rows, p: Tensor) -> Tensor:
     unit, bend = _bend(rows)
     eye = torch.eye(k, dtype=X.dtype, device=X.device)
     each = torch.arange(a, device=X.device)
-    fill = (rows.share * X**2).sum(1)[..., None, None] / k
+    fill = (rows.weight * X**2).sum(1)[..., None, None] / k
     own = (
         bend[..., None, None] * (eye - unit[..., :, None] * unit[..., None, :])
         + rows.lambda2[..., None, None] * eye
@@ -97,7 +97,7 @@ def _fewer_samples(rows: Rows) -> bool:
     """Whether systems are smaller in the samples, and as well-conditioned as :func:`_in_samples` needs them."""
     if rows.X.shape[2] <= rows.X.shape[1]:
         return False
-    most = (rows.present * (rows.share * rows.X**2).sum(1)).sum(1)
+    most = (rows.present * (rows.weight * rows.X**2).sum(1)).sum(1)
     least = torch.where(rows.present, rows.lambda2, torch.inf).amin(1)
     return bool((most <= _CONDITION * least).all())
 
@@ -120,7 +120,7 @@ def _in_samples(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
     root = p.sqrt()
     eye = torch.eye(k, dtype=X.dtype, device=X.device)
     # diag(p) - p p^T = diag(root) (1 - root root^T) diag(root), and a projection is its own square.
-    R = (rows.share.sqrt() * root)[..., None] * (eye - root[..., :, None] * root[..., None, :])
+    R = (rows.weight.sqrt() * root)[..., None] * (eye - root[..., :, None] * root[..., None, :])
 
     def forth(values: Tensor) -> Tensor:  # A, to (B, n, k)
         return torch.einsum("bnce,bnc->bne", R, X @ values)

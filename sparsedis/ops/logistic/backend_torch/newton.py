@@ -108,7 +108,7 @@ def _sweeps(problem: Problem, W: Tensor) -> Tensor:
 def _restart_crowded(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
     """W, but the start where it has more rows than there are samples; and (B,) bool: where."""
     size = ((row_norms(W) > 0) & (problem.lambda1 > 0)).sum(1)
-    crowded = size > (problem.share > 0).sum((1, 2))
+    crowded = size > (problem.weight > 0).sum((1, 2))
     return torch.where(crowded[:, None, None], problem.start(), W), crowded
 
 
@@ -127,7 +127,7 @@ def _sweep(problem: Problem, W: Tensor, scores: Tensor, slope: Tensor, moving: T
     """
     rows = Rows.of(problem, W, moving)
     values = rows.W.clone()
-    constant = (problem.share * rows.X**2).sum(1) / 2
+    constant = (problem.weight * rows.X**2).sum(1) / 2
     inverse = 1 / (constant + rows.lambda2).clamp_min(_TINY)
     for j in range(values.shape[1]):
         x, old = rows.X[:, :, j, None], values[:, j].clone()
@@ -166,22 +166,22 @@ def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
     # Where the first of the rows turns around.
     against = torch.where(rows.lambda1 > 0, -(rows.W * step).sum(-1), 0)
     first = torch.where(against > 0, norms**2 / against.clamp_min(_TINY), torch.inf).amin(1)
-    reach = torch.ones_like(before)
+    length = torch.ones_like(before)
     waiting = torch.ones_like(before, dtype=torch.bool)
     result = W
     for halving in range(_HALVINGS):
-        moved = rows.W + reach[:, None, None] * step
+        moved = rows.W + length[:, None, None] * step
         # A row that would turn around goes to zero: the minimum along its way lies there or on the other side.
-        turned = (against > 0) & (reach[:, None] * against >= norms**2 * (1 - 1e-12))
+        turned = (against > 0) & (length[:, None] * against >= norms**2 * (1 - 1e-12))
         moved = torch.where(turned[..., None], 0, moved)
         trial = rows.put(moved, W.shape[1])
         after = loss(problem, problem.features @ trial) + penalty(problem, trial)
-        good = waiting & (after <= before + 1e-4 * reach * slope_along.clamp_max(0) + noise)
+        good = waiting & (after <= before + 1e-4 * length * slope_along.clamp_max(0) + noise)
         result = torch.where(good[:, None, None], trial, result)
         waiting = waiting & ~good
         if not bool(waiting.any()):
             break
         # With more rows than the samples determine, the step is long along what the loss does not see.
-        shorter = reach / 2 if halving < _PATIENT else torch.minimum(reach / 2, first)
-        reach = torch.where(waiting, shorter, reach)
+        shorter = length / 2 if halving < _PATIENT else torch.minimum(length / 2, first)
+        length = torch.where(waiting, shorter, length)
     return result, ~waiting & (-slope_along > 1e-28 * before)

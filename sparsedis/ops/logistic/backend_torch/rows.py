@@ -11,7 +11,7 @@ from sparsedis.ops.logistic.problem import Problem, row_norms
 
 def active_rows(problem: Problem, W: Tensor) -> Tensor:
     """(B, d) bool: rows that are not zero, or have no group Lasso, and whose feature is not zero."""
-    seen = (problem.share * problem.features**2).sum(1) > 0
+    seen = (problem.weight * problem.features**2).sum(1) > 0
     return seen & ((row_norms(W) > 0) | (problem.lambda1 == 0))
 
 
@@ -23,7 +23,7 @@ class Rows:
         X: their features, (B, n, a).
         W: (B, a, k).
         lambda1, lambda2: (B, a).
-        share: c of the samples, (B, n, 1).
+        weight: c of the samples, (B, n, 1).
         present: (B, a) bool; a task that has fewer rows is filled up with others, to be ignored.
         index: which rows of the task they are, (B, a).
     """
@@ -32,7 +32,7 @@ class Rows:
     W: Tensor
     lambda1: Tensor
     lambda2: Tensor
-    share: Tensor
+    weight: Tensor
     present: Tensor
     index: Tensor
 
@@ -44,7 +44,7 @@ class Rows:
         present, index = present[:, :count], index[:, :count]
         X = problem.features.gather(2, index[:, None].expand(-1, problem.features.shape[1], -1))
         lambda1, lambda2 = problem.lambda1.gather(1, index), problem.lambda2.gather(1, index)
-        return cls(X, _take(W, present, index), lambda1, lambda2, problem.share, present, index)
+        return cls(X, _take(W, present, index), lambda1, lambda2, problem.weight, present, index)
 
     def take(self, values: Tensor) -> Tensor:
         """(B, d, k) -> (B, a, k), 0 where there is none."""

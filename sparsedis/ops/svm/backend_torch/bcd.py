@@ -14,7 +14,7 @@ def bcd(problem: Problem, tol: float, max_iter: int) -> Progress:
     """Solve every task to a relative gap of ``tol``; an iteration is one sweep over the samples.
 
     A sample's step is 1 over its own Lipschitz constant s^2 ||x||^2/lambda2 + s rho; V follows every step, and is made
-    anew from L at the certificate of every sweep, so that rounding does not gather in it.
+    recomputed from L at the certificate of every sweep, so that rounding does not gather in it.
     """
     progress = Progress(problem, tol, patience=100)
     index = torch.arange(problem.shape[0], device=problem.features.device)

@@ -43,7 +43,7 @@ def finish(problem: Problem, dual: Tensor, multipliers: Tensor, most_turns: Tens
     """Take L (M, n, k), given with the multipliers of its bounds, to rounding.
 
     A turn solves Newton's system of the free entries, projects the step onto their simplices, halved until the dual
-    objective does not rise, and chooses the free entries anew: those above 0, and those at 0 whose derivative says up.
+    objective does not rise, and chooses the free entries again: those above 0, and those at 0 whose derivative says up.
     Tasks that do not get better, or whose system is too large for a factor, are given back unsettled.
 
     Args:

@@ -128,9 +128,9 @@ class Form:
     def _start(self) -> tuple[Tensor, Tensor]:
         _, n, d, k = self.problem.shape
         least = SMALLEST_START_FEW_FEATURES if d < n else SMALLEST_START
-        share = self._line().clamp(least, LARGEST_START)[:, None, None]
-        uniform = share / k
-        dual = (1 - share) * self.problem.targets + uniform
+        fraction = self._line().clamp(least, LARGEST_START)[:, None, None]
+        uniform = fraction / k
+        dual = (1 - fraction) * self.problem.targets + uniform
         return dual, START_BARRIER * uniform / dual
 
     def _step_to(self, boundary: float, direction: tuple[Tensor, ...]) -> Tensor:
@@ -146,7 +146,7 @@ class Form:
     def _pairs(self, variables: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
         return [(variables[i], variables[i + 1]) for i in range(0, self.n_positive, 2)]
 
-    def _centrality(self, variables: tuple[Tensor, ...]) -> Tensor:
+    def _barrier_parameter(self, variables: tuple[Tensor, ...]) -> Tensor:
         """mu: the mean product of the pairs; padded samples are left out."""
         present = (self.problem.weight > 0).to(self.dual.dtype)
         pairs = self._pairs(variables)
@@ -165,11 +165,11 @@ class Form:
 
     def _corrected(self, predictor: tuple[Tensor, ...]) -> list[Tensor]:
         """The targets of the pairs' products that the predictor asks for."""
-        mu = self._centrality(self.variables)
-        reach = self._step_to(1.0, predictor)
-        ahead = self._moved(reach, predictor)
-        sigma = (self._centrality(ahead).clamp_min(0) / mu.clamp_min(_TINY)).clamp_max(1) ** 3
-        damping = torch.where(reach < SHORT_STEP, reach, 1.0)
+        mu = self._barrier_parameter(self.variables)
+        largest = self._step_to(1.0, predictor)
+        ahead = self._moved(largest, predictor)
+        sigma = (self._barrier_parameter(ahead).clamp_min(0) / mu.clamp_min(_TINY)).clamp_max(1) ** 3
+        damping = torch.where(largest < SHORT_STEP, largest, 1.0)
         return [_of(sigma * mu, a) - _of(damping, a) * a * b for a, b in self._pairs(predictor)]
 
     def _move(self, direction: tuple[Tensor, ...]) -> None:
@@ -315,8 +315,8 @@ def _interior_point(
 ) -> Tensor:
     """Iterate the tasks ``index``, counting on from where they stand; returns those given up, for the full form.
 
-    From a gap of FINISH_GAP on a task is handed to the finish. One that comes back goes on from its own L and Z, and is
-    handed over again when its gap is ten times smaller.
+    From a gap of FINISH_GAP on, the finish takes a task. A task that it does not solve to rounding continues from its
+    own L and Z, and is given to the finish again when its gap is ten times smaller.
     """
     given_up = index[:0]
     if len(index) == 0:

@@ -1,4 +1,4 @@
-"""The best dual point of every task so far, and which tasks go on: shared by all solvers."""
+"""The best dual point of every task so far, and which tasks continue: what all solvers record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from sparsedis.ops.svm.problem import Problem
 from sparsedis.solution import Status
 
-# Checks for which a task that is certified, and goes on to rounding, may be without a gap half as large.
+# Checks without halving the gap after which a certified task, which continues to rounding, counts as stalled.
 CERTIFIED_PATIENCE = 6
 
 

@@ -27,7 +27,7 @@ from sparsedis.ops.svm.problem import Certificate
 
 
 @triton.jit
-def link_derivative(V, norm, c, lambda1, lambda2):
+def primal_map_derivative(V, norm, c, lambda1, lambda2):
     """J_j(c) = [(1 - t_j) c_j + t_j u_j <u_j, c_j>] / lambda2 on the active features, 0 elsewhere; and <u_j, c_j>."""
     active = norm > lambda1
     safe = tl.where(active, norm, 1.0)
@@ -74,7 +74,7 @@ def right_side_kernel(
         norm = tl.load(norms + b * d + j, mask=j < stop, other=0.0)
         # dloss/dW of the scaled problem, whose W is W / scale.
         g = load_rows(grad + at, stop - first, k, BLOCK, K, tl.float64) * factor
-        J, _along = link_derivative(V, norm, g, l1, l2)
+        J, _along = primal_map_derivative(V, norm, g, l1, l2)
         x = load_features(X + b * stride_b, stride_n, stride_d, first, n, stop, factor, N, BLOCK, tl.float64)
         total = tl.dot(x, J, total, input_precision="ieee", out_dtype=tl.float64)
     store_rows(out + (b * tl.num_programs(1) + part) * n * k, total, n, k, N, K)
@@ -131,7 +131,7 @@ def gradient_kernel(
         x = load_features(X + b * stride_b, stride_n, stride_d, first, n, stop, factor, N, BLOCK, tl.float64)
         c = load_rows(grad + at, stop - first, k, BLOCK, K, tl.float64) * factor
         c = tl.dot(tl.trans(x), q, c, input_precision="ieee", out_dtype=tl.float64)
-        J, along = link_derivative(V, norm, c, l1, l2)
+        J, along = primal_map_derivative(V, norm, c, l1, l2)
         W = V * shrinkage(norm, l1, l2)[:, None]
         along_sum += along
         product_sum += tl.sum(c * W, 1)

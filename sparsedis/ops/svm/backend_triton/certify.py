@@ -13,9 +13,9 @@ from sparsedis.ops.common.triton_launch import REAL, launch, span, splits
 from sparsedis.ops.svm.backend_triton.device import (
     gap_and_hinge,
     judge,
-    link_pass,
     load_rows,
     one_hot,
+    primal_pass,
     residual_at,
     store_rows,
 )
@@ -65,7 +65,7 @@ def pass_kernel(
     factor = tl.load(scale + b).to(REAL)
     start = part * features_each
     stop = tl.minimum(start + features_each, d)
-    total, sizes, squares = link_pass(
+    total, sizes, squares = primal_pass(
         X + b * stride_b,
         stride_n,
         stride_d,
@@ -164,7 +164,7 @@ def check_kernel(
     tl.store(objective_out + b, objective.to(objective_out.dtype.element_ty))
     tl.store(relative_out + b, relative.to(relative_out.dtype.element_ty))
     if RECORD:
-        better, reached, waited, goes_on = judge(
+        better, reached, waited, continues = judge(
             relative, tl.load(best_gap + b), tl.load(since + b), tl.load(target + b), PATIENCE
         )
         if better:
@@ -174,11 +174,11 @@ def check_kernel(
         tl.store(best_gap + b, reached)
         tl.store(since + b, waited)
         out_of_time = tl.load(n_iter + b) >= max_iter
-        tl.store(going + b, tl.where(goes_on, tl.where(out_of_time, 2, 1), 0))
+        tl.store(going + b, tl.where(continues, tl.where(out_of_time, 2, 1), 0))
 
 
 class Progress:
-    """Best dual point of every task, and whether it goes on: kept on the device, no host knows it until it asks.
+    """Best dual point of every task, and whether it continues: on the device, without synchronising with the host.
 
     Attributes:
         dual: the best L, (B, n, k), as the kernels keep it.
@@ -224,7 +224,7 @@ class Progress:
 
 
 class At(NamedTuple):
-    """A dual point's certificate; only the entries of tasks that go on are written.
+    """A dual point's certificate; only the entries of tasks that continue are written.
 
     ``V`` and ``norms`` hold nothing unless they were asked for.
     """
@@ -294,7 +294,7 @@ def check(
     max_iter: int = 0,
     patience: int = 0,
 ) -> At:
-    """Certificate of the dual points (B, n, k) of the tasks that go on; with ``progress`` it is taken in there.
+    """Certificate of the dual points (B, n, k) of the tasks that continue; with ``progress`` it is taken in there.
 
     Computed in ``dtype`` throughout. With ``store`` V and its norms are kept.
     """

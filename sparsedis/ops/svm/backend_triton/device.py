@@ -1,4 +1,4 @@
-"""What the kernels share on the device: tiles of a task, the link, the simplex projection, the gap.
+"""What the kernels share on the device: tiles of a task, the primal map, the simplex projection, the gap.
 
 A task's n samples and k classes fill the corner of a tile of N x K, both powers of two; entries outside are zero. Sums
 over samples and classes run inside one program, so a result does not depend on the batch.
@@ -61,13 +61,13 @@ def residual_at(point, labels, weight, b, n, k, N: tl.constexpr, K: tl.constexpr
 
 @triton.jit
 def shrinkage(norm, lambda1, lambda2):
-    """W_j / V_j of the link: (1 - lambda1/||V_j||)_+ / lambda2."""
+    """W_j / V_j of the primal map: (1 - lambda1/||V_j||)_+ / lambda2."""
     above = norm > lambda1
     return tl.where(above, 1.0 - lambda1 / tl.where(above, norm, 1.0), 0.0) / lambda2
 
 
 @triton.jit
-def link_pass(
+def primal_pass(
     X,
     stride_n,
     stride_d,
@@ -87,7 +87,7 @@ def link_pass(
     REAL: tl.constexpr,
     STORE: tl.constexpr,
 ):
-    """One pass over the features ``start`` to ``stop``: X W, sum ||W_j||, sum ||W_j||^2 for W linked to X^T rows.
+    """One pass over the features ``start`` to ``stop``: X W, sum ||W_j||, sum ||W_j||^2 for W at_dual to X^T rows.
 
     V and W of a block of features live in registers only; with STORE V and its norms are written too.
     """
@@ -167,10 +167,10 @@ def gradient(scores, point, is_label, weight, rho):
 
 @triton.jit
 def judge(relative_gap, best_gap, since, target, PATIENCE: tl.constexpr):
-    """Whether a checked point is the best so far, checks since the best, whether the task goes on."""
+    """Whether a checked point is the best so far, checks since the best, whether the task continues."""
     better = relative_gap < best_gap
     since = tl.where(better, 0, since + 1)
     best = tl.minimum(tl.where(better, relative_gap, best_gap), best_gap)
     finite = relative_gap < float("inf")  # false for NaN
-    goes_on = (best > target) & (since < PATIENCE) & finite
-    return better, best, since, goes_on
+    continues = (best > target) & (since < PATIENCE) & finite
+    return better, best, since, continues

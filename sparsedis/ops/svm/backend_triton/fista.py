@@ -18,9 +18,9 @@ from sparsedis.ops.svm.backend_triton.device import (
     gap_and_hinge,
     gradient,
     judge,
-    link_pass,
     load_rows,
     one_hot,
+    primal_pass,
     project,
     residual,
     store_rows,
@@ -44,7 +44,7 @@ def proximal(scores, ahead, size, is_label, weight, rho, n, k, N: tl.constexpr, 
 
 @triton.jit
 def accelerated(momentum, uphill):
-    """The momentum that follows, and the share of the last change to go ahead; from 1 where it points uphill."""
+    """The next momentum, and the factor of the last change in the extrapolation; restarted where it points uphill."""
     momentum = tl.where(uphill > 0, 1.0, momentum)
     following = 0.5 * (1.0 + tl.sqrt(1.0 + 4.0 * momentum * momentum))
     return following, (momentum - 1.0) / following
@@ -108,27 +108,27 @@ def steps_kernel(
     turn = 0
     while (running == 1) & (turn < rounds):
         rows = residual(dual, is_label, s, REAL)
-        scores, sizes, squares = link_pass(
+        scores, sizes, squares = primal_pass(
             X, stride_n, stride_d, factor, rows, l1, l2, X, X, n, k, 0, d, N, K, BLOCK, REAL, False
         )
         gap, hinge = gap_and_hinge(scores, dual, is_label, s, smoothing, n, k, N, K)
         objective = hinge + l1 * sizes + 0.5 * l2 * squares
         relative = tl.where(objective == 0, 0.0, gap / objective)
-        better, reached, since, goes_on = judge(relative, reached, since, wanted, PATIENCE)
+        better, reached, since, continues = judge(relative, reached, since, wanted, PATIENCE)
         if better:
             store_rows(best + b * n * k, dual, n, k, N, K)
-        running = tl.where(goes_on, tl.where(iteration >= max_iter, 2, 1), 0)
+        running = tl.where(continues, tl.where(iteration >= max_iter, 2, 1), 0)
         count = tl.where(running == 1, tl.minimum(EVERY, max_iter - iteration), 0)
         for _ in range(count):
             rows = residual(ahead, is_label, s, REAL)
-            scores, _sizes, _squares = link_pass(
+            scores, _sizes, _squares = primal_pass(
                 X, stride_n, stride_d, factor, rows, l1, l2, X, X, n, k, 0, d, N, K, BLOCK, REAL, False
             )
             new = proximal(scores, ahead, size, is_label, s, smoothing, n, k, N, K)
             change = new - dual
-            momentum, share = accelerated(momentum, tl.sum(tl.sum((ahead - new) * change, 1), 0))
+            momentum, extrapolation = accelerated(momentum, tl.sum(tl.sum((ahead - new) * change, 1), 0))
             dual = new
-            ahead = new + share * change
+            ahead = new + extrapolation * change
         iteration += count
         turn += 1
     store_rows(dual_at + b * n * k, dual, n, k, N, K)
@@ -181,13 +181,13 @@ def step_kernel(
         uphill += tl.sum(tl.sum((ahead - new) * change, 1), 0)
         store_rows(dual_at + start * k, new, left, k, ROWS, K)
         store_rows(ahead_at + start * k, change, left, k, ROWS, K)
-    momentum, share = accelerated(tl.load(momentum_at + b), uphill)
+    momentum, extrapolation = accelerated(tl.load(momentum_at + b), uphill)
     tl.debug_barrier()
     for first in range(0, n, ROWS):
         start = b * n + first
         new = load_rows(dual_at + start * k, n - first, k, ROWS, K, REAL)
         change = load_rows(ahead_at + start * k, n - first, k, ROWS, K, REAL)
-        store_rows(ahead_at + start * k, new + share * change, n - first, k, ROWS, K)
+        store_rows(ahead_at + start * k, new + extrapolation * change, n - first, k, ROWS, K)
     tl.store(momentum_at + b, momentum)
     tl.store(n_iter + b, iteration + 1)
 
@@ -310,8 +310,8 @@ def fista(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, variant: 
         variant = "shared"
     progress = state.progress
     everyone = torch.ones_like(progress.going)
-    # Every launch ends a task, or takes it ROUNDS checks further; a task that goes on repeats a check without a better
-    # gap, for which it has no more patience than for others.
+    # Every launch ends a task, or takes it ROUNDS checks further; a task that continues repeats a check without a
+    # better gap, for which it has no more patience than for others.
     for _ in range((max_iter // CHECK_EVERY + 2) // ROUNDS + 1 + FIRST_ORDER_PATIENCE):
         (state.fused if variant == "fused" else state.shared)(max_iter, ROUNDS)
         dual = progress.dual.double()

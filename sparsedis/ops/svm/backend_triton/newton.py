@@ -82,16 +82,16 @@ def farthest(value, change):
 
 
 @triton.jit
-def pair_reach(a, b, da, db, count, BLOCK: tl.constexpr):
+def largest_pair_step(a, b, da, db, count, BLOCK: tl.constexpr):
     """The farthest step of the pairs' positive values."""
-    reach = tl.full((BLOCK,), float("inf"), tl.float64)
+    largest = tl.full((BLOCK,), float("inf"), tl.float64)
     for first in range(0, count, BLOCK):
         at = first + tl.arange(0, BLOCK)
         inside = at < count
         one = farthest(tl.load(a + at, mask=inside, other=1.0), tl.load(da + at, mask=inside, other=0.0))
         other = farthest(tl.load(b + at, mask=inside, other=1.0), tl.load(db + at, mask=inside, other=0.0))
-        reach = tl.minimum(reach, tl.minimum(one, other))
-    return tl.min(reach, 0)
+        largest = tl.minimum(largest, tl.minimum(one, other))
+    return tl.min(largest, 0)
 
 
 @triton.jit
@@ -151,27 +151,27 @@ def corrector_kernel(
     dL += b * n * k
     dZ += b * n * k
     weight += b * n
-    reach = tl.minimum(pair_reach(L, Z, dL, dZ, n * k, BLOCK), 1.0)
+    largest = tl.minimum(largest_pair_step(L, Z, dL, dZ, n * k, BLOCK), 1.0)
     now, terms = pair_product(L, Z, dL, dZ, 0.0, weight, k, n * k, True, BLOCK)
     if FULL:
         th += b * d
         w += b * d
         dth += b * d
         dw += b * d
-        reach = tl.minimum(reach, pair_reach(th, w, dth, dw, d, BLOCK))
+        largest = tl.minimum(largest, largest_pair_step(th, w, dth, dw, d, BLOCK))
         of_features, feature_terms = pair_product(th, w, dth, dw, 0.0, weight, 1, d, False, BLOCK)
         now += of_features
         terms += feature_terms
-    ahead, _terms = pair_product(L, Z, dL, dZ, reach, weight, k, n * k, True, BLOCK)
+    ahead, _terms = pair_product(L, Z, dL, dZ, largest, weight, k, n * k, True, BLOCK)
     if FULL:
-        of_features, _feature_terms = pair_product(th, w, dth, dw, reach, weight, 1, d, False, BLOCK)
+        of_features, _feature_terms = pair_product(th, w, dth, dw, largest, weight, 1, d, False, BLOCK)
         ahead += of_features
     count = tl.maximum(terms, 1).to(tl.float64)
     mu = now / count
-    share = tl.where(mu > 0, tl.maximum(ahead / count, 0.0) / tl.where(mu > 0, mu, 1.0), 0.0)
-    share = tl.minimum(share, 1.0)
-    centre = share * share * share * mu
-    damping = tl.where(reach < SHORT, reach, 1.0)
+    ratio = tl.where(mu > 0, tl.maximum(ahead / count, 0.0) / tl.where(mu > 0, mu, 1.0), 0.0)
+    ratio = tl.minimum(ratio, 1.0)
+    centre = ratio * ratio * ratio * mu
+    damping = tl.where(largest < SHORT, largest, 1.0)
     pair_targets(dL, dZ, samples_out + b * n * k, centre, damping, n * k, BLOCK)
     if FULL:
         pair_targets(dth, dw, features_out + b * d, centre, damping, d, BLOCK)
@@ -208,7 +208,7 @@ def move_kernel(
     TO_BOUNDARY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One task's step, as far as its positive variables allow; none where the Newton matrix had no factor."""
+    """One task's step, at most to the boundary of its variables; none where the Newton matrix had no factor."""
     b = tl.program_id(0).to(tl.int64)
     if (tl.load(going + b) != 1) | (tl.load(failed + b) != 0):
         return
@@ -216,14 +216,14 @@ def move_kernel(
     Z += b * n * k
     dL += b * n * k
     dZ += b * n * k
-    reach = pair_reach(L, Z, dL, dZ, n * k, BLOCK)
+    largest = largest_pair_step(L, Z, dL, dZ, n * k, BLOCK)
     if FULL:
         th += b * d
         w += b * d
         dth += b * d
         dw += b * d
-        reach = tl.minimum(reach, pair_reach(th, w, dth, dw, d, BLOCK))
-    step = tl.minimum(TO_BOUNDARY * reach, 1.0)
+        largest = tl.minimum(largest, largest_pair_step(th, w, dth, dw, d, BLOCK))
+    step = tl.minimum(TO_BOUNDARY * largest, 1.0)
     moved(L, dL, step, n * k, BLOCK)
     moved(Z, dZ, step, n * k, BLOCK)
     if FULL:
@@ -412,7 +412,7 @@ def _iterate(
 
 
 def _finish(tasks: Tasks, form: KernelForm, progress: Progress, index: Tensor, handed: Tensor, max_iter: int) -> None:
-    """Finish the tasks that have come to their target; those that do not end at rounding go on to a tenth of their gap.
+    """Finish the tasks that have reached their target; the others of these continue to a tenth of their gap.
 
     Args:
         progress: of the tasks ``index`` in the form.

@@ -82,7 +82,7 @@ def correlation_kernel(
 
 
 def scores(tasks: Tasks, weights: Tensor, going: Tensor, dtype: torch.dtype) -> Tensor:
-    """X W for weights (B, d, k): (B, n, k), in ``dtype``, for the tasks that go on."""
+    """X W for weights (B, d, k): (B, n, k), in ``dtype``, for the tasks that continue."""
     batch, n, d, k = tasks.shape
     tile = checked_tile(n, k, dtype)
     parts = splits(batch, d, tile.short_block, tasks.features.device)
@@ -92,7 +92,7 @@ def scores(tasks: Tasks, weights: Tensor, going: Tensor, dtype: torch.dtype) -> 
 
 
 def correlation(tasks: Tasks, rows: Tensor, going: Tensor, dtype: torch.dtype) -> Tensor:
-    """X^T R for rows (B, n, k): (B, d, k), in ``dtype``, for the tasks that go on."""
+    """X^T R for rows (B, n, k): (B, d, k), in ``dtype``, for the tasks that continue."""
     batch, n, d, k = tasks.shape
     tile = checked_tile(n, k, dtype)
     parts = splits(batch, d, tile.short_block, tasks.features.device)

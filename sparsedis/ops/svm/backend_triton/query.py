@@ -139,7 +139,7 @@ def logits_backward_kernel(
 
 
 def query_logits(tasks: Tasks, dual: Tensor, query: Tensor, dtype: torch.dtype) -> Tensor:
-    """Q W for the W linked to the dual point (B, n, k), W never in memory: (B, q, k), in ``dtype``.
+    """Q W for the W at_dual to the dual point (B, n, k), W never in memory: (B, q, k), in ``dtype``.
 
     Args:
         query: Q, (B, q, d), any floating dtype and strides.

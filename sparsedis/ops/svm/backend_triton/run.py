@@ -44,11 +44,11 @@ def solve(inputs: Inputs, options: Options) -> Outputs:
         at = check(tasks, progress.exact, everyone, torch.float64, store=True)
         scale = tasks.scale[:, None, None]
         shrunk = block_soft_threshold(at.V, at.norms, tasks.lambda1) / tasks.lambda2[:, None, None]
-        linked = Certificate(at.V, at.norms, shrunk, at.scores, at.gap, at.objective)
+        at_dual = Certificate(at.V, at.norms, shrunk, at.scores, at.gap, at.objective)
         weights = (shrunk * scale).to(returned_dtype(features.dtype))
         scores = products.scores(tasks, weights.to(torch.float64) / scale, everyone, torch.float64)
         n_iter, status = progress.n_iter.to(torch.int64), progress.status(tol)
-        return outputs(tasks, divisor, progress.exact, linked, weights, scores, n_iter, status, tol, scale)
+        return outputs(tasks, divisor, progress.exact, at_dual, weights, scores, n_iter, status, tol, scale)
 
     size = _task_bytes(features, options.n_classes, options.solver)
     return Outputs(*apply_in_slices(run, inputs, size, _MEMORY))
