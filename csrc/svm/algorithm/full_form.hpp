@@ -1,6 +1,6 @@
 // The full primal-dual form: the group norms' own dual variables U (||U_j|| <= 1), multipliers th and slacks w are
 // iterated beside L and Z, and every feature is eliminated from the Newton system by itself (sparsedis,
-// newton.FullForm).
+// newton.FullForm). Derived in docs/newton.md.
 //
 // Works on features divided by lambda1. `Base` is the primal map that gives the certificate.
 #pragma once

@@ -1,4 +1,4 @@
-"""Interior-point Newton on the dual: Mehrotra's predictor-corrector in two forms."""
+"""Interior-point Newton on the dual: Mehrotra's predictor-corrector in two forms. Derived in docs/newton.md."""
 
 from __future__ import annotations
 
