@@ -50,6 +50,17 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Triton's kernels are slow where they are interpreted: every test of them is marked so, whatever it takes."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if "triton" in item.path.name or "triton" in parameters.values():
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def importable() -> Iterator[None]:
     """Python processes that tests start find the package under test, wherever they start."""

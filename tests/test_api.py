@@ -55,6 +55,7 @@ def test_a_sum_is_n_times_a_mean(name):
         SOLVERS[name](X, given, **hyper, reduction="none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_gradients_of_a_sum(name):
     X, given, hyper = case(name)

@@ -216,6 +216,7 @@ def end(seeds, batch, most, backend):
             assert solution.certified.all(), (seed, solution.relative_gap, solution.messages())
 
 
+@pytest.mark.slow
 def test_hostile_tasks_end(backend):
     batch, count = {"cpp": (200, 60), "torch": (10, 25), "triton": (2, 12)}[backend]
     end(range(count), batch, 12 if backend == "triton" else 40, backend)

@@ -252,6 +252,7 @@ def record() -> dict:
     }
 
 
+@pytest.mark.slow
 def test_report_shows_what_failed_and_no_figure_for_it(record, tmp_path):
     text = report.write(json.loads(json.dumps(record)), tmp_path)
     assert (tmp_path / "report.md").read_text().startswith(text)
@@ -354,6 +355,7 @@ def test_case_names_tell_cases_apart():
     assert Case((), relative=True, lambda1=0.1).name != Case((), lambda1=0.1).name
 
 
+@pytest.mark.slow
 def test_gradient_table_keeps_the_answers_of_the_oracle(tmp_path, monkeypatch, capsys):
     words = ["gradients", "--tasks", "3", "--kinds", "dense", "--backend", "torch", "--dtype", "float64"]
     monkeypatch.setattr("sys.argv", [*words, "--answers", str(tmp_path / "answers.pt")])

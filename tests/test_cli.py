@@ -79,6 +79,7 @@ def test_what_prints_and_ends(arguments: list[str], here: Path, capsys: pytest.C
     assert captured.err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

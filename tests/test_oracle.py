@@ -75,6 +75,7 @@ def test_many_features_are_no_burden():
     assert 0 < at.active < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kink", ["one point twice", "a feature on the edge"])
 def test_a_kink_is_refused(kink):
     X, y = random_task(0, way=3, shots=4, d=30)

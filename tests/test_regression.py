@@ -130,6 +130,7 @@ def test_optimality_conditions(n, d, relative, lambda2):
     assert (slope.abs() <= lambda1[:, None] + 1e-10 * scale).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "relative", "lambda2"), CASES)
 @pytest.mark.filterwarnings("ignore:Objective did not converge")  # its own tolerance, below what rounding allows
 def test_oracle_elastic_net(n, d, relative, lambda2):
@@ -438,6 +439,7 @@ def test_only_the_weights_carry_gradients(solve):
         assert not getattr(solution, name).requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solve", solvers())
 def test_compile_vmap_and_autocast(solve):
     X, y = random_regression(17, batch=3)
@@ -537,7 +539,7 @@ def test_opcheck(backend):
     torch.library.opcheck(lasso.lambda1_max.custom, (X, y, weight))
     solved = w[..., None], w[..., None]
     torch.library.opcheck(ridge.OPERATION.adjoint.custom, (X, y[..., None], l2, weight, *solved, 1e-10, "torch"))
-    torch.library.opcheck(ridge.scale.custom, (X, weight))
+    torch.library.opcheck(ridge.mean_square.custom, (X, weight))
     for needed in (False, True):
         described = [value.clone().requires_grad_(needed) for value in (X, y, l1, l2)]
         torch.library.opcheck(lasso.OPERATION.solve.custom, (*described, weight, *options, backend, False))

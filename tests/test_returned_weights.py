@@ -161,6 +161,7 @@ def classification(kind, dtype):
     return X, labels, weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(("relative", "lambda2"), [(0.1, 0.0), (0.03, 0.05), (0.0, 0.05)])

@@ -124,6 +124,7 @@ def test_newton_over_the_grid(way, shots, d, lambda2, relative, dtype):
     assert solution.weights.dtype == dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lambda2", [1e-3, 1e-2, 1e-1])
 @pytest.mark.parametrize("relative", [0.02, 0.2, 0.8])
 def test_newton_at_small_lambda2(lambda2, relative):

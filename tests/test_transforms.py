@@ -186,6 +186,7 @@ def test_gradients_by_torch_func(case):
             assert_close(a, b)
 
 
+@pytest.mark.slow
 def test_transforms_inside_one_another(case):
     """Over several values of the last input, a penalty: derivatives inside vmap, and vmap inside derivatives."""
     penalties = case.inputs[-1] * torch.tensor([0.8, 1.0, 1.3], dtype=F64)
@@ -204,6 +205,7 @@ def test_transforms_inside_one_another(case):
     assert_close(jvp(vmap(loss), (penalties,), (torch.ones_like(penalties),))[1], alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "second",
     [

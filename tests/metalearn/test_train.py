@@ -58,6 +58,7 @@ def test_it_learns(quick: TrainConfig, tmp_path: Path) -> None:
     assert "3-way 2-shot" in text
 
 
+@pytest.mark.slow
 def test_the_random_state_of_the_caller_is_kept(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -205,6 +206,7 @@ def test_errors_leave_nothing(quick: TrainConfig, tmp_path: Path, changes: dict[
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_damaged_runs(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()

@@ -40,6 +40,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", [2, 5])
 def test_every_task_ends_at_rounding_by_default(kind, way):

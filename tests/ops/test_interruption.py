@@ -113,6 +113,7 @@ def handler() -> Iterator[Callable[[Callable[..., object]], None]]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", WORK)
 def test_ctrl_c_ends_a_batch(start, pool):
     work = start()
@@ -126,6 +127,7 @@ def test_ctrl_c_ends_a_batch(start, pool):
     assert solve_lasso(*regression(), lambda1=0.05, backend="cpp").certified.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["fista", "bcd"])
 def test_ctrl_c_ends_a_long_task(solver, pool):
     """Between its iterations, some ten thousand of which it would take."""

@@ -26,10 +26,8 @@ def scalars(*values):
 
 
 def on(operation):
-    """All backends of an operation; Triton's are interpreted here, which takes seconds a task."""
-    names = [backend.name for backend in backends(operation)]
-    marks = {"triton": pytest.mark.slow}
-    return pytest.mark.parametrize("backend", [pytest.param(name, marks=marks.get(name, ())) for name in names])
+    """All backends of an operation."""
+    return pytest.mark.parametrize("backend", [backend.name for backend in backends(operation)])
 
 
 def skip_unless_available(operation, name):
