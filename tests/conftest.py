@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if "triton" in item.path.name or "triton" in parameters.values():
+        if "triton" in item.path.name or any(isinstance(v, str) and v == "triton" for v in parameters.values()):
             item.add_marker(pytest.mark.slow)
 
 

@@ -42,6 +42,7 @@ def ours(tasks: Tasks, tol: float = 1e-10) -> gates.Outcome:
     return gates.Outcome(solution.weights.detach(), solution.dual, *grads)
 
 
+@pytest.mark.slow
 def test_published_steps_converge_to_the_reference(tasks, exact):
     layer = Layer(tasks)
     layer.solve(3000)
@@ -58,6 +59,7 @@ def test_published_gradient_agrees_at_convergence_with_many_iterations(tasks, ex
     assert verdict.lambda2_error < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, {"steps": 40, "cg_iterations": 12}, {"cg_iterations": 400}], ids=["published", "more", "stopped"]
 )

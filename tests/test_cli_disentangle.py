@@ -93,6 +93,7 @@ def test_an_interrupted_sweep_says_how_it_goes_on(
         assert capsys.readouterr().out.endswith("Interrupted. To go on: the same command again\n")
 
 
+@pytest.mark.slow
 def test_contact_sheet(here: Path) -> None:
     assert cli.main(["shapes3d", "--sheet", "sheet.png"]) == 0
     assert np.asarray(Image.open(here / "sheet.png")).shape == (2 * 6 * 66, 2 * 15 * 66, 3)

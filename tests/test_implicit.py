@@ -147,6 +147,7 @@ def test_compile_fullgraph():
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 def test_compile_needs_the_number_of_classes():
     X, y = random_task(7)
     compiled = torch.compile(lambda X: solve_svm(X, y, lambda1=1.0).weights, fullgraph=True, backend="eager")

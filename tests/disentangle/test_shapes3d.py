@@ -78,6 +78,7 @@ def test_every_factor_can_be_read(rendered: shapes3d.Rendered) -> None:
         assert right > 4 / shapes3d.SIZES[factor] * (0.75 if factor == 4 else 1), shapes3d.FACTORS[factor]
 
 
+@pytest.mark.slow
 def test_hues(rendered: shapes3d.Rendered) -> None:
     """Red floor, green wall, blue object where they should be."""
     image = rendered.images(shapes3d.index_of(torch.tensor([[0, 3, 7, 4, 2, 7]])))[0].float()

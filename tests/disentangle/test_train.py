@@ -234,6 +234,7 @@ def test_early_stopping(small: DisentangleConfig, tmp_path: Path, monkeypatch: p
     assert again == results
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten(small: DisentangleConfig, whole: Path) -> None:
     with pytest.raises(FileExistsError, match=r"whole already holds config\.json"):
         train(small, whole)

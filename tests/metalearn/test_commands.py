@@ -57,6 +57,7 @@ def test_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixt
     assert json.loads((here / "result.json").read_text())["error"] >= 1 - before
 
 
+@pytest.mark.slow
 def test_what_evaluate_saves(trained: Path, here: Path) -> None:
     files = ["--json", "x.json", "--reliability", "x.png", "--patterns", "x.npz"]
     assert cli.main(["evaluate", str(trained), "--episodes", "30", *files]) == 0
