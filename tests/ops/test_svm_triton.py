@@ -571,10 +571,9 @@ def fits(rows, target):
 
 
 @pytest.mark.slow
-def test_kernels_compile_within_the_targets_means(tmp_path):
-    rows = compiler.compiled(tmp_path, tiles="25x5", targets=",".join(TARGETS))
-    for target in TARGETS:
-        fits([row for row in rows if row["target"] == target], target)
+@pytest.mark.parametrize("target", TARGETS)
+def test_kernels_compile_within_the_targets_means(target, tmp_path):
+    fits(compiler.compiled(tmp_path, tiles="25x5", targets=target), target)
 
 
 @pytest.mark.slow
