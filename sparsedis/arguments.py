@@ -78,7 +78,10 @@ def step_limit(max_iter: int | None, default: int) -> int:
     return int(max_iter)
 
 
-def total_weight(weight: Tensor) -> Tensor:
-    """N = sum_i s_i, (B,): what a mean over the samples divides by; 1 for a task without weight."""
+def total_weight(weight: Tensor, reduction: str, *, wanted: str) -> Tensor | None:
+    """N = sum_i s_i, (B,), where the losses are reduced in the wanted way, else None; 1 for a task without weight."""
+    checks.one_of("reduction", reduction, REDUCTIONS)
+    if reduction != wanted:
+        return None
     total = weight.sum(1)
     return torch.where(total > 0, total, torch.ones_like(total))

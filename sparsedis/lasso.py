@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.arguments import REDUCTIONS, as_batch, per_task, step_limit, times_scale, total_weight, weights_of
+from sparsedis.arguments import as_batch, per_task, step_limit, times_scale, total_weight, weights_of
 from sparsedis.ops import lasso
 from sparsedis.ops.common.backend import Request
 from sparsedis.ops.common.precision import working_dtype
@@ -74,22 +73,23 @@ def solve_lasso(
     for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
         checks.hyperparameter(name, value, batch, features, positive=False)
     checks.number("tol", tol, above=0)
-    checks.one_of("reduction", reduction, REDUCTIONS)
     steps = step_limit(max_iter, _MAX_ITER)
     chosen = lasso.OPERATION.choose(backend, Request(features.device, features.dtype, n, d, 1, SOLVER))
 
     working = working_dtype(features.device)
     weight = weights_of(sample_weight, features, working)
     l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
-    # The operation averages.
-    divisor = total_weight(weight) if reduction == "sum" else torch.ones_like(l1)
+    # The operation averages: for a sum the penalties are divided by N, gap and objective multiplied.
+    total = total_weight(weight, reduction, wanted="sum")
     if relative:
         l1 = times_scale(l1, lasso.lambda1_max(features.detach(), targets.detach(), weight))
-    else:
-        l1 = l1 / divisor
-    inputs, options = Inputs(features, targets, l1, l2 / divisor, weight), Options(float(tol), steps)
+    elif total is not None:
+        l1 = l1 / total
+    if total is not None:
+        l2 = l2 / total
+    inputs, options = Inputs(features, targets, l1, l2, weight), Options(float(tol), steps)
     outputs = lasso.OPERATION.solve(*inputs, *options, chosen, throw)
-    return Solution.of(outputs, divisor, single=single, solver=SOLVER, backend=chosen)
+    return Solution.of(outputs, total, single=single, solver=SOLVER, backend=chosen)
 
 
 def lasso_lambda1_max(
@@ -113,9 +113,8 @@ def lasso_lambda1_max(
     """
     checks.regression_tensors(features, targets, sample_weight)
     features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
-    checks.one_of("reduction", reduction, REDUCTIONS)
     weight = weights_of(sample_weight, features, working_dtype(features.device))
     result = lasso.lambda1_max(features.detach(), targets.detach(), weight)
-    if reduction == "sum":
-        result = result * total_weight(weight)
+    total = total_weight(weight, reduction, wanted="sum")
+    result = result if total is None else result * total
     return result[0] if single else result

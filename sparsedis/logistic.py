@@ -7,7 +7,6 @@ from torch import Tensor
 
 from sparsedis import checks
 from sparsedis.arguments import (
-    REDUCTIONS,
     as_batch,
     class_count,
     per_task,
@@ -82,7 +81,6 @@ def solve_logistic(
     for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
         checks.hyperparameter(name, value, batch, features, positive=False)
     checks.number("tol", tol, above=0)
-    checks.one_of("reduction", reduction, REDUCTIONS)
     steps = step_limit(max_iter, _MAX_ITER)
     classes = class_count(labels, sample_weight, n_classes)
     chosen = logistic.OPERATION.choose(backend, Request(features.device, features.dtype, n, d, classes, SOLVER))
@@ -90,18 +88,20 @@ def solve_logistic(
     working = working_dtype(features.device)
     weight, integers = weights_of(sample_weight, features, working), labels.to(torch.int64)
     l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
-    # The operation averages.
-    divisor = total_weight(weight) if reduction == "sum" else torch.ones_like(l1)
+    # The operation averages: for a sum the penalties are divided by N, gap and objective multiplied.
+    total = total_weight(weight, reduction, wanted="sum")
     if relative:
         l1 = times_scale(l1, logistic.lambda1_max(features.detach(), integers, weight, classes, bool(intercept)))
-    else:
-        l1 = l1 / divisor
-    inputs = Inputs(features, integers, l1, l2 / divisor, weight)
+    elif total is not None:
+        l1 = l1 / total
+    if total is not None:
+        l2 = l2 / total
+    inputs = Inputs(features, integers, l1, l2, weight)
     options = Options(classes, bool(intercept), float(tol), steps)
     weights, *rest = logistic.OPERATION.solve(*inputs, *options, chosen, throw)
     return Solution.of(
         (weights[:, :d], *rest),
-        divisor,
+        total,
         single=single,
         solver=SOLVER,
         backend=chosen,
@@ -138,9 +138,8 @@ def logistic_lambda1_max(
     checks.task_tensors(features, labels, sample_weight)
     features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)
-    checks.one_of("reduction", reduction, REDUCTIONS)
     weight = weights_of(sample_weight, features, working_dtype(features.device))
     result = logistic.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes, bool(intercept))
-    if reduction == "sum":
-        result = result * total_weight(weight)
+    total = total_weight(weight, reduction, wanted="sum")
+    result = result if total is None else result * total
     return result[0] if single else result

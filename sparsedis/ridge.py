@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sparsedis import checks
-from sparsedis.arguments import REDUCTIONS, as_batch, per_task, times_scale, total_weight, weights_of
+from sparsedis.arguments import as_batch, per_task, times_scale, total_weight, weights_of
 from sparsedis.ops import ridge
 from sparsedis.ops.common.backend import Request
 from sparsedis.ops.common.precision import working_dtype
@@ -59,7 +58,6 @@ def solve_ridge(
     batch, n, d = features.shape
     checks.hyperparameter("lambda2", lambda2, batch, features, positive=True)
     checks.number("tol", tol, above=0)
-    checks.one_of("reduction", reduction, REDUCTIONS)
     one = targets.dim() == 2
     request = Request(features.device, features.dtype, n, d, 1 if one else targets.shape[2], SOLVER)
     chosen = ridge.OPERATION.choose(backend, request)
@@ -67,11 +65,14 @@ def solve_ridge(
     working = working_dtype(features.device)
     weight = weights_of(sample_weight, features, working)
     l2 = per_task(lambda2, batch, working, features.device)
-    # The operation averages.
-    divisor = total_weight(weight) if reduction == "sum" else torch.ones_like(l2)
-    l2 = times_scale(l2, ridge.mean_square(features.detach(), weight)) if relative else l2 / divisor
+    # The operation averages: for a sum the penalties are divided by N, gap and objective multiplied.
+    total = total_weight(weight, reduction, wanted="sum")
+    if relative:
+        l2 = times_scale(l2, ridge.mean_square(features.detach(), weight))
+    elif total is not None:
+        l2 = l2 / total
     inputs = Inputs(features, targets[..., None] if one else targets, l2, weight)
     weights, dual, *rest = ridge.OPERATION.solve(*inputs, *Options(float(tol)), chosen, throw)
     if one:
         weights, dual = weights[..., 0], dual[..., 0]
-    return Solution.of((weights, dual, *rest), divisor, single=single, solver=SOLVER, backend=chosen)
+    return Solution.of((weights, dual, *rest), total, single=single, solver=SOLVER, backend=chosen)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from sparsedis import checks
 from sparsedis.arguments import (
-    REDUCTIONS,
     as_batch,
     class_count,
     is_zero,
@@ -93,7 +92,6 @@ def solve_svm(
     for name, value in parameters.items():
         checks.hyperparameter(name, value, batch, features, positive=name == "lambda2")
     checks.number("tol", tol, above=0)
-    checks.one_of("reduction", reduction, REDUCTIONS)
     checks.one_of("solver", solver, ("auto", *SOLVERS))
     if solver == "auto":
         solver = "newton"
@@ -103,9 +101,7 @@ def solve_svm(
 
     working = working_dtype(features.device)
     l1, l2, reg = (per_task(value, batch, working, features.device) for value in parameters.values())
-    weight, integers = weights_of(sample_weight, features, working), labels.to(torch.int64)
-    if reduction == "mean":
-        weight = weight / total_weight(weight)[:, None]
+    weight, integers = _reduced(weights_of(sample_weight, features, working), reduction), labels.to(torch.int64)
     if relative and not is_zero(lambda1):
         l1 = times_scale(l1, svm.lambda1_max(features.detach(), integers, weight, classes))
     inputs = Inputs(features, integers, l1, l2, reg, weight)
@@ -144,9 +140,12 @@ def svm_lambda1_max(
     checks.task_tensors(features, labels, sample_weight)
     features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)
-    checks.one_of("reduction", reduction, REDUCTIONS)
-    weight = weights_of(sample_weight, features, working_dtype(features.device))
-    if reduction == "mean":
-        weight = weight / total_weight(weight)[:, None]
+    weight = _reduced(weights_of(sample_weight, features, working_dtype(features.device)), reduction)
     result = svm.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes)
     return result[0] if single else result
+
+
+def _reduced(weight: Tensor, reduction: str) -> Tensor:
+    """The sample weights (B, n) of the sum that the operation minimises: those of a mean divided by their total."""
+    total = total_weight(weight, reduction, wanted="mean")
+    return weight if total is None else weight / total[:, None]

@@ -14,7 +14,7 @@ from sparsedis import (
 )
 from sparsedis.ops.lasso import naive as lasso
 from sparsedis.ops.logistic import naive as logistic
-from sparsedis.ops.registry import backends
+from sparsedis.ops.registry import OPERATIONS
 from sparsedis.ops.ridge import naive as ridge
 from sparsedis.ops.svm import naive as svm
 
@@ -27,12 +27,11 @@ def scalars(*values):
 
 def on(operation):
     """All backends of an operation."""
-    return pytest.mark.parametrize("backend", [backend.name for backend in backends(operation)])
+    return pytest.mark.parametrize("backend", [backend.name for backend in OPERATIONS[operation].backends])
 
 
 def skip_unless_available(operation, name):
-    backend = next(backend for backend in backends(operation) if backend.name == name)
-    if reason := backend.available():
+    if reason := OPERATIONS[operation].backend(name).available():
         pytest.skip(f"backend {name!r} is not available: {reason}")
 
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from sparsedis.ops.common.precision import returned_dtype
+
 
 class Request(NamedTuple):
     """The shapes and types of a problem to solve; ``named``: the backend was asked for by its name."""
@@ -47,7 +49,7 @@ def empty_outputs(features: Tensor, per_task: Tensor, weights: tuple[int, ...], 
     """
     batch, _, d = features.shape
     return Outputs(
-        weights=features.new_empty(batch, *weights, dtype=torch.promote_types(features.dtype, torch.float32)),
+        weights=features.new_empty(batch, *weights, dtype=returned_dtype(features.dtype)),
         dual=per_task.new_empty(batch, *dual),
         gap=per_task.new_empty(batch),
         relative_gap=per_task.new_empty(batch),

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedis.ops.common.precision import returned_dtype
+
 _PACKAGE = "sparsedis.ops"
 
 
@@ -89,4 +91,4 @@ class CompiledBackend:
 
 def readable(features: Tensor) -> Tensor:
     """The features themselves, or half precision as float32."""
-    return features.to(torch.promote_types(features.dtype, torch.float32)).resolve_neg()
+    return features.to(returned_dtype(features.dtype)).resolve_neg()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedis.ops.common.backend import Outputs, Request
+from sparsedis.ops.common.any_device import AnyDevice
+from sparsedis.ops.common.backend import Outputs
 from sparsedis.ops.common.batches import status_of_rounded
 from sparsedis.ops.common.least_squares import differentiate, normal_equations, normalised_weights, perturbed
 from sparsedis.ops.common.precision import returned_dtype, working
@@ -17,17 +18,8 @@ _TINY = torch.finfo(torch.float64).tiny
 _REFINEMENTS = 2
 
 
-class TorchBackend:
-    """A direct solve in torch's operations, on any device that torch runs on, in its working precision."""
-
-    name = "torch"
-    checks_values = False
-
-    def available(self) -> str | None:
-        return None
-
-    def supports(self, request: Request) -> str | None:
-        return None
+class TorchBackend(AnyDevice):
+    """A direct solve in torch's operations."""
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         features, targets, lambda2, sample_weight = inputs

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sparsedis.ops.common.backend import Outputs, Request
+from sparsedis.ops.common.any_device import AnyDevice
+from sparsedis.ops.common.backend import Outputs
 from sparsedis.ops.common.batches import apply_in_slices
 from sparsedis.ops.common.least_squares import differentiate, normal_equations, normalised_weights, perturbed
 from sparsedis.ops.common.precision import working
@@ -14,30 +15,23 @@ from sparsedis.ops.lasso.outputs import outputs
 from sparsedis.ops.lasso.signature import Differentials, Inputs, Options, Saved
 
 # Scratch memory, in bytes, that the tasks solved together may take.
-MEMORY = 1 << 29
+_MEMORY = 1 << 29
 
 
-class TorchBackend:
-    """The solver in torch's operations, on any device that torch runs on, in its working precision."""
+class TorchBackend(AnyDevice):
+    """Coordinate descent and direct solves in torch's operations."""
 
-    name = "torch"
-    checks_values = False
-
-    def available(self) -> str | None:
-        return None
-
-    def supports(self, request: Request) -> str | None:
-        return None
+    _descend = staticmethod(descend)
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         def run(*tensors: Tensor) -> Outputs:
             X, y, l1, l2, weight = tensors
             X, y = working(X), working(y)
             weight = normalised_weights(weight, X.dtype)
-            solved = descend(X, y, weight, l1, l2, options.tol, options.max_iter)
+            solved = self._descend(X, y, weight, l1, l2, options.tol, options.max_iter)
             return outputs(X, y, weight, l1, l2, *solved, tol=options.tol, given=inputs.features.dtype)
 
-        return Outputs(*apply_in_slices(run, inputs, task_bytes(inputs.features), MEMORY))
+        return Outputs(*apply_in_slices(run, inputs, _task_bytes(inputs.features), _MEMORY))
 
     def adjoint(self, inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
         def run(*tensors: Tensor) -> Differentials:
@@ -55,7 +49,7 @@ class TorchBackend:
             )
 
         tensors = (*inputs, *saved, grad_weights)
-        return Differentials(*apply_in_slices(run, tensors, task_bytes(inputs.features), MEMORY))
+        return Differentials(*apply_in_slices(run, tensors, _task_bytes(inputs.features), _MEMORY))
 
     def tangent(self, inputs: Inputs, options: Options, saved: Saved, tangents: Differentials) -> Tensor:
         def run(*tensors: Tensor) -> tuple[Tensor]:
@@ -69,10 +63,10 @@ class TorchBackend:
             return (least_step(H, w[..., 0] != 0, right[..., 0]).to(saved.weights.dtype),)
 
         tensors = (*inputs, *saved, *tangents)
-        return apply_in_slices(run, tensors, task_bytes(inputs.features), MEMORY)[0]
+        return apply_in_slices(run, tensors, _task_bytes(inputs.features), _MEMORY)[0]
 
 
-def task_bytes(features: Tensor) -> int:
+def _task_bytes(features: Tensor) -> int:
     """Scratch memory that a task takes."""
     _, n, d = features.shape
     return 8 * (3 * n * d + 5 * d * d)

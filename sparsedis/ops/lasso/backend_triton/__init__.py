@@ -7,19 +7,43 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from sparsedis.ops.common.backend import Outputs, Request
-from sparsedis.ops.common.batches import apply_in_slices
-from sparsedis.ops.common.least_squares import normal_equations, normalised_weights
-from sparsedis.ops.common.precision import working
+from sparsedis.ops.common.backend import Request
+from sparsedis.ops.common.least_squares import normal_equations
 from sparsedis.ops.common.triton_device import TritonDevices
-from sparsedis.ops.lasso.backend_torch import MEMORY, TorchBackend, descent, task_bytes
-from sparsedis.ops.lasso.outputs import outputs
+from sparsedis.ops.lasso.backend_torch import TorchBackend, descent
 from sparsedis.ops.lasso.problem import Certificate, certificate
-from sparsedis.ops.lasso.signature import Inputs, Options
 from sparsedis.solution import Status
 
 # Largest number of features: a program holds their Gram matrix and its factor.
 LARGEST = 64
+
+
+def _descend(
+    features: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    tol: float,
+    max_iter: int,
+) -> tuple[Tensor, Certificate, Tensor, Tensor]:
+    H, b = normal_equations(features, targets[..., None], weight, lambda2)
+    half = (weight * targets**2).sum(1) / 2
+    descend = import_module("sparsedis.ops.lasso.backend_triton.kernel").descend
+    present = (weight > 0).sum(1)
+    w, n_iter = descend(H, b[..., 0].contiguous(), lambda1.contiguous(), half, present, tol, max_iter)
+    at = certificate(features, targets, weight, lambda1, lambda2, w, torch.full_like(lambda1, torch.inf))
+    certified = at.relative_gap <= tol
+    columns = [w, *at, n_iter, torch.where(certified, int(Status.CERTIFIED), int(Status.MAX_ITER))]
+    left = (lambda1 == 0) | (~certified & (n_iter < max_iter))
+    if bool(left.any()):
+        w, at, n_iter, status = descent.descend(
+            features[left], targets[left], weight[left], lambda1[left], lambda2[left], tol, max_iter
+        )
+        for column, value in zip(columns, [w, *at, n_iter, status], strict=True):
+            column[left] = value
+    w, *fields, n_iter, status = columns
+    return w, Certificate(*fields), n_iter, status
 
 
 class TritonBackend(TritonDevices, TorchBackend):
@@ -31,41 +55,11 @@ class TritonBackend(TritonDevices, TorchBackend):
     environment before Triton is imported it takes CPU tensors. Nothing here imports Triton until it is needed.
     """
 
+    _descend = staticmethod(_descend)
+
     def supports(self, request: Request) -> str | None:
         if reason := self.refuses_device(request):
             return reason
         if request.n_features > LARGEST:
             return f"it takes up to {LARGEST} features, got {request.n_features}"
         return None
-
-    def solve(self, inputs: Inputs, options: Options) -> Outputs:
-        def run(*tensors: Tensor) -> Outputs:
-            X, y, l1, l2, weight = tensors
-            X, y = working(X), working(y)
-            weight = normalised_weights(weight, X.dtype)
-            solved = _solve(X, y, weight, l1, l2, options.tol, options.max_iter)
-            return outputs(X, y, weight, l1, l2, *solved, tol=options.tol, given=inputs.features.dtype)
-
-        return Outputs(*apply_in_slices(run, inputs, task_bytes(inputs.features), MEMORY))
-
-
-def _solve(
-    X: Tensor, y: Tensor, weight: Tensor, lambda1: Tensor, lambda2: Tensor, tol: float, max_iter: int
-) -> tuple[Tensor, Certificate, Tensor, Tensor]:
-    H, b = normal_equations(X, y[..., None], weight, lambda2)
-    half = (weight * y**2).sum(1) / 2
-    descend = import_module("sparsedis.ops.lasso.backend_triton.kernel").descend
-    present = (weight > 0).sum(1)
-    w, n_iter = descend(H, b[..., 0].contiguous(), lambda1.contiguous(), half, present, tol, max_iter)
-    at = certificate(X, y, weight, lambda1, lambda2, w, torch.full_like(lambda1, torch.inf))
-    certified = at.relative_gap <= tol
-    columns = [w, *at, n_iter, torch.where(certified, int(Status.CERTIFIED), int(Status.MAX_ITER))]
-    left = (lambda1 == 0) | (~certified & (n_iter < max_iter))
-    if bool(left.any()):
-        w, at, n_iter, status = descent.descend(
-            X[left], y[left], weight[left], lambda1[left], lambda2[left], tol, max_iter
-        )
-        for column, value in zip(columns, [w, *at, n_iter, status], strict=True):
-            column[left] = value
-    w, *fields, n_iter, status = columns
-    return w, Certificate(*fields), n_iter, status

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedis.ops.common.backend import Outputs, Request
+from sparsedis.ops.common.any_device import AnyDevice
+from sparsedis.ops.common.backend import Outputs
 from sparsedis.ops.common.batches import apply_in_slices, status_of_rounded
 from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.logistic.backend_torch.hessian import least_step
@@ -19,17 +20,8 @@ _TINY = torch.finfo(torch.float64).tiny
 _MEMORY = 1 << 30
 
 
-class TorchBackend:
-    """The solver in torch's operations, on any device that torch runs on, in its working precision."""
-
-    name = "torch"
-    checks_values = False
-
-    def available(self) -> str | None:
-        return None
-
-    def supports(self, request: Request) -> str | None:
-        return None
+class TorchBackend(AnyDevice):
+    """Block coordinate descent and Newton's method in torch's operations."""
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         def run(*tensors: Tensor) -> Outputs:

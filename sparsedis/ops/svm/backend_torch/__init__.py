@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedis.ops.common.backend import Outputs, Request
+from sparsedis.ops.common.any_device import AnyDevice
+from sparsedis.ops.common.backend import Outputs
 from sparsedis.ops.common.batches import apply_in_slices
 from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.svm.backend_torch.adjoint import adjoint, tangent
@@ -23,17 +24,8 @@ SOLVERS = {"newton": newton, "fista": finished(fista), "bcd": finished(bcd)}
 _MEMORY = 1 << 30
 
 
-class TorchBackend:
-    """The solvers in torch's operations, on any device that torch runs on, in its working precision."""
-
-    name = "torch"
-    checks_values = False
-
-    def available(self) -> str | None:
-        return None
-
-    def supports(self, request: Request) -> str | None:
-        return None
+class TorchBackend(AnyDevice):
+    """newton, fista and bcd in torch's operations."""
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         def run(*tensors: Tensor) -> Outputs:

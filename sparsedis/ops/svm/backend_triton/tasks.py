@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.svm.problem import Problem, normalised
 from sparsedis.ops.svm.signature import Inputs
 
@@ -83,4 +84,4 @@ def _wide(values: Tensor) -> Tensor:
 
     Triton 3.7 cannot compile a float64 product of operands loaded with 16 bits ("fp64 don't support largeK MMA").
     """
-    return values.to(torch.promote_types(values.dtype, torch.float32)).resolve_neg()
+    return values.to(returned_dtype(values.dtype)).resolve_neg()
