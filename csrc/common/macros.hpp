@@ -1,10 +1,14 @@
 // What device-neutral code needs of a compiler: a C++ compiler, nvcc, or NVRTC, which has no standard headers.
 #pragma once
 
+// SPARSEDIS_ONCE: of a function that is called from several places. Device compilers inline everything, and what the
+// call costs is little beside what these functions do: inlined, the kernels take minutes to compile.
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define SPARSEDIS_HOST_DEVICE __host__ __device__
+#define SPARSEDIS_ONCE __noinline__
 #else
 #define SPARSEDIS_HOST_DEVICE
+#define SPARSEDIS_ONCE
 #endif
 
 #if defined(__CUDACC_RTC__)

@@ -53,16 +53,16 @@ struct Gradients {
   double* dual_reg;
 };
 
-#ifndef __CUDACC_RTC__  // for the host
-
-template <class F>
-Input solve(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions);
-
 // What the adjoint needs of a solution.
 struct Solved {
   const double* dual;  // (B, n, k)
   const bool* active;  // (B, d)
 };
+
+#ifndef __CUDACC_RTC__  // for the host
+
+template <class F>
+Input solve(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions);
 
 // Gradients of a loss whose gradient in W is grad_W (B, d, k).
 template <class F>

@@ -37,14 +37,28 @@ class Policy {
         progress_(best, own_tol(), newton_runs_ && exact_ ? smaller(kRounding, own_tol()) : own_tol(),
                   newton_runs_ ? kNewtonPatience : kFirstOrderPatience) {}
 
-  SPARSEDIS_HOST_DEVICE Outcome solve() {
-    if (samples_.n > 0) {
-      if (newton_runs_) {
-        newton();
-      } else {
-        first_order();
-      }
-    }
+  // By the solver that the options name. Apart, so that a device need not have both.
+  SPARSEDIS_HOST_DEVICE Outcome solve_by_newton() {
+    if (samples_.n > 0) newton();
+    return outcome();
+  }
+  SPARSEDIS_HOST_DEVICE Outcome solve_by_first_order() {
+    if (samples_.n > 0) first_order();
+    return outcome();
+  }
+
+  // newton in two parts, for a device that compiles them apart: with products in float, true where the task is solved;
+  // and in double, from the best point of the first part, which `best` holds, after n_iter iterations.
+  SPARSEDIS_HOST_DEVICE bool solve_in_float() { return samples_.n == 0 || newton_in_float(); }
+  SPARSEDIS_HOST_DEVICE Outcome solve_in_double(std::int64_t n_iter, double relative_gap) {
+    progress_.n_iter = n_iter;
+    progress_.relative_gap = relative_gap;
+    if (samples_.n > 0) newton_in_double();
+    return outcome();
+  }
+  SPARSEDIS_HOST_DEVICE double relative_gap() const { return progress_.relative_gap; }
+
+  SPARSEDIS_HOST_DEVICE Outcome outcome() const {
     Status status = progress_.status;
     if (weights_.certificate.relative() <= options_.tol) {
       status = Status::certified;
@@ -57,6 +71,7 @@ class Policy {
  private:
   using Team = typename Device::Team;
   using Feature = typename Device::Feature;
+  using Scope = typename Device::Scope;
   static constexpr bool kNarrow = sizeof(Feature) < sizeof(double);
 
   SPARSEDIS_HOST_DEVICE static std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
@@ -110,6 +125,7 @@ class Policy {
   template <class Form, class PrimalMap>
   SPARSEDIS_HOST_DEVICE void interior(Form& form, PrimalMap& primal, Point& at, std::int64_t patience, double hopeless,
                                       std::int64_t most) {
+    const Scope scope(device_);
     auto system = device_.template system<PrimalMap>();
     Finisher<PrimalMap> finisher(*this, primal, system, options_.max_iter);
     const std::int64_t max_iter = smaller(options_.max_iter, progress_.n_iter + most);
@@ -141,6 +157,7 @@ class Policy {
     }
     if (full && !(light && (certified() || progress_.n_iter >= options_.max_iter))) {
       using Full = FullForm<PrimalMap>;
+      const Scope scope(device_);
       start(at);
       Full form(samples_, primal, device_.template take<double>(Full::size(samples_.n, samples_.k, d)));
       form.start(team_, at.L);
@@ -151,21 +168,36 @@ class Policy {
   }
 
   SPARSEDIS_HOST_DEVICE void newton() {
+    if (!newton_in_float()) newton_in_double();
+  }
+
+  SPARSEDIS_HOST_DEVICE Point take_point() {
     Point at;
     at.place(device_.template take<double>(Point::size(samples_.n, samples_.k)), samples_.n, samples_.k);
+    return at;
+  }
+
+  // Returns whether the task is certified, and its solution written.
+  SPARSEDIS_HOST_DEVICE bool newton_in_float() {
+    if constexpr (kNarrow) {
+      if (!suits_float()) return false;
+      const Scope scope(device_);
+      Point at = take_point();
+      return by_forms(device_.template primal_map<Feature>(), at, kFloatIterations);
+    }
+    return false;
+  }
+
+  SPARSEDIS_HOST_DEVICE void newton_in_double() {
+    Point at = take_point();
     if (samples_.lambda1 == 0) {
+      const Scope scope(device_);
       start(at);
       auto primal = device_.gram_primal_map();
       interior(primal, primal, at, options_.max_iter, 0, kNewtonIterations);
-    } else {
-      const bool in_float = suits_float();
-      if constexpr (kNarrow) {
-        if (in_float && by_forms(device_.template primal_map<Feature>(), at, kFloatIterations)) return;
-      }
-      if ((!in_float || progress_.n_iter < options_.max_iter) &&
-          by_forms(device_.template primal_map<double>(), at, kNewtonIterations)) {
-        return;
-      }
+    } else if (!suits_float() || progress_.n_iter < options_.max_iter) {
+      const Scope scope(device_);
+      if (by_forms(device_.template primal_map<double>(), at, kNewtonIterations)) return;
     }
     auto primal = device_.template primal_map<double>();
     // A few iterations asked for are not exceeded by thousands of others.

@@ -17,6 +17,7 @@
 
 #include "../../csrc/svm/algorithm/adjoint.hpp"
 #include "../../csrc/svm/algorithm/requirements.hpp"
+#include "../../csrc/svm/algorithm/weights.hpp"
 #include "../../csrc/svm/cpu/primal_map.hpp"
 #include "../../csrc/svm/cpu/sweep.hpp"
 #include "../../csrc/svm/cpu/system.hpp"
@@ -150,6 +151,7 @@ class PrimalMap : public NoVariables {
 
   int features() const { return own_.features(); }
   int candidates() const { return own_.candidates(); }
+  int index(int a) const { return own_.index(a); }
   bool active(int a) const { return own_.active(a); }
   double W(int c, int a) const { return own_.W(c, a); }
   double alpha(int a) const { return own_.alpha(a); }
@@ -162,6 +164,9 @@ class PrimalMap : public NoVariables {
 
   double evaluate(const Team& team, const double* L) {
     return team.by_first([&] { return own_.evaluate(kAlone, L); });
+  }
+  double margin(const Team& team, const double* L) {
+    return team.by_first([&] { return own_.margin(kAlone, L); });
   }
   void evaluate_active(const Team& team, const double* L, const bool* active) {
     team.once([&] { own_.evaluate_active(kAlone, L, active); });
@@ -301,6 +306,7 @@ struct Task {
   std::vector<double> norms;
   double lipschitz = 0;
   bool active[kFeatures] = {};
+  double W[kFeatures * kClasses];
   std::vector<std::unique_ptr<char[]>> arrays;  // in the order in which they are taken
 };
 
@@ -330,6 +336,11 @@ class Device {
   }
   Sweep sweep(PrimalMap&) const { return Sweep(task_.sweep); }
 
+  // All memory of a task is kept, so that what is read after its scope shows.
+  struct Scope {
+    explicit Scope(const Device&) {}
+    ~Scope() {}
+  };
   // Arrays full of NaN.
   template <class T>
   T* take(std::size_t count) const {
@@ -343,11 +354,10 @@ class Device {
   }
 
   Weights write(PrimalMap& primal, const double* L) const {
-    const double penalty = primal.evaluate(team_, L);
     team_.each(kFeatures, [&](int j) { task_.active[j] = false; });
-    team_.each(primal.candidates(), [&](int a) { task_.active[task_.primal.index(a)] = primal.active(a); });
-    return {certificate(team_, task_.samples, L, primal.scores(), penalty),
-            entry_margin(team_, task_.samples, L, primal.scores())};
+    team_.each(kFeatures * kClasses, [&](int e) { task_.W[e] = 0; });
+    return write_weights(team_, task_.samples, primal, L, task_.W, task_.active,
+                         take<double>(weights_size(kSamples, kRows, primal.ld())));
   }
 
  private:
@@ -360,7 +370,8 @@ class Device {
 std::vector<double> solve(const Team& team, Task& task, const Options& options) {
   Device device(team, task);
   double* best = device.take<double>(kSamples * kClasses);
-  const Outcome found = Policy<Device>(device, options, best).solve();
+  Policy<Device> policy(device, options, best);
+  const Outcome found = options.solver == Solver::newton ? policy.solve_by_newton() : policy.solve_by_first_order();
   check(found.status == Status::certified, "a task is not certified");
 
   PrimalMap primal(task.primal);

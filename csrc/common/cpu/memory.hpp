@@ -36,6 +36,19 @@ class Memory {
     return reinterpret_cast<T*>((address + kAlign - 1) / kAlign * kAlign);
   }
 
+  // At its end the memory that has been taken since is available again.
+  class Scope {
+   public:
+    explicit Scope(Memory& memory) : memory_(memory), next_(memory.next_) {}
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+    ~Scope() { memory_.next_ = next_; }
+
+   private:
+    Memory& memory_;
+    std::size_t next_;
+  };
+
   // Makes all memory available again.
   void reset() { next_ = 0; }
 

@@ -35,7 +35,8 @@ class Finish {
 
   // From the dual point L (n, k), at which `primal` was evaluated last. Returns whether rounding was reached; the best
   // point is recorded either way.
-  SPARSEDIS_HOST_DEVICE bool run(const Team& team, const double* L, Progress& progress, std::int64_t max_iter) {
+  SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE bool run(const Team& team, const double* L, Progress& progress,
+                                                std::int64_t max_iter) {
     choose(team, L);
     Certificate now = evaluate(team, L_);
     progress.record_best(team, L_, size_, now);
@@ -67,7 +68,7 @@ class Finish {
  private:
   using Free = FreeSystem<Team, PrimalMap, System>;
 
-  SPARSEDIS_HOST_DEVICE Certificate evaluate(const Team& team, const double* L) {
+  SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Certificate evaluate(const Team& team, const double* L) {
     const double penalty = primal_.evaluate(team, L);
     return certificate(team, samples_, L, primal_.scores(), penalty);
   }

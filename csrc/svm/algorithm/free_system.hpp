@@ -39,8 +39,8 @@ class FreeSystem {
   // q (n, k), 0 where not free and of zero row sums, with M q = rhs on the free entries up to a constant in every row:
   // conjugate gradients in M's exact products, the factor as preconditioner. The factor may be that of more entries
   // than are free now. Returns the residual reached, relative to the initial one, in the preconditioner's norm.
-  SPARSEDIS_HOST_DEVICE double solve(const Team& team, const unsigned char* free, const double* bounds,
-                                     const double* rhs, double* q, double residual, int max_steps) {
+  SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE double solve(const Team& team, const unsigned char* free, const double* bounds,
+                                                    const double* rhs, double* q, double residual, int max_steps) {
     const int size = samples_.n * samples_.k;
     team.each(size, [&](int e) {
       q[e] = 0;
@@ -69,7 +69,7 @@ class FreeSystem {
 
  private:
   // Mp = M p, up to a constant in every row.
-  SPARSEDIS_HOST_DEVICE void multiply(const Team& team, const double* bounds) {
+  SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE void multiply(const Team& team, const double* bounds) {
     const int k = samples_.k, m = samples_.m;
     double *rows = scratch_, *scores = Mp_;
     team.each(samples_.n * m, [&](int e) { rows[e] = samples_.s[e / m] * p_[e / m * k + e % m]; });

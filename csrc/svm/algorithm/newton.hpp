@@ -70,7 +70,8 @@ SPARSEDIS_HOST_DEVICE double minimise_on_segment(const Team& team, const Samples
 }
 
 template <class Team>
-SPARSEDIS_HOST_DEVICE void place_start(const Team& team, const Samples& samples, int d, double theta, Point& at) {
+SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE void place_start(const Team& team, const Samples& samples, int d, double theta,
+                                                      Point& at) {
   const int k = samples.k;
   const double least = d < samples.n ? kSmallestStartFewFeatures : kSmallestStart;
   theta = theta < least ? least : theta > kLargestStart ? kLargestStart : theta;
@@ -82,8 +83,8 @@ SPARSEDIS_HOST_DEVICE void place_start(const Team& team, const Samples& samples,
 
 // A direction for targets `centre - damping * product` of the products L Z and of the form's own pairs.
 template <class Team, class Form, class System>
-SPARSEDIS_HOST_DEVICE void direction(const Team& team, const Samples& samples, Form& form, const System& system,
-                                     Point& at, double centre, double damping) {
+SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE void direction(const Team& team, const Samples& samples, Form& form,
+                                                    const System& system, Point& at, double centre, double damping) {
   const int k = samples.k, m = samples.m;
   const bool shifted = form.shift(team, centre, damping, at.shift);
   auto target = [&](int e) { return damping == 0 ? centre : centre - damping * at.product[e]; };
@@ -99,8 +100,8 @@ SPARSEDIS_HOST_DEVICE void direction(const Team& team, const Samples& samples, F
 
 // Step length, at most 1: `fraction` of the longest step that keeps L, Z and the form's own pairs positive.
 template <class Team, class Form>
-SPARSEDIS_HOST_DEVICE double step_to_boundary(const Team& team, const Samples& samples, const Form& form,
-                                              const Point& at, double fraction) {
+SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE double step_to_boundary(const Team& team, const Samples& samples, const Form& form,
+                                                             const Point& at, double fraction) {
   const double least = team.least(samples.n * samples.k, [&](int e) {
     const double a = at.dL[e] < 0 ? at.L[e] / -at.dL[e] : INFINITY;
     const double b = at.dZ[e] < 0 ? at.Z[e] / -at.dZ[e] : INFINITY;
@@ -113,8 +114,8 @@ SPARSEDIS_HOST_DEVICE double step_to_boundary(const Team& team, const Samples& s
 
 // The barrier parameter mu after a step: the mean product of all complementary pairs.
 template <class Team, class Form>
-SPARSEDIS_HOST_DEVICE double barrier_parameter(const Team& team, const Samples& samples, const Form& form,
-                                               const Point& at, double step) {
+SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE double barrier_parameter(const Team& team, const Samples& samples,
+                                                              const Form& form, const Point& at, double step) {
   const int size = samples.n * samples.k;
   const double total = team.sum(size, [&](int e) {
     const double L = step == 0 ? at.L[e] : at.L[e] + step * at.dL[e];

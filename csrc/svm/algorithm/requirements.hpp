@@ -102,6 +102,7 @@ struct Form {
 struct PrimalMap : Form {
   SPARSEDIS_HOST_DEVICE int features() const { return 0; }         // d
   SPARSEDIS_HOST_DEVICE int candidates() const { return 0; }       // of the point evaluated last
+  SPARSEDIS_HOST_DEVICE int index(int) const { return 0; }         // the feature that candidate a is
   SPARSEDIS_HOST_DEVICE bool active(int) const { return false; }   // candidate a: ||V_j|| > lambda1
   SPARSEDIS_HOST_DEVICE double W(int, int) const { return 0; }     // class c < m, candidate a
   SPARSEDIS_HOST_DEVICE double unit(int, int) const { return 0; }  // u, likewise
@@ -109,6 +110,10 @@ struct PrimalMap : Form {
   SPARSEDIS_HOST_DEVICE double beta(int) const { return 0; }
   SPARSEDIS_HOST_DEVICE const double* residual() const { return nullptr; }  // A (n, m)
   SPARSEDIS_HOST_DEVICE std::ptrdiff_t ld() const { return 0; }             // of planes over the candidates
+
+  // The least of | ||V_j||/lambda1 - 1 | over all features at L (n, k), where evaluate() was called last; infinity for
+  // lambda1 = 0.
+  SPARSEDIS_HOST_DEVICE double margin(const Team&, const double*) { return 0; }
 
   // Form::linearise and so on are those of NoVariables: a map is the light form.
   // The mean curvature of the directions of every sample: (n,).
@@ -149,7 +154,12 @@ struct Device {
   SPARSEDIS_HOST_DEVICE const Team& team() const { return team_; }
   SPARSEDIS_HOST_DEVICE const Samples& samples() const { return samples_; }
   SPARSEDIS_HOST_DEVICE int features() const { return 0; }
-  // Uninitialised memory for so many values, until the task ends.
+  // At its end all memory that has been taken since is free again.
+  struct Scope {
+    SPARSEDIS_HOST_DEVICE explicit Scope(const Device&) {}
+    SPARSEDIS_HOST_DEVICE ~Scope() {}
+  };
+  // Uninitialised memory for so many values, until the innermost scope ends.
   template <class T>
   SPARSEDIS_HOST_DEVICE T* take(std::size_t) const {
     return nullptr;

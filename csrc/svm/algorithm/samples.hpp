@@ -11,7 +11,12 @@ namespace sparsedis {
 // Classes: k. Rows of A, V, W and of every direction sum to zero over the classes, so they are kept in m = k-1
 // coordinates, those of all classes but the last.
 struct Samples {
-  int n, k, m;
+  int n;
+#ifdef SPARSEDIS_CLASSES  // code for one number of classes: divisions by k cost little, loops over classes unroll
+  static constexpr int k = SPARSEDIS_CLASSES, m = k - 1;
+#else
+  int k, m;
+#endif
   const int* label;  // (n,)
   const double* s;   // (n,), at most 1
   double lambda1, lambda2, rho;
@@ -120,8 +125,8 @@ struct Weights {
 };
 
 template <class Team>
-SPARSEDIS_HOST_DEVICE Certificate certificate(const Team& team, const Samples& samples, const double* L,
-                                              const double* scores, double penalty) {
+SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Certificate certificate(const Team& team, const Samples& samples, const double* L,
+                                                             const double* scores, double penalty) {
   const double gap = team.sum(samples.n, [&](int i) { return certificate_terms(samples, L, scores, i).slack; });
   const double hinge = team.sum(samples.n, [&](int i) { return certificate_terms(samples, L, scores, i).hinge; });
   return {gap, hinge + penalty};

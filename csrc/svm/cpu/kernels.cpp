@@ -5,6 +5,7 @@
 #include "../../common/cpu/pages.hpp"
 #include "../../common/cpu/threads.hpp"
 #include "../algorithm/adjoint.hpp"
+#include "../algorithm/weights.hpp"
 #include "../api.hpp"
 #include "../policy.hpp"
 #include "gram_primal_map.hpp"
@@ -75,62 +76,11 @@ double lipschitz(Memory& memory, const Samples& samples, const Features<F>& feat
   return std::max(largest / samples.lambda2 + samples.rho, kTiny);
 }
 
-// The weights of one task, to be written.
+// Where the weights of one task go.
 template <class F>
 struct Output {
   F* W;          // (d, k)
   bool* active;  // (d,)
-
-  // From a primal map of all features and the dual point L (n, k).
-  template <class PrimalMap>
-  Weights write(Memory& memory, const Team& team, const Samples& samples, PrimalMap& primal, const double* L) const {
-    const int n = samples.n, k = samples.k, m = samples.m;
-    const std::ptrdiff_t ld = primal.ld();
-    double* planes = memory.take<double>(m * ld);
-    double* scores = memory.take<double>(std::size_t(n) * m);
-    double* value = memory.take<double>(k);
-    primal.evaluate(team, L);
-    const double margin = std::min(entry_margin(team, samples, L, primal.scores()), primal.margin(team, L));
-    double slack = 0, penalty = 0;
-    const int count = primal.candidates();
-    for (int c = 0; c < m; ++c) std::fill(planes + c * ld, planes + c * ld + count, 0.0);
-    for (int a = 0; a < count; ++a) {
-      if (!primal.active(a)) continue;
-      active[primal.index(a)] = true;
-      F* to = W + std::ptrdiff_t(primal.index(a)) * k;
-      value[m] = 0;
-      for (int c = 0; c < m; ++c) {
-        value[c] = primal.W(c, a);
-        value[m] -= value[c];
-      }
-      double mean = 0, along = 0, squares = 0, distance = 0, last_unit = 0;
-      for (int c = 0; c < k; ++c) {
-        const double exact = value[c];
-        to[c] = F(exact);
-        value[c] = double(to[c]);
-        mean += value[c] / k;
-        if (c < m) last_unit -= primal.unit(c, a);
-        along += value[c] * (c < m ? primal.unit(c, a) : last_unit);
-        squares += value[c] * value[c];
-        distance += (value[c] - exact) * (value[c] - exact);
-      }
-      // The feature's term of the gap, nonnegative by the Fenchel-Young inequality (sparsedis.problem.certificate_of).
-      double across = 0;
-      for (int c = 0; c < k; ++c) {
-        const double off = value[c] - along * (c < m ? primal.unit(c, a) : last_unit);
-        across += off * off;
-      }
-      const double length = std::sqrt(squares), both = length + along;
-      slack += samples.lambda1 * (both > 0 ? across / both : 0) + samples.lambda2 / 2 * distance;
-      penalty += samples.lambda1 * length + samples.lambda2 / 2 * squares;
-      // Margins are differences of scores: rows of W may be centred.
-      for (int c = 0; c < m; ++c) planes[c * ld + a] = value[c] - mean;
-    }
-    primal.apply_candidates(team, planes, scores);
-    Certificate at = certificate(team, samples, L, scores, penalty);
-    at.gap += slack;
-    return {at, margin};
-  }
 };
 
 // The Newton system beside a primal map: its factor is of the type of the map's products.
@@ -156,6 +106,9 @@ class Device {
   double start() const { return scan_.theta; }
   double lipschitz() const { return cpu::lipschitz(memory_, samples_, features_); }
 
+  struct Scope : Memory::Scope {
+    explicit Scope(const Device& device) : Memory::Scope(device.memory_) {}
+  };
   template <class T>
   T* take(std::size_t count) const {
     return memory_.take<T>(count);
@@ -175,7 +128,8 @@ class Device {
   }
   template <class PrimalMap>
   Weights write(PrimalMap& primal, const double* L) const {
-    return output_.write(memory_, team_, samples_, primal, L);
+    double* memory = memory_.take<double>(weights_size(samples_.n, samples_.m, primal.ld()));
+    return write_weights(team_, samples_, primal, L, output_.W, output_.active, memory);
   }
 
  private:
@@ -230,7 +184,8 @@ void solve_task(const Problems<F>& problems, const Options& options, const Solut
   if (!seen.finite) throw InvalidInput();
   const Output<F> output{W, active};
   Device<F> device(memory, samples, features, seen, output);
-  const Outcome outcome = Policy<Device<F>>(device, options, best).solve();
+  Policy<Device<F>> policy(device, options, best);
+  const Outcome outcome = options.solver == Solver::newton ? policy.solve_by_newton() : policy.solve_by_first_order();
   for (int i = 0; i < samples.n; ++i) std::copy(best + i * k, best + (i + 1) * k, dual + task.present[i] * k);
   const Certificate& at = outcome.weights.certificate;
   solutions.gap[index] = task.scale * at.gap;

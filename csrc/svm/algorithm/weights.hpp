@@ -1,0 +1,70 @@
+// The weights of a dual point, rounded to the type in which they are returned, and their certificate.
+#pragma once
+
+#include "samples.hpp"
+
+namespace sparsedis {
+
+// Values that write_weights() works with: planes (m, ld) and scores (n, m).
+SPARSEDIS_HOST_DEVICE inline std::size_t weights_size(std::size_t n, std::size_t m, std::size_t ld) {
+  return m * ld + n * m;
+}
+
+// Writes the weights of the active features at L (n, k) into W (d, k) and active (d,), which are 0 before; `primal` is
+// of all features. F is the type of W. memory: weights_size() values.
+template <class F, class Team, class PrimalMap>
+SPARSEDIS_HOST_DEVICE Weights write_weights(const Team& team, const Samples& samples, PrimalMap& primal,
+                                            const double* L, F* W, bool* active, double* memory) {
+  const int k = samples.k, m = samples.m;
+  primal.evaluate(team, L);
+  const double of_entries = entry_margin(team, samples, L, primal.scores()), of_features = primal.margin(team, L);
+  const std::ptrdiff_t ld = primal.ld();
+  double *planes = memory, *scores = memory + m * ld;
+  const int count = primal.candidates();
+  const double slack = team.sum(count, [&](int a) {
+    if (!primal.active(a)) {
+      for (int c = 0; c < m; ++c) planes[c * ld + a] = 0;
+      return 0.0;
+    }
+    active[primal.index(a)] = true;
+    F* to = W + std::ptrdiff_t(primal.index(a)) * k;
+    double last = 0, last_unit = 0;
+    for (int c = 0; c < m; ++c) {
+      last -= primal.W(c, a);
+      last_unit -= primal.unit(c, a);
+    }
+    double mean = 0, along = 0, squares = 0, distance = 0;
+    for (int c = 0; c < k; ++c) {
+      const double exact = c < m ? primal.W(c, a) : last;
+      to[c] = F(exact);
+      const double rounded = double(to[c]);
+      mean += rounded / k;
+      along += rounded * (c < m ? primal.unit(c, a) : last_unit);
+      squares += rounded * rounded;
+      distance += (rounded - exact) * (rounded - exact);
+    }
+    // The feature's term of the gap, nonnegative by the Fenchel-Young inequality (sparsedis.problem.certificate_of).
+    double across = 0;
+    for (int c = 0; c < k; ++c) {
+      const double off = double(to[c]) - along * (c < m ? primal.unit(c, a) : last_unit);
+      across += off * off;
+      // Margins are differences of scores: rows of W may be centred.
+      if (c < m) planes[c * ld + a] = double(to[c]) - mean;
+    }
+    const double both = std::sqrt(squares) + along;
+    return samples.lambda1 * (both > 0 ? across / both : 0) + samples.lambda2 / 2 * distance;
+  });
+  const double penalty = team.sum(count, [&](int a) {
+    if (!primal.active(a)) return 0.0;
+    const F* row = W + std::ptrdiff_t(primal.index(a)) * k;
+    double squares = 0;
+    for (int c = 0; c < k; ++c) squares += double(row[c]) * double(row[c]);
+    return samples.lambda1 * std::sqrt(squares) + samples.lambda2 / 2 * squares;
+  });
+  primal.apply_candidates(team, planes, scores);
+  Certificate at = certificate(team, samples, L, scores, penalty);
+  at.gap += slack;
+  return {at, of_entries < of_features ? of_entries : of_features};
+}
+
+}  // namespace sparsedis
