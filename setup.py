@@ -1,7 +1,7 @@
 """The C++ kernels, compiled by ninja; everything about the build that is static stands in pyproject.toml.
 
 SPARSEDIS_BUILD=auto (default): the CPU kernels where a C++17 compiler is found, else none. cpu: the kernels, or the
-build fails. cuda: likewise, with the CUDA kernels. 0: none.
+build fails. 0: none. The CUDA kernels are compiled at first use: their source is a part of the package.
 """
 
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 PACKAGE = "sparsedis.ops"
@@ -27,7 +28,9 @@ INSTRUCTION_SETS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"],
 }
-CHOICES = ("auto", "cpu", "cuda", "0")
+CHOICES = ("auto", "cpu", "0")
+# What the CUDA kernels are compiled from at first use.
+DEVICE_SOURCES = ("common/*.hpp", "common/cuda/*", "svm/*.hpp", "svm/algorithm/*.hpp", "svm/cuda/*")
 
 
 def choice() -> str:
@@ -35,8 +38,6 @@ def choice() -> str:
     value = os.environ.get("SPARSEDIS_BUILD", "auto")
     if value not in CHOICES:
         raise SystemExit(f"SPARSEDIS_BUILD: expected one of {', '.join(CHOICES)}, got {value!r}")
-    if value == "cuda":
-        raise SystemExit("SPARSEDIS_BUILD=cuda: this version has no CUDA kernels")
     return value
 
 
@@ -67,6 +68,25 @@ def extensions(value: str) -> list[Extension]:
         for name, flags in INSTRUCTION_SETS.items()
         if x86 or name == "baseline"
     ]
+
+
+class BuildPython(build_py):
+    """Also copies the source of the CUDA kernels to sparsedis/csrc; an editable install reads it where it is."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for source, target in self._device_sources().items():
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        copied = [] if self.editable_mode else list(self._device_sources().values())
+        return super().get_outputs(include_bytecode) + copied
+
+    def _device_sources(self) -> dict[str, str]:
+        found = (path for pattern in DEVICE_SOURCES for path in Path("csrc").glob(pattern))
+        return {str(path): str(Path(self.build_lib, "sparsedis", path)) for path in found}
 
 
 class Build(build_ext):
@@ -146,4 +166,4 @@ class Build(build_ext):
         return str(link)
 
 
-setup(ext_modules=extensions(choice()), cmdclass={"build_ext": Build})
+setup(ext_modules=extensions(choice()), cmdclass={"build_ext": Build, "build_py": BuildPython})

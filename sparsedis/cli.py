@@ -28,10 +28,17 @@ _EXTRAS = {
 class Info:
     """Print versions, devices and backends."""
 
+    warm: bool = False
+    """Also compile the CUDA kernels for every device, so that the first solve does not."""
+    ways: tuple[int, ...] = (5,)
+    """With --warm: the numbers of classes to compile for."""
+
     def run(self) -> None:
         from sparsedis import info
 
         print(info.report())
+        if self.warm:
+            info.warm(self.ways)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

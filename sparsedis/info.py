@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 
 import torch
 
 import sparsedis
 from sparsedis.ops.registry import OPERATIONS, backends
+from sparsedis.ops.svm.backend_cuda import CudaBackend
 
 
 def report() -> str:
@@ -19,7 +22,7 @@ def report() -> str:
         ("location", str(Path(sparsedis.__file__).parent)),
         ("python", f"{platform.python_version()} ({platform.platform()})"),
         ("torch", torch.__version__),
-        *((name, installed_version(name)) for name in ("numpy", "triton")),
+        *((name, installed_version(name)) for name in ("numpy", "triton", "cuda-bindings")),
         ("cpu", f"{_processor()}, {torch.get_num_threads()} threads"),
         ("cuda", _cuda()),
         ("mps", "available" if torch.backends.mps.is_available() else "not available"),
@@ -33,6 +36,21 @@ def report() -> str:
             facts.append((f"{operation}, {backend.name}", state))
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
+
+
+def warm(ways: Sequence[int]) -> None:
+    """Compile the CUDA kernels for float32 features, every device and these numbers of classes; prints the time.
+
+    Raises:
+        ValueError: there is nothing to compile for, or a number of classes that the kernels do not take.
+    """
+    backend = CudaBackend()
+    if reason := backend.available():
+        raise ValueError(f"--warm: the CUDA kernels cannot run here: {reason}")
+    for way in ways:
+        start = perf_counter()
+        backend.warm(torch.float32, way)
+        print(f"compiled for {way} classes, or found compiled, in {perf_counter() - start:.1f} s")
 
 
 def installed_version(package: str) -> str:

@@ -70,8 +70,8 @@ def solve_svm(
         n_classes: k >= 2; default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
         sample_weight: s, (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
         solver: "newton" (interior point), "fista", "bcd" (block coordinate descent), or "auto": newton.
-        backend: "cpp" (CPU), "triton" (CUDA or ROCm), "torch" (any device), or "auto": the first of these that can run
-            the problem.
+        backend: "cpp" (CPU), "cuda" (CUDA), "triton" (CUDA or ROCm), "torch" (any device), or "auto": the first of
+            these that can run the problem.
         tol: the ``Solution.relative_gap`` to reach. newton continues to rounding where it is below 1e-3, every solver
             where a gradient will be asked for (docs/solvers.md).
         max_iter: default 200 (newton, which mostly takes less than 30), 5000 (fista), 2000 sweeps (bcd). Not counted:

@@ -12,11 +12,12 @@ import pytest
 import sparsedis
 
 PACKAGE = Path(sparsedis.__file__).parent
-LEAVES = {"solution", "checks", "_version"}
+LEAVES = {"solution", "checks", "cache", "_version"}
 SOLVERS = {"svm", "lasso", "ridge", "logistic"}
 MAY_IMPORT = {
     "solution": set(),
     "checks": set(),
+    "cache": set(),
     "_version": set(),
     "ops": LEAVES | {"ops"},
     "arguments": LEAVES,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsedis import cache
 from sparsedis.data.dataset import SPLITS, FewShotData
 
 _VERSION = 1
@@ -38,13 +39,6 @@ class Classes:
         self.splits[split] = list(range(first, first + len(class_names)))
         self.labels += [first + label for label in labels]
         self.class_names += class_names
-
-
-def folder() -> Path:
-    """The folder of the cache: $SPARSEDIS_CACHE, else the user's cache folder."""
-    if chosen := os.environ.get("SPARSEDIS_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "sparsedis"
 
 
 def load(
@@ -71,7 +65,7 @@ def load(
     Raises:
         OSError: the cache cannot be written.
     """
-    entry = folder() / f"{reader}-{_key(reader, sources, options)}"
+    entry = cache.folder() / f"{reader}-{_key(reader, sources, options)}"
     images, about = _read(entry) or _write(entry, decode)
     return FewShotData(
         name=name,

@@ -5,6 +5,7 @@ from torch import Tensor
 from sparsedis.ops.common.operation import Operation, value_per_task
 from sparsedis.ops.common.precision import working_dtype
 from sparsedis.ops.svm.backend_cpp import CppBackend
+from sparsedis.ops.svm.backend_cuda import CudaBackend
 from sparsedis.ops.svm.backend_torch import TorchBackend
 from sparsedis.ops.svm.backend_triton import TritonBackend
 from sparsedis.ops.svm.problem import normalised, zero_threshold
@@ -18,7 +19,7 @@ OPERATION = Operation(
     differentials=Differentials,
     shapes=shapes,
     check_values=check_values,
-    backends=(CppBackend(), TritonBackend(), TorchBackend()),
+    backends=(CppBackend(), CudaBackend(), TritonBackend(), TorchBackend()),
 )
 
 

@@ -1,0 +1,23 @@
+// What device code is compiled by: NVRTC or nvcc, or for the tests a C++ compiler, with CUDA's model of execution
+// emulated on the host (emulation.hpp).
+#pragma once
+
+#include "../macros.hpp"
+
+#ifdef SPARSEDIS_EMULATION
+#include "emulation.hpp"
+#define SPARSEDIS_KERNEL(name, Arguments) extern "C" void name(const Arguments& given)
+#define SPARSEDIS_SHARED(name) char* const name = emulation::shared_memory()
+#else
+// A kernel of one argument, `given`, and its dynamic shared memory.
+#define SPARSEDIS_KERNEL(name, Arguments) \
+  extern "C" __global__ void __launch_bounds__(SPARSEDIS_THREADS, 1) name(const __grid_constant__ Arguments given)
+#define SPARSEDIS_SHARED(name) extern __shared__ __align__(16) char name[]
+#endif
+
+namespace sparsedis::cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+}  // namespace sparsedis::cuda

@@ -1,0 +1,104 @@
+// One task's features, of any strides and type, and products with all of them.
+#pragma once
+
+#include "../../common/cuda/cholesky.hpp"
+#include "../../common/cuda/half.hpp"
+#include "../../common/cuda/memory.hpp"
+
+namespace sparsedis::cuda {
+
+// The type that holds a feature without loss: double for double, else float.
+template <class F>
+struct ValueOf {
+  using Type = float;
+};
+template <>
+struct ValueOf<double> {
+  using Type = double;
+};
+
+// Classes that a thread sums at once, in registers.
+constexpr int kClasses = 4;
+
+// f(first, count) for the classes 0 to m, kClasses or fewer at a time.
+template <class F>
+__device__ void each_group_of_classes(int m, F f) {
+#pragma unroll
+  for (int first = 0; first < m; first += kClasses) f(first, m - first < kClasses ? m - first : kClasses);
+}
+
+// to(c, sum_i x(i) rows[i m + c]) for all classes c < m; rows (n, m). The sums are in V.
+template <class V, class X, class To>
+__device__ void multiply_column(int n, int m, const V* rows, X x, To to) {
+  each_group_of_classes(m, [&](int first, int count) {
+    V sum[kClasses] = {};
+    for (int i = 0; i < n; ++i) {
+      const V value = V(x(i));
+#pragma unroll
+      for (int c = 0; c < kClasses; ++c) {
+        if (c < count) sum[c] += value * rows[i * m + first + c];
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kClasses; ++c) {
+      if (c < count) to(first + c, sum[c]);
+    }
+  });
+}
+
+// scores (n, m): of sample i and class c, the sum over a < count of x(i, a) w(c, a), in double; a warp for a sample.
+template <class X, class W>
+__device__ void multiply_rows(const Team& team, int n, int m, int count, X x, W w, double* scores) {
+  team.each_by_warp(n, [&](int i, int lane) {
+    each_group_of_classes(m, [&](int first, int classes) {
+      double sum[kClasses] = {};
+      for (int a = lane; a < count; a += kWarp) {
+        const double value = double(x(i, a));
+#pragma unroll
+        for (int c = 0; c < kClasses; ++c) {
+          if (c < classes) sum[c] += value * w(first + c, a);
+        }
+      }
+#pragma unroll
+      for (int c = 0; c < kClasses; ++c) {
+        if (c >= classes) continue;
+        const double total = sum_of_lanes(sum[c]);
+        if (lane == 0) scores[i * m + first + c] = total;
+      }
+    });
+  });
+}
+
+template <class F>
+class Features {
+ public:
+  using Value = typename ValueOf<F>::Type;
+
+  // sample (n,): the index in X of the task's samples.
+  __device__ Features(const F* X, const int* sample, int n, int d, std::ptrdiff_t stride_n, std::ptrdiff_t stride_d)
+      : X_(X), sample_(sample), n_(n), d_(d), stride_n_(stride_n), stride_d_(stride_d) {}
+
+  __device__ int samples() const { return n_; }
+  __device__ int features() const { return d_; }
+  __device__ Value operator()(int i, int j) const { return Value(X_[sample_[i] * stride_n_ + j * stride_d_]); }
+
+  // The Gram matrix X X^T, (n, n).
+  __device__ void gram(const Team& team, double* K) const {
+    team.each_by_warp(n_ * (n_ + 1) / 2, [&](int e, int lane) {
+      int i, j;
+      lower_entry(e, i, j);
+      double sum = 0;
+      for (int a = lane; a < d_; a += kWarp) sum += double((*this)(i, a)) * double((*this)(j, a));
+      sum = sum_of_lanes(sum);
+      if (lane == 0) K[i * n_ + j] = K[j * n_ + i] = sum;
+    });
+  }
+
+ private:
+  const F* X_;
+  const int* sample_;
+  int n_, d_;
+  std::ptrdiff_t stride_n_, stride_d_;
+};
+
+}  // namespace sparsedis::cuda

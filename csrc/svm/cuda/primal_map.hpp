@@ -1,0 +1,345 @@
+// The primal map over the features of one task (PrimalMap in ../algorithm/requirements.hpp), by the threads of a block.
+#pragma once
+
+#include "../../common/cuda/cholesky.hpp"
+#include "../algorithm/newton.hpp"
+#include "features.hpp"
+
+namespace sparsedis::cuda {
+
+__device__ inline double screening_unit(const Samples& samples) {
+  return samples.lambda1 > 0 ? 1 / samples.lambda1 : 1;
+}
+
+// F is the features' type, T that of the screening and of the Newton system's products. Screening computes V in T for
+// all features and copies together those that can be active within T's rounding error; their V, W and scores are
+// computed in double, so that the certificate is that of double arithmetic whatever T is.
+template <class F, class T>
+class SparsePrimalMap : public NoVariables {
+ public:
+  using Products = T;
+  using Value = typename Features<F>::Value;
+
+  // longest: the largest ||x_j||, in screening units; any where only evaluate_active() is called.
+  __device__ SparsePrimalMap(Memory& memory, const Samples& samples, const Features<F>& features, double longest)
+      : samples_(samples),
+        features_(features),
+        n_(samples.n),
+        d_(features.features()),
+        longest_(longest),
+        A_(memory.take<double>(std::size_t(n_) * samples.m)),
+        next_(memory.take<double>(std::size_t(n_) * samples.m)),
+        scores_(memory.take<double>(std::size_t(n_) * samples.m)),
+        screening_(memory.take<T>(std::size_t(n_) * samples.m)),
+        gathered_(memory.take_scratch<Value>(std::size_t(n_) * d_)),
+        V_(memory.take_scratch<double>(std::size_t(samples.m) * d_)),
+        product_(memory.take_scratch<double>(std::size_t(samples.m) * d_)),
+        norm_(memory.take_scratch<double>(d_)),
+        inverse_(memory.take_scratch<double>(d_)),
+        shrinkage_(memory.take_scratch<double>(d_)),
+        index_(memory.take_scratch<int>(d_)),
+        bits_(memory.take_scratch<unsigned>(words())) {}
+
+  __device__ int features() const { return d_; }
+  __device__ int candidates() const { return count_; }
+  __device__ int index(int a) const { return index_[a]; }
+  __device__ bool active(int a) const { return norm_[a] > samples_.lambda1; }
+  __device__ double V(int c, int a) const { return V_[c * ld() + a]; }
+  __device__ double W(int c, int a) const { return shrinkage_[a] * V(c, a); }
+  __device__ double alpha(int a) const { return shrinkage_[a]; }
+  __device__ double beta(int a) const { return active(a) ? samples_.lambda1 * inverse_[a] / samples_.lambda2 : 0; }
+  __device__ double unit(int c, int a) const { return V(c, a) * inverse_[a]; }
+  __device__ const double* residual() const { return A_; }
+  __device__ const double* scores() const { return scores_; }
+  __device__ const double* gradient_scores() const { return scores_; }
+  __device__ std::ptrdiff_t ld() const { return d_; }
+
+  // Evaluates at L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Returns at once where L is that of the last
+  // call.
+  SPARSEDIS_ONCE __device__ double evaluate(const Team& team, const double* L) {
+    const int m = samples_.m;
+    const double changed = team.sum(n_, [&](int i) {
+      residual_row(samples_, L, i, next_);
+      double count = 0;
+      for (int e = i * m; e < (i + 1) * m; ++e) count += !evaluated_ || next_[e] != A_[e];
+      return count;
+    });
+    if (changed == 0) return penalty_;
+    double* const last = A_;
+    A_ = next_;
+    next_ = last;
+    evaluated_ = true;
+    // Screened in units of lambda1, so that no scale of the features is too small or too large for T.
+    const double unit = screening_unit(samples_);
+    const double square = team.sum(n_ * m, [&](int e) {
+      screening_[e] = T(unit * A_[e]);
+      return A_[e] * A_[e];
+    });
+    // ||error of V_j|| <= (n + 2) eps ||x_j|| ||A||, times 4 for safety; the last class is the sum of the others.
+    const double error = 4 * (n_ + m + 4) * kEpsilon * std::sqrt(square * m);
+    const double bound = 1 - error * longest_;
+    screen(team, samples_.lambda1 > 0 && bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1));
+    penalty_ = take_candidates(team);
+    return penalty_;
+  }
+
+  SPARSEDIS_ONCE __device__ double margin(const Team& team, const double*) {
+    if (samples_.lambda1 == 0) return INFINITY;
+    const double least = team.least(count_, [&](int a) { return ::fabs(norm_[a] / samples_.lambda1 - 1); });
+    const double off = 1 - std::sqrt(nearest_off_);
+    return least < off ? least : off;
+  }
+
+  // Evaluates at L where the active features (d,) are known: they are the candidates, or all where lambda1 is 0.
+  __device__ void evaluate_active(const Team& team, const double* L, const bool* active) {
+    evaluated_ = false;
+    team.each(n_, [&](int i) { residual_row(samples_, L, i, A_); });
+    find(team, [&](int j) { return active[j] || samples_.lambda1 == 0; });
+    take_candidates(team);
+  }
+
+  template <class Curvature>
+  __device__ void add_curvature(Curvature& into) {
+    into.add(
+        gathered_, ld(), count_, [&](int a) { return alpha(a); }, [&](int a) { return beta(a); },
+        [&](int c, int a) { return unit(c, a); });
+  }
+
+  // The curvature of all features with keep(j), instead of the active ones.
+  template <class Curvature, class Keep, class Alpha, class Beta, class Unit>
+  __device__ void add_curvature_of(Curvature& into, Keep keep, Alpha alpha, Beta beta, Unit unit) {
+    evaluated_ = false;  // the candidates are overwritten
+    find(into.team, keep);
+    gather(into.team);
+    into.add(
+        gathered_, ld(), count_, [&](int a) { return alpha(index_[a]); }, [&](int a) { return beta(index_[a]); },
+        [&](int c, int a) { return unit(c, index_[a]); });
+  }
+
+  SPARSEDIS_ONCE __device__ void mean_curvature(const Team& team, double* to) {
+    const int m = samples_.m;
+    multiply_rows(
+        team, n_, 1, count_, [&](int i, int a) { return double(gathered(i, a)) * double(gathered(i, a)); },
+        [&](int, int a) { return alpha(a) + beta(a) / m; }, to);
+  }
+
+  // X^T R for rows (n, m), over all features: planes (m, d).
+  SPARSEDIS_ONCE __device__ void correlate(const Team& team, const double* rows, double* planes) {
+    team.each(d_, [&](int j) {
+      multiply_column(
+          n_, samples_.m, rows, [&](int i) { return features_(i, j); },
+          [&](int c, double value) { planes[c * ld() + j] = value; });
+    });
+  }
+
+  // X W for planes W (m, d): scores (n, m).
+  SPARSEDIS_ONCE __device__ void apply(const Team& team, const double* planes, double* scores) {
+    multiply_rows(
+        team, n_, samples_.m, d_, [&](int i, int j) { return features_(i, j); },
+        [&](int c, int j) { return planes[c * ld() + j]; }, scores);
+  }
+
+  SPARSEDIS_ONCE __device__ void correlate_candidates(const Team& team, const double* rows, double* planes) {
+    team.each(count_, [&](int a) {
+      multiply_column(
+          n_, samples_.m, rows, [&](int i) { return gathered(i, a); },
+          [&](int c, double value) { planes[c * ld() + a] = value; });
+    });
+  }
+
+  SPARSEDIS_ONCE __device__ void apply_candidates(const Team& team, const double* planes, double* scores) {
+    multiply_rows(
+        team, n_, samples_.m, count_, [&](int i, int a) { return gathered(i, a); },
+        [&](int c, int a) { return planes[c * ld() + a]; }, scores);
+  }
+
+  // The features' curvature times rows (n, m) of a vector: a covector (n, m).
+  SPARSEDIS_ONCE __device__ void multiply(const Team& team, const double* rows, double* to) {
+    const int m = samples_.m;
+    team.each(count_, [&](int a) {
+      double sum = 0, along = 0, units = 0;
+      multiply_column(
+          n_, m, rows, [&](int i) { return gathered(i, a); },
+          [&](int c, double value) {
+            product_[c * ld() + a] = value;
+            sum += value;
+          });
+      // The vector as a covector, then (alpha I + beta u u^T) of it.
+      for (int c = 0; c < m; ++c) {
+        along += unit(c, a) * (product_[c * ld() + a] + sum);
+        units += unit(c, a);
+      }
+      along *= beta(a);
+      for (int c = 0; c < m; ++c) {
+        double& value = product_[c * ld() + a];
+        value = alpha(a) * (value + sum) + along * (unit(c, a) + units);
+      }
+    });
+    apply_candidates(team, product_, to);
+  }
+
+ private:
+  static constexpr double kEpsilon = sizeof(T) == 8 ? 2.220446049250313e-16 : 1.1920929e-7;
+
+  __device__ int words() const { return (d_ + kWarp - 1) / kWarp; }
+  __device__ Value gathered(int i, int a) const { return gathered_[i * ld() + a]; }
+
+  // Makes the candidates those whose squared norm is above `least`, and keeps the largest of the others.
+  __device__ void screen(const Team& team, T least) {
+    double nearest = 0;
+    team.each_by_warp(words(), [&](int word, int lane) {
+      const int j = word * kWarp + lane;
+      T squares = 0, last = 0;
+      if (j < d_) {
+        multiply_column(
+            n_, samples_.m, screening_, [&](int i) { return features_(i, j); },
+            [&](int, T value) {
+              squares += value * value;
+              last += value;
+            });
+      }
+      squares += last * last;
+      const bool on = j < d_ && !(squares <= least);
+      const unsigned bits = __ballot_sync(kAllLanes, on);
+      if (lane == 0) bits_[word] = bits;
+      if (!on && j<d_&& double(squares)> nearest) nearest = squares;
+    });
+    nearest_off_ = -team.least(team.threads(), [&](int) { return -nearest; });
+    collect(team);
+  }
+
+  template <class Keep>
+  __device__ void find(const Team& team, Keep keep) {
+    team.each_by_warp(words(), [&](int word, int lane) {
+      const int j = word * kWarp + lane;
+      const unsigned bits = __ballot_sync(kAllLanes, j < d_ && keep(j));
+      if (lane == 0) bits_[word] = bits;
+    });
+    collect(team);
+  }
+
+  // The features whose bit is set, in order.
+  SPARSEDIS_ONCE __device__ void collect(const Team& team) {
+    int count = 0;
+    for (int from = 0; from < words(); from += team.threads()) {
+      const int word = from + team.thread();
+      unsigned bits = word < words() ? bits_[word] : 0;
+      int total, place = count + team.offset(__popc(bits), total);
+      for (; bits; bits &= bits - 1) index_[place++] = word * kWarp + __ffs(bits) - 1;
+      count += total;
+    }
+    team.wait();
+    count_ = count;
+  }
+
+  SPARSEDIS_ONCE __device__ void gather(const Team& team) {
+    const int count = count_;
+    for (int i = 0; i < n_; ++i) {
+      for (int a = team.thread(); a < count; a += team.threads()) gathered_[i * ld() + a] = features_(i, index_[a]);
+    }
+    team.wait();
+  }
+
+  // V, W and the scores of the features found, in double; returns the penalty.
+  SPARSEDIS_ONCE __device__ double take_candidates(const Team& team) {
+    gather(team);
+    const double penalty = team.sum(count_, [&](int a) {
+      double squares = 0, last = 0;
+      multiply_column(
+          n_, samples_.m, A_, [&](int i) { return gathered(i, a); },
+          [&](int c, double value) {
+            V_[c * ld() + a] = value;
+            squares += value * value;
+            last += value;
+          });
+      const double norm = std::sqrt(squares + last * last);
+      norm_[a] = norm;
+      inverse_[a] = norm > 0 ? 1 / norm : 0;
+      // With lambda1 = 0 also where V_j happens to be 0.
+      shrinkage_[a] = samples_.lambda1 == 0 ? 1 / samples_.lambda2
+                      : active(a)           ? (1 - samples_.lambda1 * inverse_[a]) / samples_.lambda2
+                                            : 0;
+      const double length = shrinkage_[a] * norm;
+      return samples_.lambda1 * length + samples_.lambda2 / 2 * length * length;
+    });
+    multiply_rows(
+        team, n_, samples_.m, count_, [&](int i, int a) { return double(gathered(i, a)) * shrinkage_[a]; },
+        [&](int c, int a) { return V(c, a); }, scores_);
+    return penalty;
+  }
+
+  const Samples& samples_;
+  const Features<F>& features_;
+  int n_, d_, count_ = 0;
+  double longest_, penalty_ = 0;
+  double nearest_off_ = 0;  // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
+  bool evaluated_ = false;
+  double *A_, *next_, *scores_;
+  T* screening_;
+  Value* gathered_;  // (n, d): the candidates' features
+  double *V_, *product_, *norm_, *inverse_, *shrinkage_;
+  int* index_;
+  unsigned* bits_;
+};
+
+// The primal map for lambda1 = 0: W = X^T A/lambda2 is linear in L, and the Gram matrix X X^T stands for the features.
+template <class F>
+class GramPrimalMap : public NoVariables {
+ public:
+  using Products = double;
+
+  __device__ GramPrimalMap(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features)
+      : samples_(samples),
+        n_(samples.n),
+        A_(memory.take<double>(std::size_t(n_) * samples.m)),
+        scores_(memory.take<double>(std::size_t(n_) * samples.m)),
+        K_(memory.take<double>(std::size_t(n_) * n_)) {
+    features.gram(team, K_);
+  }
+
+  __device__ double evaluate(const Team& team, const double* L) {
+    team.each(n_, [&](int i) { residual_row(samples_, L, i, A_); });
+    apply_gram(team, A_, scores_);
+    // lambda2/2 ||W||^2 = <A, X W>/2 over all classes.
+    return team.sum(n_ * samples_.k, [&](int e) {
+      const int i = e / samples_.k, l = e % samples_.k, m = samples_.m;
+      return entry(A_, m, i, l) * entry(scores_, m, i, l) / 2;
+    });
+  }
+
+  // The features' curvature times rows (n, m) of a vector: a covector (n, m).
+  __device__ void multiply(const Team& team, const double* rows, double* to) const {
+    apply_gram(team, rows, to);
+    const int m = samples_.m;
+    team.each(n_, [&](int i) {
+      double sum = 0;
+      for (int c = 0; c < m; ++c) sum += to[i * m + c];
+      for (int c = 0; c < m; ++c) to[i * m + c] += sum;
+    });
+  }
+
+  __device__ const double* scores() const { return scores_; }
+  __device__ const double* gradient_scores() const { return scores_; }
+  template <class Curvature>
+  __device__ void add_curvature(Curvature& into) const {
+    into.add_gram(K_, 1 / samples_.lambda2);
+  }
+  __device__ void mean_curvature(const Team& team, double* to) const {
+    team.each(n_, [&](int i) { to[i] = K_[std::ptrdiff_t(i) * n_ + i] / samples_.lambda2; });
+  }
+
+ private:
+  // X X^T rows/lambda2, (n, m).
+  __device__ void apply_gram(const Team& team, const double* rows, double* to) const {
+    const int m = samples_.m;
+    multiply_rows(
+        team, n_, m, n_, [&](int i, int j) { return K_[std::ptrdiff_t(i) * n_ + j] / samples_.lambda2; },
+        [&](int c, int j) { return rows[j * m + c]; }, to);
+  }
+
+  const Samples& samples_;
+  int n_;
+  double *A_, *scores_, *K_;
+};
+
+}  // namespace sparsedis::cuda

@@ -1,0 +1,93 @@
+// What the two kernels of a solve have in common.
+//
+// Features in double are solved by solve_in_double.cu. Others are solved by solve_in_float.cu, and the few tasks that
+// it does not certify wait for solve_in_double.cu, which is launched after it whatever it has found: the host is asked
+// nothing.
+#pragma once
+
+#include "../policy.hpp"
+#include "device.hpp"
+
+namespace sparsedis::cuda {
+
+struct SolveArguments {
+  Problems<Feature> problems;
+  Options options;
+  Solutions<Value> solutions;
+  Workspace workspace;
+};
+
+// In Solutions::status, of a task that waits for solve_in_double.
+constexpr std::int64_t kWaits = -1;
+
+__device__ inline void write_outcome(const Team& team, const Solutions<Value>& solutions, std::int64_t index,
+                                     double scale, const Outcome& outcome) {
+  team.once([&] {
+    const Certificate& at = outcome.weights.certificate;
+    solutions.gap[index] = scale * at.gap;
+    solutions.relative_gap[index] = at.relative();
+    solutions.objective[index] = scale * at.objective;
+    solutions.n_iter[index] = outcome.n_iter;
+    solutions.status[index] = std::int64_t(outcome.status);
+    solutions.margin[index] = outcome.weights.margin;
+  });
+}
+
+// The weights and active features of one task, 0 until they are written.
+__device__ inline Output output_of(const SolveArguments& given, std::int64_t index) {
+  const Problems<Feature>& problems = given.problems;
+  return {given.solutions.W + index * problems.features * problems.classes,
+          given.solutions.active + index * problems.features};
+}
+
+// False, and the launch's mark set, where a value is not allowed. Else all outputs that a task without samples has.
+__device__ inline bool begin(const SolveArguments& given, std::int64_t index, const Team& team) {
+  const Problems<Feature>& problems = given.problems;
+  const Solutions<Value>& solutions = given.solutions;
+  if (!valid(team, problems, index)) {
+    team.once([&] {
+      given.workspace.counters[1] = 1;
+      solutions.status[index] = std::int64_t(Status::stalled);
+    });
+    return false;
+  }
+  const int k = int(problems.classes), d = int(problems.features), size = int(problems.samples) * k;
+  const Output output = output_of(given, index);
+  team.each(size, [&](int e) { solutions.dual[index * size + e] = 1.0 / k; });
+  team.each(d * k, [&](int e) { output.W[e] = 0; });
+  team.each(d, [&](int j) { output.active[j] = false; });
+  return true;
+}
+
+// solve(policy, best) for one task, which has begun; best (n, k): the dual point that the outputs hold, then the best.
+// relative_gap: what is kept of it.
+template <class Solve>
+__device__ void solve_task(const SolveArguments& given, std::int64_t index, const Team& team, Memory& memory,
+                           Solve solve) {
+  const Problems<Feature>& problems = given.problems;
+  const Solutions<Value>& solutions = given.solutions;
+  const Task<Feature> task(team, memory, problems, index);
+  const Samples& samples = task.samples();
+  const int k = samples.k, size = samples.n * k;
+  const Features<Feature> features = task.features(problems, index);
+  double* dual = solutions.dual + index * problems.samples * k;
+  double* best = memory.take<double>(size);
+  const Scan seen = scan(team, memory, samples, features);
+  Device device(team, memory, samples, features, seen, output_of(given, index));
+  Policy<Device> policy(device, given.options, best);
+  team.each(size, [&](int e) { best[e] = dual[task.present(e / k) * k + e % k]; });
+  solve(policy);
+  team.each(size, [&](int e) { dual[task.present(e / k) * k + e % k] = best[e]; });
+  const Outcome outcome = policy.outcome();
+  team.once([&] {
+    const Certificate& at = outcome.weights.certificate;
+    solutions.gap[index] = task.scale() * at.gap;
+    solutions.relative_gap[index] = at.relative();
+    solutions.objective[index] = task.scale() * at.objective;
+    solutions.n_iter[index] = outcome.n_iter;
+    solutions.status[index] = std::int64_t(outcome.status);
+    solutions.margin[index] = outcome.weights.margin;
+  });
+}
+
+}  // namespace sparsedis::cuda

@@ -1,0 +1,20 @@
+// Batches of group-Lasso SVMs: those of features in double, and those tasks of others that solve_in_float.cu has left.
+#include "solve.hpp"
+
+SPARSEDIS_KERNEL(solve_in_double, sparsedis::cuda::SolveArguments) {
+  using namespace sparsedis::cuda;
+  SPARSEDIS_SHARED(shared);
+  each_task(given.problems.batch, given.workspace, shared, [&](std::int64_t index, const Team& team, Memory& memory) {
+    std::int64_t n_iter = 0;
+    double relative_gap = INFINITY;
+    if constexpr (sizeof(Value) == sizeof(double)) {
+      if (!begin(given, index, team)) return;
+    } else {
+      relative_gap = given.workspace.waiting[index];
+      if (relative_gap < 0) return;
+      n_iter = given.solutions.n_iter[index];
+    }
+    solve_task(given, index, team, memory,
+               [&](sparsedis::Policy<Device>& policy) { policy.solve_in_double(n_iter, relative_gap); });
+  });
+}

@@ -1,0 +1,16 @@
+// Batches of group-Lasso SVMs, of features in float or half precision: a block per task, from the features to the
+// certified weights in one launch.
+#include "solve.hpp"
+
+SPARSEDIS_KERNEL(solve_in_float, sparsedis::cuda::SolveArguments) {
+  using namespace sparsedis::cuda;
+  SPARSEDIS_SHARED(shared);
+  each_task(given.problems.batch, given.workspace, shared, [&](std::int64_t index, const Team& team, Memory& memory) {
+    team.once([&] { given.workspace.waiting[index] = -1; });
+    if (!begin(given, index, team)) return;
+    solve_task(given, index, team, memory, [&](sparsedis::Policy<Device>& policy) {
+      if (policy.solve_in_float()) return;
+      team.once([&] { given.workspace.waiting[index] = policy.relative_gap(); });
+    });
+  });
+}

@@ -1,0 +1,117 @@
+"""NVIDIA's devices: kernels compiled for the very device and launched on PyTorch's current stream."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from sparsedis.ops.common.cuda import nvrtc
+from sparsedis.ops.common.cuda.nvrtc import checked
+from sparsedis.ops.common.cuda.programs import Program, cached
+from sparsedis.ops.common.cuda.protocol import Kernel, Limits
+
+_LOGGER = logging.getLogger("sparsedis")
+
+
+class Devices:
+    """All of them."""
+
+    def available(self) -> str | None:
+        if torch.version.hip:
+            return "this PyTorch is built for AMD's devices"
+        if not torch.version.cuda:
+            return "this PyTorch is built without CUDA"
+        if not torch.cuda.is_available():
+            return "there is no CUDA device"
+        return nvrtc.available()
+
+    def devices(self) -> list[torch.device]:
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+
+    def limits(self, device: torch.device) -> Limits:
+        return _limits(_index(device))
+
+    def kernel(self, program: Program, device: torch.device) -> Kernel:
+        return _kernel(program, _index(device))
+
+    def capturing(self, device: torch.device) -> bool:
+        with torch.cuda.device(device):
+            return torch.cuda.is_current_stream_capturing()
+
+
+class _DeviceKernel:
+    """On one device. Libraries are not bound to a context: the driver loads them into PyTorch's at the first launch."""
+
+    def __init__(self, code: Path, name: str, index: int) -> None:
+        from cuda.bindings import driver
+
+        self._driver, self._index = driver, index
+        self._library = checked(driver.cuLibraryLoadFromFile(str(code).encode(), [], [], 0, [], [], 0))
+        self._kernel = checked(driver.cuLibraryGetKernel(self._library, name.encode()))
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        checked(driver.cuKernelSetAttribute(attribute, _limits(index).shared_bytes, self._kernel, _handle(index)))
+        self._resident: dict[tuple[int, int], int] = {}
+
+    def resident_blocks(self, threads: int, shared_bytes: int) -> int:
+        key = (threads, shared_bytes)
+        if key not in self._resident:
+            with torch.cuda.device(self._index):
+                torch.cuda.current_stream().query()  # makes PyTorch's context current in this thread
+                function = checked(self._driver.cuKernelGetFunction(self._kernel))
+                blocks = checked(self._driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(function, *key))
+            self._resident[key] = max(1, blocks)
+        return self._resident[key]
+
+    def launch(self, arguments: ctypes.Structure, blocks: int, threads: int, shared_bytes: int) -> None:
+        addresses = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        with torch.cuda.device(self._index):
+            stream = torch.cuda.current_stream().cuda_stream
+            function = self._driver.CUfunction(int(self._kernel))  # the driver takes a kernel for a function
+            grid = (blocks, 1, 1, threads, 1, 1)
+            checked(self._driver.cuLaunchKernel(function, *grid, shared_bytes, stream, ctypes.addressof(addresses), 0))
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+@cache
+def _kernel(program: Program, index: int) -> _DeviceKernel:
+    torch.cuda.init()
+    architecture = nvrtc.architecture(torch.cuda.get_device_capability(index))
+
+    def compile_to(path: Path) -> None:
+        _LOGGER.warning("compiling the CUDA kernel %s for %s; it is kept for next time", program.kernel, architecture)
+        start = perf_counter()
+        path.write_bytes(nvrtc.compile_program(program, architecture).code)
+        _LOGGER.info("compiled %s in %.1f s", program.kernel, perf_counter() - start)
+
+    code = cached(program, nvrtc.description(architecture), ".cubin", compile_to)
+    return _DeviceKernel(code, program.kernel, index)
+
+
+@cache
+def _limits(index: int) -> Limits:
+    from cuda.bindings import driver
+
+    attributes = driver.CUdevice_attribute
+    wanted = (
+        attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+        attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+    )
+    return Limits(*(checked(driver.cuDeviceGetAttribute(attribute, _handle(index))) for attribute in wanted))
+
+
+@cache
+def _handle(index: int) -> Any:
+    """The driver's device: PyTorch's numbers are those of the visible devices, as the driver's are."""
+    from cuda.bindings import driver
+
+    checked(driver.cuInit(0))
+    return checked(driver.cuDeviceGet(index))

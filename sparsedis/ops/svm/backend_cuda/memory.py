@@ -1,0 +1,156 @@
+"""How much memory a block of the kernels takes: what csrc/svm/cuda takes from its Memory, added up.
+
+The kernels need no shared memory to be right: what does not fit is taken from the scratch memory, whose size
+is computed as if there were no shared memory at all. The emulation ends where a task takes more.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_ALIGN = 16
+_DOUBLE, _INT, _FLAG = 8, 4, 1
+# What launch.hpp keeps at the start of the shared memory: the team's pads and the next task.
+FIXED = 2 * 16 * _DOUBLE + _ALIGN
+# Arrays above this size are taken from scratch memory (csrc/common/cuda/memory.hpp), but for the Newton matrix with its
+# inverse corners, and a slice of a symmetric product of up to twice as much.
+_SMALL = 16 << 10
+_SLICE = 32 << 10
+
+
+class Shape(NamedTuple):
+    """Of one task."""
+
+    n: int  # samples
+    d: int  # features
+    k: int  # classes
+
+    @property
+    def m(self) -> int:
+        return self.k - 1
+
+    @property
+    def order(self) -> int:
+        """Of the Newton matrix."""
+        return self.n * self.m
+
+
+class _Arrays(list[tuple[int, int]]):
+    """Arrays by their bytes and the largest size that shared memory takes."""
+
+    def add(self, count: int, itemsize: int, most: int = _SMALL) -> None:
+        self.append(((count * itemsize + _ALIGN - 1) // _ALIGN * _ALIGN, most))
+
+    def bytes(self) -> int:
+        return sum(size for size, _ in self)
+
+    def shared_bytes(self) -> int:
+        return sum(size for size, most in self if size <= most)
+
+
+def solve_scratch(shape: Shape, products: int, value: int) -> int:
+    """Bytes of scratch memory of a block of solve_in_float or solve_in_double.
+
+    Args:
+        shape: of a task.
+        products: bytes of a product in the Newton system, 4 or 8.
+        value: bytes of a feature as it is computed with, 4 or 8.
+    """
+    n, d, k = shape
+    m = shape.m
+    kept = _task(shape)
+    kept.add(9 * n * k, _DOUBLE)  # Point
+    kept.add(n * k, _DOUBLE)  # the best dual point
+    _add_primal_map(kept, shape, products, value)
+    system = _Arrays()
+    _add_system(system, shape, products)
+    _add_finish(system, shape)
+    full = _Arrays()
+    full.add((4 * m + 12) * d + 2 * n * m, _DOUBLE)
+    write = _Arrays()
+    write.add(m * d + n * m, _DOUBLE)
+    gram = _Arrays()  # of the primal map for lambda1 = 0, or of lipschitz()
+    gram.add(n * n, _DOUBLE)
+    scan = _Arrays()
+    scan.add(n * m, value)
+    scan.add(d, value)
+    return kept.bytes() + max(
+        full.bytes() + system.bytes(), system.bytes() + gram.bytes() + write.bytes(), scan.bytes()
+    )
+
+
+def adjoint_scratch(shape: Shape, value: int) -> int:
+    """Bytes of scratch memory of a block of the adjoint."""
+    n, d, k = shape
+    arrays = _task(shape)
+    arrays.add(n * k, _DOUBLE)
+    _add_primal_map(arrays, shape, value, value)
+    _add_system(arrays, shape, value)
+    arrays.add(9 * n * k + 2 * shape.m * d + d, _DOUBLE)
+    arrays.add(n * k, _FLAG)
+    return arrays.bytes()
+
+
+def shared_bytes(shape: Shape, products: int, limit: int) -> int:
+    """Bytes of shared memory to launch a block with: for the small arrays, and the Newton matrix where it fits."""
+    n, _, k = shape
+    small = _task(shape)
+    small.add(9 * n * k, _DOUBLE)
+    small.add(n * k, _DOUBLE)
+    _add_primal_map(small, Shape(n, 0, k), products, products)
+    _add_finish(small, shape)
+    system = _Arrays()
+    _add_system(system, Shape(n, 0, k), products)
+    everything = FIXED + small.shared_bytes() + system.shared_bytes()
+    if everything <= limit:
+        return everything
+    matrix = _Arrays()
+    _add_matrix(matrix, shape, products)
+    if FIXED + matrix.shared_bytes() <= limit:
+        return limit
+    return min(limit, everything - matrix.shared_bytes())
+
+
+def _task(shape: Shape) -> _Arrays:
+    arrays = _Arrays()
+    arrays.add(shape.n, _INT)  # present
+    arrays.add(shape.n, _INT)  # label
+    arrays.add(shape.n, _DOUBLE)  # s
+    return arrays
+
+
+def _add_primal_map(arrays: _Arrays, shape: Shape, products: int, value: int) -> None:
+    n, d, _ = shape
+    for _ in range(3):
+        arrays.add(shape.order, _DOUBLE)
+    arrays.add(shape.order, products)
+    arrays.add(n * d, value, 0)
+    for count in (shape.m * d, shape.m * d, d, d, d):
+        arrays.add(count, _DOUBLE, 0)
+    arrays.add(d, _INT, 0)
+    arrays.add((d + 31) // 32, _INT, 0)
+
+
+def _add_matrix(arrays: _Arrays, shape: Shape, products: int) -> None:
+    order = shape.order
+    arrays.add(order * (order + 1) // 2, products, 1 << 62)
+    arrays.add((order + 15) // 16 * 256, products, 1 << 62)
+
+
+def _add_system(arrays: _Arrays, shape: Shape, products: int) -> None:
+    n, d, k = shape
+    order = shape.order
+    _add_matrix(arrays, shape, products)
+    arrays.add(1, _INT)
+    arrays.add((order + 15) // 16 * 16 * 36, products, _SLICE)
+    arrays.add(order, products)
+    for count in (n, n + 1, order, order):
+        arrays.add(count, _INT)
+    arrays.add(n * (n + 1) // 2, products)
+    arrays.add(d, products, 0)
+    arrays.add(k * d, products, 0)
+
+
+def _add_finish(arrays: _Arrays, shape: Shape) -> None:
+    arrays.add(12 * shape.n * shape.k, _DOUBLE)
+    arrays.add(2 * shape.n * shape.k, _FLAG)

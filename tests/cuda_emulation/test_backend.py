@@ -1,0 +1,101 @@
+"""What is the CUDA backend's own: where memory comes from, how tasks are handed out, what it refuses and compiles."""
+
+import pytest
+import torch
+
+from sparsedis import solve_svm, svm_lambda1_max
+from sparsedis.ops.common.cuda import emulation
+from sparsedis.ops.common.cuda.protocol import Limits
+from sparsedis.ops.svm import backend_cuda
+from sparsedis.ops.svm.backend_cuda import memory
+from tests.tasks import random_task
+
+pytestmark = pytest.mark.slow
+
+SHAPES = [(2, 1, 5), (3, 4, 30), (5, 5, 40), (4, (1, 9, 2, 4), 3), (20, 1, 17)]
+
+
+def solve_and_differentiate(X, y, relative=0.2, lambda2=1.0, dual_reg=0.3):
+    """Solution and gradients, flat, for lambda2 that takes the full form, with the finish and the adjoint."""
+    X = X.clone().requires_grad_()
+    lambda1 = (relative * svm_lambda1_max(X.detach(), y)).requires_grad_()
+    solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2, dual_reg=dual_reg, backend="cuda")
+    assert solution.certified.all()
+    weight = torch.arange(solution.weights.numel(), dtype=X.dtype).view_as(solution.weights).cos()
+    gradients = torch.autograd.grad((weight * solution.weights).sum(), (X, lambda1))
+    return [solution.weights.detach(), solution.dual, solution.n_iter, *gradients]
+
+
+def assert_same_bits(a, b):
+    for left, right in zip(a, b, strict=True):
+        assert torch.equal(left, right)
+
+
+# The full form, the light one, no group Lasso.
+@pytest.mark.parametrize(("relative", "lambda2"), [(0.2, 1.0), (0.2, 1e3), (0.0, 1.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize(("way", "shots", "d"), SHAPES)
+def test_any_amount_of_shared_memory_gives_the_same_bits(way, shots, d, dtype, relative, lambda2, monkeypatch):
+    """Without any, the emulation also finds scratch memory that was computed too small."""
+    X, y = random_task(d, way=way, shots=shots, d=d, dtype=dtype)
+    plenty = solve_and_differentiate(X, y, relative, lambda2)
+    monkeypatch.setattr(memory, "shared_bytes", lambda shape, products, limit: memory.FIXED)
+    assert_same_bits(solve_and_differentiate(X, y, relative, lambda2), plenty)
+
+
+def test_the_number_of_blocks_changes_nothing(monkeypatch):
+    X, y = random_task(1, batch=5, dtype=torch.float32)
+    many = solve_and_differentiate(X, y)
+    monkeypatch.setattr(emulation, "_LIMITS", Limits(shared_bytes=48 << 10, multiprocessors=2))
+    assert_same_bits(solve_and_differentiate(X, y), many)
+    # A single block, as where memory is short.
+    monkeypatch.setattr(backend_cuda.CudaBackend, "supports", lambda self, request: None)
+    monkeypatch.setattr(backend_cuda, "LARGEST_SCRATCH", 1)
+    assert_same_bits(solve_and_differentiate(X, y), many)
+
+
+@pytest.mark.parametrize("threads", [64, 128, 256])
+def test_any_number_of_threads(threads, monkeypatch):
+    X, y = random_task(2, way=5, shots=3, d=50)
+    monkeypatch.setattr(backend_cuda, "threads_for", lambda order: threads)
+    got = solve_and_differentiate(X, y)
+    wanted = solve_svm(X, y, lambda1=0.2 * svm_lambda1_max(X, y), lambda2=1.0, dual_reg=0.3, backend="cpp")
+    assert (got[0] - wanted.weights).norm() <= 1e-7 * wanted.weights.norm()
+
+
+def test_what_float_leaves_is_solved_in_double(monkeypatch):
+    """Features of large means: float32 products wander, float64 takes over from the best point."""
+    X, y = random_task(3, way=4, shots=4, d=20, batch=3, dtype=torch.float32)
+    X[1] += 3e3
+    solution = solve_svm(X, y, lambda1=0.0, lambda2=1.0, backend="cuda")  # lambda1 = 0 is always double's
+    assert solution.certified[[0, 2]].all()
+    relative = torch.full((3,), 0.05)
+    mixed = solve_svm(X, y, lambda1=relative * svm_lambda1_max(X, y), lambda2=1.0, backend="cuda")
+    of_cpp = solve_svm(X, y, lambda1=relative * svm_lambda1_max(X, y), lambda2=1.0, backend="cpp")
+    assert mixed.status.tolist() == of_cpp.status.tolist()
+    assert (mixed.relative_gap <= 2 * of_cpp.relative_gap + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("index", "value"), [((1, 2, 3), torch.nan), ((0, 0, 0), torch.inf), ((1, 11, 29), -torch.inf)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_bad_feature_is_named(index, value, dtype):
+    X, y = random_task(5, batch=2, dtype=dtype)
+    X[index] = value
+    with pytest.raises(ValueError, match=r"features: .*finite"):
+        solve_svm(X, y, lambda1=1.0, backend="cuda")
+
+
+def test_what_is_refused():
+    X, y = random_task(6)
+    for arguments, reason in (({"solver": "fista"}, "newton"), ({"n_classes": 65}, "64 classes")):
+        with pytest.raises(ValueError, match=reason):
+            solve_svm(X, y, lambda1=1.0, backend="cuda", **arguments)
+    with pytest.raises(ValueError, match="up to 2048"):
+        solve_svm(X.expand(1, 12, 30).repeat(1, 60, 1), y.repeat(1, 60), lambda1=1.0, n_classes=4, backend="cuda")
+
+
+def test_auto_does_not_take_what_is_for_tests():
+    X, y = random_task(7)
+    assert solve_svm(X, y, lambda1=1.0).backend != "cuda"

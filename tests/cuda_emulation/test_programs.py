@@ -1,0 +1,129 @@
+"""Compiling and keeping programs; NVRTC, where it is there."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsedis import info
+from sparsedis.ops.common.cuda import nvrtc, programs
+from sparsedis.ops.common.cuda.programs import Program, cached, sources
+from sparsedis.ops.svm.backend_cuda import KERNELS, program
+from tools.cuda_report import ARCHITECTURES, resources
+
+VERBOSE = "--ptxas-options=-v"
+ONE = Program.of("one", "one.cu", {"B": 2, "A": "x"})
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("SPARSEDIS_CACHE", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def test_macros_are_flags_in_one_order():
+    assert ONE.flags() == ["-DA=x", "-DB=2"]
+    assert Program.of("one", "one.cu", {"A": "x", "B": 2}) == ONE
+
+
+def test_what_was_compiled_is_kept(folder):
+    calls = []
+
+    def compile_to(path: Path) -> None:
+        calls.append(path)
+        path.write_text(f"code {len(calls)}")
+
+    path = cached(ONE, "compiler 1", ".bin", compile_to)
+    assert cached(ONE, "compiler 1", ".bin", compile_to) == path
+    assert path.read_text() == "code 1"
+    assert list(folder.iterdir()) == [path]
+    # Another compiler, macro or source is another program.
+    assert cached(ONE, "compiler 2", ".bin", compile_to) != path
+    assert cached(ONE._replace(macros=(("A", "y"),)), "compiler 1", ".bin", compile_to) != path
+    assert len(calls) == 3
+
+
+def test_another_source_is_another_program(folder, monkeypatch):
+    before = cached(ONE, "compiler", ".bin", lambda path: path.touch())
+    monkeypatch.setattr(programs, "_digest_of_sources", lambda: "changed")
+    assert cached(ONE, "compiler", ".bin", lambda path: path.touch()) != before
+
+
+def test_nothing_is_left_of_a_compiler_that_fails(folder):
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise RuntimeError("line 1: error")
+
+    with pytest.raises(RuntimeError, match="line 1"):
+        cached(ONE, "compiler", ".bin", fail)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SPARSEDIS_CACHE", str(tmp_path / "file" / "below"))
+    assert cached(ONE, "compiler", ".bin", lambda path: path.write_text("code")).read_text() == "code"
+
+
+def test_warming_compiles_ahead(capsys):
+    info.warm([5])
+    assert "for 5 classes" in capsys.readouterr().out
+    for way in (1, 65):
+        with pytest.raises(ValueError, match=f"from 2 to 64, got {way}"):
+            info.warm([way])
+
+
+def test_warming_without_a_device(monkeypatch):
+    monkeypatch.delenv("SPARSEDIS_CUDA_EMULATION")
+    if torch.cuda.is_available():
+        pytest.skip("there is a device")
+    with pytest.raises(ValueError, match="cannot run here"):
+        info.warm([5])
+
+
+@pytest.fixture
+def needs_nvrtc() -> None:
+    if reason := nvrtc.available():
+        pytest.skip(reason)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("needs_nvrtc")
+class TestNvrtc:
+    @pytest.mark.parametrize(
+        ("kernel", "architecture"),
+        [
+            ("adjoint", "sm_90"),
+            *(
+                pytest.param(kernel, architecture, marks=pytest.mark.exhaustive)
+                for kernel in KERNELS
+                for architecture in ARCHITECTURES
+                if (kernel, architecture) != ("adjoint", "sm_90")
+            ),
+        ],
+    )
+    def test_kernels_of_float_features_compile_without_spills(self, kernel, architecture):
+        done = nvrtc.compile_program(program(kernel, "float", 5), architecture, VERBOSE)
+        assert done.code[:4] == b"\x7fELF"
+        # What solve_in_double keeps of two doubles in registers does not matter: few tasks come to it.
+        assert resources(done.log)["spill"] <= (16 if kernel == "solve_in_double" else 0)
+
+    def test_a_planted_spill_is_seen(self, tmp_path, monkeypatch):
+        """A kernel that may take a quarter of the registers."""
+        shutil.copytree(sources(), tmp_path / "csrc")
+        path = tmp_path / "csrc/common/cuda/platform.hpp"
+        path.write_text(path.read_text().replace("(SPARSEDIS_THREADS, 1)", "(SPARSEDIS_THREADS, 4)"))
+        monkeypatch.setattr(nvrtc, "sources", lambda: tmp_path / "csrc")
+        log = nvrtc.compile_program(program("adjoint", "float", 5), "sm_90", VERBOSE).log
+        assert resources(log)["spill"] > 0
+
+    def test_a_newer_device_gets_ptx(self):
+        assert nvrtc.architecture((9, 0)) == "sm_90"
+        assert nvrtc.architecture((99, 0)).startswith("compute_")
+
+    def test_an_error_has_the_compilers_messages(self, tmp_path, monkeypatch):
+        (tmp_path / "wrong.cu").write_text("__global__ void f() { undeclared(); }")
+        monkeypatch.setattr(nvrtc, "sources", lambda: tmp_path)
+        with pytest.raises(RuntimeError, match="undeclared"):
+            nvrtc.compile_program(Program.of("f", "wrong.cu", {}), "sm_90")

@@ -1,0 +1,79 @@
+"""Races between the threads of a block, found by ThreadSanitizer in the emulation: none, but those that are planted."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sparsedis.ops.common.cuda.programs import sources
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++, whose ThreadSanitizer knows fibers"),
+]
+
+TEAM, CHOLESKY = "common/cuda/team.hpp", "common/cuda/cholesky.hpp"
+FAULTS = {
+    "a loop without a barrier": (
+        TEAM,
+        "f(i);\n    wait();\n  }\n\n  template <class F>\n  __device__ void once",
+        "f(i);\n  }\n\n  template <class F>\n  __device__ void once",
+    ),
+    "no barrier after the corner": (
+        CHOLESKY,
+        "factor_corner(team.lane(), first, own);\n      team.wait();",
+        "factor_corner(team.lane(), first, own);",
+    ),
+    "one pad for all reductions": (TEAM, "turn_ ^= 1;", "turn_ = 0;"),
+    "a barrier in a branch": (
+        TEAM,
+        "if (thread_ == 0) f();\n    wait();",
+        "if (thread_ == 0) {\n      f();\n      wait();\n    }",
+    ),
+    "no barrier of the warp": (CHOLESKY, "      __syncwarp();\n", ""),
+}
+
+
+def build(csrc: Path, folder: Path) -> Path:
+    """The adjoint's kernel under ThreadSanitizer."""
+    program = folder / "program"
+    flags = ["-std=c++17", "-O1", "-g1", "-Wno-unknown-pragmas", "-DSPARSEDIS_EMULATION", "-DSPARSEDIS_TSAN"]
+    flags += ["-DSPARSEDIS_FEATURE=float", "-DSPARSEDIS_ADJOINT_ONLY"]
+    emulation = folder / "emulation.o"
+    # Not instrumented: it tells ThreadSanitizer what waits for what.
+    subprocess.run(["g++", *flags, "-c", csrc / "common/cuda/emulation.cpp", "-o", emulation], check=True)
+    test = csrc.parent / "tests/kernels/sanitize_cuda.cpp"
+    subprocess.run(["g++", *flags, "-fsanitize=thread", test, emulation, "-o", program], check=True)
+    return program
+
+
+def run(program: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program], capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The kernels' source and the test program, to be changed."""
+    root = Path(__file__).parents[2]
+    shutil.copytree(sources(), tmp_path / "csrc")
+    (tmp_path / "tests").mkdir()
+    shutil.copytree(root / "tests/kernels", tmp_path / "tests/kernels")
+    return tmp_path / "csrc"
+
+
+def test_none_is_there(copy, tmp_path):
+    done = run(build(copy, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "ran clean" in done.stdout
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(fault, copy, tmp_path):
+    name, right, wrong = FAULTS[fault]
+    text = (copy / name).read_text()
+    assert text.count(right) == 1
+    (copy / name).write_text(text.replace(right, wrong))
+    done = run(build(copy, tmp_path))
+    assert done.returncode != 0
+    assert "data race" in done.stderr or "emulation: " in done.stderr, done.stderr

@@ -1,0 +1,114 @@
+"""Compile every CUDA kernel for every architecture, and report what it takes: registers, stack, spills, shared memory.
+
+python tools/cuda_report.py [--arch sm_80,sm_90] [--kernel adjoint] [--feature float] [--classes 5] [--json FILE]
+
+Needs NVRTC (pip install 'sparsedis[cuda]'), and no device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from sparsedis.ops.common.cuda import nvrtc
+from sparsedis.ops.svm.backend_cuda import KERNELS, memory, program, threads_for
+from sparsedis.ops.svm.backend_cuda.memory import Shape
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+# Bytes of shared memory of a block at most, and of a multiprocessor; its threads (CUDA C++ Programming Guide, "Compute
+# capabilities"). All have 65536 registers, given out to warps by 256.
+LIMITS = {
+    "sm_75": (64, 64, 1024),
+    "sm_80": (163, 164, 2048),
+    "sm_86": (99, 100, 1536),
+    "sm_89": (99, 100, 1536),
+    "sm_90": (227, 228, 2048),
+    "sm_100": (227, 228, 2048),
+    "sm_120": (99, 100, 1536),
+}
+SHAPES = {"5-way 1-shot": Shape(5, 640, 5), "5-way 5-shot": Shape(25, 640, 5), "5-way 15-shot": Shape(75, 1600, 5)}
+
+
+def report(
+    architectures: Sequence[str], kernels: Sequence[str], feature: str, classes: int
+) -> Iterator[dict[str, Any]]:
+    """One object for every kernel and architecture.
+
+    registers: of a thread; stack, spill: bytes of a thread, spill being stores and loads of all functions; shared:
+    bytes of static shared memory; blocks: of a multiprocessor at once, by shape, with the dynamic shared memory of it.
+    """
+    for kernel in kernels:
+        for architecture in architectures:
+            start = perf_counter()
+            log = nvrtc.compile_program(program(kernel, feature, classes), architecture, "--ptxas-options=-v").log
+            numbers = resources(log)
+            registers = numbers["registers"]
+            blocks = {name: _blocks(kernel, architecture, registers, shape) for name, shape in SHAPES.items()}
+            yield {
+                "kernel": kernel,
+                "arch": architecture,
+                "feature": feature,
+                "classes": classes,
+                **numbers,
+                "blocks": blocks,
+                "seconds": round(perf_counter() - start, 1),
+            }
+
+
+def resources(log: str) -> dict[str, int]:
+    """What ptxas says of a kernel and the functions that it calls."""
+    return {
+        "registers": max(map(int, re.findall(r"Used (\d+) registers", log))),
+        "stack": max(map(int, re.findall(r"(\d+) bytes stack frame", log))),
+        "spill": sum(map(int, re.findall(r"(\d+) bytes spill", log))),
+        "shared": sum(map(int, re.findall(r"(\d+) bytes smem", log))),
+    }
+
+
+def _blocks(kernel: str, architecture: str, registers: int, shape: Shape) -> int:
+    of_block, of_multiprocessor, most_threads = LIMITS[architecture]
+    products = 8 if kernel == "solve_in_double" else 4
+    threads = threads_for(shape.order)
+    reserved = (of_multiprocessor - of_block) << 10  # by the driver, for a block
+    shared = memory.shared_bytes(shape, products, of_block << 10)
+    by_registers = 65536 // ((registers * 32 + 255) // 256 * 256 * (threads // 32))
+    return min(by_registers, most_threads // threads, (of_multiprocessor << 10) // (shared + reserved))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default=",".join(ARCHITECTURES), help="separated by commas")
+    parser.add_argument("--kernel", default=",".join(KERNELS), help="separated by commas")
+    parser.add_argument("--feature", default="float", choices=["float", "double", "Half", "BFloat16"])
+    parser.add_argument("--classes", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the objects to this file")
+    given = parser.parse_args()
+    if reason := nvrtc.available():
+        raise SystemExit(reason)
+    for name, chosen, known in (("--arch", given.arch, LIMITS), ("--kernel", given.kernel, KERNELS)):
+        if unknown := set(chosen.split(",")) - set(known):
+            raise SystemExit(f"{name}: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    rows = []
+    header = (
+        f"{'kernel':<16} {'arch':<7} {'registers':>9} {'stack':>6} {'spill':>6} {'shared':>6} {'seconds':>8}  blocks"
+    )
+    print(header, flush=True)
+    for row in report(given.arch.split(","), given.kernel.split(","), given.feature, given.classes):
+        rows.append(row)
+        blocks = ", ".join(f"{name} {count}" for name, count in row["blocks"].items())
+        print(
+            f"{row['kernel']:<16} {row['arch']:<7} {row['registers']:>9} {row['stack']:>6} {row['spill']:>6} "
+            f"{row['shared']:>6} {row['seconds']:>8}  {blocks}",
+            flush=True,
+        )
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
