@@ -571,9 +571,10 @@ def fits(rows, target):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])
 def test_kernels_compile_within_the_targets_means(target, tmp_path):
-    fits(compiler.compiled(tmp_path, tiles="25x5", targets=target), target)
+    """Every kernel once, for NVIDIA's oldest and newest target and AMD's; the rest is for the exhaustive test below."""
+    fits(compiler.compiled(tmp_path, tiles="25x5", targets=target, once=True), target)
 
 
 @pytest.mark.slow
