@@ -158,8 +158,9 @@ def test_the_random_state_of_the_caller_is_kept(small: DisentangleConfig, whole:
     assert_equal(tmp_path / "run", whole)
 
 
+# The loop is that of few-shot learning, whose tests interrupt and kill it at more places.
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [1, 5, 13])
+@pytest.mark.parametrize("stop", [5, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 13))])
 def test_interrupted_and_resumed(
     small: DisentangleConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -184,7 +185,7 @@ def test_interrupted_and_resumed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [2, 7, 16, 25])
+@pytest.mark.parametrize("stop", [7, 25, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (2, 16))])
 def test_killed_at_a_write_and_resumed(
     small: DisentangleConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
