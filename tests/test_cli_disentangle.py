@@ -30,7 +30,7 @@ CONFIG = DisentangleConfig(
     log_every=1,
     save_every=2,
     threads=1,
-    eps=0.05,
+    lambda1=0.05,
     rho=0.5,
 )
 
@@ -58,9 +58,9 @@ def test_interrupt_and_resume(here: Path, capsys: pytest.CaptureFixture[str]) ->
         assert (here / "run" / name).read_bytes() == (here / "whole" / name).read_bytes(), name
 
     result = json.loads((here / "result.json").read_text())
-    assert set(result) >= {"inner", "rho", "eps", "mcc", "r", "dci", "mcc_ica", "iterations", "seed", "seconds"}
+    assert set(result) >= {"inner", "rho", "lambda1", "mcc", "r", "dci", "mcc_ica", "iterations", "seed", "seconds"}
     assert set(result["dci"]) == {"disentanglement", "completeness", "informativeness"}
-    assert (result["inner"], result["rho"], result["eps"], result["iterations"]) == ("lasso", 0.5, 0.05, 12)
+    assert (result["inner"], result["rho"], result["lambda1"], result["iterations"]) == ("lasso", 0.5, 0.05, 12)
     assert 0 < result["mcc"] <= result["r"] <= 1
     assert result["seconds"] > 0
 

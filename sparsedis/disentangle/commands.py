@@ -84,7 +84,7 @@ class DisentangleSweep:
     """Many such runs: inner Lasso, inner ridge and ridge with ICA, over a setting and seeds; a table and a figure."""
 
     config: tyro.conf.OmitArgPrefixes[DisentangleConfig]
-    vary: Literal["rho", "noise", "tasks", "eps"] = "rho"
+    vary: Literal["rho", "noise", "tasks", "lambda1"] = "rho"
     """Setting that varies."""
     values: tuple[str, ...] = ()
     """What it goes through; the default is a grid of its own."""
