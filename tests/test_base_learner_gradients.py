@@ -253,7 +253,7 @@ def test_solves_are_no_more_than_features(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_a_certified_task_goes_on_until_its_support_is_right(dtype, backend):
+def test_a_certified_task_continues_until_its_support_is_right(dtype, backend):
     """Also with a loose tol; and no longer: where rounding is above 1e-13, until nothing turns."""
     if backend == "triton" and dtype == F64:
         pytest.skip("the kernel computes in float64 whatever the features are, and the interpreter is slow")

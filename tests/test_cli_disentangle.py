@@ -79,7 +79,7 @@ def test_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (here / "sweep" / "sweep.png").exists()
 
 
-def test_an_interrupted_sweep_says_how_it_goes_on(
+def test_an_interrupted_sweep_says_how_to_resume_it(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
@@ -87,11 +87,11 @@ def test_an_interrupted_sweep_says_how_it_goes_on(
 
     monkeypatch.setattr("sparsedis.disentangle.sweep.train", interrupted)
     assert cli.main(["disentangle-sweep", *options(CONFIG)]) == 130
-    assert capsys.readouterr().out.endswith("Interrupted. To go on: the same command again\n")
+    assert capsys.readouterr().out.endswith("Interrupted. To resume: run the same command again\n")
     monkeypatch.setattr("sparsedis.metalearn.comparison.train", interrupted)
     for command in ("compare", "sweep"):
         assert cli.main([command]) == 130
-        assert capsys.readouterr().out.endswith("Interrupted. To go on: the same command again\n")
+        assert capsys.readouterr().out.endswith("Interrupted. To resume: run the same command again\n")
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def test_summary_by_hand() -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_is_resumed(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = replace(small, iterations=2, validate_every=1, save_every=1)
     out, ran, train = tmp_path / "sweep", [], module.train
 

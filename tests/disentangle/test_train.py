@@ -217,7 +217,7 @@ def test_killed_at_a_write_and_resumed(
 
 @pytest.mark.slow
 def test_early_stopping(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two validations without progress end the run, and a resumed one does not go on."""
+    """Two validations without progress end the run, and a resumed one does not continue."""
     losses = iter([3.0, 2.0, 2.5, 2.0, 1.0])
     evaluate = module.World.evaluate
 

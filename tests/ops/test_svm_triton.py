@@ -257,7 +257,7 @@ def test_first_order_steps_agree_with_the_torch_backend(variant, dtype):
 
 
 def test_float32_steps_end_with_a_certificate_in_float64():
-    """A gap that float32 takes for small enough is computed again, and the task goes on where it is not."""
+    """A gap that float32 takes for small enough is computed again, and the task continues where it is not."""
     tasks, problem = problems(7, 63, 3, dtype=F32, lambda2=200.0, batch=1)
     for tol in (1e-4, 1e-7):  # the second is below what float32 can tell
         progress = fista(tasks, tol, 150, F32)
