@@ -12,11 +12,12 @@ import pytest
 import sparsedis
 
 PACKAGE = Path(sparsedis.__file__).parent
-LEAVES = {"solution", "checks", "_version"}
+LEAVES = {"solution", "checks", "extras", "_version"}
 SOLVERS = {"svm", "lasso", "ridge", "logistic"}
 MAY_IMPORT = {
     "solution": set(),
     "checks": set(),
+    "extras": set(),
     "_version": set(),
     "ops": LEAVES | {"ops"},
     "arguments": LEAVES,

@@ -144,5 +144,7 @@ def test_a_missing_extra_is_one_line(
         if name.partition(".")[0] == "sklearn":
             monkeypatch.setitem(sys.modules, name, None)
     assert cli.main(["disentangle"]) == 2
-    assert capsys.readouterr().err == ("sparsedis: this needs scikit-learn: pip install 'sparsedis[disentangle]'\n")
+    assert capsys.readouterr().err == (
+        "sparsedis: scikit-learn is not installed; pip install 'sparsedis[disentangle]'\n"
+    )
     assert not list(here.iterdir())

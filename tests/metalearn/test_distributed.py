@@ -157,5 +157,7 @@ def test_shares_that_do_not_fit(
 def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert processes(TrainConfig()).size == 1, "one process does not need it"
-    with pytest.raises(ValueError, match=r"need accelerate; pip install 'sparsedis\[fewshot\]'"):
+    with pytest.raises(
+        ImportError, match=r"precision: accelerate is not installed; pip install 'sparsedis\[fewshot\]'"
+    ):
         processes(TrainConfig(precision="bf16"))
