@@ -14,14 +14,9 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-_FAILURE, _INTERRUPTED, _BROKEN_PIPE = 2, 130, 141
+from sparsedis.extras import explained
 
-# Modules of other packages, by the extra of this package that installs them. Nothing here may be imported before main
-# runs, which reports what is missing.
-_EXTRAS = {
-    "train": ("tyro", "rich", "PIL", "matplotlib", "safetensors"),
-    "disentangle": ("scipy", "sklearn", "h5py"),
-}
+_FAILURE, _INTERRUPTED, _BROKEN_PIPE = 2, 130, 141
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _fail(str(error))
     except ImportError as error:
-        return _fail(_with_extra(error))
+        return _fail(explained(error))
 
 
 def _run(argv: list[str]) -> int:
@@ -106,15 +101,6 @@ def _summary(box: str) -> str:
     told = [text for text in map(str.strip, paragraphs) if text and not text.startswith("For full helptext")]
     # Where no single option is to blame, the message comes from TrainConfig and says by itself what is.
     return re.sub(r"^Error parsing __\S+: ", "", "; ".join(told) or "bad command line")
-
-
-def _with_extra(error: ImportError) -> str:
-    """The message of an error, with the extra to install where the module belongs to one."""
-    package = (error.name or "").partition(".")[0]
-    for extra, packages in _EXTRAS.items():
-        if package in packages:
-            return f"{error}; pip install 'sparsedis[{extra}]'"
-    return str(error)
 
 
 def _fail(message: str) -> int:

@@ -120,7 +120,7 @@ class Solution:
 
     @property
     def sparsity(self) -> Tensor:
-        """(B,), float64: the share of features off."""
+        """(B,), float64: the fraction of features off."""
         return 1 - self.active.to(self.gap.dtype).mean(-1)
 
     @property

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 
-def compiled(folder: Path, *, tiles: str, targets: str, features: str = "float32") -> list[dict[str, Any]]:
-    """A row for every configuration; in a process of its own, where Triton does not interpret."""
+def compiled(
+    folder: Path, *, tiles: str, targets: str, features: str = "float32", once: bool = False
+) -> list[dict[str, Any]]:
+    """A row for every configuration, or ``once`` for every kernel; in a process where Triton does not interpret."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(folder)
     file = folder / f"{tiles}-{targets}-{features}.json"
     command = [sys.executable, "tools/triton_report.py", "--tiles", tiles, "--targets", targets, "--features", features]
     done = subprocess.run(
-        [*command, "--json", file],
+        [*command, "--json", file, *(["--once"] if once else [])],
         cwd=Path(__file__).parents[1],
         env=environment,
         capture_output=True,

@@ -12,12 +12,13 @@ import pytest
 import sparsedis
 
 PACKAGE = Path(sparsedis.__file__).parent
-LEAVES = {"solution", "checks", "cache", "_version"}
+LEAVES = {"solution", "checks", "cache", "extras", "_version"}
 SOLVERS = {"svm", "lasso", "ridge", "logistic"}
 MAY_IMPORT = {
     "solution": set(),
     "checks": set(),
     "cache": set(),
+    "extras": set(),
     "_version": set(),
     "ops": LEAVES | {"ops"},
     "arguments": LEAVES,

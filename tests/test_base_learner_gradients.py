@@ -67,6 +67,15 @@ def leaf(value):
 LAMBDA2 = [0.0, 1e-4, 0.01, 1.0]
 
 
+def seeds_and_lambda2(count):
+    """Seeds of tasks, each with one value of lambda2 in turn."""
+    return [(seed, LAMBDA2[seed % 4]) for seed in range(count)]
+
+
+EVERY = [(seed, lambda2) for lambda2 in LAMBDA2 for seed in range(40)]
+TASKS = [seeds_and_lambda2(60), pytest.param(EVERY, marks=pytest.mark.exhaustive)]
+
+
 def check_lasso(backend, dtype, tasks, most):
     """Gradients of tasks, given as seeds and lambda2, of at most n, d = ``most``."""
     found, turned = [], 0
@@ -90,17 +99,17 @@ def check_lasso(backend, dtype, tasks, most):
         found.append(errors(ours, exact.gradients))
         torch.testing.assert_close(solution.weights.detach().double(), exact.solution, rtol=1e-6, atol=1e-8)
         assert float(solution.margin) == pytest.approx(exact.margin, rel=1e-5)
-    assert turned <= 2
+    assert turned <= len(tasks) / 20
     check_quantiles(found, dtype)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lambda2", LAMBDA2)
+@pytest.mark.parametrize("tasks", TASKS, ids=["some", "many"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("backend", ["cpp", "torch"], indirect=True)
-def test_lasso(dtype, lambda2, backend):
+def test_lasso(dtype, tasks, backend):
     """With the stop at the default tol alone, 1 task in 30 of float32 features was wrong by 1% to 20%."""
-    check_lasso(backend, dtype, [(seed, lambda2) for seed in range(40)], (80, 60))
+    check_lasso(backend, dtype, tasks, (80, 60))
 
 
 @pytest.mark.slow
@@ -108,16 +117,16 @@ def test_lasso(dtype, lambda2, backend):
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
 def test_lasso_by_triton(dtype, backend):
     """Fewer and smaller ones, for the interpreter."""
-    check_lasso(backend, dtype, [(seed, LAMBDA2[seed % 4]) for seed in range(16)], (20, 12))
+    check_lasso(backend, dtype, seeds_and_lambda2(12), (20, 12))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lambda2", [0.0, 1e-4, 0.01, 1.0])
+@pytest.mark.parametrize("tasks", TASKS, ids=["some", "many"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_logistic(dtype, lambda2):
+def test_logistic(dtype, tasks):
     """With the stop at the default tol alone, 1 task in 12 of float32 features was wrong by 1% to 40%."""
     found, turned = [], 0
-    for seed in range(40):
+    for seed, lambda2 in tasks:
         draw = Draws(seed)
         k, shots, d, intercept = draw.integer(2, 5), draw.integer(1, 6), draw.integer(3, 40), bool(draw.integer(0, 1))
         labels = torch.arange(k).repeat(shots)
@@ -138,17 +147,19 @@ def test_logistic(dtype, lambda2):
         found.append(errors(ours, exact.gradients))
         torch.testing.assert_close(W.detach().double(), exact.solution, rtol=1e-5, atol=1e-7)
         assert float(solution.margin) == pytest.approx(exact.margin, rel=1e-5)
-    assert turned <= 2
+    assert turned <= len(tasks) / 20
     check_quantiles(found, dtype)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lambda2", [1e-4, 0.01, 1.0])
+@pytest.mark.parametrize("tasks", TASKS, ids=["some", "many"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_ridge(dtype, lambda2):
+def test_ridge(dtype, tasks):
     """By the weights as they come, dloss/dlambda2 of float32 features was wrong by up to 4e-3."""
     found = []
-    for seed in range(40):
+    for seed, lambda2 in tasks:
+        if lambda2 == 0:
+            continue
         draw = Draws(seed)
         n, d, m = draw.integer(5, 40), draw.integer(3, 40), draw.integer(1, 2)
         X, Y = draw.normal(n, d).to(dtype).requires_grad_(), draw.normal(n, m).to(dtype).requires_grad_()
@@ -242,8 +253,10 @@ def test_solves_are_no_more_than_features(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_a_certified_task_goes_on_until_its_support_is_right(dtype, backend):
+def test_a_certified_task_continues_until_its_support_is_right(dtype, backend):
     """Also with a loose tol; and no longer: where rounding is above 1e-13, until nothing turns."""
+    if backend == "triton" and dtype == F64:
+        pytest.skip("the kernel computes in float64 whatever the features are, and the interpreter is slow")
     draw = Draws(3)
     X, y = draw.normal(2, 12, 8), draw.normal(2, 12)
     for shift in (0, 1000):

@@ -6,7 +6,18 @@ import sys
 import pytest
 
 COMPILED = """
-import sys, torch
+import os, sys, torch, torch._dynamo
+
+# A process for each: importing all of torch takes as long as the rest.
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        break
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"in {name}")
+else:
+    sys.exit()
+
 from sparsedis import solve_lasso, solve_logistic, solve_ridge, solve_svm
 
 solve = {
@@ -14,7 +25,7 @@ solve = {
     "lasso": lambda X, y, v: solve_lasso(X, y.to(X.dtype), lambda1=v, relative=True),
     "ridge": lambda X, y, v: solve_ridge(X, y.to(X.dtype), lambda2=v, relative=True),
     "logistic": lambda X, y, v: solve_logistic(X, y, lambda1=v, lambda2=0.1, n_classes=3, relative=True),
-}[sys.argv[1]]
+}[name]
 
 
 def both(function, batch, n, d):
@@ -87,10 +98,10 @@ def run(script, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", ["svm", "lasso", "ridge", "logistic"])
-def test_inside_torch_compile_with_any_shapes(operation):
+@pytest.mark.parametrize("operations", [("svm", "lasso"), ("ridge", "logistic")], ids=" ".join)
+def test_inside_torch_compile_with_any_shapes(operations):
     """The shapes that are dynamic from the start take one graph; those found to be, one more than the first's."""
-    run(COMPILED, operation)
+    run(COMPILED, *operations)
 
 
 @pytest.mark.slow

@@ -199,6 +199,8 @@ def test_what_float32_cannot_hold_is_not_certified(name, backend):
     """The solver's own weights are good enough, and are returned of float64 features: it is the rounding."""
     make, solve = classification if name == "logistic" else regression, solvers(backend)[name]
     X, y, _ = make("mean", torch.float32)
+    if backend == "triton":  # interpreted, a task takes seconds
+        X, y = X[:1], y[:1]
     solution = solve(X, y, tol=1e-10)
     assert (solution.status == Status.PRECISION).all(), solution.relative_gap
     assert (solution.relative_gap > 1e-9).all()

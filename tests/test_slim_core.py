@@ -7,17 +7,17 @@ from importlib import metadata
 import pytest
 from packaging.requirements import Requirement
 
-from sparsedis import cli
+from sparsedis.extras import EXTRAS
 
-# What the extras bring along, and Triton, which some builds of PyTorch do.
-EXTRAS = ["PIL", "tyro", "rich", "matplotlib", "safetensors", "scipy", "sklearn", "h5py", "kornia", "accelerate"]
+# Triton too, which some builds of PyTorch bring along.
+MODULES = [module for modules in EXTRAS.values() for module in modules]
 BLOCK = f"""
 import importlib.abc, sys
 
 
 class Blocked(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in {[*EXTRAS, "tensorboard", "triton"]!r}:
+        if name.partition(".")[0] in {MODULES!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 
@@ -26,6 +26,7 @@ sys.meta_path.insert(0, Blocked())
 SOLVE = """
 import torch, sparsedis
 
+assert not any(name.startswith("sparsedis.data") for name in sys.modules)
 X, y = torch.randn(2, 6, 5, requires_grad=True), torch.arange(6).remainder(3).expand(2, 6)
 sparsedis.solve_svm(X, y, lambda1=0.1).weights.sum().backward()
 sparsedis.solve_logistic(X, y, lambda1=0.01).weights.sum().backward()
@@ -44,29 +45,34 @@ def run(code: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.slow
 def test_the_core_needs_torch_and_numpy_only():
+    """Nor does it import the readers of data sets."""
     done = run(SOLVE)
     assert done.returncode == 0, done.stderr
     assert "svm, torch" in done.stdout
 
 
+COMMANDS = """
+import runpy
+
+for arguments in [], ["train"], ["info"], ["--help"]:
+    sys.argv = ["sparsedis", *arguments]
+    try:
+        runpy.run_module("sparsedis", run_name="__main__")
+    except SystemExit as end:
+        print(end.code)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [[], ["train"], ["info"], ["--help"]])
-def test_the_command_line_says_which_extra_it_needs(arguments):
-    command = "import runpy; runpy.run_module('sparsedis', run_name='__main__')"
-    done = run(f"sys.argv = ['sparsedis', *{arguments!r}]\n{command}")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "sparsedis: No module named 'tyro'; pip install 'sparsedis[train]'\n"
+def test_the_command_line_says_which_extra_it_needs():
+    done = run(COMMANDS)
+    assert done.stdout == 4 * "2\n"
+    assert done.stderr == 4 * "sparsedis: tyro is not installed; pip install 'sparsedis[train]'\n"
 
 
-def test_the_command_line_knows_what_each_extra_brings():
-    names = {"pillow": "PIL", "scikit-learn": "sklearn"}
+def test_what_each_extra_brings_is_known():
+    names = {"pillow": "PIL", "scikit-learn": "sklearn", "cuda-bindings": "cuda", "nvidia-cuda-nvrtc": "nvidia"}
     requirements = [Requirement(text) for text in metadata.requires("sparsedis") or []]
-    for extra, modules in cli._EXTRAS.items():
+    for extra, modules in EXTRAS.items():
         own = {r.name for r in requirements if r.marker and r.marker.evaluate({"extra": extra})} - {"sparsedis"}
         assert {names.get(name, name) for name in own} == set(modules)
-
-
-@pytest.mark.slow
-def test_the_data_sets_are_not_needed_to_solve():
-    done = run("import sparsedis\nassert not any(name.startswith('sparsedis.data') for name in sys.modules)")
-    assert done.returncode == 0, done.stderr

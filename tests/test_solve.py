@@ -65,7 +65,7 @@ def assert_certified(X, y, solution, lambda1, lambda2, tol, dual_reg=0.0, weight
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("dual_reg", [0.0, 3.0])
 def test_solvers_certify(solver, dual_reg, backend):
-    X, y = random_task(0, batch=3)
+    X, y = random_task(0, shots=3, d=12, batch=3)
     lambda1 = 0.2 * svm_lambda1_max(X, y)
     tol = REACHES[solver]
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=5.0, dual_reg=dual_reg, solver=solver, tol=tol)
@@ -148,7 +148,7 @@ def test_the_iterative_newton_system_solves_what_is_too_large_for_a_factor():
 @pytest.mark.parametrize("c", [1e-4, 1e4])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_scaling_leaves_the_dual_unchanged(c, solver):
-    X, y = random_task(2, batch=2)
+    X, y = random_task(2, d=12, batch=2)
     lambda1 = 0.2 * svm_lambda1_max(X, y)
     tol = REACHES[solver]
     base = solve_svm(X, y, lambda1=lambda1, lambda2=5.0, dual_reg=0.5, solver=solver, tol=tol)
@@ -223,7 +223,7 @@ def test_features_of_few_directions_need_more_iterations_than_others():
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_weight_two_is_a_sample_twice(solver):
-    X, y = random_task(5, batch=2)
+    X, y = random_task(5, d=12, batch=2)
     weight = torch.ones(y.shape)
     weight[:, ::3] = 2
     options = {"lambda1": 2.0, "lambda2": 3.0, "dual_reg": 0.4, "tol": REACHES[solver] / 10, "solver": solver}

@@ -195,13 +195,16 @@ def occupancy(row: dict[str, Any], target: Target) -> float:
     return programs * row["threads"] / target.threads
 
 
-def table(shapes: list[str], targets: list[str], features: list[torch.dtype]) -> Iterator[dict[str, Any]]:
-    """A row for every configuration and target."""
+def table(
+    shapes: list[str], targets: list[str], features: list[torch.dtype], once: bool = False
+) -> Iterator[dict[str, Any]]:
+    """A row for every configuration and target; ``once``: for the last one of every kernel, often that in float64."""
     done = set()
     for shape in shapes:
         for dtype in features:
             for name in targets:
-                for launch in launches(shape, dtype, amd=TARGETS[name].target.backend == "hip"):
+                found = launches(shape, dtype, amd=TARGETS[name].target.backend == "hip")
+                for launch in {one.kernel: one for one in found}.values() if once else found:
                     if (key := (configuration(launch), name)) in done:
                         continue
                     done.add(key)
@@ -330,6 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tiles", default=",".join(SHAPES), help="samples x classes, or lasso; ...")
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--features", default="float32", help="dtypes, comma-separated")
+    parser.add_argument("--once", action="store_true", help="one configuration of every kernel")
     parser.add_argument("--json", type=Path, help="file for every row")
     parser.add_argument("--docs", type=Path, help="Markdown file whose marks take the tables")
     parser.add_argument("--from", dest="given", type=Path, help="rows of an earlier --json: compile nothing")
@@ -338,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("TRITON_INTERPRET is set: interpreted kernels cannot be compiled")
     dtypes = [getattr(torch, name) for name in chosen.features.split(",")]
     rows = json.loads(chosen.given.read_text()) if chosen.given else []
-    for row in [] if chosen.given else table(chosen.tiles.split(","), chosen.targets.split(","), dtypes):
+    for row in [] if chosen.given else table(chosen.tiles.split(","), chosen.targets.split(","), dtypes, chosen.once):
         rows.append(row)
         told = row["failure"] or "{registers} registers, {shared} bytes shared".format(**row)
         print(

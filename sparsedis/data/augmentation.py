@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from sparsedis.extras import need
+
 Augmentation = Literal["none", "crop-flip", "crop-flip-color"]
 
 
@@ -17,15 +19,11 @@ def augmentation(kind: Augmentation, size: tuple[int, int]) -> nn.Module:
     2019). They draw from PyTorch's global random state.
 
     Raises:
-        ValueError: kornia is not installed.
+        ImportError: kornia is not installed.
     """
     if kind == "none":
         return nn.Identity()
-    try:
-        from kornia import augmentation as K
-    except ImportError as error:
-        raise ValueError("augment: needs kornia; pip install 'sparsedis[fewshot]'") from error
-
+    K = need("kornia.augmentation", "augment")
     steps: list[nn.Module] = [K.RandomCrop(size, padding=max(min(size) // 10, 1)), K.RandomHorizontalFlip(p=0.5)]
     if kind == "crop-flip-color":
         steps.append(_Colored(K.ColorJiggle(0.4, 0.4, 0.4, p=1.0)))

@@ -52,7 +52,7 @@ class Disentangle:
     out: command_line.OptionalFolder = None
     """Folder of the run; the default is runs/disentangle-INNER-RHO-SEED."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on with the run in the folder, which must have the same settings."""
+    """Resume the run in the folder, which must have the same settings."""
     json: command_line.OptionalFile = None
     """File to write the result to."""
 
@@ -84,14 +84,14 @@ class DisentangleSweep:
     """Many such runs: inner Lasso, inner ridge and ridge with ICA, over a setting and seeds; a table and a figure."""
 
     config: tyro.conf.OmitArgPrefixes[DisentangleConfig]
-    vary: Literal["rho", "noise", "tasks", "eps"] = "rho"
+    vary: Literal["rho", "noise", "tasks", "lambda1"] = "rho"
     """Setting that varies."""
     values: tuple[str, ...] = ()
     """What it goes through; the default is a grid of its own."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run each, with Lasso and with ridge."""
     out: command_line.OptionalFolder = None
-    """Folder of the sweep, which goes on from what is there; the default is runs/sweep-VARY."""
+    """Folder of the sweep, which resumes from what is there; the default is runs/sweep-VARY."""
     json: command_line.OptionalFile = None
     """File to write the list of results to."""
 
@@ -120,7 +120,7 @@ class Shapes3d:
     sheet: command_line.OptionalFile = None
     """PNG file to draw a contact sheet to, a row per factor."""
     cache: command_line.OptionalFile = None
-    """File to draw all images to, for --data cache:FILE; goes on where an interrupted call ended."""
+    """File to draw all images to, for --data cache:FILE; resumes where an interrupted call ended."""
     data: str = "rendered"
     """Images of the contact sheet: rendered, cache:FILE or h5:FILE."""
 

@@ -56,7 +56,7 @@ _LEAST = {
     "save_every": 1,
     "threads": 1,
 }
-_NOT_NEGATIVE = ("rho", "noise", "eps", "outer_l1", "outer_l2", "target_noise", "weight_decay", "learning_rate")
+_NOT_NEGATIVE = ("rho", "noise", "lambda1", "outer_l1", "outer_l2", "target_noise", "weight_decay", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ class DisentangleConfig(RunConfig):
     """Regression that every task fits on the features."""
     rho: float = 0.9
     """Correlation of any two factors before they are restricted to the grid."""
-    eps: float = 0.1
-    """Penalty: of the Lasso as a multiple of one that turns all features off, of ridge of the features' mean square."""
+    lambda1: float = 0.1
+    """Weight of the inner penalty: of the Lasso as a multiple of the task's lambda1_max, of ridge (its lambda2) of the
+    mean squared norm of a sample."""
     tasks: str = "bernoulli"
     """Coefficients: bernoulli, fixed-K, blocks-K, finite-K, laplace, gaussian."""
     noise: float = 1.0
@@ -98,9 +99,9 @@ class DisentangleConfig(RunConfig):
     split: bool = False
     """Keep the two apart; else the regression is fitted to both, and the loss measured on both."""
     outer_l1: float = 0.0
-    """L1 penalty in the outer loss, as eps is."""
+    """Weight of the L1 penalty in the outer loss, relative as lambda1 is for the Lasso."""
     outer_l2: float = 0.0
-    """L2 penalty in the outer loss, as ridge's eps is."""
+    """Weight of the squared norm in the outer loss, relative as lambda1 is for ridge."""
     factors: Kind = "gaussian"
     """Distribution of the images; uniform needs rho 0."""
     target_noise: float = 0.1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparsedis.disentangle.extras import need
+from sparsedis.extras import need
 
 Array = NDArray[np.float64]
 

@@ -59,7 +59,7 @@ def record(out: str | Path) -> dict[str, Any]:
     config = DisentangleConfig.from_json(json.loads((out / folder.CONFIG).read_bytes()))
     results = json.loads((out / folder.RESULTS).read_bytes())
     return {
-        **{name: getattr(config, name) for name in ("inner", "rho", "eps", "noise", "tasks", "preset")},
+        **{name: getattr(config, name) for name in ("inner", "rho", "lambda1", "noise", "tasks", "preset")},
         "mcc": results["mcc"],
         "r": results["r"],
         "dci": {name: results[name] for name in ("disentanglement", "completeness", "informativeness")},

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sparsedis.disentangle import raycaster
+from sparsedis.extras import need
 
 VERSION = 1
 """Of the renderer; increased with every change of a pixel. A cache of another version is refused."""
@@ -128,10 +129,7 @@ class Published:
     """
 
     def __init__(self, path: str | Path) -> None:
-        try:
-            import h5py
-        except ImportError as error:
-            raise ImportError("3dshapes.h5 needs h5py: pip install 'sparsedis[disentangle]'") from error
+        h5py = need("h5py", "3dshapes.h5")
         path = Path(path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"shapes3d: expected the file 3dshapes.h5, found none at {path}")

@@ -21,13 +21,13 @@ from sparsedis.disentangle.train import train
 from sparsedis.runs import files, folder
 from sparsedis.runs.config import different
 
-Vary = Literal["rho", "noise", "tasks", "eps"]
+Vary = Literal["rho", "noise", "tasks", "lambda1"]
 
 VALUES: dict[str, tuple[float | str, ...]] = {
     "rho": (0.0, 0.5, 0.9),
     "noise": (0.0, 0.5, 1.0),
     "tasks": ("bernoulli", "fixed-2", "blocks-2", "finite-2", "gaussian"),
-    "eps": (0.01, 0.03, 0.1, 0.3),
+    "lambda1": (0.01, 0.03, 0.1, 0.3),
 }
 """The default values of each setting."""
 

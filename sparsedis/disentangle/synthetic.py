@@ -41,10 +41,10 @@ class SyntheticConfig:
 
     Attributes:
         features: m.
-        useful: shares of the features that the target depends on.
+        useful: fractions of the features that the target depends on.
         samples: training samples n.
         seeds: repetitions; each draws weights, features, noise, rotation and folds.
-        noise: share of the noise in the target's variance: 1 - noise is the best R^2 there is.
+        noise: fraction of the target's variance that is noise: 1 - noise is the best R^2 there is.
         folds: of the cross-validation that chooses the penalty.
         penalties: number of penalties tried, from the largest down to 1e-3 (lasso) or 1e-4 (ridge) of it.
     """

@@ -74,7 +74,7 @@ def train(
         encoder = FactorEncoder(config.features).to(device)
         run = _Run(out, config, encoder, world, console or Console(), resume)
         run.run(
-            f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}, tasks {config.tasks}: "
+            f"inner {config.inner}, rho {config.rho:g}, lambda1 {config.lambda1:g}, tasks {config.tasks}: "
             f"iterations {run.progress.iteration} to {config.iterations}, in {out}"
         )
         return run.finish()
@@ -114,10 +114,10 @@ def outer_loss(features: Tensor, targets: Tensor, config: DisentangleConfig) -> 
     cut = config.inner_samples if config.split else n
     inner_x, inner_y = x[:, :cut], y[:, :cut]
     outer_x, outer_y = (x[:, cut:], y[:, cut:]) if config.split else (x, y)
-    if config.inner == "ridge" and config.eps:
-        solution = solve_ridge(inner_x, inner_y, lambda2=config.eps, relative=True)
-    else:  # at eps 0 both are least squares
-        solution = solve_lasso(inner_x, inner_y, lambda1=config.eps, relative=True)
+    if config.inner == "ridge" and config.lambda1:
+        solution = solve_ridge(inner_x, inner_y, lambda2=config.lambda1, relative=True)
+    else:  # at lambda1 0 both are least squares
+        solution = solve_lasso(inner_x, inner_y, lambda1=config.lambda1, relative=True)
     w = solution.weights
     error = (outer_x @ w[..., None])[..., 0] - outer_y
     loss = error.square().mean() / 2
@@ -301,7 +301,7 @@ class _Run(loop.Loop):
             correlations=metrics.correlations(z, f)[:, order].tolist(),
         )
         files.write(self.out / folder.CURVES, figures.curves(self.metrics()))
-        title = f"inner {config.inner}, rho {config.rho:g}, eps {config.eps:g}: MCC {results.mcc:.3f}"
+        title = f"inner {config.inner}, rho {config.rho:g}, lambda1 {config.lambda1:g}: MCC {results.mcc:.3f}"
         files.write(self.out / CORRELATIONS, figures.heat_map(results.correlations, shapes3d.FACTORS, title))
         self.saved()
         files.write_json(self.out / folder.RESULTS, asdict(results))  # last: it marks the run as finished

@@ -22,7 +22,7 @@ Settings = tyro.conf.OmitArgPrefixes[TrainConfig]
 class Train:
     """Train an encoder through the classifiers that tasks fit on its features, and test it.
 
-    Several processes share a step's tasks out: torchrun --nproc-per-node N -m sparsedis train ... --micro-batch M
+    Several processes divide a step's tasks: torchrun --nproc-per-node N -m sparsedis train ... --micro-batch M
     """
 
     config: Settings = field(default_factory=TrainConfig)
@@ -31,7 +31,7 @@ class Train:
     out: command_line.OptionalFolder = None
     """Folder of the run; the default is runs/DATA-HEAD-SEED."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on with the run in the folder, which must have the same settings."""
+    """Resume the run in the folder, which must have the same settings."""
     profile: Annotated[int | None, tyro.conf.arg(metavar="STEPS", help_behavior_hint="")] = None
     """Instead of training, time so many steps, and print where the time goes."""
 
@@ -191,7 +191,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train learners over weights of the group Lasso: accuracy against the share of features used.
+    """Train learners over weights of the group Lasso: accuracy against the fraction of features used.
 
     Beside them dense heads, as lines in the figure. The folder gets sweep.json, sweep.md, sweep.png, and features.png:
     which features which classes use, of the learner that is best in validation. What is done is not done again.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsedis.extras import need
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.runs.device import device_named
 
@@ -96,24 +97,20 @@ def processes(config: TrainConfig) -> Processes:
     """The processes that the environment describes, with the device and precision of the settings.
 
     Raises:
-        ValueError: the device is not available; accelerate is needed and not installed; or the number of processes does
-            not divide the batch, or a pass of the encoder would have to be divided.
+        ValueError: the device is not available; or the number of processes does not divide the batch, or a pass of the
+            encoder would have to be divided.
+        ImportError: accelerate is needed and not installed.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1:
         _check_batch(config, size)
     elif config.precision == "no":
         return Processes(device_named(config.device))
-    try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-    except ImportError as error:
-        raise ValueError(
-            "several processes and mixed precision need accelerate; pip install 'sparsedis[fewshot]'"
-        ) from error
+    accelerate = need("accelerate", "processes, precision")
     # The running statistics are equal in all processes; there is nothing to broadcast.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    ddp = accelerate.DistributedDataParallelKwargs(broadcast_buffers=False)
     try:
-        accelerator = Accelerator(
+        accelerator = accelerate.Accelerator(
             cpu=config.device == "cpu",
             mixed_precision=config.precision,
             kwargs_handlers=[ddp],

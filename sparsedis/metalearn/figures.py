@@ -57,7 +57,7 @@ def sweep(entries: Sequence[Entry]) -> bytes:
                 panel.annotate(
                     f"{entry.lambda1:g}", (fraction, test.accuracy), (3, -9), textcoords="offset points", fontsize=7
                 )
-        panel.set(title=kind, xlabel="share of features used", ylabel="accuracy", xlim=(0, 1.02))
+        panel.set(title=kind, xlabel="fraction of features used", ylabel="accuracy", xlim=(0, 1.02))
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize=8)
     return plots.png(figure)
@@ -87,7 +87,7 @@ def heat_map(fractions: Tensor, names: Sequence[str]) -> bytes:
         fractions[:, order].numpy(), aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest"
     )
     panel.set_yticks(range(len(names)), names, fontsize=6)
-    panel.set(xlabel="feature, in the order of use", title="share of a class's tasks that use a feature")
+    panel.set(xlabel="feature, in the order of use", title="fraction of a class's tasks that use a feature")
     figure.colorbar(image, ax=panel)
     return plots.png(figure)
 
@@ -106,5 +106,5 @@ def reliability(bins: Tensor) -> bytes:
     upper.plot(confidence[some] / count[some], accuracy, "k.")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     lower.bar(left, count / count.sum(), width, align="edge", edgecolor="white")
-    lower.set(xlabel="confidence", ylabel="share")
+    lower.set(xlabel="confidence", ylabel="fraction of predictions")
     return plots.png(figure)

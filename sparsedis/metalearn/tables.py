@@ -56,7 +56,7 @@ def one_shot(result: OneShot) -> Table:
 def profile(measured: Profile, config: TrainConfig) -> Table:
     """Median time of every part of a step, and its fraction of the whole."""
     table = Table(title=f"A step of {config.batch} tasks, {config.way}-way {config.shot}-shot, {config.encoder}")
-    for heading in ("part", "ms", "share"):
+    for heading in ("part", "ms", "fraction"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
     medians = measured.medians()
     for name, value in medians.items():

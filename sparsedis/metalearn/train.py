@@ -18,6 +18,7 @@ from torch import nn
 
 from sparsedis.data import Episodes, FewShotData, load
 from sparsedis.data.sources import absolute
+from sparsedis.extras import need
 from sparsedis.metalearn import figures, optimization, tables
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.distributed import Processes, processes
@@ -241,10 +242,9 @@ def _tensorboard(path: Path, done: int) -> Any:
     """A writer of TensorBoard files, which hides what an earlier part of the run wrote for steps after ``done``.
 
     Raises:
-        ValueError: TensorBoard is not installed.
+        ImportError: TensorBoard is not installed.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("tensorboard: needs TensorBoard; pip install 'sparsedis[fewshot]'") from error
+    need("tensorboard", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(path), purge_step=done + 1)

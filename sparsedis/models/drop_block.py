@@ -9,11 +9,11 @@ from torch import Tensor, nn
 class DropBlock(nn.Module):
     """In training, zeros squares of block x block at random places, channel by channel, and scales up the rest.
 
-    The share of places dropped rises from 0 to ``rate`` in the first ``ramp`` training steps, as MetaOptNet trains.
+    The fraction of places dropped rises from 0 to ``rate`` in the first ``ramp`` training steps, as MetaOptNet trains.
     Steps are counted by whoever trains, by :meth:`step`: a forward pass changes nothing, so it can be repeated.
 
     Args:
-        rate: share of the map to drop at the end, 0 to below 1.
+        rate: fraction of the map to drop at the end, 0 to below 1.
         block: side of the squares; a smaller map has smaller squares.
         ramp: steps until then; 0 drops ``rate`` from the start.
     """

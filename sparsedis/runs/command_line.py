@@ -55,7 +55,7 @@ def repeatable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("Interrupted. To go on: the same command again", flush=True)
+        print("Interrupted. To resume: run the same command again", flush=True)
         raise
 
 

@@ -39,5 +39,5 @@ def test_none_is_the_identity() -> None:
 
 def test_without_kornia(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kornia", None)
-    with pytest.raises(ValueError, match=r"augment: needs kornia; pip install 'sparsedis\[fewshot\]'"):
+    with pytest.raises(ImportError, match=r"augment: kornia is not installed; pip install 'sparsedis\[fewshot\]'"):
         augmentation("crop-flip", (8, 8))

@@ -21,7 +21,7 @@ def test_json_and_back(small: DisentangleConfig) -> None:
     for config in (DisentangleConfig(), DisentangleConfig(preset="published"), small):
         assert DisentangleConfig.from_json(json.loads(json.dumps(config.as_json()))) == config
     assert small.difference(small) is None
-    assert small.difference(replace(small, eps=0.3)) == "eps"
+    assert small.difference(replace(small, lambda1=0.3)) == "lambda1"
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_json_and_back(small: DisentangleConfig) -> None:
         ({"rho": 1.0}, r"rho: expected a number from 0 to below 1, got 1\.0"),
         ({"rho": -0.1}, r"rho: expected a finite number >= 0, got -0\.1"),
         ({"noise": 2}, r"noise: expected a number from 0 to 1, got 2\.0"),
-        ({"eps": float("nan")}, "eps: expected a finite number >= 0, got nan"),
-        ({"eps": "x"}, "eps: expected a finite number >= 0, got 'x'"),
+        ({"lambda1": float("nan")}, "lambda1: expected a finite number >= 0, got nan"),
+        ({"lambda1": "x"}, "lambda1: expected a finite number >= 0, got 'x'"),
         ({"tasks": "blocks-4"}, "tasks: expected blocks that divide 6 factors, got 'blocks-4'"),
         ({"tasks": None}, "tasks: expected a string, got None"),
         ({"iterations": -1}, "iterations: expected a whole number >= 1, got -1"),

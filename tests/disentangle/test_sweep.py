@@ -45,7 +45,7 @@ def test_summary_by_hand() -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_is_resumed(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = replace(small, iterations=2, validate_every=1, save_every=1)
     out, ran, train = tmp_path / "sweep", [], module.train
 
@@ -72,7 +72,7 @@ def test_a_sweep_goes_on(small: DisentangleConfig, tmp_path: Path, monkeypatch: 
         (0.9, "lasso", 0),
         (0.9, "ridge", 0),
     ]
-    assert set(records[0]) >= {"inner", "rho", "eps", "mcc", "r", "dci", "mcc_ica", "iterations", "seed", "seconds"}
+    assert set(records[0]) >= {"inner", "rho", "lambda1", "mcc", "r", "dci", "mcc_ica", "iterations", "seed", "seconds"}
     assert set(records[0]["dci"]) == {"disentanglement", "completeness", "informativeness"}
     assert (out / "sweep.md").read_text().count("\n") == 2 + 6
     assert "| 0.9 | inner ridge + ICA | 1 |" in text.getvalue()
@@ -81,12 +81,12 @@ def test_a_sweep_goes_on(small: DisentangleConfig, tmp_path: Path, monkeypatch: 
     ran.clear()
     assert sweep(base, out, **arguments) == records  # type: ignore[arg-type]
     assert not ran
-    with pytest.raises(ValueError, match=r"resume: eps: the run in .* has 0\.1, got 0\.5"):
-        sweep(replace(base, eps=0.5), out, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"resume: lambda1: the run in .* has 0\.1, got 0\.5"):
+        sweep(replace(base, lambda1=0.5), out, **arguments)  # type: ignore[arg-type]
 
 
 def test_unknown_settings(small: DisentangleConfig, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="vary: expected one of rho, noise, tasks, eps, got 'width'"):
+    with pytest.raises(ValueError, match="vary: expected one of rho, noise, tasks, lambda1, got 'width'"):
         sweep(small, tmp_path, vary="width")
     with pytest.raises(ValueError, match="tasks: expected one of"):
         sweep(small, tmp_path / "new", vary="tasks", values=("bernoulli", "cauchy"))

@@ -1,4 +1,4 @@
-"""Several processes, started as a user starts them, beside one."""
+"""Several processes beside one."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sparsedis import cli
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.distributed import processes
 from sparsedis.metalearn.train import train
@@ -20,14 +21,41 @@ from tests.command_line import options
 pytest.importorskip("accelerate", reason="the extra 'fewshot' is not installed")
 
 
-def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+FORKED = """
+import os, sys
+import accelerate, torch._dynamo
+from sparsedis import cli, metalearn
+
+children = []
+for rank in "01":
+    children.append(os.fork())
+    if children[-1] == 0:
+        os.environ |= {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+        sys.exit(cli.main(sys.argv[1:]))
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, env=environment)
+
+
+def free_port() -> str:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={port}", "-m", "sparsedis", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        return str(found.getsockname()[1])
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Two processes, by PyTorch's launcher."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    return run(*launcher, f"--master-port={free_port()}", "-m", "sparsedis", *arguments)
+
+
+def fork(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Two processes of one that has imported what takes longest; the launcher and its two would do so three times."""
+    return run("-c", FORKED, *arguments, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
 
 
 def losses(folder: Path) -> list[float]:
@@ -42,10 +70,11 @@ def shared_out(quick: TrainConfig) -> TrainConfig:
 
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(shared_out: TrainConfig, tmp_path: Path) -> None:
+    """Started as a user starts them."""
     # Without Adam's division by the gradients' size, which lets rounding grow.
     config = replace(shared_out, optimizer="sgd", learning_rate=0.1)
     one = train(config, tmp_path / "one")
-    done = launch(2, "train", *options(config), "--out", str(tmp_path / "two"))
+    done = launch("train", *options(config), "--out", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     expected, came = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(came) == len(expected) == 8
@@ -81,18 +110,21 @@ def test_resumed_in_another_number_of_processes(shared_out: TrainConfig, tmp_pat
         patch.setattr(checkpoint, "save", stopping)
         with pytest.raises(Stopped):
             train(shared_out, tmp_path / "run")
-    done = launch(2, "train", *options(shared_out), "--out", str(tmp_path / "run"), "--resume")
+    done = fork("train", *options(shared_out), "--out", str(tmp_path / "run"), "--resume")
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
 
-@pytest.mark.slow
-def test_an_error_in_two_processes(shared_out: TrainConfig, tmp_path: Path) -> None:
-    config = replace(shared_out, micro_batch=None)
-    done = launch(2, "train", *options(config), "--out", str(tmp_path / "run"))
-    assert done.returncode != 0
-    assert "sparsedis: micro_batch: expected a divisor of 2, the tasks of each of 2 processes" in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_an_error_in_two_processes(
+    shared_out: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first of them: it is found before they meet."""
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert cli.main(["train", *options(replace(shared_out, micro_batch=None)), "--out", "run"]) == 2
+    message = "sparsedis: micro_batch: expected a divisor of 2, the tasks of each of 2 processes"
+    assert capsys.readouterr().err.startswith(message)
+    assert not list(here.iterdir())
 
 
 @pytest.mark.slow
@@ -125,5 +157,7 @@ def test_shares_that_do_not_fit(
 def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert processes(TrainConfig()).size == 1, "one process does not need it"
-    with pytest.raises(ValueError, match=r"need accelerate; pip install 'sparsedis\[fewshot\]'"):
+    with pytest.raises(
+        ImportError, match=r"precision: accelerate is not installed; pip install 'sparsedis\[fewshot\]'"
+    ):
         processes(TrainConfig(precision="bf16"))

@@ -176,7 +176,7 @@ def test_a_bad_value_is_named():
         solve_svm(X, y, lambda1=1.0, sample_weight=weight, backend="cpp")
 
 
-def test_too_large_a_matrix_is_refused_and_auto_goes_on():
+def test_too_large_a_matrix_is_refused_and_auto_takes_torch():
     X, _ = random_task(9, way=2, shots=2, d=3)
     order = backend_cpp.LARGEST_ORDER
     request = Request(X.device, X.dtype, order // 4 + 1, 10, 5, "newton")

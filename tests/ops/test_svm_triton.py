@@ -155,7 +155,7 @@ def test_the_projection_is_exact(k):
     ],
 )
 def test_the_newton_matrix(n, d, k, dtype):
-    tasks, problem = problems(n, d, k)
+    tasks, problem = problems(n, d, k, batch=2 if n * k < 60 else 1)
     dual = dual_point(problem)
     curvature = active_curvature(problem, certificate(problem, dual))
     bounds = 1 + torch.rand(dual.shape, generator=torch.Generator().manual_seed(2), dtype=F64).to(DEVICE)
@@ -257,7 +257,7 @@ def test_first_order_steps_agree_with_the_torch_backend(variant, dtype):
 
 
 def test_float32_steps_end_with_a_certificate_in_float64():
-    """A gap that float32 takes for small enough is computed again, and the task goes on where it is not."""
+    """A gap that float32 takes for small enough is computed again, and the task continues where it is not."""
     tasks, problem = problems(7, 63, 3, dtype=F32, lambda2=200.0, batch=1)
     for tol in (1e-4, 1e-7):  # the second is below what float32 can tell
         progress = fista(tasks, tol, 150, F32)
@@ -417,7 +417,8 @@ def test_the_certificate_is_of_the_weights_as_returned(way, shots, d):
 
 
 @pytest.mark.slow
-def test_a_task_that_stalls_is_solved_by_another_solver():
+def test_a_task_that_stalls_is_solved_by_another_solver(monkeypatch):
+    monkeypatch.setattr(newton, "NEWTON_PATIENCE", 10)  # it does not come closer in 60 iterations either
     X = torch.tensor([[3.0, -2, -3, -2], [-1, 1, -1, 2]], dtype=F64, device=DEVICE)
     y = torch.tensor([2, 0], device=DEVICE)
     solution = solve_svm(X, y, lambda1=0.3 * svm_lambda1_max(X, y, n_classes=3), n_classes=3, backend="triton")
@@ -571,9 +572,10 @@ def fits(rows, target):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])
 def test_kernels_compile_within_the_targets_means(target, tmp_path):
-    fits(compiler.compiled(tmp_path, tiles="25x5", targets=target), target)
+    """Every kernel once, for NVIDIA's oldest and newest target and AMD's; the rest is for the exhaustive test below."""
+    fits(compiler.compiled(tmp_path, tiles="25x5", targets=target, once=True), target)
 
 
 @pytest.mark.slow

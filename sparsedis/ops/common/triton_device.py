@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from sparsedis import extras
 from sparsedis.ops.common.backend import Request
 
 # Whether this PyTorch is built for AMD's devices.
@@ -26,7 +27,7 @@ class TritonDevices:
         try:
             import triton  # noqa: F401
         except ImportError as error:
-            return f"Triton is not installed ({error}); pip install 'sparsedis[triton]'"
+            return f"Triton is not installed ({error}); {extras.command('triton')}"
         if interpreted() or torch.cuda.is_available():
             return None
         return "there is no CUDA or ROCm device (TRITON_INTERPRET=1 interprets it on the CPU, for tests)"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sparsedis import extras
 from sparsedis.ops.common.cuda.programs import Program, sources
 
 # --split-compile: threads of the compiler, 0 for all cores.
@@ -26,7 +27,7 @@ def available() -> str | None:
         if not torch.compiler.is_compiling():
             _version()
     except (ImportError, RuntimeError, OSError) as error:
-        return f"NVRTC, which compiles its kernels, cannot be loaded ({error}); pip install 'sparsedis[cuda]'"
+        return f"NVRTC, which compiles its kernels, cannot be loaded ({error}); {extras.command('cuda')}"
     return None
 
 

@@ -1,0 +1,44 @@
+"""What the extras of this package install: imported where it is needed, with one message where it is missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+# Modules of other packages, by the extra that installs them.
+EXTRAS = {
+    "train": ("tyro", "rich", "PIL", "matplotlib", "safetensors"),
+    "fewshot": ("kornia", "accelerate", "tensorboard"),
+    "disentangle": ("scipy", "sklearn", "h5py"),
+    "cuda": ("cuda", "nvidia"),
+    "triton": ("triton",),
+}
+_PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "cuda": "cuda-bindings", "nvidia": "nvidia-cuda-nvrtc"}
+
+
+def need(module: str, purpose: str = "") -> Any:
+    """Import a module of :data:`EXTRAS`.
+
+    Raises:
+        ImportError: it is missing; the message names ``purpose``, the package, and how to install it.
+    """
+    try:
+        import_module(module.partition(".")[0])
+        return import_module(module)
+    except ImportError as error:
+        message = explained(error)
+        raise ImportError(f"{purpose}: {message}" if purpose else message) from error
+
+
+def explained(error: ImportError) -> str:
+    """The message of an error; where the module that is missing belongs to an extra, how to install it."""
+    module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            return f"{_PACKAGES.get(module, module)} is not installed; {command(extra)}"
+    return str(error)
+
+
+def command(extra: str) -> str:
+    """What installs an extra."""
+    return f"pip install 'sparsedis[{extra}]'"
