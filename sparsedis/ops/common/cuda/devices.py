@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -61,8 +63,7 @@ class _DeviceKernel:
     def resident_blocks(self, threads: int, shared_bytes: int) -> int:
         key = (threads, shared_bytes)
         if key not in self._resident:
-            with torch.cuda.device(self._index):
-                torch.cuda.current_stream().query()  # makes PyTorch's context current in this thread
+            with _current(self._index):
                 function = checked(self._driver.cuKernelGetFunction(self._kernel))
                 blocks = checked(self._driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(function, *key))
             self._resident[key] = max(1, blocks)
@@ -70,11 +71,22 @@ class _DeviceKernel:
 
     def launch(self, arguments: ctypes.Structure, blocks: int, threads: int, shared_bytes: int) -> None:
         addresses = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        with torch.cuda.device(self._index):
+        with _current(self._index):
             stream = torch.cuda.current_stream().cuda_stream
             function = self._driver.CUfunction(int(self._kernel))  # the driver takes a kernel for a function
             grid = (blocks, 1, 1, threads, 1, 1)
             checked(self._driver.cuLaunchKernel(function, *grid, shared_bytes, stream, ctypes.addressof(addresses), 0))
+
+
+@contextmanager
+def _current(index: int) -> Iterator[None]:
+    """The device made current, with a context also in a thread that has not used it yet."""
+    from cuda.bindings import driver
+
+    with torch.cuda.device(index):
+        if not int(checked(driver.cuCtxGetCurrent())):
+            checked(driver.cuCtxSetCurrent(checked(driver.cuDevicePrimaryCtxRetain(_handle(index)))))
+        yield
 
 
 def _index(device: torch.device) -> int:
