@@ -73,7 +73,7 @@ def resources(log: str) -> dict[str, int]:
 def _blocks(kernel: str, architecture: str, registers: int, shape: Shape) -> int:
     of_block, of_multiprocessor, most_threads = LIMITS[architecture]
     products = 8 if kernel == "solve_in_double" else 4
-    threads = threads_for(shape.order)
+    threads = threads_for(shape)
     reserved = (of_multiprocessor - of_block) << 10  # by the driver, for a block
     shared = memory.shared_bytes(shape, products, of_block << 10)
     by_registers = 65536 // ((registers * 32 + 255) // 256 * 256 * (threads // 32))

@@ -6,11 +6,11 @@
 #     DEVICE=cpu bash tools/device_check.sh     a rehearsal without a GPU: the CUDA kernels are emulated
 #
 # On a machine without a package index: put wheels of what is missing there (for Python 3.12: tyro docstring-parser
-# typeguard cmeel cmeel-eigen setuptools pybind11 ninja moreau) into .device/wheels before.
+# typeguard cmeel cmeel-eigen setuptools pybind11 ninja scipy moreau) into .device/wheels before.
 #
 #     python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-#         -d .device/wheels tyro docstring-parser typeguard cmeel cmeel-eigen setuptools pybind11 ninja
+#         -d .device/wheels tyro docstring-parser typeguard cmeel cmeel-eigen setuptools pybind11 ninja scipy moreau
 set -u
 cd "$(dirname "$0")/.."
 out=${OUT:-/tmp/out}

@@ -11,122 +11,113 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import sparsedis
-from benchmarks.peers.published import Layer
+from benchmarks import gates, tasks
+from benchmarks.measure import environment
+from benchmarks.peers import Peer, Prepared
+from benchmarks.peers.moreau import Moreau
+from benchmarks.peers.ours import Ours
+from benchmarks.peers.published import PublishedByHand
+from benchmarks.tasks import Case, Tasks
+from sparsedis import solve_svm
 from sparsedis.models import Conv4, ResNet12
 from sparsedis.nn import GroupLassoSVM
+from sparsedis.ops.registry import backends
 
 # Way, shots, features.
 SHAPES = ((5, 1, 640), (5, 5, 640), (5, 5, 1600), (5, 15, 1600), (5, 5, 16000), (5, 15, 16000), (20, 5, 640))
-LAMBDA1, LAMBDA2, LARGEST_GAP = 4.0, 100.0, 3e-5
-# Of features, in bytes; larger cases are left out.
-LARGEST = 8e9
+LARGEST_GAP = 3e-5
+# Features in bytes, of any batch and of one that the CPU solves too; larger cases are left out.
+LARGEST, LARGEST_CPU = 8e9, 2e8
+CPU = torch.device("cpu")
 
 
-class Call:
-    """One batch, solved forward and backward by any contender."""
+@dataclass
+class Contender:
+    """A peer with its own copy of the tasks; a name of its own for what runs on the CPU."""
 
-    def __init__(self, way: int, shots: int, d: int, batch: int, device: torch.device) -> None:
-        generator = torch.Generator().manual_seed(0)
-        labels = torch.arange(way).repeat_interleave(shots).expand(batch, -1).contiguous()
-        centres = torch.randn(batch, way, d, generator=generator)
-        noise = torch.randn(batch, way * shots, d, generator=generator)
-        features = (centres.repeat_interleave(shots, dim=1) + noise).relu_()
-        direction = torch.randn(batch, d, way, generator=generator)
-        exact = features[:1].double().requires_grad_()
-        solution = sparsedis.solve_svm(exact, labels[:1], lambda1=LAMBDA1, lambda2=LAMBDA2, tol=1e-11)
-        (solution.weights * direction[:1]).sum().backward()
-        assert exact.grad is not None
-        self.exact = exact.grad[0]
-        self.way = way
-        self.features, self.labels, self.direction = (x.to(device) for x in (features, labels, direction))
+    name: str
+    peer: Peer
+    batch: Tasks
 
-    def solve(self, contender: str, waited: Callable[[], float]) -> tuple[Tensor, Any, float]:
-        """The gradient of features, the solution where there is one, and the time at which the forward pass ended."""
-        if contender == "published":
-            size = self.features.new_full((len(self.features),), 1.0)
-            given = SimpleNamespace(
-                features=self.features,
-                labels=self.labels,
-                n_classes=self.way,
-                lambda1=LAMBDA1 * size,
-                lambda2=LAMBDA2 * size,
-            )
-            layer = Layer(given)  # type: ignore[arg-type]
-            layer.solve(5)
-            layer.weights()
-            middle = waited()
-            return layer.gradients(self.direction, 5, None, 1e-5)[0], None, middle
-        features = self.features.detach().requires_grad_()
-        solution = sparsedis.solve_svm(
-            features, self.labels, lambda1=LAMBDA1, lambda2=LAMBDA2, n_classes=self.way, backend=contender
-        )
-        middle = waited()
-        solution.weights.backward(self.direction)
-        assert features.grad is not None
-        return features.grad, solution, middle
-
-    def check(self, contender: str, waited: Callable[[], float]) -> dict[str, Any]:
-        """What stands beside a time; with "refused", the reason, where there can be none."""
-        gradient, solution, _ = self.solve(contender, waited)
-        error = (gradient[0].double().cpu() - self.exact).norm() / self.exact.norm()
-        told: dict[str, Any] = {"gradient_error": error.item()}
-        if solution is not None:
-            told["iterations"] = solution.n_iter.double().mean().item()
-            told["gap"] = _gap(self.features[:16], self.labels[:16], solution.dual[:16]).max().item()
-            if not told["gap"] <= LARGEST_GAP:
-                told["refused"] = f"gap above {LARGEST_GAP}"
-        return told
-
-
-def _gap(features: Tensor, labels: Tensor, dual: Tensor) -> Tensor:
-    """Relative gap at a dual point, by the definitions, in float64."""
-    X, L = features.double(), dual.double().clamp_min(0)
-    L = L / L.sum(-1, keepdim=True)
-    Y = torch.nn.functional.one_hot(labels, L.shape[-1]).double()
-    others = L * (1 - Y)
-    V = X.mT @ (Y * others.sum(-1, keepdim=True) - others)
-    W = (1 - LAMBDA1 / V.norm(dim=-1, keepdim=True).clamp_min(1e-300)).clamp_min(0) * V / LAMBDA2
-    margins = X @ W - ((X @ W) * Y).sum(-1, keepdim=True) + 1 - Y
-    hinge = margins.amax(-1)
-    primal = hinge.sum(-1) + LAMBDA1 * W.norm(dim=-1).sum(-1) + LAMBDA2 / 2 * W.square().sum((1, 2))
-    return ((hinge[..., None] - margins) * L).sum((1, 2)) / primal
-
-
-def contenders(device: torch.device) -> list[str]:
-    names = [backend.name for backend in sparsedis.backends() if backend.available() is None]
-    return [name for name in names if device.type == "cpu" or name != "cpp"] + ["published"]
-
-
-def measure(call: Call, names: Sequence[str], turns: int, waited: Callable[[], float]) -> dict[str, dict[str, Any]]:
-    told: dict[str, dict[str, Any]] = {}
-    for name in names:
+    def prepare(self, case: Case, exact: Tensor) -> tuple[Prepared | None, dict[str, Any]]:
+        """What runs, and what stands beside its time; nothing, and the reason, where there can be no time."""
+        reason = self.peer.available() or self.peer.supports(case, self.batch.features.device)
+        if reason:
+            return None, {"refused": reason}
         try:
-            told[name] = call.check(name, waited)
+            prepared = self.peer.prepare(self.batch)
+            prepared.forward()
+            outcome = prepared.read(prepared.forward_backward())
         except (RuntimeError, ValueError) as error:
-            told[name] = {"refused": f"{type(error).__name__}: {str(error)[:160]}"}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names if "refused" not in told[name]}
+            return None, {"refused": f"{type(error).__name__}: {str(error)[:160]}"}
+        told: dict[str, Any] = {"count": prepared.count}
+        if outcome.grad_features is not None:
+            got = outcome.grad_features[0].double().cpu()
+            told["gradient_error"] = ((got - exact).norm() / exact.norm()).item()
+        if outcome.dual is not None:
+            count = min(16, prepared.count)
+            gap = gates.relative_gap(self.batch.first(count), outcome.weights[:count], outcome.dual[:count])
+            told["gap"] = gap.max().item()
+            if self.peer.gap is not None and not told["gap"] <= max(LARGEST_GAP, self.peer.gap):
+                return None, told | {"refused": "gap"}
+        return prepared, told
+
+
+def contenders(batch: Tasks, device: torch.device) -> list[Contender]:
+    there = batch.to(device)
+    peers: list[Peer] = [Ours(backend, "newton") for backend in backends()]
+    peers += [PublishedByHand(), Moreau()]
+    listed = [Contender(peer.name, peer, there) for peer in peers]
+    if device.type != "cpu" and 4 * batch.features.numel() <= LARGEST_CPU:
+        on_cpu = Ours(next(backend for backend in backends() if backend.name == "cpp"), "newton")
+        listed.append(Contender(f"{on_cpu.name} on {torch.get_num_threads()} threads", on_cpu, batch))
+    return listed
+
+
+def exact_gradient(batch: Tasks) -> Tensor:
+    """dloss/dX of the first task, in float64 on the CPU."""
+    one = batch.first(1)
+    features = one.features.double().requires_grad_()
+    given = {"lambda1": one.lambda1.double(), "lambda2": one.lambda2.double(), "n_classes": one.n_classes}
+    solution = solve_svm(features, one.labels, **given, tol=1e-11)
+    return torch.autograd.grad((solution.weights * one.cotangent.double()).sum(), features)[0][0]
+
+
+def measure(
+    case: Case, batch: Tasks, device: torch.device, turns: int, waited: Callable[[], float]
+) -> list[dict[str, Any]]:
+    exact = exact_gradient(batch)
+    rows, calls = [], {}
+    for contender in contenders(batch, device):
+        prepared, told = contender.prepare(case, exact)
+        rows.append({"contender": contender.name, **told})
+        if prepared is not None:
+            calls[contender.name] = prepared
+    times: dict[tuple[str, str], list[float]] = {}
     for _ in range(turns):
-        for name, taken in times.items():
-            begin = waited()
-            middle = call.solve(name, waited)[2]
-            taken.append((middle - begin, waited() - begin))
-    for name, taken in times.items():
-        for i, part in enumerate(("forward_ms", "both_ms")):
-            told[name][part] = 1e3 * statistics.median(time_[i] for time_ in taken)
-    return told
+        for name, prepared in calls.items():
+            for direction in ("forward", "forward_backward"):
+                taken = times.setdefault((name, direction), [])
+                if sum(taken) > 4:  # seconds: slow ones have fewer turns
+                    continue
+                begin = waited()
+                getattr(prepared, direction)()
+                taken.append(waited() - begin)
+    for row in rows:
+        for direction in ("forward", "forward_backward"):
+            if (row["contender"], direction) in times:
+                row[f"{direction}_ms"] = 1e3 * statistics.median(times[row["contender"], direction])
+    return rows
 
 
 def training_step(encoder: str, batch: int, device: torch.device, waited: Callable[[], float]) -> dict[str, Any]:
@@ -154,13 +145,6 @@ def training_step(encoder: str, batch: int, device: torch.device, waited: Callab
     return {"encoder": encoder, "batch": batch, "step_ms": 1e3 * whole, "head": 1 - without / whole}
 
 
-def _about(device: torch.device) -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    about = {"card": card, "torch": torch.__version__, "cuda": torch.version.cuda, "commit": commit}
-    return about | {"sparsedis": sparsedis.__version__, "lambda1": LAMBDA1, "lambda2": LAMBDA2, "gate": LARGEST_GAP}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
@@ -177,8 +161,8 @@ def main() -> None:
             torch.cuda.synchronize(given.device)
         return time.perf_counter()
 
-    results: dict[str, Any] = {"about": _about(given.device), "solves": [], "steps": []}
-    print(json.dumps(results["about"]))
+    results: dict[str, Any] = {"environment": environment(given.device), "gate": LARGEST_GAP, "solves": [], "steps": []}
+    print(json.dumps(results["environment"]))
 
     def keep(kind: str, row: dict[str, Any]) -> None:
         results[kind].append(row)
@@ -190,9 +174,10 @@ def main() -> None:
         for way, shots, d in SHAPES:
             if 4.0 * batch * way * shots * d > LARGEST or time.perf_counter() > end:
                 continue
-            call = Call(way, shots, d, batch, given.device)
-            for name, told in measure(call, contenders(given.device), given.turns, waited).items():
-                keep("solves", {"way": way, "shots": shots, "d": d, "batch": batch, "contender": name, **told})
+            case = Case((), shots, d, way, batch)
+            made = tasks.make(case, tasks.Encoder(None, 0))
+            for row in measure(case, made, given.device, given.turns, waited):
+                keep("solves", {"way": way, "shots": shots, "d": d, "batch": batch, **row})
     for batch in given.steps:
         for encoder in ("conv4", "resnet12"):
             if time.perf_counter() > end + 30 or (encoder == "resnet12" and batch > 64):

@@ -34,7 +34,6 @@ from sparsedis.ops.lasso.backend_triton import kernel as lasso_kernel
 from sparsedis.ops.svm import Inputs, Options, Saved
 from sparsedis.ops.svm.backend_triton import fista as first_order
 from sparsedis.ops.svm.backend_triton import hessian, run, tiles
-from sparsedis.ops.svm.backend_triton import query as logits
 from sparsedis.ops.svm.backend_triton.tasks import as_tasks
 
 
@@ -87,7 +86,7 @@ def launches(shape: str, dtype: torch.dtype, *, amd: bool = False) -> list[Launc
 
 
 def svm_launches(n: int, k: int, dtype: torch.dtype, d: int = 640) -> list[Launch]:
-    """What solves, gradients and logits of such tasks start."""
+    """What solves and gradients of such tasks start."""
     if tiles.tile_for(n, k) is None:
         return []
     X = torch.ones(2, n, d, dtype=dtype)
@@ -110,10 +109,6 @@ def svm_launches(n: int, k: int, dtype: torch.dtype, d: int = 640) -> list[Launc
             active = torch.ones(2, d, dtype=torch.bool)
             inputs, options = Inputs(X, y, one, one, one, weight), Options(k, "newton", 1e-5, 2, exact=True)
             run.adjoint(inputs, options, Saved(dual, active), torch.ones(2, d, k))
-            query = torch.ones(2, 50, d, dtype=dtype)
-            real = run.product_dtype(dtype, 1e-5)
-            logits.query_logits(tasks, dual, query, real)
-            logits.query_logits_backward(tasks, dual, query, torch.ones(2, 50, k, dtype=torch.float64), real)
     finally:
         torch.use_deterministic_algorithms(before)
     return noted

@@ -57,10 +57,22 @@ def test_the_number_of_blocks_changes_nothing(monkeypatch):
 @pytest.mark.parametrize("threads", [64, 128, 256])
 def test_any_number_of_threads(threads, monkeypatch):
     X, y = random_task(2, way=5, shots=3, d=50)
-    monkeypatch.setattr(backend_cuda, "threads_for", lambda order: threads)
+    monkeypatch.setattr(backend_cuda, "threads_for", lambda shape: threads)
     got = solve_and_differentiate(X, y)
     wanted = solve_svm(X, y, lambda1=0.2 * svm_lambda1_max(X, y), lambda2=1.0, dual_reg=0.3, backend="cpp")
     assert (got[0] - wanted.weights).norm() <= 1e-7 * wanted.weights.norm()
+
+
+@pytest.mark.parametrize("relative", [0.2, 1.5])  # with some features active, and none
+def test_every_output_is_written(relative):
+    """What the caller allocates is NaN, or 1 for bytes, before."""
+    X, y = random_task(11, batch=2, dtype=torch.float32)
+    clean = solve_and_differentiate(X, y, relative)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert_same_bits(solve_and_differentiate(X, y, relative), clean)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_what_float_leaves_is_solved_in_double(monkeypatch):

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsedis.data import image_cache, load, split_pickles
+from sparsedis import cache
+from sparsedis.data import load, split_pickles
 
 NAMES = {
     "miniimagenet": "miniImageNet_category_split_{}.pickle",
@@ -180,11 +181,11 @@ def test_bad_folders(tmp_path: Path) -> None:
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
     path = folder(tmp_path / "data")
     split_pickles.load(path)
-    (entry,) = image_cache.folder().iterdir()
+    (entry,) = cache.folder().iterdir()
     for name in ("images.npy", "about.json"):
         (entry / name).write_bytes((entry / name).read_bytes()[:50])
         assert_read(split_pickles.load(path), SPLITS)
-        assert [found.name for found in image_cache.folder().iterdir()] == [entry.name]
+        assert [found.name for found in cache.folder().iterdir()] == [entry.name]
 
 
 def test_two_processes_make_the_same_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,4 +200,4 @@ def test_two_processes_make_the_same_entry(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(split_pickles, "_decode", slower)
     assert_read(split_pickles.load(path), SPLITS)
-    assert len(list(image_cache.folder().iterdir())) == 1
+    assert len(list(cache.folder().iterdir())) == 1

@@ -36,7 +36,7 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
 from sparsedis.ops.common.triton_launch import launch  # noqa: E402
-from sparsedis.ops.svm.backend_triton import device, hessian, newton, products, query  # noqa: E402
+from sparsedis.ops.svm.backend_triton import device, hessian, newton, products  # noqa: E402
 from sparsedis.ops.svm.backend_triton.adjoint import adjoint  # noqa: E402
 from sparsedis.ops.svm.backend_triton.certify import Progress, check  # noqa: E402
 from sparsedis.ops.svm.backend_triton.fista import fista  # noqa: E402
@@ -278,34 +278,6 @@ def test_the_adjoint_agree_with_the_torch_backend(n, d, k):
         assert (a - b).norm() <= 1e-6 * b.norm() + 1e-12
     # The first task has dual_reg = 0, where with a dual point that is not unique that derivative is not either.
     assert (ours_of_reg - theirs_of_reg)[1].abs() <= 1e-6 * theirs_of_reg[1].abs() + 1e-12
-
-
-@pytest.mark.parametrize(
-    ("n", "d", "k"),
-    [(1, 1, 2), (25, 63, 5), (75, 63, 5), pytest.param(3, 640, 20, marks=pytest.mark.slow), (7, 150, 33)],
-)
-@pytest.mark.parametrize("dtype", [F32, F64])
-def test_query_logits(n, d, k, dtype):
-    tasks, problem = problems(n, d, k)
-    dual = dual_point(problem)
-    Q = torch.randn(2, d, 41, generator=torch.Generator().manual_seed(5), dtype=F64).mT.to(DEVICE)
-    exact = certificate(problem, dual)
-    tolerance = 1e-5 if dtype == F32 else 1e-13
-    assert error(query.query_logits(tasks, dual, Q, dtype), Q @ exact.weights) < tolerance
-    grad = torch.randn(2, 41, k, generator=torch.Generator().manual_seed(6), dtype=F64).to(DEVICE)
-    grad_query, grad_weights = query.query_logits_backward(tasks, dual, Q, grad, dtype)
-    assert error(grad_query, grad @ exact.weights.mT) < tolerance
-    active = (exact.norms > problem.lambda1[:, None])[..., None]
-    assert error(grad_weights, torch.where(active, Q.mT @ grad, 0)) < tolerance
-
-
-def test_query_logits_without_a_group_lasso_where_a_feature_happens_to_be_off():
-    tasks, problem = problems(3, 40, 5, lambda1=0.0)  # of an even number of features some are 0
-    dual = dual_point(problem)
-    assert (certificate(problem, dual).norms == 0).any()
-    Q = torch.randn(2, 7, 40, generator=torch.Generator().manual_seed(5), dtype=F64).to(DEVICE)
-    grad = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(6), dtype=F64).to(DEVICE)
-    assert error(query.query_logits_backward(tasks, dual, Q, grad, F64)[1], Q.mT @ grad) < 1e-13
 
 
 def gradients(X, y, backend, **options):

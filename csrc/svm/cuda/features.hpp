@@ -32,6 +32,7 @@ template <class V, class X, class To>
 __device__ void multiply_column(int n, int m, const V* rows, X x, To to) {
   each_group_of_classes(m, [&](int first, int count) {
     V sum[kClasses] = {};
+#pragma unroll 8  // loads under way at once: few threads share a pass over the features
     for (int i = 0; i < n; ++i) {
       const V value = V(x(i));
 #pragma unroll

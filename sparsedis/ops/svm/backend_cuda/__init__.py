@@ -39,9 +39,11 @@ def program(kernel: str, feature: str, classes: int | None) -> Program:
     return Program.of(kernel, f"svm/cuda/{kernel}.cu", macros)
 
 
-def threads_for(order: int) -> int:
-    """Of a block: as many as a Newton matrix of that order keeps busy."""
-    return 64 if order <= 32 else 128 if order <= 128 else MOST_THREADS
+def threads_for(shape: Shape) -> int:
+    """Of a block: as many as the Newton matrix keeps busy, or a pass over many features."""
+    if shape.d >= 2048:
+        return MOST_THREADS
+    return 64 if shape.order <= 32 else 128 if shape.order <= 128 else MOST_THREADS
 
 
 class CudaBackend:
@@ -161,7 +163,7 @@ class _Call:
         classes = None if emulated() else self.shape.k
         kernel = machine().kernel(program(given.kernel, _FEATURES[self._features.dtype], classes), device)
         limits = machine().limits(device)
-        threads = threads_for(self.shape.order)
+        threads = threads_for(self.shape)
         shared = memory.shared_bytes(self.shape, given.products, limits.shared_bytes)
         blocks = limits.multiprocessors * kernel.resident_blocks(threads, shared)
         blocks = max(1, min(self.batch, blocks, LARGEST_SCRATCH // max(given.scratch_bytes, 1)))

@@ -31,7 +31,7 @@ def load_features(
     """Features ``first`` to ``first + BLOCK`` of all samples, times ``scale``, as an N x BLOCK tile."""
     i = tl.arange(0, N)[:, None]
     j = first + tl.arange(0, BLOCK)[None, :]
-    x = tl.load(base + i * stride_n + j * stride_d, mask=(i < n) & (j < d), other=0.0)
+    x = tl.load(base + i.to(tl.int64) * stride_n + j.to(tl.int64) * stride_d, mask=(i < n) & (j < d), other=0.0)
     return x.to(REAL) * scale
 
 

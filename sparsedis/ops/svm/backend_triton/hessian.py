@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 
 import torch
 import triton
@@ -17,11 +16,12 @@ from sparsedis.ops.svm.backend_triton.tasks import Tasks
 
 
 def precisions() -> tuple[str, ...]:
-    """How tl.dot can multiply float32: as it is, or as three products of NVIDIA's tensor cores."""
-    return ("ieee",) if triton_device.AMD else ("ieee", "tf32x3")
+    """How tl.dot can multiply float32, the default first: by one product of NVIDIA's tensor cores, which the interior
+    point needs no better, by three of them, or as it is."""
+    return ("ieee",) if triton_device.AMD else ("tf32", "tf32x3", "ieee")
 
 
-PRECISION = os.environ.get("SPARSEDIS_TRITON_PRECISION", "ieee")
+PRECISION = os.environ.get("SPARSEDIS_TRITON_PRECISION", precisions()[0])
 if PRECISION not in precisions():
     raise ValueError(f"SPARSEDIS_TRITON_PRECISION: expected one of {', '.join(precisions())}, got {PRECISION!r}")
 
@@ -30,10 +30,19 @@ BLOCK = 32
 
 
 @triton.jit
+def lower_row(entry):
+    """The row of an entry of a lower triangle, of at most 2^20 of them, row after row."""
+    row = ((tl.sqrt(8.0 * entry.to(tl.float32) + 1.0) - 1.0) / 2.0).to(tl.int32)
+    row = tl.where(row * (row + 1) // 2 > entry, row - 1, row)
+    return tl.where((row + 1) * (row + 2) // 2 <= entry, row + 1, row)
+
+
+@triton.jit
 def load_gathered(X, stride_n, stride_d, samples, features, n, inside, REAL: tl.constexpr):
     """X at the given samples and features, as a tile of samples x features."""
     mask = (samples < n)[:, None] & inside[None, :]
-    return tl.load(X + samples[:, None] * stride_n + features[None, :] * stride_d, mask=mask, other=0.0).to(REAL)
+    at = samples[:, None].to(tl.int64) * stride_n + features[None, :].to(tl.int64) * stride_d
+    return tl.load(X + at, mask=mask, other=0.0).to(REAL)
 
 
 @triton.jit
@@ -49,10 +58,6 @@ def gram_kernel(
     alpha,
     beta,
     unit,
-    first_class,
-    second_class,
-    first_tile,
-    second_tile,
     out,
     n,
     d,
@@ -73,10 +78,14 @@ def gram_kernel(
         return
     pair = tl.program_id(1) % pairs
     part = tl.program_id(1) // pairs
-    row = tl.load(first_tile + tl.program_id(2)) * T + tl.arange(0, T)
-    column = tl.load(second_tile + tl.program_id(2)) * T + tl.arange(0, T)
-    l = tl.load(first_class + pair)
-    r = tl.load(second_class + pair)
+    down = lower_row(tl.program_id(2))
+    row = down * T + tl.arange(0, T)
+    column = (tl.program_id(2) - down * (down + 1) // 2) * T + tl.arange(0, T)
+    # The pairs l <= r, row after row, are those of a lower triangle backwards.
+    last = k * (k + 1) // 2 - 1 - pair
+    behind = lower_row(last)
+    l = k - 1 - behind
+    r = k - 1 - (last - behind * (behind + 1) // 2)
     factor = tl.load(scale + b).to(REAL)
     used = tl.load(count + b)
     each = tl.cdiv(used, parts * BLOCK) * BLOCK
@@ -164,22 +173,9 @@ def assemble_kernel(
     tl.store(out + b * order * order + row.to(tl.int64) * order + column[None, :], value, mask=mask)
 
 
-@lru_cache(maxsize=64)
-def _pairs(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The pairs l <= r of k classes, row after row."""
-    first, second = torch.triu_indices(k, k, dtype=torch.int32, device=device)
-    return first.contiguous(), second.contiguous()
-
-
 def _tile(n: int, dtype: torch.dtype) -> int:
     """Rows and columns of a tile; by tf32x3 a larger one spills registers on sm_80."""
     return 32 if n <= 32 or (dtype == torch.float32 and PRECISION == "tf32x3") else 64
-
-
-@lru_cache(maxsize=64)
-def _lower_tiles(tiles: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    first, second = torch.tril_indices(tiles, tiles, dtype=torch.int32, device=device)
-    return first.contiguous(), second.contiguous()
 
 
 def _grams(
@@ -190,12 +186,13 @@ def _grams(
     device = tasks.features.device
     k = curvature.unit.shape[2]
     T = _tile(n, dtype)
-    tiles = _lower_tiles(-(-n // T), device)
-    parts = splits(batch * pairs * len(tiles[0]), d, BLOCK, device)
+    strips = -(-n // T)
+    tiles = strips * (strips + 1) // 2
+    parts = splits(batch * pairs * tiles, d, BLOCK, device)
     out = tasks.lambda1.new_empty((batch, parts, pairs, n, n), dtype=dtype)
     launch(
         gram_kernel,
-        (batch, pairs * parts, len(tiles[0])),
+        (batch, pairs * parts, tiles),
         *tasks.readable(dtype),
         tasks.scale,
         going,
@@ -204,8 +201,6 @@ def _grams(
         curvature.alpha,
         curvature.beta,
         curvature.unit,
-        *_pairs(k, device),
-        *tiles,
         out,
         n,
         d,

@@ -22,7 +22,7 @@ from sparsedis.ops.svm.backend_torch.newton import (
     light_form_pays,
     reward_on_the_line,
 )
-from sparsedis.ops.svm.backend_triton import products
+from sparsedis.ops.svm.backend_triton import memory, products
 from sparsedis.ops.svm.backend_triton.certify import Progress, check
 from sparsedis.ops.svm.backend_triton.fista import fista
 from sparsedis.ops.svm.backend_triton.hessian import KernelSystem
@@ -357,7 +357,10 @@ def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: b
     chosen = (~light | (given_up & ~(progress.exact_gap <= tol))).nonzero()[:, 0]
     if len(chosen):
         progress.going[chosen], progress.since[chosen] = 1, 0
-        _iterate(KernelFullForm, tasks, progress, chosen, most, dtype, finishing=finishing)
+        # Only now it is known how many tasks take the memory of the full form.
+        together = max(1, memory.LARGEST // memory.full_form_bytes(tasks.features.shape, tasks.targets.shape[2]))
+        for part in chosen.split(together):
+            _iterate(KernelFullForm, tasks, progress, part, most, dtype, finishing=finishing)
     everyone = torch.arange(len(light), device=light.device)
     progress.offer(everyone, progress.dual, progress.relative_gap)
     ended = (progress.going == 0) | (most < max_iter)
@@ -391,7 +394,8 @@ def _iterate(
     given_up = torch.zeros(len(tasks.lambda1), dtype=torch.bool, device=index.device)
     everyone = index
     part = progress.take(index)
-    form = make(tasks.take(index), part.going, dtype)
+    # Most often all are chosen, and their features need not be copied.
+    form = make(tasks if len(index) == len(given_up) else tasks.take(index), part.going, dtype)
     handed = torch.zeros_like(given_up)
     for turn in range(max_iter + 1 + ASK_EVERY):
         if turn % ASK_EVERY == 0 and turn > 0:  # the host waits here, and nowhere else

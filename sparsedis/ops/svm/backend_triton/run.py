@@ -10,7 +10,7 @@ from sparsedis.ops.common.batches import apply_in_slices
 from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.svm.backend_torch import TorchBackend
 from sparsedis.ops.svm.backend_torch.finish import finish_solution
-from sparsedis.ops.svm.backend_triton import products
+from sparsedis.ops.svm.backend_triton import memory, products
 from sparsedis.ops.svm.backend_triton.adjoint import adjoint as adjoint_of
 from sparsedis.ops.svm.backend_triton.certify import Progress, check
 from sparsedis.ops.svm.backend_triton.fista import fista
@@ -24,8 +24,6 @@ from sparsedis.ops.svm.thresholds import FINISH_GAP
 # From this tolerance on, products over float32 features are made in float32 (in float64 where only they can certify).
 SINGLE_TOLERANCE = 1e-6
 _LARGEST_ADJOINT = 32
-# Scratch memory, in bytes, that the tasks solved together may take.
-_MEMORY = 4 << 30
 
 
 def solve(inputs: Inputs, options: Options) -> Outputs:
@@ -50,8 +48,8 @@ def solve(inputs: Inputs, options: Options) -> Outputs:
         n_iter, status = progress.n_iter.to(torch.int64), progress.status(tol)
         return outputs(tasks, divisor, progress.exact, at_dual, weights, scores, n_iter, status, tol, scale)
 
-    size = _task_bytes(features, options.n_classes, options.solver)
-    return Outputs(*apply_in_slices(run, inputs, size, _MEMORY))
+    size = memory.task_bytes(features.shape, options.n_classes, options.solver)
+    return Outputs(*apply_in_slices(run, inputs, size, memory.LARGEST))
 
 
 def refine(tasks: Tasks, progress: Progress, tol: float, max_iter: int) -> None:
@@ -79,21 +77,10 @@ def adjoint(inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor
         grad_features, *others = adjoint_of(tasks, L.contiguous(), grad_W.contiguous())
         return Differentials(grad_features, *(value / divisor for value in others))
 
-    size = _task_bytes(inputs.features, options.n_classes, "newton")
-    return Differentials(*apply_in_slices(run, (*inputs, saved.dual, grad_weights), size, _MEMORY))
+    size = memory.task_bytes(inputs.features.shape, options.n_classes, "newton")
+    return Differentials(*apply_in_slices(run, (*inputs, saved.dual, grad_weights), size, memory.LARGEST))
 
 
 def product_dtype(features: torch.dtype, tol: float) -> torch.dtype:
     """The dtype of products over the features."""
     return torch.float64 if features == torch.float64 or tol < SINGLE_TOLERANCE else torch.float32
-
-
-def _task_bytes(features: Tensor, n_classes: int, solver: str) -> int:
-    """Scratch memory that a task takes."""
-    _, n, d = features.shape
-    # The features in float64, for the finish and the adjoint.
-    size = 8 * (20 * n * n_classes + 3 * d * n_classes + n * d)
-    if solver == "newton":
-        # The matrix, its factor and its parts; V, u and, in the full form, some 15 more of their size.
-        size += 8 * (3 * (n * (n_classes - 1)) ** 2 + 17 * d * n_classes)
-    return size
