@@ -6,7 +6,6 @@ is computed as if there were no shared memory at all. The emulation ends where a
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 _ALIGN = 16
@@ -49,7 +48,6 @@ class _Arrays(list[tuple[int, int]]):
         return sum(size for size, most in self if size <= most)
 
 
-@cache
 def solve_scratch(shape: Shape, products: int, value: int) -> int:
     """Bytes of scratch memory of a block of solve_in_float or solve_in_double.
 
@@ -81,7 +79,6 @@ def solve_scratch(shape: Shape, products: int, value: int) -> int:
     )
 
 
-@cache
 def adjoint_scratch(shape: Shape, value: int) -> int:
     """Bytes of scratch memory of a block of the adjoint."""
     n, d, k = shape
@@ -94,7 +91,6 @@ def adjoint_scratch(shape: Shape, value: int) -> int:
     return arrays.bytes()
 
 
-@cache
 def shared_bytes(shape: Shape, products: int, limit: int) -> int:
     """Bytes of shared memory to launch a block with: for the small arrays, and the Newton matrix where it fits."""
     n, _, k = shape

@@ -41,8 +41,8 @@ def lower_row(entry):
 def load_gathered(X, stride_n, stride_d, samples, features, n, inside, REAL: tl.constexpr):
     """X at the given samples and features, as a tile of samples x features."""
     mask = (samples < n)[:, None] & inside[None, :]
-    at = samples[:, None].to(tl.int64) * stride_n + features[None, :].to(tl.int64) * stride_d
-    return tl.load(X + at, mask=mask, other=0.0).to(REAL)
+    rows = X + samples[:, None].to(tl.int64) * stride_n
+    return tl.load(rows + features[None, :].to(tl.int64) * stride_d, mask=mask, other=0.0).to(REAL)
 
 
 @triton.jit
@@ -174,8 +174,8 @@ def assemble_kernel(
 
 
 def _tile(n: int, dtype: torch.dtype) -> int:
-    """Rows and columns of a tile; by tf32x3 a larger one spills registers on sm_80."""
-    return 32 if n <= 32 or (dtype == torch.float32 and PRECISION == "tf32x3") else 64
+    """Rows and columns of a tile; larger ones of float32 spill registers on sm_80."""
+    return 32 if n <= 32 or (dtype == torch.float32 and not triton_device.AMD) else 64
 
 
 def _grams(
