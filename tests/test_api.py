@@ -114,6 +114,7 @@ def test_heads_treat_labels_alike(head):
     assert torch.equal(head(query, X, labels).logits, expected.logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_leave_out_padding(head):
     """A sample of weight 0 says nothing, whatever its label and its features are."""

@@ -226,6 +226,7 @@ def test_opcheck_adjoint(backend):
     torch.library.opcheck(svm.OPERATION.adjoint.custom, [X, y, *rest, *solved, *OPTIONS, backend])
 
 
+@pytest.mark.slow
 def test_opcheck_lambda1_max():
     X, y, *_, weight = operation_arguments(False)
     torch.library.opcheck(svm.lambda1_max.custom, [X, y, weight, 3])

@@ -57,6 +57,7 @@ def primal_objective(problem, weights):
     return (problem.weight[..., 0] * phi).sum(1) + penalty
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6), lambda1=st.floats(0, 20), lambda2=st.floats(1e-3, 1e3), reg=st.floats(0, 10))
 def test_the_gap_is_primal_minus_dual_and_never_negative(seed, lambda1, lambda2, reg):
     problem = make(seed, lambda1=lambda1, lambda2=lambda2, dual_reg=reg if reg > 0.01 else 0.0)

@@ -171,6 +171,7 @@ def test_zero_exactly_from_lambda1_max_on():
 
 
 # Not just below the maximum, where w = 0 is certified as well.
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 10**6),
     relative=st.floats(0.001, 0.99) | st.floats(1.001, 1.1),

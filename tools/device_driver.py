@@ -32,9 +32,9 @@ def main() -> None:
             solution = solve_svm(features, labels, lambda1=lambda1, lambda2=lambda2, backend="cuda")
             solution.weights.float().square().sum().backward()
             assert features.grad is not None
-            print(
-                way, shots, d, tasks, dtype, f"gap {solution.relative_gap.max():.1e}", solution.certified.all().item()
-            )
+            told = f"gap {solution.relative_gap.max().item():.1e}, {solution.n_iter.max().item()} iterations"
+            state = "certified" if solution.certified.all() else "not certified"
+            print(way, shots, d, tasks, dtype, told, state)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def test_every_image_by_itself_and_repeatable(kind: str, channels: int) -> None:
     assert not list(change.state_dict())
 
 
+@pytest.mark.slow
 def test_a_crop_moves_the_image_and_a_flip_turns_it() -> None:
     images = torch.arange(400.0).reshape(1, 1, 20, 20).expand(50, -1, -1, -1) / 400
     torch.manual_seed(0)

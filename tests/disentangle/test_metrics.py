@@ -149,6 +149,7 @@ def test_dci_tells_disentanglement_from_completeness() -> None:
     assert nothing.informativeness < 0.05
 
 
+@pytest.mark.slow
 def test_dci_does_not_depend_on_scales() -> None:
     z, f = factors(300), factors(300) @ rotation(4)
     plain, scaled = metrics.dci(z, f), metrics.dci(z * [1, 10, 1e3, 1e-3], f * [1e4, 1, 1e-4, 1])

@@ -86,6 +86,7 @@ def test_hues(rendered: shapes3d.Rendered) -> None:
         assert int(image[:, row, column].argmax()) == channel
 
 
+@pytest.mark.slow
 def test_an_image_is_the_scene_that_its_factors_name(rendered: shapes3d.Rendered) -> None:
     """Composed by hand from the traced scene of exactly the scale, shape and orientation, and the hues' colours."""
     for places in ([2, 5, 8, 0, 0, 14], [9, 0, 4, 7, 3, 0], [6, 1, 7, 3, 1, 8]):

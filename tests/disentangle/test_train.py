@@ -279,6 +279,7 @@ def test_damaged_runs(small: DisentangleConfig, whole: Path, tmp_path: Path) -> 
         load_run(out)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "outer_loss", lambda *_: Outcome(torch.tensor(float("nan")), 0.5, 1.0))
     with pytest.raises(ValueError, match="iteration 1: the loss is nan; try a lower learning_rate"):

@@ -197,6 +197,7 @@ def test_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_encoder_of_ones_own(quick: TrainConfig, tmp_path: Path) -> None:
     def made() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.BatchNorm1d(30), nn.ReLU())

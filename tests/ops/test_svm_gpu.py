@@ -1,5 +1,7 @@
 """The backends for GPUs on a device, at the sizes that they are for: pytest -m gpu."""
 
+import os
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ pytestmark = [
     pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this is for the compiled kernels"),
 ]
 GPU_BACKENDS = ["cuda", "triton"]
+KEPT = os.environ.get("SPARSEDIS_CACHE")
 GRID = [
     # way, shots, d, batch, lambda2, lambda1 relative
     (2, 1, 1, 3, 1.0, 0.1),
@@ -37,6 +40,15 @@ def gradients(X, y, backend, **options):
     return solution, grad
 
 
+@pytest.fixture(autouse=True)
+def kept_cache(own_cache, monkeypatch):
+    """Kernels are compiled once: these tests share the cache that they were started with."""
+    if KEPT is None:
+        monkeypatch.delenv("SPARSEDIS_CACHE")
+    else:
+        monkeypatch.setenv("SPARSEDIS_CACHE", KEPT)
+
+
 @pytest.fixture(params=GPU_BACKENDS)
 def backend(request):
     if reason := OPERATIONS["svm"].backend(request.param).available():
@@ -53,11 +65,11 @@ def test_newton_and_its_gradients(backend, way, shots, d, batch, lambda2, relati
     ours, our_grad = gradients(X, y, backend, **options)
     theirs, their_grad = gradients(X, y, "torch", **options)
     assert ours.certified.all()
-    if backend == "triton":  # whose loop is the torch backend's
-        assert (ours.n_iter - theirs.n_iter).abs().max() <= 3
+    # More would say that the first phase, with products in float32, has failed, and float64 taken over.
+    assert (ours.n_iter - theirs.n_iter).abs().max() <= 3
     torch.testing.assert_close(ours.objective, theirs.objective, rtol=2 * options["tol"], atol=0)
-    if dtype == torch.float64:
-        assert (our_grad - their_grad).norm() <= 1e-4 * their_grad.norm()
+    error = (our_grad - their_grad).flatten(1).norm(dim=1) / their_grad.flatten(1).norm(dim=1)
+    assert error.median() <= (1e-4 if dtype == torch.float64 else 1e-5), error  # rounding of float32 features at a kink
 
 
 def test_auto_takes_cuda_first(backend):

@@ -169,7 +169,10 @@ class Cholesky {
     if (team.warp() == 0) {
       T sum = 0;
       if (lane < own) {
-        for (int q = transposed ? lane : 0; q < (transposed ? own : lane + 1); ++q) {
+        // The inverse is 0 above its diagonal.
+#pragma unroll
+        for (int q = 0; q < kBlock; ++q) {
+          if (q >= own) continue;
           sum += (transposed ? inverse[q * kBlock + lane] : inverse[lane * kBlock + q]) * x[first + q];
         }
       }

@@ -20,7 +20,8 @@ enum class Precision { tf32, split };
 
 namespace tensor_cores {
 
-// x as TF32, in a float.
+// x as TF32, in a float; double is not for tensor cores.
+__device__ inline double rounded(double x) { return x; }
 __device__ inline float rounded(float x) {
 #if defined(SPARSEDIS_EMULATION)
   return emulation::tf32(x);
@@ -39,11 +40,30 @@ __device__ inline void multiply_add(float* sum, const float (&a)[4], const float
 #if defined(SPARSEDIS_EMULATION)
   emulation::multiply_add_tf32(sum, a, b);
 #elif __CUDA_ARCH__ >= 800
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
         "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
 #endif
+}
+
+// The same for numbers of float, each the sum of two of TF32; the product of the smaller parts is left out.
+__device__ inline void multiply_add_split(float* sum, const float (&a)[4], const float (&b)[2]) {
+  float high_a[4], low_a[4], high_b[2], low_b[2];
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    high_a[e] = rounded(a[e]);
+    low_a[e] = rounded(a[e] - high_a[e]);
+  }
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    high_b[e] = rounded(b[e]);
+    low_b[e] = rounded(b[e] - high_b[e]);
+  }
+  multiply_add(sum, low_a, high_b);
+  multiply_add(sum, high_a, low_b);
+  multiply_add(sum, high_a, high_b);
 }
 
 }  // namespace tensor_cores
@@ -54,36 +74,34 @@ constexpr bool kTensorCores = true;
 constexpr bool kTensorCores = false;
 #endif
 
-// sum += the products of 16 rows of `own` with 16 of `other`, both (16, ld), over `count` columns, a multiple of 8.
+// sum += the products of 16 rows of `own` with 16 of `other`, both (16, ld), over `count` columns, a multiple of 8. For
+// Precision::tf32 they are of TF32 already.
 template <class T>
 __device__ void multiply_tile(int lane, const T* own, const T* other, int ld, int count, Precision precision,
                               T (&sum)[kTileEntries]) {
   if constexpr (kTensorCores && sizeof(T) == sizeof(float)) {
     const int from = lane / 4 * ld + lane % 4;
+    // Tensor cores truncate where they add: over thousands of columns that is a bias. Their sums are short, and added
+    // up outside of them.
+    float part[kTileEntries] = {};
     for (int p = 0; p < count; p += 8) {
-      float a[4], rest_a[4];
+      float a[4];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float value = own[from + e % 2 * 8 * ld + p + e / 2 * 4];
-        a[e] = tensor_cores::rounded(value);
-        rest_a[e] = tensor_cores::rounded(value - a[e]);
-      }
+      for (int e = 0; e < 4; ++e) a[e] = own[from + e % 2 * 8 * ld + p + e / 2 * 4];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float b[2], rest_b[2];
+        float b[2];
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const float value = other[from + half * 8 * ld + p + e * 4];
-          b[e] = tensor_cores::rounded(value);
-          rest_b[e] = tensor_cores::rounded(value - b[e]);
-        }
+        for (int e = 0; e < 2; ++e) b[e] = other[from + half * 8 * ld + p + e * 4];
         if (precision == Precision::split) {
-          tensor_cores::multiply_add(sum + half * 4, rest_a, b);
-          tensor_cores::multiply_add(sum + half * 4, a, rest_b);
+          tensor_cores::multiply_add_split(part + half * 4, a, b);
+        } else {
+          tensor_cores::multiply_add(part + half * 4, a, b);
         }
-        tensor_cores::multiply_add(sum + half * 4, a, b);
       }
     }
+#pragma unroll
+    for (int e = 0; e < kTileEntries; ++e) sum[e] += part[e];
   } else {
     for (int p = 0; p < count; ++p) {
 #pragma unroll
@@ -101,17 +119,30 @@ class SymmetricProduct {
  public:
   // For Z of up to that many rows.
   __device__ SymmetricProduct(Memory& memory, int largest)
-      : slice_(memory.take<T>(std::size_t(largest + kTile - 1) / kTile * kTile * kStride, std::size_t(32) << 10)) {}
+      : slice_(memory.take<T>(std::size_t(largest + kTile - 1) / kTile * kTile * kStride, std::size_t(48) << 10)) {}
 
   template <class Make, class Store>
   __device__ void compute(const Team& team, int rows, int count, Precision precision, Make make, Store store) const {
     const int strips = (rows + kTile - 1) / kTile, tiles = strips * (strips + 1) / 2;
-    for (int first = 0; first < tiles; first += team.warps() * kHeld) {
+    const int together = team.warps() * kHeld;
+    for (int first = 0; first < tiles; first += together) {
+      const int last = (first + together < tiles ? first + together : tiles) - 1;
+      int first_down, first_across, last_down, last_across;
+      lower_entry(first, first_down, first_across);
+      lower_entry(last, last_down, last_across);
+      // Whether one of the tiles first to last has the strip's rows, as its rows or as its columns.
+      auto needed = [&](int strip) {
+        if (strip >= first_down && strip <= last_down) return true;
+        if (first_down == last_down) return strip >= first_across && strip <= last_across;
+        return last_down - first_down > 1 || strip >= first_across || strip <= last_across;
+      };
       T sum[kHeld][kTileEntries] = {};
       for (int from = 0; from < count; from += kSlice) {
         team.each(strips * kTile * kSlice, [&](int e) {
           const int i = e / kSlice, p = e % kSlice;
-          slice_[i * kStride + p] = i < rows && from + p < count ? make(i, from + p) : T(0);
+          if (!needed(i / kTile)) return;
+          const T value = i < rows && from + p < count ? make(i, from + p) : T(0);
+          slice_[i * kStride + p] = precision == Precision::tf32 ? T(tensor_cores::rounded(value)) : value;
         });
 #pragma unroll
         for (int t = 0; t < kHeld; ++t) {
@@ -142,9 +173,9 @@ class SymmetricProduct {
 
  private:
   // Columns of Z at once. The stride keeps the lanes of a warp, four columns of eight rows, in different banks.
-  static constexpr int kSlice = 32, kStride = kSlice + 4;
+  static constexpr int kSlice = 16, kStride = kSlice + 4;
   // Tiles that a warp holds at once.
-  static constexpr int kHeld = 4;
+  static constexpr int kHeld = 8;
 
   T* slice_;
 };

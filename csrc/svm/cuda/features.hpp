@@ -47,24 +47,35 @@ __device__ void multiply_column(int n, int m, const V* rows, X x, To to) {
   });
 }
 
-// scores (n, m): of sample i and class c, the sum over a < count of x(i, a) w(c, a), in double; a warp for a sample.
+// scores (n, m): of sample i and class c, the sum over a < count of x(i, a) w(c, a), in double; a warp for kRows
+// samples, so that w is read once for all of them.
 template <class X, class W>
 __device__ void multiply_rows(const Team& team, int n, int m, int count, X x, W w, double* scores) {
-  team.each_by_warp(n, [&](int i, int lane) {
+  constexpr int kRows = 2;
+  team.each_by_warp((n + kRows - 1) / kRows, [&](int group, int lane) {
+    const int i = group * kRows, rows = n - i < kRows ? n - i : kRows;
     each_group_of_classes(m, [&](int first, int classes) {
-      double sum[kClasses] = {};
+      double sum[kRows][kClasses] = {};
       for (int a = lane; a < count; a += kWarp) {
-        const double value = double(x(i, a));
+        double value[kRows];
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) value[r] = r < rows ? double(x(i + r, a)) : 0;
 #pragma unroll
         for (int c = 0; c < kClasses; ++c) {
-          if (c < classes) sum[c] += value * w(first + c, a);
+          if (c >= classes) continue;
+          const double weight = w(first + c, a);
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) sum[r][c] += value[r] * weight;
         }
       }
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        if (c >= classes) continue;
-        const double total = sum_of_lanes(sum[c]);
-        if (lane == 0) scores[i * m + first + c] = total;
+      for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+        for (int c = 0; c < kClasses; ++c) {
+          if (r >= rows || c >= classes) continue;
+          const double total = sum_of_lanes(sum[r][c]);
+          if (lane == 0) scores[(i + r) * m + first + c] = total;
+        }
       }
     });
   });

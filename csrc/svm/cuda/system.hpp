@@ -35,8 +35,8 @@ class NewtonSystem {
   __device__ NewtonSystem(Memory& memory, const Samples& samples, int features)
       : samples_(samples),
         n_(samples.n),
-        matrix_(memory, samples.n * samples.m),
         product_(memory, samples.n * samples.m),
+        matrix_(memory, samples.n * samples.m),
         ld_(features) {
     const int order = n_ * samples.m;
     reduced_ = memory.take<T>(order);
@@ -175,8 +175,8 @@ class NewtonSystem {
 
   const Samples& samples_;
   int n_;
+  SymmetricProduct<T> product_;  // whose memory is used more than the factor's inverse corners, which come last
   Cholesky<T> matrix_;
-  SymmetricProduct<T> product_;
   std::ptrdiff_t ld_;
   Precision precision_ = Precision::tf32;
   T *reduced_, *gram_, *root_alpha_, *planes_;

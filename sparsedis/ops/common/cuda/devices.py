@@ -18,6 +18,9 @@ from sparsedis.ops.common.cuda.nvrtc import checked
 from sparsedis.ops.common.cuda.programs import Program, cached
 from sparsedis.ops.common.cuda.protocol import Kernel, Limits
 
+# Programs by device that a launch needs not compile or load.
+_LOADED: set[tuple[Program, int]] = set()
+
 _LOGGER = logging.getLogger("sparsedis")
 
 
@@ -31,7 +34,10 @@ class Devices:
             return "this PyTorch is built without CUDA"
         if not torch.cuda.is_available():
             return "there is no CUDA device"
-        return nvrtc.available()
+        reason = nvrtc.available()
+        if reason is None and not torch.compiler.is_compiling():
+            return _driver_too_old()
+        return reason
 
     def devices(self) -> list[torch.device]:
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
@@ -41,6 +47,9 @@ class Devices:
 
     def kernel(self, program: Program, device: torch.device) -> Kernel:
         return _kernel(program, _index(device))
+
+    def loaded(self, program: Program, device: torch.device) -> bool:
+        return (program, _index(device)) in _LOADED
 
     def capturing(self, device: torch.device) -> bool:
         with torch.cuda.device(device):
@@ -105,7 +114,19 @@ def _kernel(program: Program, index: int) -> _DeviceKernel:
         _LOGGER.info("compiled %s in %.1f s", program.kernel, perf_counter() - start)
 
     code = cached(program, nvrtc.description(architecture), ".cubin", compile_to)
-    return _DeviceKernel(code, program.kernel, index)
+    kernel = _DeviceKernel(code, program.kernel, index)
+    _LOADED.add((program, index))
+    return kernel
+
+
+@cache
+def _driver_too_old() -> str | None:
+    from cuda.bindings import driver
+
+    most, version = checked(driver.cuDriverGetVersion()) // 1000, nvrtc.version()
+    if version[0] <= most:
+        return None
+    return f"NVRTC {version[0]}.{version[1]} is installed, and the driver is for CUDA {most}: install NVRTC {most}"
 
 
 @cache

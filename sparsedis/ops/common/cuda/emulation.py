@@ -36,6 +36,9 @@ class Emulation:
     def kernel(self, program: Program, device: torch.device) -> Kernel:
         return _EmulatedKernel(_library(program), program.kernel)
 
+    def loaded(self, program: Program, device: torch.device) -> bool:
+        return True
+
     def capturing(self, device: torch.device) -> bool:
         return False
 

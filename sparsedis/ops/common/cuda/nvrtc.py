@@ -25,14 +25,14 @@ def available() -> str | None:
         import cuda.bindings.nvrtc  # noqa: F401
 
         if not torch.compiler.is_compiling():
-            _version()
+            version()
     except (ImportError, RuntimeError, OSError) as error:
         return f"NVRTC, which compiles its kernels, cannot be loaded ({error}); {extras.command('cuda')}"
     return None
 
 
 @cache
-def _version() -> tuple[int, int]:
+def version() -> tuple[int, int]:
     from cuda.bindings import nvrtc
 
     major, minor = checked(nvrtc.nvrtcVersion())
@@ -41,7 +41,7 @@ def _version() -> tuple[int, int]:
 
 def description(architecture: str) -> str:
     """Everything beside the program that its code depends on."""
-    return f"NVRTC {_version()} {_OPTIONS} {architecture}"
+    return f"NVRTC {version()} {_OPTIONS} {architecture}"
 
 
 def compile_program(program: Program, architecture: str, *extra: str) -> Compiled:

@@ -48,6 +48,10 @@ class Machine(Protocol):
         """
         ...
 
+    def loaded(self, program: Program, device: torch.device) -> bool:
+        """Whether :meth:`kernel` neither compiles nor loads anything."""
+        ...
+
     def capturing(self, device: torch.device) -> bool:
         """Whether launches are recorded in a CUDA graph, which must not be waited for."""
         ...

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -21,8 +22,9 @@ from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved, c
 # Largest order n (k-1) of the Newton matrix, and number of classes.
 LARGEST_ORDER = 2048
 MOST_CLASSES = 64
-# Scratch memory of a launch: fewer blocks run at once where more would take more than this.
-LARGEST_SCRATCH = 1 << 30
+# Scratch memory of a launch, in bytes: fewer blocks run at once where more would take more than this. And of a block.
+LARGEST_SCRATCH = 2 << 30
+LARGEST_BLOCK = 1 << 30
 # For which the kernels are compiled.
 MOST_THREADS = 256
 
@@ -74,8 +76,8 @@ class CudaBackend:
         if shape.order > LARGEST_ORDER:
             return f"it factors matrices of order n (k - 1) up to {LARGEST_ORDER}, got {shape.order}"
         scratch = memory.solve_scratch(shape, 8, request.dtype.itemsize)
-        if scratch > LARGEST_SCRATCH:
-            return f"a task takes {scratch} bytes of scratch memory, of which it has up to {LARGEST_SCRATCH}"
+        if scratch > LARGEST_BLOCK:
+            return f"a task takes {scratch} bytes of scratch memory, of which it has up to {LARGEST_BLOCK}"
         return None
 
     def warm(self, dtype: torch.dtype, n_classes: int) -> None:
@@ -86,9 +88,10 @@ class CudaBackend:
         """
         if not 2 <= n_classes <= MOST_CLASSES:
             raise ValueError(f"classes: expected a number from 2 to {MOST_CLASSES}, got {n_classes}")
+        classes = None if emulated() else n_classes
+        programs = [program(kernel, _FEATURES[dtype], classes) for kernel in _kernels(dtype)]
         for device in machine().devices():
-            for kernel in _kernels(dtype):
-                machine().kernel(program(kernel, _FEATURES[dtype], None if emulated() else n_classes), device)
+            _load(programs, device)
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         X = inputs.features
@@ -101,6 +104,7 @@ class CudaBackend:
         def given(workspace: arguments.Workspace) -> ctypes.Structure:
             return arguments.Solve(call.problems, arguments.options(options), arguments.solutions(out), workspace)
 
+        call.load(_kernels(X.dtype)[:-1])
         # What the first leaves, if anything, the second solves.
         for kernel, products, counter in (("solve_in_float", 4, counters[0]), ("solve_in_double", 8, counters[1])):
             if products >= value:
@@ -124,6 +128,7 @@ class CudaBackend:
         def given(workspace: arguments.Workspace) -> ctypes.Structure:
             return arguments.Adjoint(call.problems, *addresses, workspace)
 
+        call.load(KERNELS[-1:])
         call.launch(_Launch("adjoint", given, dtype.itemsize, scratch, counter, inputs.lambda1))
         return out._replace(features=out.features.to(X.dtype))
 
@@ -134,6 +139,24 @@ class CudaBackend:
 def _kernels(dtype: torch.dtype) -> tuple[str, ...]:
     """Those that features of that type need."""
     return KERNELS[1:] if dtype == torch.float64 else KERNELS
+
+
+def _load(programs: Sequence[Program], device: torch.device) -> None:
+    """Compile or load what is not there yet, all at once.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured.
+    """
+    missing = [one for one in programs if not machine().loaded(one, device)]
+    if not missing:
+        return
+    if machine().capturing(device):
+        raise RuntimeError(
+            "the CUDA kernels for this type of features and number of classes are not loaded yet, and cannot be while "
+            "a CUDA graph is captured: solve once, with its gradient, before the capture"
+        )
+    with ThreadPoolExecutor(len(missing)) as pool:
+        list(pool.map(lambda one: machine().kernel(one, device), missing))
 
 
 class _Launch(NamedTuple):
@@ -156,12 +179,14 @@ class _Call:
         self.shape = Shape(n, d, n_classes)
         self.problems = arguments.problems(self._features, n_classes, *others)
 
+    def load(self, kernels: Sequence[str]) -> None:
+        """Make kernels ready to be launched."""
+        _load([self._program(kernel) for kernel in kernels], self._features.device)
+
     def launch(self, given: _Launch) -> None:
         """Launch a kernel for all tasks on the current stream of the features' device."""
         device = self._features.device
-        # The emulation's compiler need not be asked for every number of classes.
-        classes = None if emulated() else self.shape.k
-        kernel = machine().kernel(program(given.kernel, _FEATURES[self._features.dtype], classes), device)
+        kernel = machine().kernel(self._program(given.kernel), device)
         limits = machine().limits(device)
         threads = threads_for(self.shape)
         shared = memory.shared_bytes(self.shape, given.products, limits.shared_bytes)
@@ -172,3 +197,7 @@ class _Call:
             shared, scratch.data_ptr(), given.scratch_bytes, given.counters.data_ptr(), given.waiting.data_ptr()
         )
         kernel.launch(given.arguments(workspace), blocks, threads, shared)
+
+    def _program(self, kernel: str) -> Program:
+        # The emulation's compiler need not be asked for every number of classes.
+        return program(kernel, _FEATURES[self._features.dtype], None if emulated() else self.shape.k)

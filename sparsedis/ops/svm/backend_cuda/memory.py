@@ -13,9 +13,9 @@ _DOUBLE, _INT, _FLAG = 8, 4, 1
 # What launch.hpp keeps at the start of the shared memory: the team's pads and the next task.
 FIXED = 2 * 16 * _DOUBLE + _ALIGN
 # Arrays above this size are taken from scratch memory (csrc/common/cuda/memory.hpp), but for the Newton matrix with its
-# inverse corners, and a slice of a symmetric product of up to twice as much.
+# inverse corners, and a slice of a symmetric product of up to three times as much.
 _SMALL = 16 << 10
-_SLICE = 32 << 10
+_SLICE = 48 << 10
 
 
 class Shape(NamedTuple):
@@ -142,7 +142,7 @@ def _add_system(arrays: _Arrays, shape: Shape, products: int) -> None:
     order = shape.order
     _add_matrix(arrays, shape, products)
     arrays.add(1, _INT)
-    arrays.add((order + 15) // 16 * 16 * 36, products, _SLICE)
+    arrays.add((order + 15) // 16 * 16 * 20, products, _SLICE)
     arrays.add(order, products)
     for count in (n, n + 1, order, order):
         arrays.add(count, _INT)
