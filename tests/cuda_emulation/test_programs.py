@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsedis import info
-from sparsedis.ops.common.cuda import nvrtc, programs
+from sparsedis import info, solve_svm
+from sparsedis.ops.common.cuda import devices, nvrtc, programs
+from sparsedis.ops.common.cuda.emulation import Emulation
 from sparsedis.ops.common.cuda.programs import Program, cached, sources
 from sparsedis.ops.svm.backend_cuda import KERNELS, program
+from tests.tasks import random_task
 from tools.cuda_report import ARCHITECTURES, resources
 
 VERBOSE = "--ptxas-options=-v"
@@ -82,6 +84,14 @@ def test_warming_without_a_device(monkeypatch):
         info.warm([5])
 
 
+def test_nothing_is_compiled_while_a_graph_is_captured(monkeypatch):
+    X, y = random_task(0, dtype=torch.float32)
+    monkeypatch.setattr(Emulation, "loaded", lambda self, program, device: False)
+    monkeypatch.setattr(Emulation, "capturing", lambda self, device: True)
+    with pytest.raises(RuntimeError, match="solve once, with its gradient, before the capture"):
+        solve_svm(X, y, lambda1=1.0, backend="cuda")
+
+
 @pytest.fixture
 def needs_nvrtc() -> None:
     if reason := nvrtc.available():
@@ -117,6 +127,17 @@ class TestNvrtc:
         monkeypatch.setattr(nvrtc, "sources", lambda: tmp_path / "csrc")
         log = nvrtc.compile_program(program("adjoint", "float", 5), "sm_90", VERBOSE).log
         assert resources(log)["spill"] > 0
+
+    @pytest.mark.parametrize(("of_driver", "reason"), [(12080, "the driver is for CUDA 12"), (99000, None)])
+    def test_a_driver_older_than_nvrtc_is_named(self, of_driver, reason, monkeypatch):
+        from cuda.bindings import driver
+
+        monkeypatch.setattr(driver, "cuDriverGetVersion", lambda: (driver.CUresult.CUDA_SUCCESS, of_driver))
+        monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
+        devices._driver_too_old.cache_clear()
+        told = devices._driver_too_old()
+        devices._driver_too_old.cache_clear()
+        assert told is None if reason is None else reason in told
 
     def test_a_newer_device_gets_ptx(self):
         assert nvrtc.architecture((9, 0)) == "sm_90"

@@ -174,8 +174,8 @@ class SymmetricProduct {
  private:
   // Columns of Z at once. The stride keeps the lanes of a warp, four columns of eight rows, in different banks.
   static constexpr int kSlice = 16, kStride = kSlice + 4;
-  // Tiles that a warp holds at once.
-  static constexpr int kHeld = 8;
+  // Tiles that a warp holds at once: 64 registers of a thread.
+  static constexpr int kHeld = 32 / int(sizeof(T));
 
   T* slice_;
 };
