@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import gates, tasks
-from benchmarks.measure import environment
+from benchmarks.measure import DIRECTIONS, Effort, environment, interleaved
 from benchmarks.peers import Peer, Prepared
 from benchmarks.peers.moreau import Moreau
 from benchmarks.peers.ours import Ours
@@ -95,9 +95,7 @@ def exact_gradient(batch: Tasks) -> Tensor:
     return torch.autograd.grad((solution.weights * one.cotangent.double()).sum(), features)[0][0]
 
 
-def measure(
-    case: Case, batch: Tasks, device: torch.device, turns: int, waited: Callable[[], float]
-) -> list[dict[str, Any]]:
+def measure(case: Case, batch: Tasks, device: torch.device, turns: int) -> list[dict[str, Any]]:
     exact = exact_gradient(batch)
     rows, calls = [], {}
     for contender in contenders(batch, device):
@@ -107,18 +105,10 @@ def measure(
         rows.append({"contender": contender.name, **told})
         if prepared is not None:
             calls[contender.name] = prepared
-    times: dict[tuple[str, str], list[float]] = {}
-    for _ in range(turns):
-        for name, prepared in calls.items():
-            for direction in ("forward", "forward_backward"):
-                taken = times.setdefault((name, direction), [])
-                if sum(taken) > 4:  # seconds: slow ones have fewer turns
-                    continue
-                begin = waited()
-                getattr(prepared, direction)()
-                taken.append(waited() - begin)
+    timed = {(name, way): getattr(calls[name], way) for name in calls for way in DIRECTIONS}
+    times = interleaved(timed, Effort(rounds=turns, seconds=4, patience=4), device)
     for row in rows:
-        for direction in ("forward", "forward_backward"):
+        for direction in DIRECTIONS:
             if (row["contender"], direction) in times:
                 row[f"{direction}_ms"] = 1e3 * statistics.median(times[row["contender"], direction])
     return rows
@@ -180,7 +170,7 @@ def main() -> None:
                 continue
             case = Case((), shots, d, way, batch)
             made = tasks.make(case, tasks.Encoder(None, 0))
-            for row in measure(case, made, given.device, given.turns, waited):
+            for row in measure(case, made, given.device, given.turns):
                 keep("solves", {"way": way, "shots": shots, "d": d, "batch": batch, **row})
     for batch in given.steps:
         for encoder in ("conv4", "resnet12"):

@@ -5,16 +5,9 @@
 #pragma once
 
 #include "memory.hpp"
+#include "triangle.hpp"
 
 namespace sparsedis::cuda {
-
-// Row i and column j <= i of entry e of a lower triangle, row by row.
-__device__ inline void lower_entry(int e, int& i, int& j) {
-  i = int((std::sqrt(8.0f * float(e) + 1) - 1) / 2);
-  while (i * (i + 1) / 2 > e) --i;
-  while ((i + 1) * (i + 2) / 2 <= e) ++i;
-  j = e - i * (i + 1) / 2;
-}
 
 template <class T>
 class Cholesky {

@@ -2,8 +2,8 @@
 // registers: on tensor cores in float, where there are any.
 #pragma once
 
-#include "cholesky.hpp"
 #include "memory.hpp"
+#include "triangle.hpp"
 
 namespace sparsedis::cuda {
 
@@ -144,29 +144,19 @@ class SymmetricProduct {
           const T value = i < rows && from + p < count ? make(i, from + p) : T(0);
           slice_[i * kStride + p] = precision == Precision::tf32 ? T(tensor_cores::rounded(value)) : value;
         });
-#pragma unroll
-        for (int t = 0; t < kHeld; ++t) {
-          const int tile = first + team.warp() + t * team.warps();
-          if (tile >= tiles) continue;
-          int down, across;
-          lower_entry(tile, down, across);
+        each_held(team, first, tiles, [&](int t, int down, int across) {
           multiply_tile(team.lane(), slice_ + down * kTile * kStride, slice_ + across * kTile * kStride, kStride,
                         kSlice, precision, sum[t]);
-        }
+        });
         team.wait();
       }
-#pragma unroll
-      for (int t = 0; t < kHeld; ++t) {
-        const int tile = first + team.warp() + t * team.warps();
-        if (tile >= tiles) continue;
-        int down, across;
-        lower_entry(tile, down, across);
+      each_held(team, first, tiles, [&](int t, int down, int across) {
 #pragma unroll
         for (int e = 0; e < kTileEntries; ++e) {
           const int i = down * kTile + tile_row(team.lane(), e), j = across * kTile + tile_column(team.lane(), e);
           if (i < rows && j <= i) store(i, j, sum[t][e]);
         }
-      }
+      });
     }
     team.wait();
   }
@@ -176,6 +166,19 @@ class SymmetricProduct {
   static constexpr int kSlice = 16, kStride = kSlice + 4;
   // Tiles that a warp holds at once: 64 registers of a thread.
   static constexpr int kHeld = 32 / int(sizeof(T));
+
+  // f(t, down, across) for the tiles of this warp, of those from `first` on; t < kHeld.
+  template <class F>
+  __device__ static void each_held(const Team& team, int first, int tiles, F f) {
+#pragma unroll
+    for (int t = 0; t < kHeld; ++t) {
+      const int tile = first + team.warp() + t * team.warps();
+      if (tile >= tiles) continue;
+      int down, across;
+      lower_entry(tile, down, across);
+      f(t, down, across);
+    }
+  }
 
   T* slice_;
 };

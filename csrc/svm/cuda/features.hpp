@@ -1,9 +1,9 @@
 // One task's features, of any strides and type, and products with all of them.
 #pragma once
 
-#include "../../common/cuda/cholesky.hpp"
 #include "../../common/cuda/half.hpp"
 #include "../../common/cuda/memory.hpp"
+#include "../../common/cuda/triangle.hpp"
 
 namespace sparsedis::cuda {
 

@@ -1,7 +1,6 @@
 // The primal map over the features of one task (PrimalMap in ../algorithm/requirements.hpp), by the threads of a block.
 #pragma once
 
-#include "../../common/cuda/cholesky.hpp"
 #include "../algorithm/newton.hpp"
 #include "features.hpp"
 
@@ -125,11 +124,7 @@ class SparsePrimalMap : public NoVariables {
 
   // X^T R for rows (n, m), over all features: planes (m, d).
   SPARSEDIS_ONCE __device__ void correlate(const Team& team, const double* rows, double* planes) {
-    team.each(d_, [&](int j) {
-      multiply_column(
-          n_, samples_.m, rows, [&](int i) { return features_(i, j); },
-          [&](int c, double value) { planes[c * ld() + j] = value; });
-    });
+    correlate_columns(team, d_, [&](int i, int j) { return features_(i, j); }, rows, planes);
   }
 
   // X W for planes W (m, d): scores (n, m).
@@ -140,11 +135,7 @@ class SparsePrimalMap : public NoVariables {
   }
 
   SPARSEDIS_ONCE __device__ void correlate_candidates(const Team& team, const double* rows, double* planes) {
-    team.each(count_, [&](int a) {
-      multiply_column(
-          n_, samples_.m, rows, [&](int i) { return gathered(i, a); },
-          [&](int c, double value) { planes[c * ld() + a] = value; });
-    });
+    correlate_columns(team, count_, [&](int i, int a) { return gathered(i, a); }, rows, planes);
   }
 
   SPARSEDIS_ONCE __device__ void apply_candidates(const Team& team, const double* planes, double* scores) {
@@ -183,6 +174,16 @@ class SparsePrimalMap : public NoVariables {
 
   __device__ int words() const { return (d_ + kWarp - 1) / kWarp; }
   __device__ Value gathered(int i, int a) const { return gathered_[i * ld() + a]; }
+
+  // X^T R for the columns x(i, a), a < count.
+  template <class X>
+  __device__ void correlate_columns(const Team& team, int count, X x, const double* rows, double* planes) const {
+    team.each(count, [&](int a) {
+      multiply_column(
+          n_, samples_.m, rows, [&](int i) { return x(i, a); },
+          [&](int c, double value) { planes[c * ld() + a] = value; });
+    });
+  }
 
   // Makes the candidates those whose squared norm is above `least`, and keeps the largest of the others.
   __device__ void screen(const Team& team, T least) {

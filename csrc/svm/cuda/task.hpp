@@ -62,12 +62,10 @@ class Task {
   int* present_;
 };
 
-__device__ inline bool finite(double value) { return value - value == 0; }
-
 // Whether all values are what the problem allows; the features of samples without weight too.
 template <class F>
 __device__ bool valid(const Team& team, const Problems<F>& problems, std::int64_t index) {
-  auto fine = [](double value) { return finite(value) && value >= 0; };
+  auto fine = [](double value) { return std::isfinite(value) && value >= 0; };
   const double lambda2 = problems.lambda2[index];
   if (!fine(problems.lambda1[index]) || !fine(problems.dual_reg[index]) || !fine(lambda2) || lambda2 == 0) return false;
   const int all = int(problems.samples), d = int(problems.features);
@@ -80,7 +78,7 @@ __device__ bool valid(const Team& team, const Problems<F>& problems, std::int64_
   const F* X = problems.X + index * problems.stride[0];
   const double infinite = team.sum(d, [&](int j) {
     double count = 0;
-    for (int i = 0; i < all; ++i) count += !finite(double(X[i * problems.stride[1] + j * problems.stride[2]]));
+    for (int i = 0; i < all; ++i) count += !std::isfinite(double(X[i * problems.stride[1] + j * problems.stride[2]]));
     return count;
   });
   return infinite == 0;

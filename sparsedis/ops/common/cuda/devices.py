@@ -18,9 +18,6 @@ from sparsedis.ops.common.cuda.nvrtc import checked
 from sparsedis.ops.common.cuda.programs import Program, cached
 from sparsedis.ops.common.cuda.protocol import Kernel, Limits
 
-# Programs by device that a launch needs not compile or load.
-_LOADED: set[tuple[Program, int]] = set()
-
 _LOGGER = logging.getLogger("sparsedis")
 
 
@@ -46,10 +43,13 @@ class Devices:
         return _limits(_index(device))
 
     def kernel(self, program: Program, device: torch.device) -> Kernel:
-        return _kernel(program, _index(device))
+        key = (program, _index(device))
+        if key not in _KERNELS:
+            _KERNELS[key] = _loaded(*key)
+        return _KERNELS[key]
 
     def loaded(self, program: Program, device: torch.device) -> bool:
-        return (program, _index(device)) in _LOADED
+        return (program, _index(device)) in _KERNELS
 
     def capturing(self, device: torch.device) -> bool:
         with torch.cuda.device(device):
@@ -87,6 +87,10 @@ class _DeviceKernel:
             checked(self._driver.cuLaunchKernel(function, *grid, shared_bytes, stream, ctypes.addressof(addresses), 0))
 
 
+# By program and device.
+_KERNELS: dict[tuple[Program, int], _DeviceKernel] = {}
+
+
 @contextmanager
 def _current(index: int) -> Iterator[None]:
     """The device made current, with a context also in a thread that has not used it yet."""
@@ -102,8 +106,8 @@ def _index(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-@cache
-def _kernel(program: Program, index: int) -> _DeviceKernel:
+def _loaded(program: Program, index: int) -> _DeviceKernel:
+    """Compiled, or from the cache on disk."""
     torch.cuda.init()
     architecture = nvrtc.architecture(torch.cuda.get_device_capability(index))
 
@@ -114,9 +118,7 @@ def _kernel(program: Program, index: int) -> _DeviceKernel:
         _LOGGER.info("compiled %s in %.1f s", program.kernel, perf_counter() - start)
 
     code = cached(program, nvrtc.description(architecture), ".cubin", compile_to)
-    kernel = _DeviceKernel(code, program.kernel, index)
-    _LOADED.add((program, index))
-    return kernel
+    return _DeviceKernel(code, program.kernel, index)
 
 
 @cache

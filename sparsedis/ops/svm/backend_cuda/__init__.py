@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -33,6 +34,7 @@ KERNELS = ("solve_in_float", "solve_in_double", "adjoint")
 _FEATURES = {torch.float32: "float", torch.float64: "double", torch.float16: "Half", torch.bfloat16: "BFloat16"}
 
 
+@cache
 def program(kernel: str, feature: str, classes: int | None) -> Program:
     """One of KERNELS for a type of features, as the kernels call it; classes: None for any number."""
     macros: dict[str, object] = {"SPARSEDIS_FEATURE": feature, "SPARSEDIS_THREADS": MOST_THREADS}

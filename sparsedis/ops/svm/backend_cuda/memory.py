@@ -56,12 +56,9 @@ def solve_scratch(shape: Shape, products: int, value: int) -> int:
         products: bytes of a product in the Newton system, 4 or 8.
         value: bytes of a feature as it is computed with, 4 or 8.
     """
-    n, d, k = shape
+    n, d, _ = shape
     m = shape.m
-    kept = _task(shape)
-    kept.add(9 * n * k, _DOUBLE)  # Point
-    kept.add(n * k, _DOUBLE)  # the best dual point
-    _add_primal_map(kept, shape, products, value)
+    kept = _kept(shape, products, value)
     system = _Arrays()
     _add_system(system, shape, products)
     _add_finish(system, shape)
@@ -93,14 +90,11 @@ def adjoint_scratch(shape: Shape, value: int) -> int:
 
 def shared_bytes(shape: Shape, products: int, limit: int) -> int:
     """Bytes of shared memory to launch a block with: for the small arrays, and the Newton matrix where it fits."""
-    n, _, k = shape
-    small = _task(shape)
-    small.add(9 * n * k, _DOUBLE)
-    small.add(n * k, _DOUBLE)
-    _add_primal_map(small, Shape(n, 0, k), products, products)
+    without_features = shape._replace(d=0)
+    small = _kept(without_features, products, products)
     _add_finish(small, shape)
     system = _Arrays()
-    _add_system(system, Shape(n, 0, k), products)
+    _add_system(system, without_features, products)
     everything = FIXED + small.shared_bytes() + system.shared_bytes()
     if everything <= limit:
         return everything
@@ -116,6 +110,15 @@ def _task(shape: Shape) -> _Arrays:
     arrays.add(shape.n, _INT)  # present
     arrays.add(shape.n, _INT)  # label
     arrays.add(shape.n, _DOUBLE)  # s
+    return arrays
+
+
+def _kept(shape: Shape, products: int, value: int) -> _Arrays:
+    """What a solve takes for all of its time."""
+    arrays = _task(shape)
+    arrays.add(9 * shape.n * shape.k, _DOUBLE)  # Point
+    arrays.add(shape.n * shape.k, _DOUBLE)  # the best dual point
+    _add_primal_map(arrays, shape, products, value)
     return arrays
 
 
