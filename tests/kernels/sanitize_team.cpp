@@ -289,7 +289,7 @@ struct Task {
   explicit Task(const Problem& problem)
       : samples(problem.samples),
         features(problem.row.data(), kSamples, kFeatures, 1),
-        primal(memory, samples, features, nullptr, problem.longest * cpu::screening_unit(samples)),
+        primal(memory, samples, features, nullptr, problem.longest * screening_unit(samples)),
         system(memory, samples),
         sweep(memory, samples, features, primal),
         norms(problem.norms) {

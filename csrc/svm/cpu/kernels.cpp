@@ -57,11 +57,7 @@ Scan<F> scan(Memory& memory, const Team& team, const Samples& samples, const Fea
     square_norms(planes, kBlock, m, length, norm + from);
     for (int j = 0; j < length; ++j) norm[from + j] = std::sqrt(norm[from + j]);
   }
-  // In units of lambda1: lambda1 is 1 (or 0), lambda2 that of features divided by lambda1.
-  Samples scaled = samples;
-  scaled.lambda1 *= unit;
-  scaled.lambda2 *= unit * unit;
-  return {minimise_on_segment(team, scaled, d, norm), lengths, std::sqrt(double(longest)), true};
+  return {minimise_on_screened_segment(team, samples, d, norm), lengths, std::sqrt(double(longest)), true};
 }
 
 // lambda_max(D X X^T D)/lambda2 + rho.

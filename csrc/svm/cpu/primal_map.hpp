@@ -6,7 +6,7 @@
 
 #include "../../common/cpu/memory.hpp"
 #include "../../common/cpu/products.hpp"
-#include "../algorithm/newton.hpp"
+#include "../algorithm/screening.hpp"
 #include "features.hpp"
 #include "team.hpp"
 #include "working_set.hpp"
@@ -15,8 +15,6 @@ namespace sparsedis::cpu {
 
 // Gathered features are kept up to this many bytes; beyond it they are gathered again for every pass.
 constexpr std::size_t kGathered = std::size_t(1) << 20;
-
-inline double screening_unit(const Samples& samples) { return samples.lambda1 > 0 ? 1 / samples.lambda1 : 1; }
 
 // F is the features' type, T that of the screening and of the Hessian's products. Screening computes V in T
 // for all features and gathers those that can be active within T's rounding error; their V, W and scores are computed
@@ -78,22 +76,19 @@ class SparsePrimalMap : public NoVariables {
     if (evaluated_ && std::equal(next_, next_ + n_ * m_, A_)) return penalty_;
     std::swap(A_, next_);
     evaluated_ = true;
-    // Screened in units of lambda1, so that no scale of the features is too small or too large for T.
     const double unit = screening_unit(samples_);
     for (int e = 0; e < n_ * m_; ++e) {
       screening_[e] = T(unit * A_[e]);
       square += A_[e] * A_[e];
     }
-    // ||error of V_j|| <= (n + 2) eps ||x_j|| ||A||, times 4 for safety; the last class is the sum of the others.
-    const double error = 4 * (n_ + m_ + 4) * double(std::numeric_limits<T>::epsilon()) * std::sqrt(square * m_);
+    const double error = screening_error(samples_, double(std::numeric_limits<T>::epsilon()), square);
 
     std::fill(scores_, scores_ + n_ * m_, 0.0);
     penalty_ = 0;
     count_ = first_ = 0;
     nearest_off_ = 0;
     outside_ = -INFINITY;
-    const double bound = 1 - error * longest_;
-    const T least = samples_.lambda1 > 0 && bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1);
+    const T least = T(screening_threshold(samples_, error, longest_));
     if (working_.holds(A_)) {
       outside_ = working_.largest_outside();
       for (int from = 0; from < working_.count(); from += kBlock) {

@@ -45,11 +45,7 @@ __device__ inline Scan scan(const Team& team, Memory& memory, const Samples& sam
     norm[j] = std::sqrt(squares + last * last);
     return -double(length);
   });
-  // In units of lambda1: lambda1 is 1 (or 0), lambda2 that of features divided by lambda1.
-  Samples scaled = samples;
-  scaled.lambda1 *= unit;
-  scaled.lambda2 *= unit * unit;
-  return {minimise_on_segment(team, scaled, d, norm), std::sqrt(longest)};
+  return {minimise_on_screened_segment(team, samples, d, norm), std::sqrt(longest)};
 }
 
 class Device {

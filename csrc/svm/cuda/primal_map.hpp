@@ -1,14 +1,10 @@
 // The primal map over the features of one task (PrimalMap in ../algorithm/requirements.hpp), by the threads of a block.
 #pragma once
 
-#include "../algorithm/newton.hpp"
+#include "../algorithm/screening.hpp"
 #include "features.hpp"
 
 namespace sparsedis::cuda {
-
-__device__ inline double screening_unit(const Samples& samples) {
-  return samples.lambda1 > 0 ? 1 / samples.lambda1 : 1;
-}
 
 // F is the features' type, T that of the screening and of the Newton system's products. Screening computes V in T for
 // all features and copies together those that can be active within T's rounding error; their V, W and scores are
@@ -68,16 +64,13 @@ class SparsePrimalMap : public NoVariables {
     A_ = next_;
     next_ = last;
     evaluated_ = true;
-    // Screened in units of lambda1, so that no scale of the features is too small or too large for T.
     const double unit = screening_unit(samples_);
     const double square = team.sum(n_ * m, [&](int e) {
       screening_[e] = T(unit * A_[e]);
       return A_[e] * A_[e];
     });
-    // ||error of V_j|| <= (n + 2) eps ||x_j|| ||A||, times 4 for safety; the last class is the sum of the others.
-    const double error = 4 * (n_ + m + 4) * kEpsilon * std::sqrt(square * m);
-    const double bound = 1 - error * longest_;
-    screen(team, samples_.lambda1 > 0 && bound > 0 ? T(bound * bound * (1 - 1e-5)) : T(-1));
+    const double error = screening_error(samples_, kEpsilon, square);
+    screen(team, T(screening_threshold(samples_, error, longest_)));
     penalty_ = take_candidates(team);
     return penalty_;
   }
