@@ -34,7 +34,9 @@ step() { # NAME SECONDS COMMAND...
   code=$?
   say "$(printf '%-18s rc %-3s %4s s  %s' "$name" "$code" "$(($(date +%s) - begin))" \
     "$(grep -v '^$' "$logs/$name.log" | tail -n 1 | cut -c1-130)")"
-  tar czf "$out/logs.tgz" -C "$logs" . 2>/dev/null # after every step: the machine may end the call
+  # After every step: the machine may end the call.
+  tar czf "$out/.logs.$BASHPID" -C "$logs" . 2>/dev/null
+  mv "$out/.logs.$BASHPID" "$out/logs.tgz"
 }
 
 say "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | head -n 1)"
@@ -43,38 +45,43 @@ if compgen -G ".device/wheels/*.whl" >/dev/null; then
 fi
 export PYTHONPATH=$PWD:/tmp/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PATH=/tmp/site/bin:$PATH
 export SPARSEDIS_CACHE=${SPARSEDIS_CACHE:-/tmp/sparsedis-device-check}
-device=${DEVICE:-cuda} batches="8 1024 4096 64"
+device=${DEVICE:-cuda} batches="8 1024 4096 64" seconds=${SPEED_SECONDS:-100}
 unset SPARSEDIS_CUDA_EMULATION TRITON_INTERPRET
 if [[ $device == cpu ]]; then
   export SPARSEDIS_CUDA_EMULATION=1
   batches=8
 fi
+tests=("$python" -m pytest -q -m gpu --maxfail=8 -p no:cacheprovider tests/ops/test_svm_gpu.py)
 driver() { echo "$python" tools/device_driver.py --device "$device" "$@"; }
 
-# The kernels of the CPU, which the others are compared with, compile beside those of the GPU.
+# The kernels of the CPU, which times are compared with, compile beside those of the GPU.
 SPARSEDIS_BUILD=cpu timeout 150 "$python" setup.py -q build_ext --inplace >"$logs/build-cpp.log" 2>&1 &
-build=$!
 step warm 150 "$python" -c "from sparsedis import info; info.warm((5, 3, 20))"
-wait $build
-say "build-cpp rc $?"
 step info 30 "$python" -m sparsedis.info
+watched=(--kernel-name kns=solve_in --kernel-name kns=adjoint)
+# What is not timed runs side by side.
 # shellcheck disable=SC2046,SC2086 # words
 {
-  step driver 90 $(driver)
-  step cuda-tests 120 "$python" -m pytest -q -m gpu --maxfail=8 -p no:cacheprovider -k "cuda or Cuda" tests/ops/test_svm_gpu.py
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 step memcheck 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
-    --kernel-name kns=solve_in --kernel-name kns=adjoint $(driver --shape 3 3 40 2)
-  step speed 150 "$python" tools/device_speed.py --device "$device" --batches $batches --seconds 100 --json "$out/speed.json"
+  step driver 90 $(driver) &
+  step cuda-tests 120 "${tests[@]}" -k cuda &
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 step memcheck 100 compute-sanitizer --tool memcheck --error-exitcode 9 \
+    "${watched[@]}" $(driver) &
+  for tool in racecheck synccheck; do
+    step "$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 9 "${watched[@]}" $(driver --shape 3 3 40 2) &
+  done
+  step initcheck 90 compute-sanitizer --tool initcheck --error-exitcode 9 $(driver --shape 3 3 40 2) &
+  step triton-tests 120 "${tests[@]}" -k "not cuda" &
+  wait
+}
+say "build-cpp $(find sparsedis/ops -name '_cpp*.so' | wc -l) modules"
+# shellcheck disable=SC2046,SC2086 # words
+{
+  step speed $((seconds + 50)) "$python" tools/device_speed.py --device "$device" --batches $batches \
+    --seconds "$seconds" --json "$out/speed.json"
   for shape in "5 5 640 8" "5 15 1600 132" "5 5 16000 8"; do
     step "ncu-${shape// /-}" 45 ncu --clock-control none --kernel-name 'regex:solve_in|adjoint' --launch-count 3 \
       --set basic --section MemoryWorkloadAnalysis --section WarpStateStats $(driver --shape $shape)
   done
-  for tool in racecheck synccheck; do
-    step "$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-name kns=solve_in \
-      --kernel-name kns=adjoint $(driver --shape 3 3 40 2)
-  done
-  step initcheck 45 compute-sanitizer --tool initcheck --error-exitcode 9 $(driver --shape 3 3 40 2)
-  step triton-tests 90 "$python" -m pytest -q -m gpu --maxfail=5 -p no:cacheprovider -k triton tests/ops/test_svm_gpu.py
 }
 grep -hE "contender=|encoder=" "$logs/speed.log" 2>/dev/null | cut -c1-190 | tee -a "$table"
 grep -hE "^(FAILED|ERROR)" "$logs"/*tests.log 2>/dev/null | cut -c1-190 | tee -a "$table"

@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import gates, tasks
-from benchmarks.measure import DIRECTIONS, Effort, environment, interleaved
+from benchmarks.measure import DIRECTIONS, Effort, environment, interleaved, roofline
 from benchmarks.peers import Peer, Prepared
 from benchmarks.peers.moreau import Moreau
 from benchmarks.peers.ours import Ours
@@ -33,8 +33,9 @@ from sparsedis.models import Conv4, ResNet12
 from sparsedis.nn import GroupLassoSVM
 from sparsedis.ops.registry import backends
 
-# Way, shots, features; what matters most first.
-SHAPES = ((5, 5, 640), (5, 15, 16000), (5, 15, 1600), (5, 5, 16000), (5, 5, 1600), (5, 1, 640), (20, 5, 640))
+# Way, shots, features, tasks: those with a target, which come first, and shapes for every batch.
+TARGETS = ((5, 5, 640, 8), (5, 15, 16000, 8), (5, 5, 640, 1024), (5, 15, 1600, 1024))
+SHAPES = ((5, 5, 640), (5, 15, 1600), (5, 15, 16000), (5, 5, 16000), (5, 5, 1600), (5, 1, 640), (20, 5, 640))
 # Peers that take seconds in large batches.
 SLOW, SMALL_BATCH = ("newton (torch)", "moreau"), 8
 LARGEST_GAP = 3e-5
@@ -145,18 +146,26 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 64, 1024, 4096])
     parser.add_argument("--steps", type=int, nargs="*", default=[8, 256], help="tasks of the training steps")
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--seconds", type=float, default=120, help="after which no new case begins")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     end = time.perf_counter() + given.seconds
+    torch.set_num_threads(given.threads)
 
     def waited() -> float:
         if given.device.type == "cuda":
             torch.cuda.synchronize(given.device)
         return time.perf_counter()
 
-    results: dict[str, Any] = {"environment": environment(given.device), "gate": LARGEST_GAP, "solves": [], "steps": []}
-    print(json.dumps(results["environment"]))
+    results: dict[str, Any] = {
+        "environment": environment(given.device),
+        "roofline": roofline(given.device, quick=True),
+        "gate": LARGEST_GAP,
+        "solves": [],
+        "steps": [],
+    }
+    print(json.dumps(results["environment"]), results["roofline"])
 
     def keep(kind: str, row: dict[str, Any]) -> None:
         results[kind].append(row)
@@ -164,22 +173,27 @@ def main() -> None:
         if given.json:
             given.json.write_text(json.dumps(results, indent=1) + "\n")
 
-    for way, shots, d in SHAPES:
-        for batch in given.batches:
+    def solves(cases: Iterable[tuple[int, int, int, int]]) -> None:
+        for way, shots, d, batch in cases:
             if 4.0 * batch * way * shots * d > LARGEST or time.perf_counter() > end:
                 continue
             case = Case((), shots, d, way, batch)
             made = tasks.make(case, tasks.Encoder(None, 0))
             for row in measure(case, made, given.device, given.turns):
                 keep("solves", {"way": way, "shots": shots, "d": d, "batch": batch, **row})
+
+    targets = [case for case in TARGETS if case[-1] in given.batches]
+    solves(targets)
     for batch in given.steps:
         for encoder in ("conv4", "resnet12"):
-            if time.perf_counter() > end + 30 or (encoder == "resnet12" and batch > 64):
+            if time.perf_counter() > end or (encoder == "resnet12" and batch > 64):
                 continue
             try:
                 keep("steps", training_step(encoder, batch, given.device, waited))
             except RuntimeError as error:
                 print(f"step {encoder} {batch}: {str(error)[:160]}", flush=True)
+    every = [(*shape, batch) for shape in SHAPES for batch in given.batches]
+    solves(case for case in every if case not in targets)
 
 
 if __name__ == "__main__":

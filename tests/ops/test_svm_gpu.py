@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sparsedis import solve_svm, svm_lambda1_max
+from sparsedis.ops.common.backend import Request
 from sparsedis.ops.common.triton_device import interpreted
 from sparsedis.ops.registry import OPERATIONS
 from tests.tasks import random_task
@@ -59,14 +60,18 @@ def backend(request):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("way", "shots", "d", "batch", "lambda2", "relative"), GRID)
 def test_newton_and_its_gradients(backend, way, shots, d, batch, lambda2, relative, dtype):
+    request = Request(torch.device("cuda"), dtype, way * shots, d, way, "newton")
+    if reason := OPERATIONS["svm"].backend(backend).supports(request):
+        pytest.skip(f"backend {backend!r} does not take it: {reason}")
     X, y = (value.cuda() for value in random_task(d, way=way, shots=shots, d=d, batch=batch, dtype=dtype))
     lambda1 = relative * svm_lambda1_max(X, y)
     options = {"lambda1": lambda1, "lambda2": lambda2, "tol": 1e-5 if dtype == torch.float32 else 1e-11}
     ours, our_grad = gradients(X, y, backend, **options)
     theirs, their_grad = gradients(X, y, "torch", **options)
     assert ours.certified.all()
-    # More would say that the first phase, with products in float32, has failed, and float64 taken over.
-    assert (ours.n_iter - theirs.n_iter).abs().max() <= 3
+    if dtype == torch.float32:
+        # More would say that the first phase, with products in float32, has failed, and float64 taken over.
+        assert (ours.n_iter - theirs.n_iter).abs().max() <= 3
     torch.testing.assert_close(ours.objective, theirs.objective, rtol=2 * options["tol"], atol=0)
     error = (our_grad - their_grad).flatten(1).norm(dim=1) / their_grad.flatten(1).norm(dim=1)
     assert error.median() <= (1e-4 if dtype == torch.float64 else 1e-5), error  # rounding of float32 features at a kink
@@ -180,7 +185,7 @@ class TestCuda:
 
     def test_on_a_stream_of_its_own(self):
         X, y = random_task(6, way=5, shots=5, d=640, batch=64, dtype=torch.float32)
-        wanted = solve_svm(X, y, lambda1=4.0, lambda2=100.0, backend="cpp")
+        wanted = solve_svm(X, y, lambda1=4.0, lambda2=100.0, backend="torch")
         with torch.cuda.stream(torch.cuda.Stream()):
             solution = solve_svm(X.cuda(), y.cuda(), lambda1=4.0, lambda2=100.0, backend="cuda")
             assert (solution.weights.cpu() - wanted.weights).norm() <= 1e-5 * wanted.weights.norm()

@@ -185,7 +185,9 @@ class DenseSystem:
         self._factor = factored(newton_matrix(problem, curvature, bounds, self._at))
 
     def solve(self, rhs: Tensor, tolerance: float) -> Tensor:
-        solution = torch.cholesky_solve(self._at.reduce(rhs)[..., None], self._factor)[..., 0]
+        # torch.cholesky_solve cannot be captured in a CUDA graph.
+        half = torch.linalg.solve_triangular(self._factor, self._at.reduce(rhs)[..., None], upper=False)
+        solution = torch.linalg.solve_triangular(self._factor.mT, half, upper=True)[..., 0]
         return self._at.expand(solution, rhs)
 
 
