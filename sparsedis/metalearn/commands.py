@@ -172,7 +172,7 @@ class Compare:
     """Heads to train."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run each."""
-    eps: tuple[float, ...] = ()
+    lambda1_grid: tuple[float, ...] = ()
     """Relative weights of the group Lasso to try; the default is the settings' lambda1."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/compare")
     """Folder of the runs, of compare.md and of compare.json."""
@@ -180,7 +180,7 @@ class Compare:
     def run(self) -> None:
         from sparsedis.metalearn import comparison
 
-        configs = comparison.variants(self.config, self.heads, self.eps)
+        configs = comparison.variants(self.config, self.heads, self.lambda1_grid)
         with command_line.repeatable():
             entries = [entry for entry, _ in comparison.run_all(configs, self.seeds, self.out)]
         print(
@@ -198,7 +198,7 @@ class Sweep:
     """
 
     config: Settings = field(default_factory=TrainConfig)
-    eps: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+    lambda1_grid: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
     """Relative weights of the group Lasso."""
     baselines: tuple[Head, ...] = ("svm", "ridge", "prototypes")
     """Dense heads to train for comparison."""
@@ -214,8 +214,8 @@ class Sweep:
 
         if HEADS[self.config.head].lambda1 is None:
             raise ValueError(f"head: expected one with a group Lasso, got {self.config.head}")
-        different("eps", self.eps)
-        configs = comparison.variants(self.config, (self.config.head, *self.baselines), self.eps)
+        different("lambda1_grid", self.lambda1_grid)
+        configs = comparison.variants(self.config, (self.config.head, *self.baselines), self.lambda1_grid)
         with command_line.repeatable():
             done = comparison.run_all(configs, self.seeds, self.out)
         entries = [entry for entry, _ in done]

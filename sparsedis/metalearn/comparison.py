@@ -22,8 +22,8 @@ from sparsedis.runs import files, folder
 from sparsedis.runs.config import different
 
 
-def variants(config: TrainConfig, heads: Sequence[Head], eps: Sequence[float]) -> list[TrainConfig]:
-    """The settings with every head; with a sparse head once per weight in ``eps``, or with their own if that is empty.
+def variants(config: TrainConfig, heads: Sequence[Head], grid: Sequence[float]) -> list[TrainConfig]:
+    """The settings with every head; with a sparse head once per weight in ``grid``, or with their own if that is empty.
 
     Raises:
         ValueError: no heads, an unknown one, or one given twice; a weight given twice.
@@ -32,13 +32,13 @@ def variants(config: TrainConfig, heads: Sequence[Head], eps: Sequence[float]) -
         raise ValueError(
             f"heads: expected different ones of {', '.join(get_args(Head))}, got {', '.join(heads) or 'none'}"
         )
-    if eps:
-        different("eps", eps)
+    if grid:
+        different("lambda1_grid", grid)
     found = []
     for head in heads:
         own = config if head == config.head else config.with_head(head)
         sparse = HEADS[head].lambda1 is not None
-        found += [replace(own, lambda1=value) for value in eps] if sparse and eps else [own]
+        found += [replace(own, lambda1=value) for value in grid] if sparse and grid else [own]
     return found
 
 

@@ -76,7 +76,7 @@ def test_what_evaluate_saves(trained: Path, here: Path) -> None:
 def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     heads = ("group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic")
     config = replace(quick, iterations=4, validate_every=4, test_episodes=10, lambda2=5.0)
-    arguments = ["compare", *options(config), "--seeds", "0", "1", "--eps", "0.1", "0.3", "--out", "grid"]
+    arguments = ["compare", *options(config), "--seeds", "0", "1", "--lambda1-grid", "0.1", "0.3", "--out", "grid"]
     assert cli.main(arguments) == 0
     table = capsys.readouterr().out.partition("| head |")
     text = (here / "grid" / "compare.md").read_text()
@@ -110,7 +110,7 @@ def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.slow
 def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(quick, iterations=4, validate_every=4, test_episodes=10)
-    arguments = ["sweep", *options(config), "--eps", "0.05", "0.6", "--baselines", "ridge", "--out", "grid"]
+    arguments = ["sweep", *options(config), "--lambda1-grid", "0.05", "0.6", "--baselines", "ridge", "--out", "grid"]
     assert cli.main(arguments) == 0
     entries = json.loads((here / "grid" / "sweep.json").read_text())["entries"]
     used = [entry["tests"]["3-way 2-shot"]["features_used"] for entry in entries]
@@ -121,9 +121,9 @@ def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str
     assert "group-lasso-svm, lambda1 = 0.6" in capsys.readouterr().out
     for words, message in (
         (["sweep", "--head", "ridge"], "head: expected one with a group Lasso, got ridge"),
-        (["sweep", "--eps", "0.1", "0.1"], "eps: expected different ones, got 0.1, 0.1"),
-        (["sweep", "--eps"], "eps: expected different ones, got none"),
-        (["compare", "--eps", "0.1", "0.1"], "eps: expected different ones, got 0.1, 0.1"),
+        (["sweep", "--lambda1-grid", "0.1", "0.1"], "lambda1_grid: expected different ones, got 0.1, 0.1"),
+        (["sweep", "--lambda1-grid"], "lambda1_grid: expected different ones, got none"),
+        (["compare", "--lambda1-grid", "0.1", "0.1"], "lambda1_grid: expected different ones, got 0.1, 0.1"),
         (["compare", "--seeds", "0", "0"], "seeds: expected different ones, got 0, 0"),
     ):
         assert cli.main(words) == 2
