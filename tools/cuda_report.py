@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from sparsedis.ops.common.cuda import nvrtc
-from sparsedis.ops.svm.backend_cuda import KERNELS, memory, program, threads_for
+from sparsedis.ops.svm.backend_cuda import KERNELS, program, shared_memory, threads_for
 from sparsedis.ops.svm.backend_cuda.memory import Shape
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -73,9 +73,9 @@ def resources(log: str) -> dict[str, int]:
 def _blocks(kernel: str, architecture: str, registers: int, shape: Shape) -> int:
     of_block, of_multiprocessor, most_threads = LIMITS[architecture]
     products = 8 if kernel == "solve_in_double" else 4
-    threads = threads_for(shape)
+    threads = threads_for(shape, alone=False)
     reserved = (of_multiprocessor - of_block) << 10  # by the driver, for a block
-    shared = memory.shared_bytes(shape, products, of_block << 10)
+    shared = shared_memory(shape, products, threads, of_block << 10, alone=False).bytes
     by_registers = 65536 // ((registers * 32 + 255) // 256 * 256 * (threads // 32))
     return min(by_registers, most_threads // threads, (of_multiprocessor << 10) // (shared + reserved))
 

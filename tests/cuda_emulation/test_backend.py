@@ -39,7 +39,7 @@ def test_any_amount_of_shared_memory_gives_the_same_bits(way, shots, d, dtype, r
     """Without any, the emulation also finds scratch memory that was computed too small."""
     X, y = random_task(d, way=way, shots=shots, d=d, dtype=dtype)
     plenty = solve_and_differentiate(X, y, relative, lambda2)
-    monkeypatch.setattr(memory, "shared_bytes", lambda shape, products, limit: memory.FIXED)
+    monkeypatch.setattr(memory, "shared_memory", lambda *_: memory.SharedMemory(memory.FIXED, 0))
     assert_same_bits(solve_and_differentiate(X, y, relative, lambda2), plenty)
 
 
@@ -54,13 +54,17 @@ def test_the_number_of_blocks_changes_nothing(monkeypatch):
     assert_same_bits(solve_and_differentiate(X, y), many)
 
 
-@pytest.mark.parametrize("threads", [64, 128, 256])
-def test_any_number_of_threads(threads, monkeypatch):
-    X, y = random_task(2, way=5, shots=3, d=50)
-    monkeypatch.setattr(backend_cuda, "threads_for", lambda shape: threads)
-    got = solve_and_differentiate(X, y)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("shots", "d"), [(3, 50), (15, 90)])
+def test_any_number_of_threads_gives_the_same_bits(shots, d, dtype, monkeypatch):
+    X, y = random_task(2, way=5, shots=shots, d=d, dtype=dtype)
     wanted = solve_svm(X, y, lambda1=0.2 * svm_lambda1_max(X, y), lambda2=1.0, dual_reg=0.3, backend="cpp")
-    assert (got[0] - wanted.weights).norm() <= 1e-7 * wanted.weights.norm()
+    results = []
+    for threads in (32, 128, 384, 512):
+        monkeypatch.setattr(backend_cuda, "threads_for", lambda *_, threads=threads: threads)
+        results.append(solve_and_differentiate(X, y))
+        assert_same_bits(results[-1], results[0])
+    assert (results[0][0] - wanted.weights).norm() <= 1e-7 * wanted.weights.norm()
 
 
 @pytest.mark.parametrize("relative", [0.2, 1.5])  # with some features active, and none

@@ -15,23 +15,20 @@ pytestmark = [
 
 TEAM, CHOLESKY = "common/cuda/team.hpp", "common/cuda/cholesky.hpp"
 FAULTS = {
-    "a loop without a barrier": (
-        TEAM,
-        "f(i);\n    wait();\n  }\n\n  template <class F>\n  __device__ void once",
-        "f(i);\n  }\n\n  template <class F>\n  __device__ void once",
-    ),
-    "no barrier after the corner": (
-        CHOLESKY,
-        "factor_corner(team.lane(), first, own);\n      team.wait();",
-        "factor_corner(team.lane(), first, own);",
-    ),
+    "a loop without a barrier": (TEAM, "distribute(count, f);\n    wait();", "distribute(count, f);"),
+    "no barrier after the corner": (CHOLESKY, "factor_corner(0);\n    team.wait();", "factor_corner(0);"),
     "one pad for all reductions": (TEAM, "turn_ ^= 1;", "turn_ = 0;"),
     "a barrier in a branch": (
         TEAM,
-        "if (thread_ == 0) f();\n    wait();",
-        "if (thread_ == 0) {\n      f();\n      wait();\n    }",
+        "if (thread() == 0) f();\n    wait();",
+        "if (thread() == 0) {\n      f();\n      wait();\n    }",
     ),
-    "no barrier of the warp": (CHOLESKY, "      __syncwarp();\n", ""),
+    "no barrier of the warp before the corner": (
+        CHOLESKY,
+        "__syncwarp();\n      factor_corner(rest);",
+        "factor_corner(rest);",
+    ),
+    "no barrier of the warp in the corner": (CHOLESKY, "__syncwarp();\n      eliminate(", "eliminate("),
 }
 
 

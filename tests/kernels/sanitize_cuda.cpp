@@ -30,7 +30,7 @@ constexpr std::size_t kShared = 40000, kScratch = 400000;
 template <class Arguments>
 void launch(void (*kernel)(const Arguments&), Arguments& given) {
   std::vector<char> scratch(kBlocks * kScratch);
-  int counters[2] = {0, 0};
+  int counters[cuda::kCounters] = {};
   std::vector<double> waiting(kBatch, INFINITY);
   given.workspace.shared_bytes = kShared;
   given.workspace.scratch = scratch.data();
@@ -38,7 +38,7 @@ void launch(void (*kernel)(const Arguments&), Arguments& given) {
   given.workspace.counters = counters;
   if (!given.workspace.waiting) given.workspace.waiting = waiting.data();
   emulation::emulation_launch(reinterpret_cast<void (*)(const void*)>(kernel), &given, kBlocks, kThreads, kShared);
-  if (counters[1]) std::exit((std::puts("a value is not allowed"), 1));
+  if (counters[cuda::kRefused]) std::exit((std::puts("a value is not allowed"), 1));
 }
 
 // Random clusters, one for each class; a sample in four counts half, one not at all.

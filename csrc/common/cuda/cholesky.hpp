@@ -1,9 +1,11 @@
 // The Cholesky factor of one symmetric matrix, and solves with it, by the threads of a block.
 //
-// The lower triangle is packed row by row. Every block of kBlock columns: the corner on the diagonal is factored and
-// inverted by one warp, the rows below are multiplied with the inverse, the rest is updated in square tiles.
+// The lower triangle is packed row by row. Every block of kBlock columns: the corner on the diagonal is factored by one
+// warp, the rows below are solved with it, the rest is updated in square tiles. The first warp updates and factors the
+// next corner while the others update the rest, and the last one inverts the corner, for the solves, beside the rows.
 #pragma once
 
+#include "four.hpp"
 #include "memory.hpp"
 #include "triangle.hpp"
 
@@ -12,11 +14,16 @@ namespace sparsedis::cuda {
 template <class T>
 class Cholesky {
  public:
+  static constexpr int kBlock = 16;
+
+  __device__ static std::size_t padded(int order) { return std::size_t(order + kBlock - 1) / kBlock * kBlock; }
+
   // For matrices up to that order.
   __device__ Cholesky(Memory& memory, int largest) {
-    const std::size_t blocks = (largest + kBlock - 1) / kBlock;
     matrix_ = memory.take<T>(std::size_t(largest) * (largest + 1) / 2, ~std::size_t(0));
-    inverse_ = memory.take<T>(blocks * kBlock * kBlock, ~std::size_t(0));
+    inverse_ = memory.take<T>(padded(largest) * kBlock, ~std::size_t(0));
+    corner_ = memory.take<T>(kSteps * kStepSize + kBlock * kStep);
+    between_ = memory.take<T>(padded(largest));
     failed_ = memory.take<int>(1);
   }
 
@@ -27,156 +34,267 @@ class Cholesky {
 
   // False where the matrix is not positive definite: it is lost then too.
   SPARSEDIS_ONCE __device__ bool factor(const Team& team) {
+    const int order = order_;
     team.once([&] { *failed_ = 0; });
-    for (int first = 0; first < order_; first += kBlock) {
-      const int own = order_ - first < kBlock ? order_ - first : kBlock, rest = first + own;
-      if (team.warp() == 0) factor_corner(team.lane(), first, own);
-      team.wait();
+    if (team.warp() == 0) factor_corner(0);
+    team.wait();
+#pragma unroll 1
+    for (int first = 0; first < order; first += kBlock) {
+      const int rest = first + kBlock;
       if (*failed_) return false;
-      const T* inverse = inverse_ + std::size_t(first) * kBlock;
-      team.each(order_ - rest, [&](int r) { multiply_by_inverse(row(rest + r) + first, inverse); });
-      const int strips = (order_ - rest + kTile - 1) / kTile;
-      team.each(strips * (strips + 1) / 2, [&](int e) {
-        int down, across;
-        lower_entry(e, down, across);
-        update(rest + down * kTile, rest + across * kTile, first);
-      });
+      team.distribute(order - rest, [&](int r) { solve_row(row(rest + r) + first); });
+      if (team.warp() == team.warps() - 1) invert_corner(first);
+      team.wait();
+      if (rest < order) update(team, first, rest);
+      team.wait();
     }
     return true;
   }
 
-  // x (order,): the right-hand side, then the solution.
+  // x (padded(order),), aligned, 0 from `order` on: the right-hand side, then the solution. Every warp solves with the
+  // corner for itself, so that there is one barrier for a block.
   SPARSEDIS_ONCE __device__ void solve(const Team& team, T* x) const {
-    for (int first = 0; first < order_; first += kBlock) {
-      const int own = order_ - first < kBlock ? order_ - first : kBlock, rest = first + own;
-      solve_corner(team, first, own, x, false);
-      team.each(order_ - rest, [&](int r) {
-        const T* at = row(rest + r) + first;
+    const int order = order_, lane = team.lane(), r = lane % kBlock;
+    const bool writes = team.thread() < kBlock;
+    T *const matrix = matrix_, *const between = between_;
+    const T* const inverses = inverse_;
+    T value[kBlock];
+#pragma unroll 1
+    for (int first = 0; first < order; first += kBlock) {
+      const int rest = first + kBlock;
+      const T own = product(inverses + std::size_t(first + r) * kBlock, 1, x + first);
+      if (writes) between[first + r] = own;
+      spread(own, value);
+      team.each(order - rest, [&](int e) {
+        const int i = rest + e;
+        const T* at = matrix + std::size_t(i) * (i + 1) / 2 + first;
         T sum = 0;
 #pragma unroll
-        for (int q = 0; q < kBlock; ++q) sum += at[q] * x[first + q];
-        x[rest + r] -= sum;
+        for (int q = 0; q < kBlock; ++q) sum += at[q] * value[q];
+        x[i] -= sum;
       });
     }
-    for (int first = (order_ - 1) / kBlock * kBlock; first >= 0; first -= kBlock) {
-      const int own = order_ - first < kBlock ? order_ - first : kBlock;
-      solve_corner(team, first, own, x, true);
+#pragma unroll 1
+    for (int first = (order - 1) / kBlock * kBlock; first >= 0; first -= kBlock) {
+      const T own = product(inverses + std::size_t(first) * kBlock + r, kBlock, between + first);
+      if (writes) x[first + r] = own;
+      spread(own, value);
       team.each(first, [&](int j) {
         T sum = 0;
-        for (int q = 0; q < own; ++q) sum += row(first + q)[j] * x[first + q];
-        x[j] -= sum;
+#pragma unroll
+        for (int q = 0; q < kBlock; ++q) {
+          const int i = first + q < order ? first + q : order - 1;  // beyond, value is 0
+          sum += matrix[std::size_t(i) * (i + 1) / 2 + j] * value[q];
+        }
+        between[j] -= sum;
       });
     }
   }
 
  private:
-  static constexpr int kBlock = 16;
   static constexpr int kTile = 4;
+  // A corner is factored a few columns at a time. Of each step corner_ holds the columns, row by row, and the
+  // reciprocals of the diagonal.
+  static constexpr int kStep = 4, kSteps = kBlock / kStep, kStepSize = kBlock * kStep + kStep;
 
-  // The factor of the corner and its inverse, by one warp: lane r has row r.
-  __device__ void factor_corner(int lane, int first, int own) {
-    T a[kBlock];
+  // Columns of the block that begins with `first`.
+  __device__ int of_block(int first) const { return order_ - first < kBlock ? order_ - first : kBlock; }
+
+  // sum_q a[q stride] x[q] over a block; x aligned.
+  __device__ static T product(const T* a, int stride, const T* x) {
+    T sum = 0;
 #pragma unroll
-    for (int c = 0; c < kBlock; ++c) a[c] = lane < own && c <= lane ? row(first + lane)[first + c] : T(lane == c);
-    bool fine = true;
+    for (int q = 0; q < kBlock; q += kStep) {
+      const Four<T> of_x = four(x + q);
 #pragma unroll
-    for (int p = 0; p < kBlock; ++p) {
-      const T pivot = __shfl_sync(kAllLanes, a[p], p);
-      fine = fine && pivot > 0 && pivot - pivot == 0;
-      a[p] *= T(1) / std::sqrt(pivot > 0 ? pivot : T(1));
-#pragma unroll
-      for (int c = p + 1; c < kBlock; ++c) a[c] -= a[p] * __shfl_sync(kAllLanes, a[p], c);
+      for (int t = 0; t < kStep; ++t) sum += a[(q + t) * stride] * of_x.of[t];
     }
-    // Lane c: column c of the inverse.
+    return sum;
+  }
+
+  // The values of the first kBlock lanes, in all lanes.
+  __device__ static void spread(T own, T (&value)[kBlock]) {
+#pragma unroll
+    for (int q = 0; q < kBlock; ++q) value[q] = __shfl_sync(kAllLanes, own, q);
+  }
+
+  // The factor of the corner, by one warp: lane r has row r, from the step's first column on.
+  SPARSEDIS_ONCE __device__ void factor_corner(int first) {
+    const int own = of_block(first), lane = Team::lane(), r = lane % kBlock;
+    T* const to = row(first + (r < own ? r : 0)) + first;
     T x[kBlock];
 #pragma unroll
-    for (int q = 0; q < kBlock; ++q) {
-      T sum = q == lane ? 1 : 0;
-#pragma unroll
-      for (int p = 0; p < q; ++p) sum -= __shfl_sync(kAllLanes, a[p], q) * x[p];
-      x[q] = sum / __shfl_sync(kAllLanes, a[q], q);
-    }
-    if (lane < own) {
+    for (int c = 0; c < kBlock; ++c) x[c] = T(r == c);
+    if (r < own) {
 #pragma unroll
       for (int c = 0; c < kBlock; ++c) {
-        if (c <= lane) row(first + lane)[first + c] = a[c];
+        if (c <= r) x[c] = to[c];
       }
     }
-    if (lane < kBlock) {
+    bool fine = true;
+    T* columns = corner_;
+#pragma unroll 1
+    for (int begin = 0; begin < kBlock; begin += kStep, columns += kStepSize) {
+      // The step's own rows, then their factor: every lane computes it for itself.
+      if (lane < kBlock && r >= begin && r < begin + kStep) four(columns + r * kStep) = {x[0], x[1], x[2], x[3]};
+      __syncwarp();
+      Four<T> l[kStep], reciprocal;
 #pragma unroll
-      for (int q = 0; q < kBlock; ++q) inverse_[std::size_t(first + q) * kBlock + lane] = x[q];
+      for (int p = 0; p < kStep; ++p) l[p] = four(columns + (begin + p) * kStep);
+#pragma unroll
+      for (int q = 0; q < kStep; ++q) {
+        const T pivot = l[q].of[q];
+        fine = fine && pivot > 0 && pivot - pivot == 0;
+        reciprocal.of[q] = reciprocal_root(pivot > 0 ? pivot : T(1));
+#pragma unroll
+        for (int p = q + 1; p < kStep; ++p) l[p].of[q] *= reciprocal.of[q];
+#pragma unroll
+        for (int p = q + 1; p < kStep; ++p) {
+#pragma unroll
+          for (int c = q + 1; c <= p; ++c) l[p].of[c] -= l[p].of[q] * l[c].of[q];
+        }
+      }
+      substitute(x, l, reciprocal);
+      __syncwarp();
+      if (lane < kBlock && r >= begin) four(columns + r * kStep) = {x[0], x[1], x[2], x[3]};
+      if (lane == 0) four(columns + kBlock * kStep) = reciprocal;
+      if (lane < own) {
+#pragma unroll
+        for (int q = 0; q < kStep; ++q) {
+          if (begin + q <= r) to[begin + q] = x[q];
+        }
+      }
+      __syncwarp();
+      eliminate(x, columns + begin * kStep);
     }
     if (!fine && lane == 0) *failed_ = 1;
   }
 
-  // A row of the panel below a whole corner, times the inverse's transpose.
-  __device__ static void multiply_by_inverse(T* at, const T* inverse) {
-    T old[kBlock];
+  // The inverse of the corner that corner_ holds, by one warp: lane c has its column c.
+  SPARSEDIS_ONCE __device__ void invert_corner(int first) {
+    const int own = of_block(first), lane = Team::lane();
+    T x[kBlock];
 #pragma unroll
-    for (int c = 0; c < kBlock; ++c) old[c] = at[c];
+    for (int q = 0; q < kBlock; ++q) x[q] = T(q == lane);
+    T* const inverse = inverse_ + std::size_t(first) * kBlock + lane;
+    const T* columns = corner_;
+#pragma unroll 1
+    for (int begin = 0; begin < kBlock; begin += kStep, columns += kStepSize) {
+      substitute(x, columns, begin);
 #pragma unroll
-    for (int c = 0; c < kBlock; ++c) {
-      T sum = 0;
-#pragma unroll
-      for (int q = 0; q <= c; ++q) sum += old[q] * inverse[c * kBlock + q];
-      at[c] = sum;
+      for (int q = 0; q < kStep; ++q) {
+        if (lane < kBlock) inverse[(begin + q) * kBlock] = begin + q < own ? x[q] : T(0);
+      }
+      eliminate(x, columns + begin * kStep);
     }
   }
 
-  // A tile of the rest, less the product of its rows' and its columns' parts of the panel.
-  __device__ void update(int down, int across, int first) {
-    T sum[kTile][kTile] = {};
-    const T *left[kTile], *right[kTile];
+  // A row's part of the panel below the corner that corner_ holds.
+  __device__ void solve_row(T* at) const {
+    T x[kBlock];
 #pragma unroll
-    for (int t = 0; t < kTile; ++t) {
-      left[t] = row(down + t < order_ ? down + t : order_ - 1) + first;
-      right[t] = row(across + t < order_ ? across + t : order_ - 1) + first;
+    for (int c = 0; c < kBlock; ++c) x[c] = at[c];
+    const T* columns = corner_;
+#pragma unroll 1
+    for (int begin = 0; begin < kBlock; begin += kStep, columns += kStepSize) {
+      substitute(x, columns, begin);
+#pragma unroll
+      for (int q = 0; q < kStep; ++q) at[begin + q] = x[q];
+      eliminate(x, columns + begin * kStep);
     }
-#pragma unroll 4
-    for (int q = 0; q < kBlock; ++q) {
-      T a[kTile], b[kTile];
+  }
+
+  // The first entries of a row x, which is at a step's first column, of the factor: l has the step's own rows.
+  __device__ static void substitute(T (&x)[kBlock], const Four<T> (&l)[kStep], const Four<T>& reciprocal) {
+#pragma unroll
+    for (int q = 0; q < kStep; ++q) {
+#pragma unroll
+      for (int p = 0; p < q; ++p) x[q] -= x[p] * l[q].of[p];
+      x[q] *= reciprocal.of[q];
+    }
+  }
+  __device__ static void substitute(T (&x)[kBlock], const T* columns, int begin) {
+    Four<T> l[kStep];
+#pragma unroll
+    for (int p = 0; p < kStep; ++p) l[p] = four(columns + (begin + p) * kStep);
+    substitute(x, l, four(columns + kBlock * kStep));
+  }
+
+  // Takes the products of a row's first entries off the others, which move up. rows: of the factor's columns of the
+  // step, from the step's first row on; what is read beyond the last one is never used.
+  __device__ static void eliminate(T (&x)[kBlock], const T* rows) {
+    const T first[kStep] = {x[0], x[1], x[2], x[3]};
+#pragma unroll
+    for (int c = kStep; c < kBlock; ++c) {
+      const Four<T> l = four(rows + c * kStep);
+      T value = x[c];
+#pragma unroll
+      for (int q = 0; q < kStep; ++q) value -= first[q] * l.of[q];
+      x[c - kStep] = value;
+    }
+  }
+
+  // The rest, from row and column `rest` on, less the products of the panel; and the factor of its corner.
+  __device__ void update(const Team& team, int first, int rest) {
+    constexpr int kCorner = kBlock / kTile;
+    const int strips = (order_ - rest + kTile - 1) / kTile, corners = strips < kCorner ? strips : kCorner;
+    // The tiles of the corner come first.
+    const int next = corners * (corners + 1) / 2, tiles = strips * (strips + 1) / 2;
+    const bool of_first = team.warp() == 0, alone = team.warps() == 1;
+    if (of_first) {
+      update_tiles(first, rest, team.lane(), kWarp, next);
+      __syncwarp();
+      factor_corner(rest);
+    }
+    if (!of_first || alone) {
+      const int skipped = alone ? 0 : kWarp;
+      update_tiles(first, rest, next + team.thread() - skipped, team.threads() - skipped, tiles);
+    }
+  }
+
+  // Tiles of the rest, every `step`-th from `tile` on, less the products of their rows' and their columns' parts of the
+  // panel.
+  SPARSEDIS_ONCE __device__ void update_tiles(int first, int rest, int tile, int step, int end) {
+    const int order = order_;
+    T* const matrix = matrix_;
+    auto row = [=](int i) { return matrix + std::size_t(i) * (i + 1) / 2; };
+#pragma unroll 1
+    for (; tile < end; tile += step) {
+      const Entry at = lower_entry(tile);
+      const int down = rest + at.i * kTile, across = rest + at.j * kTile;
+      T sum[kTile][kTile] = {};
+      const T *left[kTile], *right[kTile];
 #pragma unroll
       for (int t = 0; t < kTile; ++t) {
-        a[t] = left[t][q];
-        b[t] = right[t][q];
+        left[t] = row(down + t < order ? down + t : order - 1) + first;
+        right[t] = row(across + t < order ? across + t : order - 1) + first;
+      }
+#pragma unroll 2
+      for (int q = 0; q < kBlock; ++q) {
+        T a[kTile], b[kTile];
+#pragma unroll
+        for (int t = 0; t < kTile; ++t) {
+          a[t] = left[t][q];
+          b[t] = right[t][q];
+        }
+#pragma unroll
+        for (int r = 0; r < kTile; ++r) {
+#pragma unroll
+          for (int c = 0; c < kTile; ++c) sum[r][c] += a[r] * b[c];
+        }
       }
 #pragma unroll
       for (int r = 0; r < kTile; ++r) {
 #pragma unroll
-        for (int c = 0; c < kTile; ++c) sum[r][c] += a[r] * b[c];
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < kTile; ++r) {
-#pragma unroll
-      for (int c = 0; c < kTile; ++c) {
-        if (down + r < order_ && across + c <= down + r) row(down + r)[across + c] -= sum[r][c];
-      }
-    }
-  }
-
-  // x[first..first+own] times the corner's inverse, or its transpose.
-  __device__ void solve_corner(const Team& team, int first, int own, T* x, bool transposed) const {
-    const T* inverse = inverse_ + std::size_t(first) * kBlock;
-    const int lane = team.lane();
-    if (team.warp() == 0) {
-      T sum = 0;
-      if (lane < own) {
-        // The inverse is 0 above its diagonal.
-#pragma unroll
-        for (int q = 0; q < kBlock; ++q) {
-          if (q >= own) continue;
-          sum += (transposed ? inverse[q * kBlock + lane] : inverse[lane * kBlock + q]) * x[first + q];
+        for (int c = 0; c < kTile; ++c) {
+          if (down + r < order && across + c <= down + r) row(down + r)[across + c] -= sum[r][c];
         }
       }
-      __syncwarp();
-      if (lane < own) x[first + lane] = sum;
     }
-    team.wait();
   }
 
   int order_ = 0;
-  T *matrix_, *inverse_;
+  T *matrix_, *inverse_, *corner_, *between_;
   int* failed_;
 };
 

@@ -10,8 +10,11 @@ class Memory {
   static constexpr std::size_t kAlign = 16;
 
   // Of the bytes of both, from one task to the next the same.
-  __device__ Memory(const Team& team, char* shared, std::size_t shared_bytes, char* scratch, std::size_t scratch_bytes)
+  // spare: of the shared memory, for arrays of take_scratch().
+  __device__ Memory(const Team& team, char* shared, std::size_t shared_bytes, std::size_t spare, char* scratch,
+                    std::size_t scratch_bytes)
       : team_(team),
+        spare_(spare),
         shared_(shared),
         shared_end_(shared + shared_bytes),
         scratch_(scratch),
@@ -22,7 +25,41 @@ class Memory {
   // Uninitialised memory for `count` values, in shared memory where it fits and is at most `most` bytes.
   template <class T>
   __device__ T* take(std::size_t count, std::size_t most = kSmall) {
-    const std::size_t bytes = (count * sizeof(T) + kAlign - 1) / kAlign * kAlign;
+    return reinterpret_cast<T*>(take_bytes(rounded(count * sizeof(T)), most));
+  }
+
+  // The same of a size that grows with the features: in what shared memory is spare.
+  template <class T>
+  __device__ T* take_scratch(std::size_t count) {
+    const std::size_t bytes = rounded(count * sizeof(T)), most = bytes <= spare_ ? bytes : 0;
+    spare_ -= most;
+    return take<T>(count, most);
+  }
+
+  // At its end the memory that has been taken since is available again.
+  class Scope {
+   public:
+    __device__ explicit Scope(Memory& memory)
+        : memory_(memory), spare_(memory.spare_), shared_(memory.shared_), scratch_(memory.scratch_) {}
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+    __device__ ~Scope() {
+      memory_.team_.wait();  // a thread may still read what the next to take it writes
+      memory_.spare_ = spare_;
+      memory_.shared_ = shared_;
+      memory_.scratch_ = scratch_;
+    }
+
+   private:
+    Memory& memory_;
+    std::size_t spare_;
+    char *shared_, *scratch_;
+  };
+
+ private:
+  __device__ static std::size_t rounded(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+  SPARSEDIS_ONCE __device__ char* take_bytes(std::size_t bytes, std::size_t most) {
     char*& from = bytes <= most && bytes <= std::size_t(shared_end_ - shared_) ? shared_ : scratch_;
     char* taken = from;
     from += bytes;
@@ -30,37 +67,14 @@ class Memory {
     emulation::check(scratch_ <= scratch_end_, "a task takes more memory than was computed for its shape");
     team_.once([&] { emulation::poison(taken, bytes); });
 #endif
-    return reinterpret_cast<T*>(taken);
+    return taken;
   }
 
-  // Of a size that grows with the features.
-  template <class T>
-  __device__ T* take_scratch(std::size_t count) {
-    return take<T>(count, 0);
-  }
-
-  // At its end the memory that has been taken since is available again.
-  class Scope {
-   public:
-    __device__ explicit Scope(Memory& memory) : memory_(memory), shared_(memory.shared_), scratch_(memory.scratch_) {}
-    Scope(const Scope&) = delete;
-    Scope& operator=(const Scope&) = delete;
-    __device__ ~Scope() {
-      memory_.team_.wait();  // a thread may still read what the next to take it writes
-      memory_.shared_ = shared_;
-      memory_.scratch_ = scratch_;
-    }
-
-   private:
-    Memory& memory_;
-    char *shared_, *scratch_;
-  };
-
- private:
   // What is larger leaves shared memory to the Newton matrix.
   static constexpr std::size_t kSmall = std::size_t(16) << 10;
 
   const Team& team_;
+  std::size_t spare_;
   char *shared_, *shared_end_, *scratch_, *scratch_end_;
 };
 

@@ -20,4 +20,20 @@ namespace sparsedis::cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// 1/sqrt(x), to a rounding or two.
+__device__ inline double reciprocal_root(double x) {
+#ifdef SPARSEDIS_EMULATION
+  return 1 / std::sqrt(x);
+#else
+  return ::rsqrt(x);
+#endif
+}
+__device__ inline float reciprocal_root(float x) {
+#ifdef SPARSEDIS_EMULATION
+  return 1 / std::sqrt(x);
+#else
+  return ::rsqrtf(x);
+#endif
+}
+
 }  // namespace sparsedis::cuda

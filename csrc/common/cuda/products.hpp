@@ -1,7 +1,8 @@
-// Z Z^T for a matrix Z whose entries are computed as they are needed, in tiles of 16 x 16 that a warp holds in
-// registers: on tensor cores in float, where there are any.
+// Symmetric products Z Z^T in tiles of 16 x 16 that a warp holds in registers, while slices of a few columns of Z pass
+// through shared memory: on tensor cores in float, where there are any.
 #pragma once
 
+#include "four.hpp"
 #include "memory.hpp"
 #include "triangle.hpp"
 
@@ -74,113 +75,153 @@ constexpr bool kTensorCores = true;
 constexpr bool kTensorCores = false;
 #endif
 
-// sum += the products of 16 rows of `own` with 16 of `other`, both (16, ld), over `count` columns, a multiple of 8. For
-// Precision::tf32 they are of TF32 already.
-template <class T>
-__device__ void multiply_tile(int lane, const T* own, const T* other, int ld, int count, Precision precision,
-                              T (&sum)[kTileEntries]) {
+// The columns of Z that are in memory at once: fewer where Z has many rows, so that the matrix fits beside them. From
+// one row to the next the stride keeps the eight rows that lanes read at once in different banks.
+struct Slice {
+  int columns, stride;
+  __device__ explicit Slice(int most_rows) : columns(most_rows <= 128 ? 32 : 16), stride(columns + 4) {}
+};
+
+// Entries of a lane of 16 rows of a slice: as its first factor, `four` has rows l / 4 and l / 4 + 8 of columns l % 4,
+// then of l % 4 + 4. As its second, rows l / 4 with both columns, then rows l / 4 + 8.
+__device__ inline void read_four(int lane, const float* rows, int stride, bool second, float (&four)[4]) {
+#ifndef SPARSEDIS_EMULATION
+  if (__isShared(rows)) {  // one instruction in place of four
+    const int row = second ? lane % 8 + lane / 16 * 8 : lane % 16, column = second ? lane / 8 % 2 * 4 : lane / 16 * 4;
+    const auto address = unsigned(__cvta_generic_to_shared(rows + row * stride + column));
+    unsigned bits[4];
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])
+                 : "r"(address)
+                 : "memory");
+#pragma unroll
+    for (int e = 0; e < 4; ++e) four[e] = __uint_as_float(bits[e]);
+    return;
+  }
+#endif
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const int below = second ? e / 2 : e % 2, across = second ? e % 2 : e / 2;
+    four[e] = rows[(lane / 4 + below * 8) * stride + lane % 4 + across * 4];
+  }
+}
+
+// sum += the products of 16 rows of a slice with 16 others; for Precision::tf32 they are of TF32 already.
+template <Precision precision, class T>
+__device__ void multiply_tile(int lane, const T* own, const T* other, Slice slice, T (&sum)[kTileEntries]) {
   if constexpr (kTensorCores && sizeof(T) == sizeof(float)) {
-    const int from = lane / 4 * ld + lane % 4;
     // Tensor cores truncate where they add: over thousands of columns that is a bias. Their sums are short, and added
     // up outside of them.
     float part[kTileEntries] = {};
-    for (int p = 0; p < count; p += 8) {
-      float a[4];
-#pragma unroll
-      for (int e = 0; e < 4; ++e) a[e] = own[from + e % 2 * 8 * ld + p + e / 2 * 4];
+#pragma unroll 2
+    for (int p = 0; p < slice.columns; p += 8) {
+      float a[4], b[4];
+      read_four(lane, own + p, slice.stride, false, a);
+      read_four(lane, other + p, slice.stride, true, b);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float b[2];
-#pragma unroll
-        for (int e = 0; e < 2; ++e) b[e] = other[from + half * 8 * ld + p + e * 4];
-        if (precision == Precision::split) {
-          tensor_cores::multiply_add_split(part + half * 4, a, b);
+        const float b_half[2] = {b[half * 2], b[half * 2 + 1]};
+        if constexpr (precision == Precision::split) {
+          tensor_cores::multiply_add_split(part + half * 4, a, b_half);
         } else {
-          tensor_cores::multiply_add(part + half * 4, a, b);
+          tensor_cores::multiply_add(part + half * 4, a, b_half);
         }
       }
     }
 #pragma unroll
     for (int e = 0; e < kTileEntries; ++e) sum[e] += part[e];
   } else {
-    for (int p = 0; p < count; ++p) {
+#pragma unroll 1
+    for (int p = 0; p < slice.columns; ++p) {
 #pragma unroll
       for (int e = 0; e < kTileEntries; ++e) {
-        sum[e] += own[tile_row(lane, e) * ld + p] * other[tile_column(lane, e) * ld + p];
+        sum[e] += own[tile_row(lane, e) * slice.stride + p] * other[tile_column(lane, e) * slice.stride + p];
       }
     }
   }
 }
 
-// The lower triangle of Z Z^T for Z (rows, count), entry by entry: store(i, j, value), j <= i. make(i, p): entry p of
-// row i of Z, asked for by consecutive threads for consecutive p.
-template <class T>
-class SymmetricProduct {
- public:
-  // For Z of up to that many rows.
-  __device__ SymmetricProduct(Memory& memory, int largest)
-      : slice_(memory.take<T>(std::size_t(largest + kTile - 1) / kTile * kTile * kStride, std::size_t(48) << 10)) {}
+// The tiles of a symmetric matrix's lower triangle, numbered row by row.
+struct SymmetricTiles {
+  int rows, strips, count;
+  __device__ explicit SymmetricTiles(int order)
+      : rows(order), strips((order + kTile - 1) / kTile), count(strips * (strips + 1) / 2) {}
+};
 
-  template <class Make, class Store>
-  __device__ void compute(const Team& team, int rows, int count, Precision precision, Make make, Store store) const {
-    const int strips = (rows + kTile - 1) / kTile, tiles = strips * (strips + 1) / 2;
-    const int together = team.warps() * kHeld;
-    for (int first = 0; first < tiles; first += together) {
-      const int last = (first + together < tiles ? first + together : tiles) - 1;
-      int first_down, first_across, last_down, last_across;
-      lower_entry(first, first_down, first_across);
-      lower_entry(last, last_down, last_across);
-      // Whether one of the tiles first to last has the strip's rows, as its rows or as its columns.
-      auto needed = [&](int strip) {
-        if (strip >= first_down && strip <= last_down) return true;
-        if (first_down == last_down) return strip >= first_across && strip <= last_across;
-        return last_down - first_down > 1 || strip >= first_across || strip <= last_across;
-      };
-      T sum[kHeld][kTileEntries] = {};
-      for (int from = 0; from < count; from += kSlice) {
-        team.each(strips * kTile * kSlice, [&](int e) {
-          const int i = e / kSlice, p = e % kSlice;
-          if (!needed(i / kTile)) return;
-          const T value = i < rows && from + p < count ? make(i, from + p) : T(0);
-          slice_[i * kStride + p] = precision == Precision::tf32 ? T(tensor_cores::rounded(value)) : value;
-        });
-        each_held(team, first, tiles, [&](int t, int down, int across) {
-          multiply_tile(team.lane(), slice_ + down * kTile * kStride, slice_ + across * kTile * kStride, kStride,
-                        kSlice, precision, sum[t]);
-        });
-        team.wait();
-      }
-      each_held(team, first, tiles, [&](int t, int down, int across) {
-#pragma unroll
-        for (int e = 0; e < kTileEntries; ++e) {
-          const int i = down * kTile + tile_row(team.lane(), e), j = across * kTile + tile_column(team.lane(), e);
-          if (i < rows && j <= i) store(i, j, sum[t][e]);
-        }
-      });
-    }
-    team.wait();
+// Of the tiles first to last of one matrix: whether one has a strip's rows, as its rows or as its columns.
+struct NeededStrips {
+  Entry first, last;
+  __device__ NeededStrips(int first_tile, int last_tile)
+      : first(lower_entry(first_tile)), last(lower_entry(last_tile)) {}
+  __device__ bool operator()(int strip) const {
+    if (strip >= first.i && strip <= last.i) return true;
+    if (first.i == last.i) return strip >= first.j && strip <= last.j;
+    return last.i - first.i > 1 || strip >= first.j || strip <= last.j;
   }
+};
 
- private:
-  // Columns of Z at once. The stride keeps the lanes of a warp, four columns of eight rows, in different banks.
-  static constexpr int kSlice = 16, kStride = kSlice + 4;
-  // Tiles that a warp holds at once: 64 registers of a thread.
-  static constexpr int kHeld = 32 / int(sizeof(T));
+// The tiles that the calling warp holds: of those from `first` on, of two matrices one after the other.
+template <class T>
+class HeldTiles {
+ public:
+  // 32 registers of a thread: with more, what calls this has to spill its own.
+  static constexpr int kHeld = 16 / int(sizeof(T));
 
-  // f(t, down, across) for the tiles of this warp, of those from `first` on; t < kHeld.
-  template <class F>
-  __device__ static void each_held(const Team& team, int first, int tiles, F f) {
+  __device__ HeldTiles(const Team& team, int first, const SymmetricTiles& one, const SymmetricTiles& other) {
 #pragma unroll
     for (int t = 0; t < kHeld; ++t) {
       const int tile = first + team.warp() + t * team.warps();
-      if (tile >= tiles) continue;
-      int down, across;
-      lower_entry(tile, down, across);
-      f(t, down, across);
+      const bool of_one = tile < one.count;
+      const Entry at = lower_entry(of_one ? tile : tile - one.count);
+      tiles_[t] = of_one || tile < one.count + other.count ? unsigned(of_one) << 31 | at.i << 12 | at.j : kNone;
     }
   }
 
-  T* slice_;
+  // Adds the products of a slice of Z, for the first matrix, and of X, for the second one.
+  __device__ void multiply(const Team& team, const T* z, const T* x, Slice slice, Precision precision) {
+    if (precision == Precision::split) {
+      multiply<Precision::split>(team, z, x, slice);
+    } else {
+      multiply<Precision::tf32>(team, z, x, slice);
+    }
+  }
+
+  // Into the packed lower triangles of both matrices.
+  __device__ void store(const Team& team, const SymmetricTiles& one, T* to_one, const SymmetricTiles& other,
+                        T* to_other) const {
+#pragma unroll
+    for (int t = 0; t < kHeld; ++t) {
+      if (tiles_[t] == kNone) continue;
+      const bool of_one = tiles_[t] >> 31;
+      const int rows = of_one ? one.rows : other.rows;
+      T* const to = of_one ? to_one : to_other;
+#pragma unroll
+      for (int e = 0; e < kTileEntries; ++e) {
+        const int i = down(t) + tile_row(team.lane(), e), j = across(t) + tile_column(team.lane(), e);
+        if (i < rows && j <= i) to[i * (i + 1) / 2 + j] = sum_[t][e];
+      }
+    }
+  }
+
+ private:
+  // The first row and column of a tile.
+  __device__ int down(int t) const { return int(tiles_[t] >> 12 & 0xfff) * kTile; }
+  __device__ int across(int t) const { return int(tiles_[t] & 0xfff) * kTile; }
+
+  template <Precision precision>
+  __device__ void multiply(const Team& team, const T* z, const T* x, Slice slice) {
+#pragma unroll
+    for (int t = 0; t < kHeld; ++t) {
+      if (tiles_[t] == kNone) continue;
+      const T* from = tiles_[t] >> 31 ? z : x;
+      multiply_tile<precision>(team.lane(), from + down(t) * slice.stride, from + across(t) * slice.stride, slice,
+                               sum_[t]);
+    }
+  }
+
+  static constexpr unsigned kNone = ~0u;
+  T sum_[kHeld][kTileEntries] = {};
+  unsigned tiles_[kHeld];  // whether of the first matrix, strip of its rows, strip of its columns
 };
 
 }  // namespace sparsedis::cuda

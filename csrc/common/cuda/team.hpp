@@ -5,63 +5,100 @@
 
 namespace sparsedis::cuda {
 
+// The sum of every lane's value, in all lanes of a warp, and the smallest.
+template <class T>
+__device__ T sum_of_lanes(T value) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  return value;
+}
+__device__ inline double smallest_of_lanes(double value) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    const double other = __shfl_xor_sync(kAllLanes, value, step);
+    value = other < value ? other : value;
+  }
+  return value;
+}
+
+// Loops are not unrolled, and what is called from many places is compiled once: inlined, it is most of the code.
 class Team {
  public:
   static constexpr int kMostWarps = 16;
   // In shared memory.
   static constexpr std::size_t kDoubles = 2 * kMostWarps;
 
-  __device__ explicit Team(double* shared) : pads_(shared), thread_(int(threadIdx.x)), threads_(int(blockDim.x)) {}
+  __device__ explicit Team(double* shared) : pads_(shared) {}
 
-  __device__ int thread() const { return thread_; }
-  __device__ int threads() const { return threads_; }
-  __device__ int lane() const { return thread_ % kWarp; }
-  __device__ int warp() const { return thread_ / kWarp; }
-  __device__ int warps() const { return threads_ / kWarp; }
+  // Read from registers where they are used: a member would be read from memory, in functions compiled once.
+  __device__ static int thread() { return int(threadIdx.x); }
+  __device__ static int threads() { return int(blockDim.x); }
+  __device__ static int lane() { return thread() % kWarp; }
+  __device__ static int warp() { return thread() / kWarp; }
+  __device__ static int warps() { return threads() / kWarp; }
   __device__ void wait() const { __syncthreads(); }
   __device__ void check_interruption() const {}  // the host is asked nothing
 
   template <class F>
   __device__ void each(int count, F f) const {
-    for (int i = thread_; i < count; i += threads_) f(i);
+    distribute(count, f);
     wait();
+  }
+
+  // each() without its barrier.
+  template <class F>
+  __device__ void distribute(int count, F f) const {
+#pragma unroll 1
+    for (int i = thread(); i < count; i += threads()) f(i);
   }
 
   template <class F>
   __device__ void once(F f) const {
-    if (thread_ == 0) f();
+    if (thread() == 0) f();
     wait();
   }
 
   // f(i, lane) for i < count, by the lanes of one warp together; a barrier at the end.
   template <class F>
   __device__ void each_by_warp(int count, F f) const {
+#pragma unroll 1
     for (int i = warp(); i < count; i += warps()) f(i, lane());
     wait();
   }
 
+  // The order does not depend on the number of threads: it is that of kMostWarps warps, of which one takes the parts of
+  // several where there are fewer.
   template <class F>
   __device__ double sum(int count, F f) const {
-    double part = 0;
-    for (int i = thread_; i < count; i += threads_) part += f(i);
-    return reduce(part, [](double a, double b) { return a + b; });
+    double* const pad = next_pad();
+#pragma unroll 1
+    for (int part = warp(); part < kMostWarps; part += warps()) {
+      double value = 0;
+#pragma unroll 1
+      for (int i = part * kWarp + lane(); i < count; i += kMostWarps * kWarp) value += f(i);
+      if (part * kWarp < count) value = sum_of_lanes(value);
+      if (lane() == 0) pad[part] = value;
+    }
+    return total(pad);
   }
 
   template <class F>
   __device__ double least(int count, F f) const {
     double part = INFINITY;
-    for (int i = thread_; i < count; i += threads_) {
+#pragma unroll 1
+    for (int i = thread(); i < count; i += threads()) {
       const double value = f(i);
       part = value < part ? value : part;
     }
-    return reduce(part, [](double a, double b) { return b < a ? b : a; });
+    return smallest(part);
   }
 
   template <class T>
   __device__ int partition(T* x, int count, T threshold) const {
     int above = 0;
-    for (int from = 0; from < count; from += threads_) {
-      const int i = from + thread_;
+#pragma unroll 1
+    for (int from = 0; from < count; from += threads()) {
+      const int i = from + thread();
       const T value = i < count ? x[i] : T(0);
       const bool taken = i < count && value > threshold;
       int total;
@@ -74,8 +111,9 @@ class Team {
   }
 
   // The sum of `own` over the threads before this one, and over all of them.
-  __device__ int offset(int own, int& total) const {
+  SPARSEDIS_ONCE __device__ int offset(int own, int& total) const {
     int inclusive = own;
+#pragma unroll 1
     for (int step = 1; step < kWarp; step *= 2) {
       const int other = __shfl_up_sync(kAllLanes, inclusive, step);
       if (lane() >= step) inclusive += other;
@@ -85,6 +123,7 @@ class Team {
     wait();
     int before = 0;
     total = 0;
+#pragma unroll 1
     for (int w = 0; w < warps(); ++w) {
       const int sum = int(pad[w]);
       if (w < warp()) before += sum;
@@ -101,27 +140,39 @@ class Team {
     return pads_ + turn_ * kMostWarps;
   }
 
-  template <class Combine>
-  __device__ double reduce(double value, Combine combine) const {
-    for (int step = kWarp / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(kAllLanes, value, step));
-    double* pad = next_pad();
+  // Of the parts that a sum's warps have left.
+  SPARSEDIS_ONCE __device__ double total(const double* pad) const {
+    wait();
+    return sum_of_lanes(lane() < kMostWarps ? pad[lane()] : 0);
+  }
+  // Of all threads' values.
+  SPARSEDIS_ONCE __device__ double smallest(double value) const {
+    double* const pad = next_pad();
+    value = smallest_of_lanes(value);
     if (lane() == 0) pad[warp()] = value;
     wait();
-    double result = pad[0];
-    for (int w = 1; w < warps(); ++w) result = combine(result, pad[w]);
-    return result;
+    return smallest_of_lanes(lane() < warps() ? pad[lane()] : INFINITY);
   }
 
   double* pads_;
-  int thread_, threads_;
   mutable int turn_ = 0;
 };
 
-// The sum of every lane's value, in all lanes of a warp.
+// The sums of eight values of every lane: lane l has that of value l / 4.
 template <class T>
-__device__ T sum_of_lanes(T value) {
-  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
-  return value;
+__device__ T eight_sums_of_lanes(T (&value)[8]) {
+#pragma unroll
+  for (int half = 4, step = kWarp / 2; half > 0; half /= 2, step /= 2) {
+    const bool upper = Team::lane() & step;
+#pragma unroll
+    for (int v = 0; v < half; ++v) {
+      const T given = upper ? value[v] : value[v + half], kept = upper ? value[v + half] : value[v];
+      value[v] = kept + __shfl_xor_sync(kAllLanes, given, step);
+    }
+  }
+#pragma unroll
+  for (int step = 2; step > 0; step /= 2) value[0] += __shfl_xor_sync(kAllLanes, value[0], step);
+  return value[0];
 }
 
 }  // namespace sparsedis::cuda

@@ -5,12 +5,18 @@
 
 namespace sparsedis::cuda {
 
-// Row i and column j <= i of entry e of a lower triangle, row by row.
-__device__ inline void lower_entry(int e, int& i, int& j) {
-  i = int((std::sqrt(8.0f * float(e) + 1) - 1) / 2);
+struct Entry {
+  int i, j;  // row and column, j <= i
+};
+
+// Where entry e of a lower triangle is.
+SPARSEDIS_ONCE __device__ inline Entry lower_entry(int e) {
+  int i = int((std::sqrt(8.0f * float(e) + 1) - 1) / 2);
+#pragma unroll 1
   while (i * (i + 1) / 2 > e) --i;
+#pragma unroll 1
   while ((i + 1) * (i + 2) / 2 <= e) ++i;
-  j = e - i * (i + 1) / 2;
+  return {i, e - i * (i + 1) / 2};
 }
 
 }  // namespace sparsedis::cuda

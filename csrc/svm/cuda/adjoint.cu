@@ -22,7 +22,8 @@ __device__ inline void adjoint_task(const AdjointArguments& given, std::int64_t 
   const int all = int(problems.samples), d = int(problems.features), n = samples.n, k = samples.k;
   const Features<Feature> features = task.features(problems, index);
   Value* grad_X = given.gradients.X + index * all * d;
-  for (int i = 0; i < all; ++i) team.each(d, [&](int j) { grad_X[std::ptrdiff_t(i) * d + j] = 0; });
+  for (int i = 0; i < all; ++i) team.distribute(d, [&](int j) { grad_X[std::ptrdiff_t(i) * d + j] = 0; });
+  team.wait();
   if (n == 0) {
     team.once(
         [&] { given.gradients.lambda1[index] = given.gradients.lambda2[index] = given.gradients.dual_reg[index] = 0; });
@@ -35,7 +36,7 @@ __device__ inline void adjoint_task(const AdjointArguments& given, std::int64_t 
   using PrimalMap = SparsePrimalMap<Feature, Value>;
   using Adjoint = sparsedis::Adjoint<Team, PrimalMap, SystemFor<PrimalMap>>;
   PrimalMap primal(memory, samples, features, 0);
-  SystemFor<PrimalMap> system(memory, samples, d);
+  SystemFor<PrimalMap> system(memory, samples);
   double* values = memory.take<double>(Adjoint::size(n, k, primal.ld()));
   unsigned char* free = memory.take<unsigned char>(Adjoint::flags(n, k));
   Adjoint adjoint(team, samples, primal, system, values, free);
@@ -44,6 +45,7 @@ __device__ inline void adjoint_task(const AdjointArguments& given, std::int64_t 
       adjoint.run(dual, [&](int c, int a) { return double(grad_W[std::ptrdiff_t(primal.index(a)) * k + c]); });
   team.each_by_warp(n, [&](int i, int lane) {
     Value* row = grad_X + std::ptrdiff_t(task.present(i)) * d;
+#pragma unroll 1
     for (int a = lane; a < primal.candidates(); a += kWarp) {
       double sum = 0;
       for (int term = 0; term < adjoint.terms(); ++term) sum += adjoint.column(i, term) * adjoint.plane(term)[a];

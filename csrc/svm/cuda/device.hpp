@@ -19,8 +19,8 @@ struct Scan {
   double longest;  // the largest ||x_j||, in screening units
 };
 
-__device__ inline Scan scan(const Team& team, Memory& memory, const Samples& samples,
-                            const Features<Feature>& features) {
+SPARSEDIS_ONCE __device__ inline Scan scan(const Team& team, Memory& memory, const Samples& samples,
+                                           const Features<Feature>& features) {
   const Memory::Scope scope(memory);
   const int m = samples.m, d = features.features();
   const double unit = screening_unit(samples);
@@ -93,7 +93,7 @@ class Device {
   __device__ GramPrimalMap<cuda::Feature> gram_primal_map() const { return {memory_, team_, samples_, features_}; }
   template <class PrimalMap>
   __device__ System<PrimalMap> system() const {
-    return {memory_, samples_, features()};
+    return {memory_, samples_};
   }
   template <class PrimalMap>
   __device__ Weights write(PrimalMap& primal, const double* L) const {

@@ -1,6 +1,7 @@
 // One task's features, of any strides and type, and products with all of them.
 #pragma once
 
+#include "../../common/cuda/four.hpp"
 #include "../../common/cuda/half.hpp"
 #include "../../common/cuda/memory.hpp"
 #include "../../common/cuda/triangle.hpp"
@@ -27,17 +28,33 @@ __device__ void each_group_of_classes(int m, F f) {
   for (int first = 0; first < m; first += kClasses) f(first, m - first < kClasses ? m - first : kClasses);
 }
 
-// to(c, sum_i x(i) rows[i m + c]) for all classes c < m; rows (n, m). The sums are in V.
+// to(c, sum_i x(i) rows[i m + c]) for all classes c < m; rows (n, m), aligned. The sums are in V.
 template <class V, class X, class To>
 __device__ void multiply_column(int n, int m, const V* rows, X x, To to) {
+  constexpr int kTogether = 8;  // loads under way at once
   each_group_of_classes(m, [&](int first, int count) {
     V sum[kClasses] = {};
-#pragma unroll 8  // loads under way at once: few threads share a pass over the features
-    for (int i = 0; i < n; ++i) {
-      const V value = V(x(i));
+#pragma unroll 1
+    for (int from = 0; from < n; from += kTogether) {
+      V value[kTogether];
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        if (c < count) sum[c] += value * rows[i * m + first + c];
+      for (int q = 0; q < kTogether; ++q) value[q] = V(x(from + q < n ? from + q : n - 1));
+#pragma unroll
+      for (int q = 0; q < kTogether; ++q) {
+        const V* row = rows + (from + q < n ? from + q : n - 1) * m + first;
+        Four<V> of_class = {};
+        if (m % kClasses == 0) {
+          of_class = four(row);
+        } else {
+#pragma unroll
+          for (int c = 0; c < kClasses; ++c) {
+            if (c < count) of_class.of[c] = row[c];
+          }
+        }
+#pragma unroll
+        for (int c = 0; c < kClasses; ++c) {
+          if (c < count) sum[c] += (from + q < n ? value[q] : V(0)) * of_class.of[c];
+        }
       }
     }
 #pragma unroll
@@ -52,10 +69,12 @@ __device__ void multiply_column(int n, int m, const V* rows, X x, To to) {
 template <class X, class W>
 __device__ void multiply_rows(const Team& team, int n, int m, int count, X x, W w, double* scores) {
   constexpr int kRows = 2;
+  static_assert(kRows * kClasses == 8, "eight sums");
   team.each_by_warp((n + kRows - 1) / kRows, [&](int group, int lane) {
     const int i = group * kRows, rows = n - i < kRows ? n - i : kRows;
     each_group_of_classes(m, [&](int first, int classes) {
-      double sum[kRows][kClasses] = {};
+      double sum[kRows * kClasses] = {};
+#pragma unroll 1
       for (int a = lane; a < count; a += kWarp) {
         double value[kRows];
 #pragma unroll
@@ -65,18 +84,12 @@ __device__ void multiply_rows(const Team& team, int n, int m, int count, X x, W 
           if (c >= classes) continue;
           const double weight = w(first + c, a);
 #pragma unroll
-          for (int r = 0; r < kRows; ++r) sum[r][c] += value[r] * weight;
+          for (int r = 0; r < kRows; ++r) sum[r * kClasses + c] += value[r] * weight;
         }
       }
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-        for (int c = 0; c < kClasses; ++c) {
-          if (r >= rows || c >= classes) continue;
-          const double total = sum_of_lanes(sum[r][c]);
-          if (lane == 0) scores[(i + r) * m + first + c] = total;
-        }
-      }
+      const double total = eight_sums_of_lanes(sum);
+      const int r = lane / 4 / kClasses, c = lane / 4 % kClasses;
+      if (lane % 4 == 0 && r < rows && c < classes) scores[(i + r) * m + first + c] = total;
     });
   });
 }
@@ -97,9 +110,9 @@ class Features {
   // The Gram matrix X X^T, (n, n).
   __device__ void gram(const Team& team, double* K) const {
     team.each_by_warp(n_ * (n_ + 1) / 2, [&](int e, int lane) {
-      int i, j;
-      lower_entry(e, i, j);
+      const auto [i, j] = lower_entry(e);
       double sum = 0;
+#pragma unroll 1
       for (int a = lane; a < d_; a += kWarp) sum += double((*this)(i, a)) * double((*this)(j, a));
       sum = sum_of_lanes(sum);
       if (lane == 0) K[i * n_ + j] = K[j * n_ + i] = sum;

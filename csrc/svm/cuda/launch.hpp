@@ -16,12 +16,16 @@ using Value = typename ValueOf<Feature>::Type;
 template <class PrimalMap>
 using SystemFor = NewtonSystem<typename PrimalMap::Products>;
 
+// Of Workspace::counters: tasks taken from the queue, whether a value was not allowed, whether a task waits.
+constexpr int kTaken = 0, kRefused = 1, kWaiting = 2, kCounters = 3;
+
 // A launch's memory. Blocks take tasks from a queue, so that their number, and with it the scratch memory, is bounded.
 struct Workspace {
   std::int64_t shared_bytes;   // dynamic shared memory of a block
+  std::int64_t spare_bytes;    // of it, for arrays that grow with the features
   char* scratch;               // (blocks, scratch_bytes)
   std::int64_t scratch_bytes;  // of a block
-  int* counters;               // (2,), 0 at the start: the tasks taken, and whether a value was not allowed
+  int* counters;               // (kCounters,), 0 at the start
   double* waiting;             // (B,): the gap of a task that waits for solve_in_double, -1 for others
 };
 
@@ -32,10 +36,10 @@ __device__ void each_task(std::int64_t batch, const Workspace& workspace, char* 
   char* free = shared + Team::kDoubles * sizeof(double);
   std::int64_t* next = reinterpret_cast<std::int64_t*>(free);
   free += Memory::kAlign;
-  Memory memory(team, free, std::size_t(workspace.shared_bytes - (free - shared)),
+  Memory memory(team, free, std::size_t(workspace.shared_bytes - (free - shared)), std::size_t(workspace.spare_bytes),
                 workspace.scratch + blockIdx.x * workspace.scratch_bytes, std::size_t(workspace.scratch_bytes));
   for (;;) {
-    team.once([&] { *next = atomicAdd(workspace.counters, 1); });
+    team.once([&] { *next = atomicAdd(workspace.counters + kTaken, 1); });
     const std::int64_t index = *next;
     if (index >= batch) return;
     const Memory::Scope scope(memory);

@@ -22,6 +22,7 @@ class SparsePrimalMap : public NoVariables {
         n_(samples.n),
         d_(features.features()),
         longest_(longest),
+        ratio_(samples.lambda1 / samples.lambda2),
         A_(memory.take<double>(std::size_t(n_) * samples.m)),
         next_(memory.take<double>(std::size_t(n_) * samples.m)),
         scores_(memory.take<double>(std::size_t(n_) * samples.m)),
@@ -42,7 +43,7 @@ class SparsePrimalMap : public NoVariables {
   __device__ double V(int c, int a) const { return V_[c * ld() + a]; }
   __device__ double W(int c, int a) const { return shrinkage_[a] * V(c, a); }
   __device__ double alpha(int a) const { return shrinkage_[a]; }
-  __device__ double beta(int a) const { return active(a) ? samples_.lambda1 * inverse_[a] / samples_.lambda2 : 0; }
+  __device__ double beta(int a) const { return active(a) ? ratio_ * inverse_[a] : 0; }
   __device__ double unit(int c, int a) const { return V(c, a) * inverse_[a]; }
   __device__ const double* residual() const { return A_; }
   __device__ const double* scores() const { return scores_; }
@@ -109,54 +110,63 @@ class SparsePrimalMap : public NoVariables {
   }
 
   SPARSEDIS_ONCE __device__ void mean_curvature(const Team& team, double* to) {
-    const int m = samples_.m;
-    multiply_rows(
-        team, n_, 1, count_, [&](int i, int a) { return double(gathered(i, a)) * double(gathered(i, a)); },
-        [&](int, int a) { return alpha(a) + beta(a) / m; }, to);
+    const int m = samples_.m, count = count_;
+    const auto x = gathered();
+    team.each_by_warp(n_, [&](int i, int lane) {
+      double sum = 0;
+#pragma unroll 1
+      for (int a = lane; a < count; a += kWarp) sum += double(x(i, a)) * double(x(i, a)) * (alpha(a) + beta(a) / m);
+      sum = sum_of_lanes(sum);
+      if (lane == 0) to[i] = sum;
+    });
   }
 
   // X^T R for rows (n, m), over all features: planes (m, d).
   SPARSEDIS_ONCE __device__ void correlate(const Team& team, const double* rows, double* planes) {
-    correlate_columns(team, d_, [&](int i, int j) { return features_(i, j); }, rows, planes);
+    const Features<F> features = features_;
+    correlate_columns(team, d_, [=](int i, int j) { return features(i, j); }, rows, planes);
   }
 
   // X W for planes W (m, d): scores (n, m).
   SPARSEDIS_ONCE __device__ void apply(const Team& team, const double* planes, double* scores) {
+    const Features<F> features = features_;
+    const std::ptrdiff_t ld = this->ld();
     multiply_rows(
-        team, n_, samples_.m, d_, [&](int i, int j) { return features_(i, j); },
-        [&](int c, int j) { return planes[c * ld() + j]; }, scores);
+        team, n_, samples_.m, d_, [=](int i, int j) { return features(i, j); },
+        [=](int c, int j) { return planes[c * ld + j]; }, scores);
   }
 
   SPARSEDIS_ONCE __device__ void correlate_candidates(const Team& team, const double* rows, double* planes) {
-    correlate_columns(team, count_, [&](int i, int a) { return gathered(i, a); }, rows, planes);
+    correlate_columns(team, count_, gathered(), rows, planes);
   }
 
   SPARSEDIS_ONCE __device__ void apply_candidates(const Team& team, const double* planes, double* scores) {
-    multiply_rows(
-        team, n_, samples_.m, count_, [&](int i, int a) { return gathered(i, a); },
-        [&](int c, int a) { return planes[c * ld() + a]; }, scores);
+    const std::ptrdiff_t ld = this->ld();
+    multiply_rows(team, n_, samples_.m, count_, gathered(), [=](int c, int a) { return planes[c * ld + a]; }, scores);
   }
 
   // The features' curvature times rows (n, m) of a vector: a covector (n, m).
   SPARSEDIS_ONCE __device__ void multiply(const Team& team, const double* rows, double* to) {
+    correlate_candidates(team, rows, product_);
     const int m = samples_.m;
+    const std::ptrdiff_t ld = this->ld();
+    const double *const V = V_, *const inverses = inverse_;
+    double* const product = product_;
+    // The vector as a covector, then (alpha I + beta u u^T) of it.
     team.each(count_, [&](int a) {
+      const double inverse = inverses[a];
       double sum = 0, along = 0, units = 0;
-      multiply_column(
-          n_, m, rows, [&](int i) { return gathered(i, a); },
-          [&](int c, double value) {
-            product_[c * ld() + a] = value;
-            sum += value;
-          });
-      // The vector as a covector, then (alpha I + beta u u^T) of it.
       for (int c = 0; c < m; ++c) {
-        along += unit(c, a) * (product_[c * ld() + a] + sum);
-        units += unit(c, a);
+        const double unit = V[c * ld + a] * inverse;
+        sum += product[c * ld + a];
+        along += unit * product[c * ld + a];
+        units += unit;
       }
-      along *= beta(a);
+      along = beta(a) * (along + units * sum);
+      const double alpha = this->alpha(a);
       for (int c = 0; c < m; ++c) {
-        double& value = product_[c * ld() + a];
-        value = alpha(a) * (value + sum) + along * (unit(c, a) + units);
+        double& value = product[c * ld + a];
+        value = alpha * (value + sum) + along * (V[c * ld + a] * inverse + units);
       }
     });
     apply_candidates(team, product_, to);
@@ -166,27 +176,37 @@ class SparsePrimalMap : public NoVariables {
   static constexpr double kEpsilon = sizeof(T) == 8 ? 2.220446049250313e-16 : 1.1920929e-7;
 
   __device__ int words() const { return (d_ + kWarp - 1) / kWarp; }
-  __device__ Value gathered(int i, int a) const { return gathered_[i * ld() + a]; }
+  // The candidates' features; a copy of the pointer, which a member's would be read anew after all that is written.
+  __device__ auto gathered() const {
+    return [x = gathered_, ld = ld()](int i, int a) { return x[i * ld + a]; };
+  }
 
-  // X^T R for the columns x(i, a), a < count.
+  // X^T R for the columns x(i, a), a < count. next_, where nothing is kept between evaluations, has the rows aligned.
   template <class X>
   __device__ void correlate_columns(const Team& team, int count, X x, const double* rows, double* planes) const {
+    const int n = n_, m = samples_.m;
+    const std::ptrdiff_t ld = this->ld();
+    double* const aligned = next_;
+    team.each(n * m, [&](int e) { aligned[e] = rows[e]; });
     team.each(count, [&](int a) {
       multiply_column(
-          n_, samples_.m, rows, [&](int i) { return x(i, a); },
-          [&](int c, double value) { planes[c * ld() + a] = value; });
+          n, m, aligned, [&](int i) { return x(i, a); }, [&](int c, double value) { planes[c * ld + a] = value; });
     });
   }
 
   // Makes the candidates those whose squared norm is above `least`, and keeps the largest of the others.
   __device__ void screen(const Team& team, T least) {
+    const int n = n_, d = d_, m = samples_.m;
+    const Features<F> features = features_;
+    const T* const rows = screening_;
+    unsigned* const on_bits = bits_;
     double nearest = 0;
     team.each_by_warp(words(), [&](int word, int lane) {
       const int j = word * kWarp + lane;
       T squares = 0, last = 0;
-      if (j < d_) {
+      if (j < d) {
         multiply_column(
-            n_, samples_.m, screening_, [&](int i) { return features_(i, j); },
+            n, m, rows, [=](int i) { return features(i, j); },
             [&](int, T value) {
               squares += value * value;
               last += value;
@@ -219,6 +239,7 @@ class SparsePrimalMap : public NoVariables {
       const int word = from + team.thread();
       unsigned bits = word < words() ? bits_[word] : 0;
       int total, place = count + team.offset(__popc(bits), total);
+#pragma unroll 1
       for (; bits; bits &= bits - 1) index_[place++] = word * kWarp + __ffs(bits) - 1;
       count += total;
     }
@@ -227,46 +248,62 @@ class SparsePrimalMap : public NoVariables {
   }
 
   SPARSEDIS_ONCE __device__ void gather(const Team& team) {
-    const int count = count_;
-    for (int i = 0; i < n_; ++i) {
-      for (int a = team.thread(); a < count; a += team.threads()) gathered_[i * ld() + a] = features_(i, index_[a]);
-    }
-    team.wait();
+    constexpr int kTogether = 8;  // loads under way at once
+    const int count = count_, n = n_;
+    const std::ptrdiff_t ld = this->ld();
+    const Features<F> features = features_;
+    Value* const to = gathered_;
+    const int* const index = index_;
+    team.each(count, [&](int a) {
+      const int j = index[a];
+#pragma unroll 1
+      for (int from = 0; from < n; from += kTogether) {
+        Value value[kTogether];
+#pragma unroll
+        for (int q = 0; q < kTogether; ++q) value[q] = features(from + q < n ? from + q : n - 1, j);
+#pragma unroll
+        for (int q = 0; q < kTogether; ++q) {
+          if (from + q < n) to[(from + q) * ld + a] = value[q];
+        }
+      }
+    });
   }
 
   // V, W and the scores of the features found, in double; returns the penalty.
   SPARSEDIS_ONCE __device__ double take_candidates(const Team& team) {
     gather(team);
+    correlate_candidates(team, A_, V_);
+    const int m = samples_.m;
+    const std::ptrdiff_t ld = this->ld();
+    const double lambda1 = samples_.lambda1, lambda2 = samples_.lambda2;
+    const double* const V = V_;
+    double *const W = product_, *const norms = norm_, *const inverses = inverse_, *const shrinkages = shrinkage_;
     const double penalty = team.sum(count_, [&](int a) {
       double squares = 0, last = 0;
-      multiply_column(
-          n_, samples_.m, A_, [&](int i) { return gathered(i, a); },
-          [&](int c, double value) {
-            V_[c * ld() + a] = value;
-            squares += value * value;
-            last += value;
-          });
-      const double norm = std::sqrt(squares + last * last);
-      norm_[a] = norm;
-      inverse_[a] = norm > 0 ? 1 / norm : 0;
+      for (int c = 0; c < m; ++c) {
+        const double value = V[c * ld + a];
+        squares += value * value;
+        last += value;
+      }
+      const double norm = std::sqrt(squares + last * last), inverse = norm > 0 ? 1 / norm : 0;
       // With lambda1 = 0 also where V_j happens to be 0.
-      shrinkage_[a] = samples_.lambda1 == 0 ? 1 / samples_.lambda2
-                      : active(a)           ? (1 - samples_.lambda1 * inverse_[a]) / samples_.lambda2
-                                            : 0;
-      const double length = shrinkage_[a] * norm;
-      return samples_.lambda1 * length + samples_.lambda2 / 2 * length * length;
+      const double shrinkage = lambda1 == 0 ? 1 / lambda2 : norm > lambda1 ? (1 - lambda1 * inverse) / lambda2 : 0;
+      for (int c = 0; c < m; ++c) W[c * ld + a] = shrinkage * V[c * ld + a];
+      norms[a] = norm;
+      inverses[a] = inverse;
+      shrinkages[a] = shrinkage;
+      const double length = shrinkage * norm;
+      return lambda1 * length + lambda2 / 2 * length * length;
     });
-    multiply_rows(
-        team, n_, samples_.m, count_, [&](int i, int a) { return double(gathered(i, a)) * shrinkage_[a]; },
-        [&](int c, int a) { return V(c, a); }, scores_);
+    apply_candidates(team, W, scores_);
     return penalty;
   }
 
   const Samples& samples_;
   const Features<F>& features_;
   int n_, d_, count_ = 0;
-  double longest_, penalty_ = 0;
-  double nearest_off_ = 0;  // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
+  double longest_, ratio_, penalty_ = 0;  // ratio_: lambda1 / lambda2
+  double nearest_off_ = 0;                // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
   bool evaluated_ = false;
   double *A_, *next_, *scores_;
   T* screening_;

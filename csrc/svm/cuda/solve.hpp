@@ -1,8 +1,8 @@
 // What the two kernels of a solve have in common.
 //
 // Features in double are solved by solve_in_double.cu. Others are solved by solve_in_float.cu, and the few tasks that
-// it does not certify wait for solve_in_double.cu, which is launched after it whatever it has found: the host is asked
-// nothing.
+// it does not certify wait for solve_in_double.cu. That is launched after it whatever it has found where the host
+// cannot be asked, in a CUDA graph.
 #pragma once
 
 #include "../policy.hpp"
@@ -17,22 +17,6 @@ struct SolveArguments {
   Workspace workspace;
 };
 
-// In Solutions::status, of a task that waits for solve_in_double.
-constexpr std::int64_t kWaits = -1;
-
-__device__ inline void write_outcome(const Team& team, const Solutions<Value>& solutions, std::int64_t index,
-                                     double scale, const Outcome& outcome) {
-  team.once([&] {
-    const Certificate& at = outcome.weights.certificate;
-    solutions.gap[index] = scale * at.gap;
-    solutions.relative_gap[index] = at.relative();
-    solutions.objective[index] = scale * at.objective;
-    solutions.n_iter[index] = outcome.n_iter;
-    solutions.status[index] = std::int64_t(outcome.status);
-    solutions.margin[index] = outcome.weights.margin;
-  });
-}
-
 // The weights and active features of one task, 0 until they are written.
 __device__ inline Output output_of(const SolveArguments& given, std::int64_t index) {
   const Problems<Feature>& problems = given.problems;
@@ -46,7 +30,7 @@ __device__ inline bool begin(const SolveArguments& given, std::int64_t index, co
   const Solutions<Value>& solutions = given.solutions;
   if (!valid(team, problems, index)) {
     team.once([&] {
-      given.workspace.counters[1] = 1;
+      given.workspace.counters[kRefused] = 1;
       solutions.status[index] = std::int64_t(Status::stalled);
     });
     return false;

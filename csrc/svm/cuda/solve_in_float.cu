@@ -10,7 +10,10 @@ SPARSEDIS_KERNEL(solve_in_float, sparsedis::cuda::SolveArguments) {
     if (!begin(given, index, team)) return;
     solve_task(given, index, team, memory, [&](sparsedis::Policy<Device>& policy) {
       if (policy.solve_in_float()) return;
-      team.once([&] { given.workspace.waiting[index] = policy.relative_gap(); });
+      team.once([&] {
+        given.workspace.waiting[index] = policy.relative_gap();
+        given.workspace.counters[kWaiting] = 1;
+      });
     });
   });
 }

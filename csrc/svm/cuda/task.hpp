@@ -64,7 +64,7 @@ class Task {
 
 // Whether all values are what the problem allows; the features of samples without weight too.
 template <class F>
-__device__ bool valid(const Team& team, const Problems<F>& problems, std::int64_t index) {
+SPARSEDIS_ONCE __device__ bool valid(const Team& team, const Problems<F>& problems, std::int64_t index) {
   auto fine = [](double value) { return std::isfinite(value) && value >= 0; };
   const double lambda2 = problems.lambda2[index];
   if (!fine(problems.lambda1[index]) || !fine(problems.dual_reg[index]) || !fine(lambda2) || lambda2 == 0) return false;

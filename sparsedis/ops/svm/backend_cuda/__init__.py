@@ -16,7 +16,7 @@ from sparsedis.ops.common.cuda.machine import emulated, machine
 from sparsedis.ops.common.cuda.programs import Program
 from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.svm.backend_cuda import arguments, memory
-from sparsedis.ops.svm.backend_cuda.memory import Shape
+from sparsedis.ops.svm.backend_cuda.memory import Shape, SharedMemory
 from sparsedis.ops.svm.backend_torch import TorchBackend
 from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved, check_values, shapes
 
@@ -26,8 +26,15 @@ MOST_CLASSES = 64
 # Scratch memory of a launch, in bytes: fewer blocks run at once where more would take more than this. And of a block.
 LARGEST_SCRATCH = 2 << 30
 LARGEST_BLOCK = 1 << 30
-# For which the kernels are compiled.
-MOST_THREADS = 256
+# Threads of a block, by the largest order of the Newton matrix: where each block has a multiprocessor for itself, and
+# where blocks share them. Measured on an H100 (docs/cuda.md).
+THREADS = ((32, 128, 64), (128, 256, 128), (LARGEST_ORDER, 384, 384))
+# Features from which on a pass over them keeps the most threads busy.
+MANY_FEATURES = 4096
+# Whether what shared memory is left holds arrays that grow with the features, likewise. It is taken from the cache.
+SPARE_IS_USED = (False, False)
+# For which kernels are compiled: with more threads, or blocks at once, each thread has fewer registers.
+THREAD_LIMITS = (256, 384)
 
 KERNELS = ("solve_in_float", "solve_in_double", "adjoint")
 
@@ -35,19 +42,30 @@ _FEATURES = {torch.float32: "float", torch.float64: "double", torch.float16: "Ha
 
 
 @cache
-def program(kernel: str, feature: str, classes: int | None) -> Program:
-    """One of KERNELS for a type of features, as the kernels call it; classes: None for any number."""
-    macros: dict[str, object] = {"SPARSEDIS_FEATURE": feature, "SPARSEDIS_THREADS": MOST_THREADS}
+def program(kernel: str, feature: str, classes: int | None, threads: int = THREAD_LIMITS[0]) -> Program:
+    """One of KERNELS for a type of features, as the kernels call it; classes: None for any number; threads: at most."""
+    macros: dict[str, object] = {"SPARSEDIS_FEATURE": feature, "SPARSEDIS_THREADS": threads}
     if classes is not None:
         macros["SPARSEDIS_CLASSES"] = classes
     return Program.of(kernel, f"svm/cuda/{kernel}.cu", macros)
 
 
-def threads_for(shape: Shape) -> int:
-    """Of a block: as many as the Newton matrix keeps busy, or a pass over many features."""
-    if shape.d >= 2048:
-        return MOST_THREADS
-    return 64 if shape.order <= 32 else 128 if shape.order <= 128 else MOST_THREADS
+def threads_for(shape: Shape, alone: bool) -> int:
+    """Of a block, which has a multiprocessor alone or shares it with others."""
+    order = max(shape.order, LARGEST_ORDER if shape.d >= MANY_FEATURES else 0)
+    return next(of_alone if alone else sharing for largest, of_alone, sharing in THREADS if order <= largest)
+
+
+def thread_limit(threads: int, alone: bool) -> int:
+    """Which of THREAD_LIMITS a block is launched with."""
+    return next(limit for limit in THREAD_LIMITS if threads <= limit) if alone else THREAD_LIMITS[-1]
+
+
+def shared_memory(shape: Shape, products: int, threads: int, limit: int, alone: bool) -> SharedMemory:
+    """Of a block of so many threads."""
+    if not alone:
+        limit = limit * threads // THREAD_LIMITS[-1]
+    return memory.shared_memory(shape, products, limit, SPARE_IS_USED[not alone])
 
 
 class CudaBackend:
@@ -91,7 +109,11 @@ class CudaBackend:
         if not 2 <= n_classes <= MOST_CLASSES:
             raise ValueError(f"classes: expected a number from 2 to {MOST_CLASSES}, got {n_classes}")
         classes = None if emulated() else n_classes
-        programs = [program(kernel, _FEATURES[dtype], classes) for kernel in _kernels(dtype)]
+        programs = [
+            program(kernel, _FEATURES[dtype], classes, threads)
+            for threads in THREAD_LIMITS
+            for kernel in _kernels(dtype)
+        ]
         for device in machine().devices():
             _load(programs, device)
 
@@ -100,21 +122,26 @@ class CudaBackend:
         out = empty_outputs(X, inputs.lambda1, *shapes(inputs, options))
         call = _Call(inputs, options.n_classes)
         value = out.weights.dtype.itemsize
-        counters = X.new_zeros(2, 2, dtype=torch.int32)
+        counters = X.new_zeros(2, arguments.COUNTERS, dtype=torch.int32)
         waiting = inputs.lambda1.new_empty(call.batch)
 
         def given(workspace: arguments.Workspace) -> ctypes.Structure:
             return arguments.Solve(call.problems, arguments.options(options), arguments.solutions(out), workspace)
 
-        call.load(_kernels(X.dtype)[:-1])
-        # What the first leaves, if anything, the second solves.
-        for kernel, products, counter in (("solve_in_float", 4, counters[0]), ("solve_in_double", 8, counters[1])):
-            if products >= value:
-                scratch = memory.solve_scratch(call.shape, products, value)
-                call.launch(_Launch(kernel, given, products, scratch, counter, waiting))
-        if not machine().capturing(X.device) and counters[:, 1].any():
-            check_values(inputs, options)
-            raise ValueError("the CUDA kernels found a value that the problem does not allow")
+        kernels = _kernels(X.dtype)[:-1]
+        call.load(kernels)
+        for kernel, counted in zip(kernels, counters, strict=False):
+            products = 4 if kernel == "solve_in_float" else 8
+            scratch = memory.solve_scratch(call.shape, products, value)
+            call.launch(_Launch(kernel, given, products, scratch, counted, waiting))
+            if call.machine.capturing(X.device):
+                continue
+            _, refused, waits = counted.tolist()
+            if refused:
+                check_values(inputs, options)
+                raise ValueError("the CUDA kernels found a value that the problem does not allow")
+            if not waits:
+                break
         return out
 
     def adjoint(self, inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
@@ -124,14 +151,14 @@ class CudaBackend:
         call = _Call(inputs, options.n_classes)
         held = (saved.dual.contiguous(), saved.active.contiguous(), grad_weights.to(dtype).contiguous())
         scratch = memory.adjoint_scratch(call.shape, dtype.itemsize)
-        counter = X.new_zeros(2, dtype=torch.int32)
+        counters = X.new_zeros(arguments.COUNTERS, dtype=torch.int32)
         addresses = [value.data_ptr() for value in (*held, *out)]
 
         def given(workspace: arguments.Workspace) -> ctypes.Structure:
             return arguments.Adjoint(call.problems, *addresses, workspace)
 
         call.load(KERNELS[-1:])
-        call.launch(_Launch("adjoint", given, dtype.itemsize, scratch, counter, inputs.lambda1))
+        call.launch(_Launch("adjoint", given, dtype.itemsize, scratch, counters, inputs.lambda1))
         return out._replace(features=out.features.to(X.dtype))
 
     def tangent(self, inputs: Inputs, options: Options, saved: Saved, tangents: Differentials) -> Tensor:
@@ -166,7 +193,7 @@ class _Launch(NamedTuple):
     arguments: Callable[[arguments.Workspace], ctypes.Structure]
     products: int  # bytes of a product in the Newton system
     scratch_bytes: int  # of a block
-    counters: Tensor  # (2,) int32, 0
+    counters: Tensor  # (COUNTERS,) int32, 0
     waiting: Tensor  # (B,) float64, where the kernel uses it
 
 
@@ -174,11 +201,15 @@ class _Call:
     """A call's tensors, made readable, and the launches on them."""
 
     def __init__(self, inputs: Inputs, n_classes: int) -> None:
+        self.machine = machine()
         self._features = inputs.features.resolve_neg()
         others = [value.contiguous() for value in inputs[1:]]
         self._held = others
         self.batch, n, d = self._features.shape
         self.shape = Shape(n, d, n_classes)
+        self._limits = self.machine.limits(self._features.device)
+        self._alone = self.batch <= self._limits.multiprocessors
+        self._threads = threads_for(self.shape, self._alone)
         self.problems = arguments.problems(self._features, n_classes, *others)
 
     def load(self, kernels: Sequence[str]) -> None:
@@ -187,19 +218,20 @@ class _Call:
 
     def launch(self, given: _Launch) -> None:
         """Launch a kernel for all tasks on the current stream of the features' device."""
-        device = self._features.device
-        kernel = machine().kernel(self._program(given.kernel), device)
-        limits = machine().limits(device)
-        threads = threads_for(self.shape)
-        shared = memory.shared_bytes(self.shape, given.products, limits.shared_bytes)
-        blocks = limits.multiprocessors * kernel.resident_blocks(threads, shared)
+        kernel = self.machine.kernel(self._program(given.kernel), self._features.device)
+        limits, threads = self._limits, self._threads
+        shared = shared_memory(self.shape, given.products, threads, limits.shared_bytes, self._alone)
+        blocks = limits.multiprocessors * kernel.resident_blocks(threads, shared.bytes)
         blocks = max(1, min(self.batch, blocks, LARGEST_SCRATCH // max(given.scratch_bytes, 1)))
         scratch = self._features.new_empty(blocks * given.scratch_bytes, dtype=torch.uint8)
         workspace = arguments.Workspace(
-            shared, scratch.data_ptr(), given.scratch_bytes, given.counters.data_ptr(), given.waiting.data_ptr()
+            *shared, scratch.data_ptr(), given.scratch_bytes, given.counters.data_ptr(), given.waiting.data_ptr()
         )
-        kernel.launch(given.arguments(workspace), blocks, threads, shared)
+        kernel.launch(given.arguments(workspace), blocks, threads, shared.bytes)
 
     def _program(self, kernel: str) -> Program:
-        # The emulation's compiler need not be asked for every number of classes.
-        return program(kernel, _FEATURES[self._features.dtype], None if emulated() else self.shape.k)
+        # The emulation's compiler need not be asked for every number of classes and threads.
+        if emulated():
+            return program(kernel, _FEATURES[self._features.dtype], None, THREAD_LIMITS[-1])
+        limit = thread_limit(self._threads, self._alone)
+        return program(kernel, _FEATURES[self._features.dtype], self.shape.k, limit)

@@ -36,9 +36,14 @@ class Solutions(ctypes.Structure):
     _fields_ = tuple((name, c_void_p) for name in Outputs._fields)
 
 
+# Of a launch: tasks taken from the queue, whether a value was not allowed, whether a task waits for the next kernel.
+COUNTERS = 3
+
+
 class Workspace(ctypes.Structure):
     _fields_ = (
         ("shared_bytes", c_int64),
+        ("spare_bytes", c_int64),
         ("scratch", c_void_p),
         ("scratch_bytes", c_int64),
         ("counters", c_void_p),

@@ -6,6 +6,7 @@ is computed as if there were no shared memory at all. The emulation ends where a
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 _ALIGN = 16
@@ -16,6 +17,8 @@ FIXED = 2 * 16 * _DOUBLE + _ALIGN
 # inverse corners, and a slice of a symmetric product of up to three times as much.
 _SMALL = 16 << 10
 _SLICE = 48 << 10
+# Of products.hpp: rows of a tile, and of a block of the factor.
+_TILE = 16
 
 
 class Shape(NamedTuple):
@@ -48,6 +51,7 @@ class _Arrays(list[tuple[int, int]]):
         return sum(size for size, most in self if size <= most)
 
 
+@cache
 def solve_scratch(shape: Shape, products: int, value: int) -> int:
     """Bytes of scratch memory of a block of solve_in_float or solve_in_double.
 
@@ -76,6 +80,7 @@ def solve_scratch(shape: Shape, products: int, value: int) -> int:
     )
 
 
+@cache
 def adjoint_scratch(shape: Shape, value: int) -> int:
     """Bytes of scratch memory of a block of the adjoint."""
     n, d, k = shape
@@ -88,8 +93,24 @@ def adjoint_scratch(shape: Shape, value: int) -> int:
     return arrays.bytes()
 
 
-def shared_bytes(shape: Shape, products: int, limit: int) -> int:
-    """Bytes of shared memory to launch a block with: for the small arrays, and the Newton matrix where it fits."""
+class SharedMemory(NamedTuple):
+    """Of a block."""
+
+    bytes: int
+    spare: int  # of them, for arrays that grow with the features
+
+
+@cache
+def shared_memory(shape: Shape, products: int, limit: int, spare: bool) -> SharedMemory:
+    """What to launch a block with: shared memory for the small arrays, for the Newton matrix where it fits, and for
+    arrays that grow with the features, as far as it goes, if they are to have the rest.
+
+    Args:
+        shape: of a task.
+        products: bytes of a product in the Newton system, 4 or 8.
+        limit: bytes that a block can have.
+        spare: whether it is to have what is left of them.
+    """
     without_features = shape._replace(d=0)
     small = _kept(without_features, products, products)
     _add_finish(small, shape)
@@ -97,12 +118,16 @@ def shared_bytes(shape: Shape, products: int, limit: int) -> int:
     _add_system(system, without_features, products)
     everything = FIXED + small.shared_bytes() + system.shared_bytes()
     if everything <= limit:
-        return everything
+        return SharedMemory(limit, limit - everything) if spare else SharedMemory(everything, 0)
     matrix = _Arrays()
     _add_matrix(matrix, shape, products)
     if FIXED + matrix.shared_bytes() <= limit:
-        return limit
-    return min(limit, everything - matrix.shared_bytes())
+        return SharedMemory(limit, 0)
+    return SharedMemory(min(limit, everything - matrix.shared_bytes()), 0)
+
+
+def _padded(rows: int) -> int:
+    return (rows + _TILE - 1) // _TILE * _TILE
 
 
 def _task(shape: Shape) -> _Arrays:
@@ -137,21 +162,25 @@ def _add_primal_map(arrays: _Arrays, shape: Shape, products: int, value: int) ->
 def _add_matrix(arrays: _Arrays, shape: Shape, products: int) -> None:
     order = shape.order
     arrays.add(order * (order + 1) // 2, products, 1 << 62)
-    arrays.add((order + 15) // 16 * 256, products, 1 << 62)
+    arrays.add(_padded(order) * _TILE, products, 1 << 62)
 
 
 def _add_system(arrays: _Arrays, shape: Shape, products: int) -> None:
-    n, d, k = shape
+    n, _, k = shape
     order = shape.order
+    columns = 32 if order <= 128 else 16  # of a slice, whose rows are 4 further apart
+    arrays.add(_padded(order) * (columns + 4), products, _SLICE)
+    for _ in range(2):
+        arrays.add(_padded(n) * (columns + 4), products)
+    arrays.add(k * columns, products)
     _add_matrix(arrays, shape, products)
+    arrays.add(4 * (_TILE * 4 + 4) + _TILE * 4, products)
+    arrays.add(_padded(order), products)
     arrays.add(1, _INT)
-    arrays.add((order + 15) // 16 * 16 * 20, products, _SLICE)
-    arrays.add(order, products)
-    for count in (n, n + 1, order, order):
+    arrays.add(_padded(order), products)
+    for count in (n, n + 1, order):
         arrays.add(count, _INT)
     arrays.add(n * (n + 1) // 2, products)
-    arrays.add(d, products, 0)
-    arrays.add(k * d, products, 0)
 
 
 def _add_finish(arrays: _Arrays, shape: Shape) -> None:
