@@ -11,12 +11,13 @@ import argparse
 import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from sparsedis.ops.common.cuda import nvrtc
-from sparsedis.ops.svm.backend_cuda import KERNELS, program, shared_memory, threads_for
+from sparsedis.ops.svm.backend_cuda import KERNELS, THREAD_LIMITS, program, shared_bytes, threads_for
 from sparsedis.ops.svm.backend_cuda.memory import Shape
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -37,27 +38,31 @@ SHAPES = {"5-way 1-shot": Shape(5, 640, 5), "5-way 5-shot": Shape(25, 640, 5), "
 def report(
     architectures: Sequence[str], kernels: Sequence[str], feature: str, classes: int
 ) -> Iterator[dict[str, Any]]:
-    """One object for every kernel and architecture.
+    """One object for every kernel, limit of threads and architecture.
 
-    registers: of a thread; stack, spill: bytes of a thread, spill being stores and loads of all functions; shared:
-    bytes of static shared memory; blocks: of a multiprocessor at once, by shape, with the dynamic shared memory of it.
+    threads: that it is compiled for; registers: of a thread; stack, spill: bytes of a thread, spill being stores and
+    loads of all functions; shared: bytes of static shared memory; blocks: of a multiprocessor at once, by shape, with
+    the dynamic shared memory of it, for the shapes that are launched with it.
     """
-    for kernel in kernels:
-        for architecture in architectures:
-            start = perf_counter()
-            log = nvrtc.compile_program(program(kernel, feature, classes), architecture, "--ptxas-options=-v").log
-            numbers = resources(log)
-            registers = numbers["registers"]
-            blocks = {name: _blocks(kernel, architecture, registers, shape) for name, shape in SHAPES.items()}
-            yield {
-                "kernel": kernel,
-                "arch": architecture,
-                "feature": feature,
-                "classes": classes,
-                **numbers,
-                "blocks": blocks,
-                "seconds": round(perf_counter() - start, 1),
-            }
+    for kernel, limit, architecture in product(kernels, THREAD_LIMITS, architectures):
+        start = perf_counter()
+        log = nvrtc.compile_program(program(kernel, feature, classes, limit), architecture, "--ptxas-options=-v").log
+        numbers = resources(log)
+        blocks = {
+            name: _blocks(kernel, architecture, numbers["registers"], shape)
+            for name, shape in SHAPES.items()
+            if next(most for most in THREAD_LIMITS if threads_for(shape, alone=False) <= most) == limit
+        }
+        yield {
+            "kernel": kernel,
+            "threads": limit,
+            "arch": architecture,
+            "feature": feature,
+            "classes": classes,
+            **numbers,
+            "blocks": blocks,
+            "seconds": round(perf_counter() - start, 1),
+        }
 
 
 def resources(log: str) -> dict[str, int]:
@@ -75,7 +80,7 @@ def _blocks(kernel: str, architecture: str, registers: int, shape: Shape) -> int
     products = 8 if kernel == "solve_in_double" else 4
     threads = threads_for(shape, alone=False)
     reserved = (of_multiprocessor - of_block) << 10  # by the driver, for a block
-    shared = shared_memory(shape, products, threads, of_block << 10, alone=False).bytes
+    shared = shared_bytes(shape, products, threads, of_block << 10, alone=False)
     by_registers = 65536 // ((registers * 32 + 255) // 256 * 256 * (threads // 32))
     return min(by_registers, most_threads // threads, (of_multiprocessor << 10) // (shared + reserved))
 
@@ -94,18 +99,12 @@ def main() -> None:
         if unknown := set(chosen.split(",")) - set(known):
             raise SystemExit(f"{name}: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
     rows = []
-    header = (
-        f"{'kernel':<16} {'arch':<7} {'registers':>9} {'stack':>6} {'spill':>6} {'shared':>6} {'seconds':>8}  blocks"
-    )
-    print(header, flush=True)
+    columns = ("threads", "arch", "registers", "stack", "spill", "shared", "seconds")
+    print(f"{'kernel':<16}", *(f"{name:>9}" for name in columns), " blocks", flush=True)
     for row in report(given.arch.split(","), given.kernel.split(","), given.feature, given.classes):
         rows.append(row)
         blocks = ", ".join(f"{name} {count}" for name, count in row["blocks"].items())
-        print(
-            f"{row['kernel']:<16} {row['arch']:<7} {row['registers']:>9} {row['stack']:>6} {row['spill']:>6} "
-            f"{row['shared']:>6} {row['seconds']:>8}  {blocks}",
-            flush=True,
-        )
+        print(f"{row['kernel']:<16}", *(f"{row[name]:>9}" for name in columns), f" {blocks}", flush=True)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1) + "\n")
 

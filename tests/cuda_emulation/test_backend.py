@@ -39,7 +39,7 @@ def test_any_amount_of_shared_memory_gives_the_same_bits(way, shots, d, dtype, r
     """Without any, the emulation also finds scratch memory that was computed too small."""
     X, y = random_task(d, way=way, shots=shots, d=d, dtype=dtype)
     plenty = solve_and_differentiate(X, y, relative, lambda2)
-    monkeypatch.setattr(memory, "shared_memory", lambda *_: memory.SharedMemory(memory.FIXED, 0))
+    monkeypatch.setattr(memory, "shared_bytes", lambda *_: memory.FIXED)
     assert_same_bits(solve_and_differentiate(X, y, relative, lambda2), plenty)
 
 

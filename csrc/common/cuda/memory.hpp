@@ -10,11 +10,8 @@ class Memory {
   static constexpr std::size_t kAlign = 16;
 
   // Of the bytes of both, from one task to the next the same.
-  // spare: of the shared memory, for arrays of take_scratch().
-  __device__ Memory(const Team& team, char* shared, std::size_t shared_bytes, std::size_t spare, char* scratch,
-                    std::size_t scratch_bytes)
+  __device__ Memory(const Team& team, char* shared, std::size_t shared_bytes, char* scratch, std::size_t scratch_bytes)
       : team_(team),
-        spare_(spare),
         shared_(shared),
         shared_end_(shared + shared_bytes),
         scratch_(scratch),
@@ -28,31 +25,26 @@ class Memory {
     return reinterpret_cast<T*>(take_bytes(rounded(count * sizeof(T)), most));
   }
 
-  // The same of a size that grows with the features: in what shared memory is spare.
+  // Of a size that grows with the features.
   template <class T>
   __device__ T* take_scratch(std::size_t count) {
-    const std::size_t bytes = rounded(count * sizeof(T)), most = bytes <= spare_ ? bytes : 0;
-    spare_ -= most;
-    return take<T>(count, most);
+    return take<T>(count, 0);
   }
 
   // At its end the memory that has been taken since is available again.
   class Scope {
    public:
-    __device__ explicit Scope(Memory& memory)
-        : memory_(memory), spare_(memory.spare_), shared_(memory.shared_), scratch_(memory.scratch_) {}
+    __device__ explicit Scope(Memory& memory) : memory_(memory), shared_(memory.shared_), scratch_(memory.scratch_) {}
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
     __device__ ~Scope() {
       memory_.team_.wait();  // a thread may still read what the next to take it writes
-      memory_.spare_ = spare_;
       memory_.shared_ = shared_;
       memory_.scratch_ = scratch_;
     }
 
    private:
     Memory& memory_;
-    std::size_t spare_;
     char *shared_, *scratch_;
   };
 
@@ -74,7 +66,6 @@ class Memory {
   static constexpr std::size_t kSmall = std::size_t(16) << 10;
 
   const Team& team_;
-  std::size_t spare_;
   char *shared_, *shared_end_, *scratch_, *scratch_end_;
 };
 

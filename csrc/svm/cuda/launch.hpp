@@ -22,7 +22,6 @@ constexpr int kTaken = 0, kRefused = 1, kWaiting = 2, kCounters = 3;
 // A launch's memory. Blocks take tasks from a queue, so that their number, and with it the scratch memory, is bounded.
 struct Workspace {
   std::int64_t shared_bytes;   // dynamic shared memory of a block
-  std::int64_t spare_bytes;    // of it, for arrays that grow with the features
   char* scratch;               // (blocks, scratch_bytes)
   std::int64_t scratch_bytes;  // of a block
   int* counters;               // (kCounters,), 0 at the start
@@ -36,7 +35,7 @@ __device__ void each_task(std::int64_t batch, const Workspace& workspace, char* 
   char* free = shared + Team::kDoubles * sizeof(double);
   std::int64_t* next = reinterpret_cast<std::int64_t*>(free);
   free += Memory::kAlign;
-  Memory memory(team, free, std::size_t(workspace.shared_bytes - (free - shared)), std::size_t(workspace.spare_bytes),
+  Memory memory(team, free, std::size_t(workspace.shared_bytes - (free - shared)),
                 workspace.scratch + blockIdx.x * workspace.scratch_bytes, std::size_t(workspace.scratch_bytes));
   for (;;) {
     team.once([&] { *next = atomicAdd(workspace.counters + kTaken, 1); });

@@ -16,7 +16,7 @@ from sparsedis.ops.common.cuda.machine import emulated, machine
 from sparsedis.ops.common.cuda.programs import Program
 from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.svm.backend_cuda import arguments, memory
-from sparsedis.ops.svm.backend_cuda.memory import Shape, SharedMemory
+from sparsedis.ops.svm.backend_cuda.memory import Shape
 from sparsedis.ops.svm.backend_torch import TorchBackend
 from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved, check_values, shapes
 
@@ -28,12 +28,10 @@ LARGEST_SCRATCH = 2 << 30
 LARGEST_BLOCK = 1 << 30
 # Threads of a block, by the largest order of the Newton matrix: where each block has a multiprocessor for itself, and
 # where blocks share them. Measured on an H100 (docs/cuda.md).
-THREADS = ((32, 128, 64), (128, 256, 128), (LARGEST_ORDER, 384, 384))
+THREADS = ((32, 128, 128), (128, 256, 128), (LARGEST_ORDER, 384, 384))
 # Features from which on a pass over them keeps the most threads busy.
 MANY_FEATURES = 4096
-# Whether what shared memory is left holds arrays that grow with the features, likewise. It is taken from the cache.
-SPARE_IS_USED = (False, False)
-# For which kernels are compiled: with more threads, or blocks at once, each thread has fewer registers.
+# For which kernels are compiled: with more threads, each has fewer registers.
 THREAD_LIMITS = (256, 384)
 
 KERNELS = ("solve_in_float", "solve_in_double", "adjoint")
@@ -56,16 +54,9 @@ def threads_for(shape: Shape, alone: bool) -> int:
     return next(of_alone if alone else sharing for largest, of_alone, sharing in THREADS if order <= largest)
 
 
-def thread_limit(threads: int, alone: bool) -> int:
-    """Which of THREAD_LIMITS a block is launched with."""
-    return next(limit for limit in THREAD_LIMITS if threads <= limit) if alone else THREAD_LIMITS[-1]
-
-
-def shared_memory(shape: Shape, products: int, threads: int, limit: int, alone: bool) -> SharedMemory:
-    """Of a block of so many threads."""
-    if not alone:
-        limit = limit * threads // THREAD_LIMITS[-1]
-    return memory.shared_memory(shape, products, limit, SPARE_IS_USED[not alone])
+def shared_bytes(shape: Shape, products: int, threads: int, limit: int, alone: bool) -> int:
+    """Shared memory of a block of so many threads, which has a multiprocessor alone or shares it with others."""
+    return memory.shared_bytes(shape, products, limit if alone else limit * threads // THREAD_LIMITS[-1])
 
 
 class CudaBackend:
@@ -109,11 +100,8 @@ class CudaBackend:
         if not 2 <= n_classes <= MOST_CLASSES:
             raise ValueError(f"classes: expected a number from 2 to {MOST_CLASSES}, got {n_classes}")
         classes = None if emulated() else n_classes
-        programs = [
-            program(kernel, _FEATURES[dtype], classes, threads)
-            for threads in THREAD_LIMITS
-            for kernel in _kernels(dtype)
-        ]
+        limits = THREAD_LIMITS[-1:] if emulated() else THREAD_LIMITS
+        programs = [program(kernel, _FEATURES[dtype], classes, most) for most in limits for kernel in _kernels(dtype)]
         for device in machine().devices():
             _load(programs, device)
 
@@ -220,18 +208,18 @@ class _Call:
         """Launch a kernel for all tasks on the current stream of the features' device."""
         kernel = self.machine.kernel(self._program(given.kernel), self._features.device)
         limits, threads = self._limits, self._threads
-        shared = shared_memory(self.shape, given.products, threads, limits.shared_bytes, self._alone)
-        blocks = limits.multiprocessors * kernel.resident_blocks(threads, shared.bytes)
+        shared = shared_bytes(self.shape, given.products, threads, limits.shared_bytes, self._alone)
+        blocks = limits.multiprocessors * kernel.resident_blocks(threads, shared)
         blocks = max(1, min(self.batch, blocks, LARGEST_SCRATCH // max(given.scratch_bytes, 1)))
         scratch = self._features.new_empty(blocks * given.scratch_bytes, dtype=torch.uint8)
         workspace = arguments.Workspace(
-            *shared, scratch.data_ptr(), given.scratch_bytes, given.counters.data_ptr(), given.waiting.data_ptr()
+            shared, scratch.data_ptr(), given.scratch_bytes, given.counters.data_ptr(), given.waiting.data_ptr()
         )
-        kernel.launch(given.arguments(workspace), blocks, threads, shared.bytes)
+        kernel.launch(given.arguments(workspace), blocks, threads, shared)
 
     def _program(self, kernel: str) -> Program:
         # The emulation's compiler need not be asked for every number of classes and threads.
         if emulated():
             return program(kernel, _FEATURES[self._features.dtype], None, THREAD_LIMITS[-1])
-        limit = thread_limit(self._threads, self._alone)
+        limit = next(limit for limit in THREAD_LIMITS if self._threads <= limit)
         return program(kernel, _FEATURES[self._features.dtype], self.shape.k, limit)

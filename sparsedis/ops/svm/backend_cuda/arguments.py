@@ -43,7 +43,6 @@ COUNTERS = 3
 class Workspace(ctypes.Structure):
     _fields_ = (
         ("shared_bytes", c_int64),
-        ("spare_bytes", c_int64),
         ("scratch", c_void_p),
         ("scratch_bytes", c_int64),
         ("counters", c_void_p),

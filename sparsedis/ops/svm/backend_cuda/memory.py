@@ -93,23 +93,16 @@ def adjoint_scratch(shape: Shape, value: int) -> int:
     return arrays.bytes()
 
 
-class SharedMemory(NamedTuple):
-    """Of a block."""
-
-    bytes: int
-    spare: int  # of them, for arrays that grow with the features
-
-
 @cache
-def shared_memory(shape: Shape, products: int, limit: int, spare: bool) -> SharedMemory:
-    """What to launch a block with: shared memory for the small arrays, for the Newton matrix where it fits, and for
-    arrays that grow with the features, as far as it goes, if they are to have the rest.
+def shared_bytes(shape: Shape, products: int, limit: int) -> int:
+    """Bytes of shared memory to launch a block with: for the small arrays, and the Newton matrix where it fits.
+
+    Arrays that grow with the features are left to the cache, which needs the rest (docs/cuda.md).
 
     Args:
         shape: of a task.
         products: bytes of a product in the Newton system, 4 or 8.
         limit: bytes that a block can have.
-        spare: whether it is to have what is left of them.
     """
     without_features = shape._replace(d=0)
     small = _kept(without_features, products, products)
@@ -118,12 +111,12 @@ def shared_memory(shape: Shape, products: int, limit: int, spare: bool) -> Share
     _add_system(system, without_features, products)
     everything = FIXED + small.shared_bytes() + system.shared_bytes()
     if everything <= limit:
-        return SharedMemory(limit, limit - everything) if spare else SharedMemory(everything, 0)
+        return everything
     matrix = _Arrays()
     _add_matrix(matrix, shape, products)
     if FIXED + matrix.shared_bytes() <= limit:
-        return SharedMemory(limit, 0)
-    return SharedMemory(min(limit, everything - matrix.shared_bytes()), 0)
+        return limit
+    return min(limit, everything - matrix.shared_bytes())
 
 
 def _padded(rows: int) -> int:
