@@ -17,7 +17,14 @@ from time import perf_counter
 from typing import Any
 
 from sparsedis.ops.common.cuda import nvrtc
-from sparsedis.ops.svm.backend_cuda import KERNELS, THREAD_LIMITS, program, shared_bytes, threads_for
+from sparsedis.ops.svm.backend_cuda import (
+    KERNELS,
+    THREAD_LIMITS,
+    program,
+    shared_bytes,
+    thread_limit,
+    threads_for,
+)
 from sparsedis.ops.svm.backend_cuda.memory import Shape
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -51,7 +58,7 @@ def report(
         blocks = {
             name: _blocks(kernel, architecture, numbers["registers"], shape)
             for name, shape in SHAPES.items()
-            if next(most for most in THREAD_LIMITS if threads_for(shape, alone=False) <= most) == limit
+            if thread_limit(threads_for(shape, alone=False)) == limit
         }
         yield {
             "kernel": kernel,

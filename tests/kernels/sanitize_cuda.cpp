@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#define SPARSEDIS_THREADS 64
 #include "../../csrc/svm/cuda/adjoint.cu"
 #ifndef SPARSEDIS_ADJOINT_ONLY
 #include "../../csrc/svm/cuda/solve_in_double.cu"
@@ -24,7 +25,7 @@ using namespace sparsedis::cuda;
 
 constexpr int kBatch = 3, kAll = 14, kFeatures = 70, kClasses_ = 3;
 // Three tasks in two blocks of two warps: one block takes a second task.
-constexpr unsigned kBlocks = 2, kThreads = 64;
+constexpr unsigned kBlocks = 2, kThreads = SPARSEDIS_THREADS;
 constexpr std::size_t kShared = 40000, kScratch = 400000;
 
 template <class Arguments>

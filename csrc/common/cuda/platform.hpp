@@ -18,6 +18,8 @@
 namespace sparsedis::cuda {
 
 constexpr int kWarp = 32;
+// Of a block.
+constexpr int kMostThreads = SPARSEDIS_THREADS;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // 1/sqrt(x), to a rounding or two.

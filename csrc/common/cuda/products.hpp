@@ -164,8 +164,8 @@ struct NeededStrips {
 template <class T>
 class HeldTiles {
  public:
-  // 32 registers of a thread: with more, what calls this has to spill its own.
-  static constexpr int kHeld = 16 / int(sizeof(T));
+  // 32 registers of a thread, or 24 where it has fewer: with more, they do not fit, or what calls this spills its own.
+  static constexpr int kHeld = (kMostThreads > 256 ? 12 : 16) / int(sizeof(T));
 
   __device__ HeldTiles(const Team& team, int first, const SymmetricTiles& one, const SymmetricTiles& other) {
 #pragma unroll

@@ -28,11 +28,11 @@ LARGEST_SCRATCH = 2 << 30
 LARGEST_BLOCK = 1 << 30
 # Threads of a block, by the largest order of the Newton matrix: where each block has a multiprocessor for itself, and
 # where blocks share them. Measured on an H100 (docs/cuda.md).
-THREADS = ((32, 128, 128), (128, 256, 128), (LARGEST_ORDER, 384, 384))
+THREADS = ((32, 128, 128), (128, 256, 128), (LARGEST_ORDER, 512, 512))
 # Features from which on a pass over them keeps the most threads busy.
 MANY_FEATURES = 4096
 # For which kernels are compiled: with more threads, each has fewer registers.
-THREAD_LIMITS = (256, 384)
+THREAD_LIMITS = (256, 512)
 
 KERNELS = ("solve_in_float", "solve_in_double", "adjoint")
 
@@ -54,9 +54,15 @@ def threads_for(shape: Shape, alone: bool) -> int:
     return next(of_alone if alone else sharing for largest, of_alone, sharing in THREADS if order <= largest)
 
 
+def thread_limit(threads: int) -> int:
+    """Which of THREAD_LIMITS such blocks are compiled for."""
+    return next(limit for limit in THREAD_LIMITS if threads <= limit)
+
+
 def shared_bytes(shape: Shape, products: int, threads: int, limit: int, alone: bool) -> int:
-    """Shared memory of a block of so many threads, which has a multiprocessor alone or shares it with others."""
-    return memory.shared_bytes(shape, products, limit if alone else limit * threads // THREAD_LIMITS[-1])
+    """Shared memory of a block of so many threads, which has a multiprocessor alone or shares it with others: with as
+    many as have registers."""
+    return memory.shared_bytes(shape, products, limit if alone else limit * threads // thread_limit(threads))
 
 
 class CudaBackend:
@@ -100,8 +106,9 @@ class CudaBackend:
         if not 2 <= n_classes <= MOST_CLASSES:
             raise ValueError(f"classes: expected a number from 2 to {MOST_CLASSES}, got {n_classes}")
         classes = None if emulated() else n_classes
-        limits = THREAD_LIMITS[-1:] if emulated() else THREAD_LIMITS
-        programs = [program(kernel, _FEATURES[dtype], classes, most) for most in limits for kernel in _kernels(dtype)]
+        programs = [
+            program(kernel, _FEATURES[dtype], classes, limit) for limit in THREAD_LIMITS for kernel in _kernels(dtype)
+        ]
         for device in machine().devices():
             _load(programs, device)
 
@@ -218,8 +225,6 @@ class _Call:
         kernel.launch(given.arguments(workspace), blocks, threads, shared)
 
     def _program(self, kernel: str) -> Program:
-        # The emulation's compiler need not be asked for every number of classes and threads.
-        if emulated():
-            return program(kernel, _FEATURES[self._features.dtype], None, THREAD_LIMITS[-1])
-        limit = next(limit for limit in THREAD_LIMITS if self._threads <= limit)
-        return program(kernel, _FEATURES[self._features.dtype], self.shape.k, limit)
+        # The emulation's compiler need not be asked for every number of classes.
+        classes = None if emulated() else self.shape.k
+        return program(kernel, _FEATURES[self._features.dtype], classes, thread_limit(self._threads))
