@@ -78,8 +78,9 @@ constexpr bool kTensorCores = false;
 // The columns of Z that are in memory at once: fewer where Z has many rows, so that the matrix fits beside them. From
 // one row to the next the stride keeps the eight rows that lanes read at once in different banks.
 struct Slice {
-  int columns, stride;
-  __device__ explicit Slice(int most_rows) : columns(most_rows <= 128 ? 32 : 16), stride(columns + 4) {}
+  int shift, columns, stride;  // columns = 2^shift: dividing by them is a shift
+  __device__ explicit Slice(int most_rows)
+      : shift(most_rows <= 128 ? 5 : 4), columns(1 << shift), stride(columns + 4) {}
 };
 
 // Entries of a lane of 16 rows of a slice: as its first factor, `four` has rows l / 4 and l / 4 + 8 of columns l % 4,

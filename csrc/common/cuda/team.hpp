@@ -112,24 +112,13 @@ class Team {
 
   // The sum of `own` over the threads before this one, and over all of them.
   SPARSEDIS_ONCE __device__ int offset(int own, int& total) const {
-    int inclusive = own;
-#pragma unroll 1
-    for (int step = 1; step < kWarp; step *= 2) {
-      const int other = __shfl_up_sync(kAllLanes, inclusive, step);
-      if (lane() >= step) inclusive += other;
-    }
+    const int inclusive = sum_up_to_lane(own);
     double* pad = next_pad();
     if (lane() == kWarp - 1) pad[warp()] = inclusive;
     wait();
-    int before = 0;
-    total = 0;
-#pragma unroll 1
-    for (int w = 0; w < warps(); ++w) {
-      const int sum = int(pad[w]);
-      if (w < warp()) before += sum;
-      total += sum;
-    }
-    return before + inclusive - own;
+    const int of_warp = lane() < warps() ? int(pad[lane()]) : 0, up_to_warp = sum_up_to_lane(of_warp);
+    total = __shfl_sync(kAllLanes, up_to_warp, kWarp - 1);
+    return __shfl_sync(kAllLanes, up_to_warp - of_warp, warp()) + inclusive - own;
   }
 
  private:
@@ -138,6 +127,16 @@ class Team {
   __device__ double* next_pad() const {
     turn_ ^= 1;
     return pads_ + turn_ * kMostWarps;
+  }
+
+  // The sum of the values of the lanes before this one, and of its own.
+  __device__ static int sum_up_to_lane(int value) {
+#pragma unroll
+    for (int step = 1; step < kWarp; step *= 2) {
+      const int other = __shfl_up_sync(kAllLanes, value, step);
+      if (lane() >= step) value += other;
+    }
+    return value;
   }
 
   // Of the parts that a sum's warps have left.

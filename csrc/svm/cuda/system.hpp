@@ -159,7 +159,7 @@ class NewtonSystem {
 #pragma unroll 1
       for (int from = 0; from < count; from += slice.columns) {
         team.distribute(k * slice.columns, [&](int e) {
-          const int c = e / slice.columns, a = from + e % slice.columns;
+          const int c = e >> slice.shift, a = from + (e & (slice.columns - 1));
           double direction = 0;
           if (a < count && c < m) {
             direction = unit(c, a);
@@ -169,14 +169,14 @@ class NewtonSystem {
           planes[e] = a < count ? std::sqrt(T(beta(a))) * T(direction) : T(0);
         });
         team.each(int(padded(n)) * slice.columns, [&](int e) {
-          const int i = e / slice.columns, p = e % slice.columns, a = from + p, at = i * slice.stride + p;
+          const int i = e >> slice.shift, p = e & (slice.columns - 1), a = from + p, at = i * slice.stride + p;
           const bool there = i < n && a < count;
           const T value = there ? T(s[i]) * T(x[i * ld + a]) : T(0);
           staged[at] = value;
           scaled[at] = there ? rounded(value * std::sqrt(T(alpha(a)))) : T(0);
         });
         team.each(first <= last ? whole.strips * kTile * (slice.columns / 4) : 0, [&](int e) {
-          const int row = e / (slice.columns / 4), p = e % (slice.columns / 4) * 4;
+          const int row = e * 4 >> slice.shift, p = e * 4 & (slice.columns - 1);
           if (!needed(row / kTile)) return;
           Four<T> value = {};
           if (row < whole.rows) {
