@@ -69,10 +69,13 @@ def test_newton_and_its_gradients(backend, way, shots, d, batch, lambda2, relati
     ours, our_grad = gradients(X, y, backend, **options)
     theirs, their_grad = gradients(X, y, "torch", **options)
     assert ours.certified.all()
-    if dtype == torch.float32:
+    more = ours.n_iter - theirs.n_iter
+    if backend == "triton":  # whose loop is the torch backend's
+        assert more.abs().max() <= 3
+    elif dtype == torch.float32:
         # More would say that the first phase, with products in float32, has failed, and float64 taken over. A task may
         # take a few more: the C++ kernels take up to 5 more than torch where these take 16.
-        assert (ours.n_iter - theirs.n_iter).double().mean() <= 1
+        assert more.double().mean() <= 1
     torch.testing.assert_close(ours.objective, theirs.objective, rtol=2 * options["tol"], atol=0)
     error = (our_grad - their_grad).flatten(1).norm(dim=1) / their_grad.flatten(1).norm(dim=1)
     assert error.median() <= (1e-4 if dtype == torch.float64 else 1e-5), error  # rounding of float32 features at a kink

@@ -16,7 +16,7 @@ class Cholesky {
  public:
   static constexpr int kBlock = 16;
 
-  __device__ static std::size_t padded(int order) { return std::size_t(order + kBlock - 1) / kBlock * kBlock; }
+  __device__ static std::size_t padded(int order) { return rounded_up(order, kBlock); }
 
   // For matrices up to that order.
   __device__ Cholesky(Memory& memory, int largest) {
@@ -177,16 +177,9 @@ class Cholesky {
 #pragma unroll
     for (int q = 0; q < kBlock; ++q) x[q] = T(q == lane);
     T* const inverse = inverse_ + std::size_t(first) * kBlock + lane;
-    const T* columns = corner_;
-#pragma unroll 1
-    for (int begin = 0; begin < kBlock; begin += kStep, columns += kStepSize) {
-      substitute(x, columns, begin);
-#pragma unroll
-      for (int q = 0; q < kStep; ++q) {
-        if (lane < kBlock) inverse[(begin + q) * kBlock] = begin + q < own ? x[q] : T(0);
-      }
-      eliminate(x, columns + begin * kStep);
-    }
+    solve_with_corner(x, [&](int q, T value) {
+      if (lane < kBlock) inverse[q * kBlock] = q < own ? value : T(0);
+    });
   }
 
   // A row's part of the panel below the corner that corner_ holds.
@@ -194,12 +187,18 @@ class Cholesky {
     T x[kBlock];
 #pragma unroll
     for (int c = 0; c < kBlock; ++c) x[c] = at[c];
+    solve_with_corner(x, [&](int q, T value) { at[q] = value; });
+  }
+
+  // store(q, value) for the entries of x, solved with the corner that corner_ holds.
+  template <class Store>
+  __device__ void solve_with_corner(T (&x)[kBlock], Store store) const {
     const T* columns = corner_;
 #pragma unroll 1
     for (int begin = 0; begin < kBlock; begin += kStep, columns += kStepSize) {
       substitute(x, columns, begin);
 #pragma unroll
-      for (int q = 0; q < kStep; ++q) at[begin + q] = x[q];
+      for (int q = 0; q < kStep; ++q) store(begin + q, x[q]);
       eliminate(x, columns + begin * kStep);
     }
   }

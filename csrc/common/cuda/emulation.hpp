@@ -127,4 +127,6 @@ inline int atomicAdd(int* address, int value) {
   *address += value;
   return old;
 }
+inline double rsqrt(double x) { return 1 / std::sqrt(x); }
+inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline float __uint_as_float(unsigned bits) { return emulation::unpack<float>(bits); }

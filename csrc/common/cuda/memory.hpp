@@ -22,7 +22,7 @@ class Memory {
   // Uninitialised memory for `count` values, in shared memory where it fits and is at most `most` bytes.
   template <class T>
   __device__ T* take(std::size_t count, std::size_t most = kSmall) {
-    return reinterpret_cast<T*>(take_bytes(rounded(count * sizeof(T)), most));
+    return reinterpret_cast<T*>(take_bytes(rounded_up(count * sizeof(T), kAlign), most));
   }
 
   // Of a size that grows with the features.
@@ -49,8 +49,6 @@ class Memory {
   };
 
  private:
-  __device__ static std::size_t rounded(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
-
   SPARSEDIS_ONCE __device__ char* take_bytes(std::size_t bytes, std::size_t most) {
     char*& from = bytes <= most && bytes <= std::size_t(shared_end_ - shared_) ? shared_ : scratch_;
     char* taken = from;

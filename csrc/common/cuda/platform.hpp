@@ -23,19 +23,9 @@ constexpr int kMostThreads = SPARSEDIS_THREADS;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // 1/sqrt(x), to a rounding or two.
-__device__ inline double reciprocal_root(double x) {
-#ifdef SPARSEDIS_EMULATION
-  return 1 / std::sqrt(x);
-#else
-  return ::rsqrt(x);
-#endif
-}
-__device__ inline float reciprocal_root(float x) {
-#ifdef SPARSEDIS_EMULATION
-  return 1 / std::sqrt(x);
-#else
-  return ::rsqrtf(x);
-#endif
-}
+__device__ inline double reciprocal_root(double x) { return ::rsqrt(x); }
+__device__ inline float reciprocal_root(float x) { return ::rsqrtf(x); }
+
+__device__ inline std::size_t rounded_up(std::size_t count, std::size_t to) { return (count + to - 1) / to * to; }
 
 }  // namespace sparsedis::cuda

@@ -109,7 +109,7 @@ class NewtonSystem {
   // Of Z's slice in shared memory, in bytes.
   static constexpr std::size_t kLargestSlice = std::size_t(48) << 10;
 
-  __device__ static std::size_t padded(int rows) { return std::size_t(rows + kTile - 1) / kTile * kTile; }
+  __device__ static std::size_t padded(int rows) { return rounded_up(rows, kTile); }
 
   SPARSEDIS_ONCE __device__ void number_entries(const Team& team, const double* L, const unsigned char* free) {
     const int k = samples_.k;

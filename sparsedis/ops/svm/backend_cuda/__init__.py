@@ -117,15 +117,15 @@ class CudaBackend:
         out = empty_outputs(X, inputs.lambda1, *shapes(inputs, options))
         call = _Call(inputs, options.n_classes)
         value = out.weights.dtype.itemsize
-        counters = X.new_zeros(2, arguments.COUNTERS, dtype=torch.int32)
+        kernels = _kernels(X.dtype)[:-1]
+        counters = X.new_zeros(len(kernels), arguments.COUNTERS, dtype=torch.int32)
         waiting = inputs.lambda1.new_empty(call.batch)
 
         def given(workspace: arguments.Workspace) -> ctypes.Structure:
             return arguments.Solve(call.problems, arguments.options(options), arguments.solutions(out), workspace)
 
-        kernels = _kernels(X.dtype)[:-1]
         call.load(kernels)
-        for kernel, counted in zip(kernels, counters, strict=False):
+        for kernel, counted in zip(kernels, counters, strict=True):
             products = 4 if kernel == "solve_in_float" else 8
             scratch = memory.solve_scratch(call.shape, products, value)
             call.launch(_Launch(kernel, given, products, scratch, counted, waiting))
