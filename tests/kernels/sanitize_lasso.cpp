@@ -59,7 +59,7 @@ void run(int n, int d, double lambda1, double lambda2, bool transposed) {
 }  // namespace
 
 int main() {
-  const int sizes[][2] = {{1, 1}, {7, 3}, {50, 6}, {20, 23}, {20, 24}, {10, 65}, {40, 100}, {9, 130}};
+  const int sizes[][2] = {{1, 1}, {7, 3}, {50, 6}, {20, 23}, {20, 24}, {10, 65}, {40, 100}, {9, 130}, {3, 400}};
   for (const auto& size : sizes) {
     for (double lambda1 : {0.0, 0.01, 0.3, 1e3}) {
       for (double lambda2 : {0.0, 0.1}) {

@@ -42,6 +42,40 @@ def least_step(H: Tensor, active: Tensor, gradient: Tensor) -> Tensor:
     return scale * step[..., 0] * active
 
 
+def least_step_by_samples(
+    features: Tensor, weight: Tensor, lambda2: Tensor, active: Tensor, gradient: Tensor
+) -> Tensor:
+    """What :func:`least_step` returns for H = X^T diag(weight) X + lambda2, from a matrix of the order of the samples.
+
+    With P = diag(weight)^1/2 X_A and the eigenvalues of K = P P^T: for lambda2 > 0 the part of the gradient in the span
+    of the samples is P^T K^+ P gradient, which P^T K^+ (K + lambda2)^-1 P gradient solves for; the rest is divided by
+    lambda2. Without lambda2 it is P^T (K^+)^2 P gradient, the features being scaled to a unit diagonal.
+
+    Args:
+        features: (B, n, d).
+        weight: (B, n), >= 0.
+        lambda2: (B,).
+        active: (B, d) bool.
+        gradient: (B, d).
+    """
+    P = weight.sqrt()[..., None] * features * active[:, None]
+    diagonal = P.square().sum(1)
+    scale = torch.where((lambda2 == 0)[:, None] & (diagonal > 0), diagonal, 1).rsqrt()
+    P, right = P * scale[:, None], scale * gradient * active
+    values, vectors = torch.linalg.eigh(P @ P.mT)
+    _, n, d = P.shape
+    cut = 100 * 16 * max(n, d) * torch.finfo(P.dtype).eps * values[:, -1:]
+    values, kept = torch.where(values > cut, values, 1), values > cut
+    along = (vectors.mT @ (P @ right[..., None]))[..., 0] * kept
+
+    def back(weighed: Tensor) -> Tensor:
+        return (P.mT @ (vectors @ weighed[..., None]))[..., 0]
+
+    l2 = lambda2[:, None]
+    outside = torch.where(l2 > 0, (right - back(along / values)) / torch.where(l2 > 0, l2, 1), 0)
+    return scale * (back(along / values / (values + l2)) + outside) * active
+
+
 def _on_support(H: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
     """H scaled to a unit diagonal, all but the active rows and columns the identity's; and the scale (B, p)."""
     diagonal = H.diagonal(dim1=1, dim2=2)

@@ -10,22 +10,17 @@ from sparsedis.ops.common.compiled import CompiledBackend, readable
 from sparsedis.ops.lasso.backend_torch import TorchBackend
 from sparsedis.ops.lasso.signature import Differentials, Inputs, Options, Saved, check_values, shapes
 
-# Largest number of features: their Gram matrix and a factor of it are held in double, 16 MiB a thread.
-LARGEST = 1024
-
 
 class CppBackend(CompiledBackend):
     """Compiled kernels for tensors on the CPU.
 
     Results do not depend on the number of threads, ``torch.get_num_threads()``, nor on how a batch is cut. Scratch
-    memory per thread: some 2 d (n + d) doubles.
+    memory per thread: some 2 n d doubles and, for up to n (or 64) features, 2 d^2 more.
     """
 
     def supports(self, request: Request) -> str | None:
         if request.device.type != "cpu":
             return f"it takes CPU tensors, got {request.device.type}"
-        if request.n_features > LARGEST:
-            return f"it takes up to {LARGEST} features, got {request.n_features}"
         return None
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:

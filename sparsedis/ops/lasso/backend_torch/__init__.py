@@ -7,10 +7,10 @@ from torch import Tensor
 from sparsedis.ops.common.any_device import AnyDevice
 from sparsedis.ops.common.backend import Outputs
 from sparsedis.ops.common.batches import apply_in_slices
-from sparsedis.ops.common.least_squares import differentiate, normal_equations, normalised_weights, perturbed
+from sparsedis.ops.common.least_squares import differentiate, normalised_weights, perturbed
 from sparsedis.ops.common.precision import working
-from sparsedis.ops.common.support import least_step
 from sparsedis.ops.lasso.backend_torch.descent import descend
+from sparsedis.ops.lasso.backend_torch.wide import ALWAYS_GRAM, descend_in_working_sets, is_wide, support_step
 from sparsedis.ops.lasso.outputs import outputs
 from sparsedis.ops.lasso.signature import Differentials, Inputs, Options, Saved
 
@@ -28,18 +28,18 @@ class TorchBackend(AnyDevice):
             X, y, l1, l2, weight = tensors
             X, y = working(X), working(y)
             weight = normalised_weights(weight, X.dtype)
-            solved = self._descend(X, y, weight, l1, l2, options.tol, options.max_iter)
+            task = (X, y, weight, l1, l2, options.tol, options.max_iter)
+            solved = descend_in_working_sets(self._descend, *task) if is_wide(X) else self._descend(*task)
             return outputs(X, y, weight, l1, l2, *solved, tol=options.tol, given=inputs.features.dtype)
 
         return Outputs(*apply_in_slices(run, inputs, _task_bytes(inputs.features), _MEMORY))
 
     def adjoint(self, inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
         def run(*tensors: Tensor) -> Differentials:
-            X, y, _, l2, weight, w, residual, grad_w = tensors
-            X, y, w = working(X), working(y)[..., None], working(w)[..., None]
+            X, _, _, l2, weight, w, residual, grad_w = tensors
+            X, w = working(X), working(w)[..., None]
             weight = normalised_weights(weight, X.dtype)
-            H, _ = normal_equations(X, y, weight, l2)
-            q = least_step(H, w[..., 0] != 0, working(grad_w))[..., None]
+            q = support_step(X, weight, l2, w[..., 0] != 0, working(grad_w))[..., None]
             grad_X, grad_y = differentiate(X, residual[..., None], weight, w, q)
             return Differentials(
                 features=grad_X.to(inputs.features.dtype),
@@ -53,14 +53,13 @@ class TorchBackend(AnyDevice):
 
     def tangent(self, inputs: Inputs, options: Options, saved: Saved, tangents: Differentials) -> Tensor:
         def run(*tensors: Tensor) -> tuple[Tensor]:
-            X, y, _, l2, weight, w, residual, dX, dy, dl1, dl2 = tensors
+            X, _, _, l2, weight, w, residual, dX, dy, dl1, dl2 = tensors
             X, dX = working(X), working(dX)
-            y, w, dy = (working(value)[..., None] for value in (y, w, dy))
+            w, dy = (working(value)[..., None] for value in (w, dy))
             weight = normalised_weights(weight, X.dtype)
-            H, _ = normal_equations(X, y, weight, l2)
             by_penalties = dl1[:, None, None] * w.sign() + dl2[:, None, None] * w
             right = perturbed(X, residual[..., None], weight, w, dX, dy) - by_penalties
-            return (least_step(H, w[..., 0] != 0, right[..., 0]).to(saved.weights.dtype),)
+            return (support_step(X, weight, l2, w[..., 0] != 0, right[..., 0]).to(saved.weights.dtype),)
 
         tensors = (*inputs, *saved, *tangents)
         return apply_in_slices(run, tensors, _task_bytes(inputs.features), _MEMORY)[0]
@@ -69,4 +68,5 @@ class TorchBackend(AnyDevice):
 def _task_bytes(features: Tensor) -> int:
     """Scratch memory that a task takes."""
     _, n, d = features.shape
-    return 8 * (3 * n * d + 5 * d * d)
+    gram = min(d, max(4 * n, ALWAYS_GRAM))  # the features of a working set, as most tasks need
+    return 8 * (6 * n * d + 5 * gram * gram)

@@ -10,6 +10,7 @@ from torch import Tensor
 from sparsedis.ops.common.least_squares import normal_equations
 from sparsedis.ops.common.precision import ROUNDING
 from sparsedis.ops.common.support import damped_step, least_step
+from sparsedis.ops.lasso.backend_torch.wide import is_wide
 from sparsedis.ops.lasso.problem import Certificate, certificate
 from sparsedis.solution import Status
 
@@ -24,6 +25,8 @@ SWEEPS = 10
 SOLVES = 10
 # Features that enter at once: one, and one for every so many that are in.
 IN_PER_ENTRY = 4
+# From this lambda2, relative to the largest diagonal entry of H, the support may be larger than the number of samples.
+DETERMINED = 1e-4
 
 
 def descend(
@@ -155,9 +158,15 @@ class _Tasks:
         self.w[rows, j] = torch.where(moving & (diagonal > 0), new, old)
         self.g = self.g - row * change[:, None]
 
+    @property
+    def determined(self) -> Tensor:
+        """(B,) bool: whether lambda2 lets a support be larger than the number of samples, in a task with more features;
+        without it direct solves on such a support drop one feature each."""
+        return (self.lambda2 >= DETERMINED * self.diagonal.amax(1)) & is_wide(self.features)
+
     def restart_crowded(self) -> Tensor:
-        """Put w at zero where it has more features than there are samples; (B,) bool: where."""
-        crowded = (self.lambda1 > 0) & ((self.w != 0).sum(1) > (self.weight > 0).sum(1))
+        """Put w at zero where it has more features than there are samples and than lambda2 allows; (B,) bool: where."""
+        crowded = (self.lambda1 > 0) & ((self.w != 0).sum(1) > (self.weight > 0).sum(1)) & ~self.determined
         self.w = torch.where(crowded[:, None], 0, self.w)
         self.g = torch.where(crowded[:, None], self.b, self.g)
         return crowded
@@ -165,7 +174,8 @@ class _Tasks:
     def enter(self) -> None:
         """Let in, one after the other, the features that lower the objective most by themselves."""
         size = (self.w != 0).sum(1)
-        most = torch.minimum(1 + size // IN_PER_ENTRY, (self.weight > 0).sum(1) - size).clamp_min(1)
+        most = 1 + size // IN_PER_ENTRY
+        most = torch.where(self.determined, most, torch.minimum(most, (self.weight > 0).sum(1) - size).clamp_min(1))
         for count in range(int(most.max())):
             excess = (self.g.abs() - self.lambda1[:, None]).clamp_min(0)
             off = (self.w == 0) & (self.diagonal > 0) & (self.lambda1 > 0)[:, None]

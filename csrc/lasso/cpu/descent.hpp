@@ -1,0 +1,353 @@
+// The steps of coordinate descent and of the active-set method, and the certificate, for one task.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <utility>
+
+#include "curvature.hpp"
+#include "support.hpp"
+#include "task.hpp"
+
+namespace sparsedis::cpu::lasso {
+
+constexpr double kSmallest = std::numeric_limits<double>::min();
+// Sweeps in an iteration.
+constexpr int kSweeps = 10;
+// One feature enters at once, and one more for every kInPerEntry in the support.
+constexpr int kInPerEntry = 4;
+// A pool of `Columns` has this many inactive features for each that may enter, and at least kPool.
+constexpr int kPoolPerEntry = 4, kPool = 16;
+// With `Columns`, from this lambda2 on, relative to the largest diagonal entry of H, a support may be larger than the
+// number of samples without slowing the direct solves down.
+constexpr double kDetermined = 1e-4;
+
+struct LassoCertificate {
+  double gap, relative_gap, objective;
+  double dual_scale;  // the dual point is this times the residual of w
+};
+
+template <class F, class Curvature>
+class Descent {
+ public:
+  Descent(Memory& memory, const LassoTask<F>& task, Curvature& curvature)
+      : task_(task),
+        curvature_(curvature),
+        n_(task.n),
+        d_(task.d),
+        w_(memory.take<double>(task.d)),
+        best_(memory.take<double>(task.d)),
+        signs_(memory.take<double>(task.d)),
+        g_(memory.take<double>(task.d)),
+        beyond_(memory.take<double>(task.d)),
+        move_(memory.take<double>(task.d)),
+        v_(memory.take<double>(task.d)),
+        r_(memory.take<double>(task.n)),
+        weighted_(memory.take<double>(task.n)),
+        misfit_(memory.take<double>(task.n)),
+        pool_(memory.take<int>(task.d)),
+        gains_(memory.take<std::pair<double, int>>(task.d)),
+        at_{w_, g_, weighted_},
+        support_(memory, task, curvature) {
+    std::fill(w_, w_ + d_, 0.0);
+    std::fill(signs_, signs_ + d_, 0.0);
+    keep();
+    for (int i = 0; i < n_; ++i) at_zero_ += task.weight[i] * task.y[i] * task.y[i] / 2;
+    if (!Curvature::kAll && task.lambda2 > 0) {
+      determined_ = task.lambda2 >= kDetermined * *std::max_element(task.diagonal, task.diagonal + d_);
+    }
+  }
+
+  const double* w() const { return w_; }
+  const double* residual() const { return r_; }
+
+  // Whether a sign has changed since the last call.
+  bool turned() {
+    bool any = false;
+    for (int j = 0; j < d_; ++j) {
+      const double now = sign(w_[j]);
+      any |= now != signs_[j];
+      signs_[j] = now;
+    }
+    return any;
+  }
+
+  void keep() { std::copy(w_, w_ + d_, best_); }
+  void restore() { std::copy(best_, best_ + d_, w_); }
+
+  // The certificate of sparsedis/ops/lasso/problem.py. The gradient is of the features: that of H cancels.
+  LassoCertificate certify() {
+    const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
+    double square = 0;
+    std::copy(task_.y, task_.y + n_, r_);
+    for (int j = 0; j < d_; ++j) {
+      if (w_[j] != 0) add(r_, -w_[j], task_.feature(j), n_);
+    }
+    for (int i = 0; i < n_; ++i) {
+      weighted_[i] = task_.weight[i] * r_[i];
+      square += weighted_[i] * r_[i];
+    }
+    double largest = 0;
+    for (int j = 0; j < d_; ++j) {
+      v_[j] = dot(task_.feature(j), weighted_, n_);
+      g_[j] = v_[j] - lambda2 * w_[j];
+      largest = std::max(largest, std::fabs(g_[j]));
+      square += lambda2 * w_[j] * w_[j];
+    }
+    scale_ = largest > lambda1 ? lambda1 / largest : 1;
+    if (lambda1 == 0) {
+      choose_support();
+      support_.least_norm([&](int j) { return g_[j]; });
+      to_minimum_ = 0;
+      for (int s = 0; s < support_.size; ++s) to_minimum_ += g_[support_.index[s]] * support_.step[s];
+      to_minimum_ = std::max(to_minimum_ / 2, 0.0);
+    }
+    return smallest(w_, {(1 - scale_) * (1 - scale_) / 2 * square, 0, 0}, square);
+  }
+
+  // The certificate of w, the last certified, rounded to float, with the dual point of w.
+  LassoCertificate certify_rounded(const F* rounded) const {
+    const double lambda2 = task_.lambda2;
+    Distances away{0, 0, 0};
+    double square = 0;
+    auto distant = [&](double weight, double value, double exact) {
+      const double scaled = value - scale_ * exact, moved = value - exact;
+      square += weight * value * value;
+      away.scaled += weight * scaled * scaled / 2;
+      away.w += weight * moved * moved / 2;
+    };
+    std::copy(task_.y, task_.y + n_, misfit_);
+    for (int j = 0; j < d_; ++j) {
+      if (rounded[j] != 0) add(misfit_, -double(rounded[j]), task_.feature(j), n_);
+    }
+    for (int i = 0; i < n_; ++i) distant(task_.weight[i], misfit_[i], r_[i]);
+    away.residual = away.w;
+    for (int j = 0; j < d_; ++j) distant(lambda2, double(rounded[j]), w_[j]);
+    return smallest(rounded, away, square);
+  }
+
+  // min_j | |z_j| / lambda1 - 1 |, z_j being what a sweep thresholds, at the w that was last certified.
+  double margin() const {
+    double least = INFINITY;
+    if (task_.lambda1 == 0) return least;
+    for (int j = 0; j < d_; ++j) {
+      const double z = v_[j] + (task_.diagonal[j] - task_.lambda2) * w_[j];
+      least = std::min(least, std::fabs(std::fabs(z) / task_.lambda1 - 1));
+    }
+    return least;
+  }
+
+  // Sweeps over the features, or over a pool as large as there are samples, until no sign changes; w is as last
+  // certified.
+  void sweeps() {
+    if (task_.lambda1 == 0) return;
+    choose_pool(determined_ ? std::max(n_, in()) : n_ - in());
+    for (int count = 0; count < kSweeps && sweep(); ++count) {
+    }
+    curvature_.refresh(at_);
+  }
+
+  // Sets w to zero where its support is larger than the number of samples, and larger than lambda2 allows. Returns
+  // whether it did; w is as last certified.
+  bool restart_crowded() {
+    if (task_.lambda1 == 0 || determined_ || in() <= n_) return false;
+    std::fill(w_, w_ + d_, 0.0);
+    certify();
+    return true;
+  }
+
+  // Adds to the support, one after the other, the features that alone lower the objective most; w is as last certified.
+  void enter() {
+    if (task_.lambda1 == 0) return;
+    const int size = in(), most = 1 + size / kInPerEntry;
+    int room = determined_ ? most : std::max(std::min(most, n_ - size), 1);
+    choose_pool(kPoolPerEntry * room);
+    while (room-- > 0 && enter_best()) {
+    }
+    if (!Curvature::kAll) curvature_.refresh(at_);
+  }
+
+  // Moves w towards the minimiser over its support, within the orthant of its signs. Returns whether it ended at the
+  // boundary.
+  bool minimise_on_support() {
+    const double lambda1 = task_.lambda1;
+    if (lambda1 > 0) {  // else certify() has solved
+      choose_support();
+      support_.damped([&](int j) { return g_[j] - lambda1 * sign(w_[j]); });
+    }
+    bool crossed = false;
+    double length = 1;
+    for (int a = 0; a < support_.size; ++a) {
+      const int j = support_.index[a];
+      beyond_[a] = w_[j] + support_.step[a];
+      if (crosses(a)) {
+        crossed = true;
+        length = std::min(length, w_[j] / (w_[j] - beyond_[a]));
+      }
+    }
+    if (!crossed) {
+      for (int a = 0; a < support_.size; ++a) w_[support_.index[a]] = beyond_[a];
+      curvature_.refresh(at_);
+      return false;
+    }
+    // All features that would change sign become 0, where that lowers the objective; else the step ends at the first
+    // of them.
+    if (change_if_all_dropped() < 0) {
+      for (int a = 0; a < support_.size; ++a) {
+        const int j = support_.index[a];
+        w_[j] = crosses(a) ? 0 : beyond_[a];
+      }
+    } else {
+      for (int a = 0; a < support_.size; ++a) {
+        const int j = support_.index[a];
+        const bool first = crosses(a) && w_[j] / (w_[j] - beyond_[a]) <= length;
+        w_[j] = first ? 0 : w_[j] + length * support_.step[a];
+      }
+    }
+    curvature_.refresh(at_);
+    return true;
+  }
+
+ private:
+  static double sign(double value) { return value > 0 ? 1 : value < 0 ? -1 : 0; }
+
+  // Half the squared distances of weights: from the scaled w and from w, in the norm of H, and of the residuals alone.
+  struct Distances {
+    double scaled, residual, w;
+  };
+
+  // The smallest gap of weights, by the dual points of w; `square` is sum weight r^2 + lambda2 w^2 at the weights.
+  template <class W>
+  LassoCertificate smallest(const W* weights, const Distances& away, double square) const {
+    const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
+    double norm = 0, gap = away.scaled, by_conjugate = away.residual, scale = scale_;
+    for (int j = 0; j < d_; ++j) {
+      const double value = double(weights[j]), size = std::fabs(value), correlation = std::fabs(v_[j]);
+      norm += size;
+      gap += std::max(lambda1 * size - scale_ * g_[j] * value, 0.0);
+      if (lambda2 > 0) {
+        const double above = std::max(correlation - lambda1, 0.0);
+        if (v_[j] * value < 0) {
+          by_conjugate += (lambda1 + correlation) * size + lambda2 / 2 * size * size + above * above / (2 * lambda2);
+        } else {
+          const double off = lambda2 * size - above;
+          by_conjugate += std::max(lambda1 - correlation, 0.0) * size + off * off / (2 * lambda2);
+        }
+      }
+    }
+    if (lambda2 > 0 && by_conjugate < gap) gap = by_conjugate, scale = 1;
+    if (lambda1 == 0) {
+      // The triangle inequality in the norm of H.
+      const double way = std::sqrt(away.w) + std::sqrt(to_minimum_);
+      if (way * way < gap) gap = way * way, scale = 1;
+    }
+    const double relative = gap / std::max(at_zero_, kSmallest), objective = square / 2 + lambda1 * norm;
+    if (!std::isfinite(relative) || !std::isfinite(objective)) return {INFINITY, INFINITY, INFINITY, scale};
+    return {gap, relative, objective, scale};
+  }
+
+  int in() const {
+    return int(std::count_if(w_, w_ + d_, [](double value) { return value != 0; }));
+  }
+
+  // What entering alone would lower the objective by, times 2; 0 for features that cannot enter.
+  double gain(int j, double slope) const {
+    const double excess = std::fabs(slope) - task_.lambda1;
+    if (w_[j] != 0 || !(task_.diagonal[j] > 0) || !(excess > 0)) return 0;
+    return excess * excess / task_.diagonal[j];
+  }
+
+  // The features that sweeps and enter() consider: with `Columns` the active ones and those inactive ones, `count` or
+  // kPool of them, that would lower the objective most.
+  void choose_pool(int count) {
+    size_ = 0;
+    if (Curvature::kAll) {
+      for (int j = 0; j < d_; ++j) pool_[size_++] = j;
+      return;
+    }
+    int candidates = 0;
+    for (int j = 0; j < d_; ++j) {
+      if (w_[j] != 0) pool_[size_++] = j;
+      const double by = gain(j, g_[j]);
+      if (by > 0) gains_[candidates++] = {-by, j};
+    }
+    const int chosen = std::min(std::max(count, kPool), candidates);
+    std::nth_element(gains_, gains_ + chosen, gains_ + candidates);
+    for (int c = 0; c < chosen; ++c) pool_[size_++] = gains_[c].second;
+    std::sort(pool_, pool_ + size_);
+  }
+
+  // One sweep over the pool. Returns whether a sign changed.
+  bool sweep() {
+    bool changed = false;
+    for (int p = 0; p < size_; ++p) {
+      const int j = pool_[p];
+      if (task_.diagonal[j] > 0) changed |= minimise_over(j);
+    }
+    return changed;
+  }
+
+  // Returns whether there was a feature to add.
+  bool enter_best() {
+    int chosen = -1;
+    double most = 0;
+    for (int p = 0; p < size_; ++p) {
+      const int j = pool_[p];
+      if (w_[j] != 0) continue;
+      const double by = gain(j, curvature_.slope(at_, j));
+      if (by > most) {
+        most = by;
+        chosen = j;
+      }
+    }
+    if (chosen < 0) return false;
+    minimise_over(chosen);
+    return true;
+  }
+
+  // Over one feature; whether its sign changed.
+  bool minimise_over(int j) {
+    const double diagonal = task_.diagonal[j], z = curvature_.slope(at_, j) + diagonal * w_[j];
+    const double size = std::fabs(z) - task_.lambda1;
+    const double to = size > 0 ? std::copysign(size, z) / diagonal : 0, change = to - w_[j];
+    if (change == 0) return false;
+    const bool turned = sign(to) != sign(w_[j]);
+    w_[j] = to;
+    curvature_.moved(at_, j, change);
+    return turned;
+  }
+
+  bool crosses(int a) const { return task_.lambda1 > 0 && beyond_[a] * sign(w_[support_.index[a]]) <= 0; }
+
+  void choose_support() {
+    const bool all = task_.lambda1 == 0;
+    support_.choose([&](int j) { return all ? task_.diagonal[j] > 0 : w_[j] != 0; });
+  }
+
+  double change_if_all_dropped() {
+    double change = 0;
+    for (int a = 0; a < support_.size; ++a) {
+      const int j = support_.index[a];
+      const double to = crosses(a) ? 0 : beyond_[a];
+      move_[a] = to - w_[j];
+      change += task_.lambda1 * (std::fabs(to) - std::fabs(w_[j])) - move_[a] * g_[j];
+    }
+    return change + curvature_.square(support_.index, support_.size, move_) / 2;
+  }
+
+  const LassoTask<F>& task_;
+  Curvature& curvature_;
+  int n_, d_;
+  double *w_, *best_, *signs_, *g_, *beyond_, *move_, *v_, *r_, *weighted_, *misfit_;
+  int* pool_;
+  std::pair<double, int>* gains_;
+  int size_ = 0;  // of the pool
+  Iterate at_;
+  double scale_ = 1, to_minimum_ = 0, at_zero_ = 0;  // the latter P(0)
+  bool determined_ = false;
+  Support<F, Curvature> support_;
+};
+
+}  // namespace sparsedis::cpu::lasso

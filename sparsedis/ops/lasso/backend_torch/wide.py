@@ -1,0 +1,125 @@
+"""Tasks with more features than samples: what grows with n d, where the Gram matrix of the features grows with d^2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sparsedis.ops.common.least_squares import normal_equations
+from sparsedis.ops.common.precision import ROUNDING
+from sparsedis.ops.common.support import least_step, least_step_by_samples
+from sparsedis.ops.lasso.problem import Certificate, certificate
+from sparsedis.solution import Status
+
+# Up to this many features the Gram matrix is formed even with fewer samples.
+ALWAYS_GRAM = 64
+
+Descend = Callable[..., tuple[Tensor, Certificate, Tensor, Tensor]]
+
+
+def is_wide(features: Tensor) -> bool:
+    """Whether a Gram matrix of all features (B, n, d) is to be avoided."""
+    _, n, d = features.shape
+    return d > max(n, ALWAYS_GRAM)
+
+
+def descend_in_working_sets(
+    descend: Descend,
+    features: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    tol: float,
+    max_iter: int,
+) -> tuple[Tensor, Certificate, Tensor, Tensor]:
+    """Solve every task on the features that violate the optimality conditions most, until no others violate them.
+
+    A working set is the support and the inactive features with the largest correlations, 2 n of them at first and twice
+    as many each time, until the certificate, which is that of all features, is at rounding or no longer improves.
+    Without lambda1 the solution has a closed form.
+
+    Args:
+        descend: solves a batch of tasks; the arguments and results are those of this function.
+
+    Returns:
+        w (B, d), its certificate, n_iter, summed over the working sets, and status, (B,) each. A task begins no further
+        working set after ``max_iter`` iterations.
+    """
+    _, n, d = features.shape
+    goal = min(tol, ROUNDING)
+    w = torch.zeros_like(features[:, 0])
+    to_minimum = torch.zeros_like(lambda1)
+    dense = lambda1 == 0
+    if bool(dense.any()):
+        w[dense], to_minimum[dense] = _least_squares(*(v[dense] for v in (features, targets, weight, lambda2)))
+    at = certificate(features, targets, weight, lambda1, lambda2, w, to_minimum)
+    n_iter = dense.to(torch.int64)
+    status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), int(Status.STALLED))
+    going = (~dense & ~(at.relative_gap <= goal)).nonzero()[:, 0]
+    size = min(max(2 * n, ALWAYS_GRAM), d)
+    while len(going):
+        X, y, c, l1, l2, now = (v[going] for v in (features, targets, weight, lambda1, lambda2, w))
+        chosen = _most_violating(X, y, c, l2, now, size)
+        inner, _, taken, ended = descend(_columns(X, chosen), y, c, l1, l2, tol, max_iter)
+        now = torch.zeros_like(now).scatter(1, chosen, inner)
+        found = certificate(X, y, c, l1, l2, now, torch.zeros_like(l1))
+        better = found.relative_gap < at.relative_gap[going]
+        improved = going[better]
+        w[improved] = now[better]
+        for old, new in zip(at, found, strict=True):
+            old[improved] = new[better]
+        n_iter[going] += taken
+        certified = at.relative_gap[going] <= tol
+        status[going] = torch.where(certified, int(Status.CERTIFIED), ended)
+        # Where the inner solve was certified and the task is not, features outside violate the conditions.
+        status[going[~certified & (ended == Status.CERTIFIED)]] = int(Status.STALLED)
+        spent = n_iter[going] >= max_iter
+        status[going[spent & ~certified]] = int(Status.MAX_ITER)
+        kept = ~(at.relative_gap[going] <= goal) & ~(certified & ~better) & ~spent
+        if size == d:
+            break
+        going, size = going[kept], min(max(2 * size, int((w != 0).sum(1).max()) + n), d)
+    return w, at, n_iter, status
+
+
+def support_step(features: Tensor, weight: Tensor, lambda2: Tensor, active: Tensor, gradient: Tensor) -> Tensor:
+    """H_A^+ gradient on the active features, 0 elsewhere, (B, d), from the active columns of the features alone."""
+    size = max(int(active.sum(1).max()), 1)
+    chosen = active.to(torch.int8).topk(size, dim=1).indices
+    X, active, right = _columns(features, chosen), active.gather(1, chosen), gradient.gather(1, chosen)
+    if is_wide(X):
+        step = least_step_by_samples(X, weight, lambda2, active, right)
+    else:
+        H, _ = normal_equations(X, torch.zeros_like(X[..., :1]), weight, lambda2)
+        step = least_step(H, active, right)
+    return torch.zeros_like(gradient).scatter(1, chosen, step)
+
+
+def _least_squares(features: Tensor, targets: Tensor, weight: Tensor, lambda2: Tensor) -> tuple[Tensor, Tensor]:
+    """The least-norm minimiser (B, d) without lambda1, refined once, and its distance to the minimum (B,)."""
+    every = (weight[..., None] * features**2).sum(1) > 0
+
+    def step(w: Tensor) -> tuple[Tensor, Tensor]:
+        residual = targets - (features @ w[..., None])[..., 0]
+        gradient = (features.mT @ (weight * residual)[..., None])[..., 0] - lambda2[:, None] * w
+        return least_step_by_samples(features, weight, lambda2, every, gradient), gradient
+
+    w, _ = step(torch.zeros_like(features[:, 0]))
+    w = w + step(w)[0]
+    left, gradient = step(w)
+    return w, (gradient * left).sum(1).clamp_min(0) / 2
+
+
+def _most_violating(features: Tensor, targets: Tensor, weight: Tensor, lambda2: Tensor, w: Tensor, size: int) -> Tensor:
+    """The support of w and the inactive features with the largest correlations, (B, size) indices."""
+    residual = targets - (features @ w[..., None])[..., 0]
+    gradient = (features.mT @ (weight * residual)[..., None])[..., 0] - lambda2[:, None] * w
+    return torch.where(w != 0, torch.inf, gradient.abs()).topk(size, dim=1).indices
+
+
+def _columns(features: Tensor, chosen: Tensor) -> Tensor:
+    """The features (B, n, d) that are chosen (B, m), as (B, n, m)."""
+    return features.gather(2, chosen[:, None].expand(-1, features.shape[1], -1))
