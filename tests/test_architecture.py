@@ -12,13 +12,14 @@ import pytest
 import sparsedis
 
 PACKAGE = Path(sparsedis.__file__).parent
-LEAVES = {"solution", "checks", "cache", "extras", "_version"}
+LEAVES = {"solution", "checks", "cache", "extras", "paths", "_version"}
 SOLVERS = {"svm", "lasso", "ridge", "logistic"}
 MAY_IMPORT = {
     "solution": set(),
     "checks": set(),
-    "cache": set(),
+    "cache": {"paths"},
     "extras": set(),
+    "paths": set(),
     "_version": set(),
     "ops": LEAVES | {"ops"},
     "arguments": LEAVES,

@@ -1,6 +1,8 @@
 """Compiling and keeping programs; NVRTC, where it is there."""
 
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -62,10 +64,39 @@ def test_nothing_is_left_of_a_compiler_that_fails(folder):
     assert list(folder.iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["file/below", "~no-such-user/x"])
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, place):
     (tmp_path / "file").touch()
-    monkeypatch.setenv("SPARSEDIS_CACHE", str(tmp_path / "file" / "below"))
+    monkeypatch.setenv("SPARSEDIS_CACHE", place if place.startswith("~") else str(tmp_path / place))
     assert cached(ONE, "compiler", ".bin", lambda path: path.write_text("code")).read_text() == "code"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_the_mode_is_that_of_ordinary_files(folder, mask, mode):
+    before = os.umask(mask)
+    try:
+        path = cached(ONE, "compiler", ".bin", lambda path: path.write_text("code"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_an_empty_file_is_compiled_anew(folder):
+    path = cached(ONE, "compiler", ".bin", lambda path: path.write_text("code"))
+    path.write_bytes(b"")
+    assert cached(ONE, "compiler", ".bin", lambda path: path.write_text("again")) == path
+    assert path.read_text() == "again"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_what_is_there_needs_no_writing(folder):
+    path = cached(ONE, "compiler", ".bin", lambda path: path.write_text("code"))
+    folder.chmod(0o500)
+    try:
+        assert cached(ONE, "compiler", ".bin", lambda _: pytest.fail("compiled again")) == path
+        assert cached(ONE, "another", ".bin", lambda path: path.write_text("code")).parent != folder
+    finally:
+        folder.chmod(0o700)
 
 
 def test_warming_compiles_ahead(capsys):

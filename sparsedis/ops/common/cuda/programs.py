@@ -64,27 +64,35 @@ def cached(program: Program, compiler: str, suffix: str, compile_to: Callable[[P
         compile_to: called with the path of a temporary file; two processes may compile at once, the last one's stays.
     """
     key = hashlib.sha256(repr((program, compiler, _digest_of_sources())).encode()).hexdigest()[:32]
-    folder = _cache_folder()
-    path = folder / f"{program.kernel}-{key}{suffix}"
-    if not path.is_file():
-        handle, name = tempfile.mkstemp(suffix, f"{program.kernel}-", folder)
-        os.close(handle)
+    name = f"{program.kernel}-{key}{suffix}"
+    path = _folder_of(name) / name
+    if not _complete(path):
+        part = caches.part(path.parent, suffix)
         try:
-            compile_to(Path(name))
-            os.replace(name, path)
+            compile_to(part)
+            os.replace(part, path)
         finally:
-            Path(name).unlink(missing_ok=True)
+            caches.remove(part)
     return path
 
 
-def _cache_folder() -> Path:
-    folder = caches.folder()
+def _folder_of(name: str) -> Path:
+    """The cache where it holds the file already or can be written, else a temporary folder."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        folder = caches.folder()
+        if _complete(folder / name):
             return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 20))  # a full disk takes empty files, but no kernel
+        return folder
     except OSError:
         return _temporary_folder()
+
+
+def _complete(path: Path) -> bool:
+    """Whether the file can be read and has a content; one that was written before a power failure may be empty."""
+    return os.access(path, os.R_OK) and path.stat().st_size > 0
 
 
 @cache
