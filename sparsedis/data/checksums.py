@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsedis.data import sources
+from sparsedis import paths
+from sparsedis.data import sources, system_files
 
 _SUMS = "SHA256SUMS"
 
@@ -41,13 +42,14 @@ def files(spec: str) -> list[File]:
     name, path = sources.resolve(spec)
     if not path:
         return []
-    root = Path(path).expanduser()
+    root = paths.expanded(path)
     if not root.exists():
         raise FileNotFoundError(f"data: expected {sources.SOURCES[name].needs}, found nothing at {path!r}")
     folder = root if root.is_dir() else root.parent
     sums = {**sources.SOURCES[name].sha256, **_sums(folder / _SUMS)}
     found = sorted(root.iterdir()) if root.is_dir() else [root]
-    return [_file(file, sums) for file in found if file.is_file() and file.name != _SUMS]
+    wanted = (file for file in found if file.is_file() and file.name != _SUMS and not system_files.is_one(file.name))
+    return [_file(file, sums) for file in wanted]
 
 
 def _sums(path: Path) -> dict[str, str]:

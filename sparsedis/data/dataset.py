@@ -69,6 +69,41 @@ class FewShotData:
         return {split: (len(self.splits[split]), int(per_class[list(self.splits[split])].sum())) for split in SPLITS}
 
 
+def check_disjoint(reader: str, classes: Mapping[str, Iterable[str]], advice: str) -> None:
+    """Refuse a class that is in several splits: a learner would be tested on what it was trained on.
+
+    Args:
+        reader: with which the message begins.
+        classes: names by split.
+        advice: what to do about it, for the message.
+
+    Raises:
+        ValueError: a name is in two splits; the message has both.
+    """
+    split_of: dict[str, str] = {}
+    for split, names in classes.items():
+        for name in dict.fromkeys(names):
+            if name in split_of:
+                where = f"{split_of[name]} and {split}"
+                raise ValueError(f"{reader}: expected every class in one split, got {name!r} in {where}; {advice}")
+            split_of[name] = split
+
+
+def repeated(data: FewShotData) -> dict[str, int]:
+    """How many images of every split are in another class too, pixel by pixel the same (rows, for a table)."""
+    classes_of: dict[bytes, set[int]] = {}
+    digests = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in data.images]
+    labels = data.labels.tolist()
+    for digest, label in zip(digests, labels, strict=True):
+        classes_of.setdefault(digest, set()).add(label)
+    found = dict.fromkeys(SPLITS, 0)
+    split_of = {label: split for split in SPLITS for label in data.splits[split]}
+    for digest, label in zip(digests, labels, strict=True):
+        if len(classes_of[digest]) > 1 and label in split_of:
+            found[split_of[label]] += 1
+    return found
+
+
 def splits_from_numbers(numbers: Tensor) -> dict[str, tuple[int, ...]]:
     """The splits that (K,) numbers give, one per class: 0 training, 1 validation, 2 test."""
     return {split: tuple((numbers == i).nonzero()[:, 0].tolist()) for i, split in enumerate(SPLITS)}
@@ -76,7 +111,7 @@ def splits_from_numbers(numbers: Tensor) -> dict[str, tuple[int, ...]]:
 
 def in_hash_order(class_names: Iterable[str]) -> list[str]:
     """The names in the order of their SHA-256: a fixed order that needs no random generator."""
-    return sorted(class_names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    return sorted(class_names, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
 
 
 def split_by_hash(class_names: Iterable[str]) -> dict[str, list[str]]:

@@ -1,28 +1,23 @@
 """Reader of tables of features that were computed elsewhere: .npz or .safetensors files with the arrays
 
-features   (N, d), floating point
+features   (N, d), floating point; used as float32
 labels     (N,), whole numbers from 0 to K-1
-splits     (K,), for every class: 0 train, 1 validation, 2 test
+splits     (K,), for every class, not for every sample: 0 train, 1 validation, 2 test
 """
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
-import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from sparsedis import paths
+from sparsedis.data import arrays
 from sparsedis.data.dataset import FewShotData, splits_from_numbers
 
 _NAMES = ("features", "labels", "splits")
-_DAMAGED = (
-    *(OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile),  # by np.load
-    safetensors.SafetensorError,
-)
 
 
 def load(path: str | Path) -> FewShotData:
@@ -30,38 +25,71 @@ def load(path: str | Path) -> FewShotData:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds something else.
+        ValueError: the file is damaged, or holds something else; numbers that float32 cannot hold.
     """
-    path = Path(path).expanduser()
+    path = paths.expanded(path)
     if not path.is_file():
         raise FileNotFoundError(f"features: expected an existing file, got {str(path)!r}")
     values = _read(path)
     if missing := [name for name in _NAMES if name not in values]:
         raise ValueError(f"features: expected {', '.join(_NAMES)} in {path}, found no {missing[0]}")
-    features, labels, splits = (values[name] for name in _NAMES)
+    features = _rows(values["features"], path)
+    labels, splits = (_whole(name, values[name], path) for name in ("labels", "splits"))
+    if len(labels) != len(features):
+        raise ValueError(f"features: expected a label for each of {len(features)} rows, got {len(labels)} in {path}")
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError(f"features: expected labels from 0 on, got {int(labels.min())} in {path}")
+    classes = int(labels.max()) + 1 if len(labels) else 0
+    if len(splits) != classes:
+        each = "one for every sample? " if len(splits) == len(labels) else ""
+        raise ValueError(
+            f"features: expected splits of shape ({classes},), one for every class of the labels, "
+            f"got shape ({len(splits)},) in {path} ({each}no class can be in several splits)"
+        )
+    if not bool(((splits >= 0) & (splits < 3)).all()):
+        raise ValueError(f"features: expected splits of 0, 1 or 2, got others in {path}")
+    return FewShotData(
+        name="features",
+        images=features,
+        labels=labels,
+        class_names=tuple(map(str, range(classes))),
+        splits=splits_from_numbers(splits),
+    )
+
+
+def _rows(features: Tensor, path: Path) -> Tensor:
     if features.dim() != 2 or not features.is_floating_point():
         raise ValueError(
             f"features: expected floating-point numbers of shape (N, d), got {features.dtype} "
             f"of shape {tuple(features.shape)} in {path}"
         )
-    if not bool(torch.isfinite(features).all()):
-        raise ValueError(f"features: expected finite numbers, got others in {path}")
-    if splits.dim() != 1 or splits.is_floating_point() or not bool(((splits >= 0) & (splits < 3)).all()):
-        raise ValueError(f"features: expected splits of one number per class, 0, 1 or 2, in {path}")
-    return FewShotData(
-        name="features",
-        images=features.float(),
-        labels=labels if labels.is_floating_point() else labels.long(),
-        class_names=tuple(map(str, range(len(splits)))),
-        splits=splits_from_numbers(splits),
-    )
+    rows = features.float()
+    if not bool(torch.isfinite(rows).all()):
+        raise ValueError(f"features: expected finite numbers in the range of float32, got others in {path}")
+    if features.dtype == torch.float64 and bool(((rows == 0).all(1) & (features != 0).any(1)).any()):
+        raise ValueError(f"features: expected numbers that float32 tells from 0, got a row of smaller ones in {path}")
+    return rows
+
+
+def _whole(name: str, values: Tensor, path: Path) -> Tensor:
+    if values.dim() != 1 or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(
+            f"features: expected {name} of whole numbers in one dimension, got {values.dtype} "
+            f"of shape {tuple(values.shape)} in {path}"
+        )
+    return values.long()
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix.lower() != ".safetensors":
+        found = arrays.load(path, "features", _NAMES)
+        # torch has no arrays of the other byte order, and none of text.
+        native = {name: values.astype(values.dtype.newbyteorder("=")) for name, values in found.items()}
+        try:
+            return {name: torch.from_numpy(values) for name, values in native.items()}
+        except TypeError as error:
+            raise ValueError(f"features: expected arrays of numbers in {path}: {error}") from error
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in _NAMES if name in archive.files}
-    except _DAMAGED as error:
-        raise ValueError(f"features: {path} is damaged or not a .npz or .safetensors file: {error}") from error
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # no closed list of what a damaged header raises
+        raise ValueError(f"features: {path} is damaged or not a .safetensors file: {error}") from error

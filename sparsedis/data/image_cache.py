@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sparsedis import cache
 from sparsedis.data.dataset import SPLITS, FewShotData
 
-_VERSION = 1
-"""Increase it with every change to what the readers make of the same files."""
+_VERSION = 2
+"""Increase it with every change to what the readers make of the same files, or to how an entry is written."""
 
-_IMAGES, _ABOUT = "images.npy", "about.json"
+_IMAGES, _ABOUT = "images.uint8", "about.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
 @dataclass
@@ -41,112 +43,163 @@ class Classes:
         self.class_names += class_names
 
 
+class Images:
+    """Images of one shape on their way into the cache, written one after the other.
+
+    They are written, not copied into a mapped file: on a full disk a write is an error, and a mapped page a SIGBUS.
+
+    Attributes:
+        shape: (C, H, W) of every image; None before the first.
+        count: how many there are.
+    """
+
+    def __init__(self, file: BinaryIO, folder: Path) -> None:
+        self._file, self._folder = file, folder
+        self.shape: tuple[int, ...] | None = None
+        self.count = 0
+
+    def add(self, image: np.ndarray, mismatch: Callable[[tuple[int, ...], tuple[int, ...]], str]) -> None:
+        """Write an image.
+
+        Args:
+            image: uint8 (C, H, W).
+            mismatch: the message of the error where it has another shape than those before, from the expected shape
+                and the one that it has.
+
+        Raises:
+            ValueError: it has another shape than those before.
+            OSError: the cache cannot be written.
+        """
+        self.shape = self.shape or image.shape
+        if image.shape != self.shape:
+            raise ValueError(mismatch(self.shape, image.shape))
+        with _writing(self._folder):
+            self._file.write(np.ascontiguousarray(image, np.uint8).data)
+        self.count += 1
+
+
 def load(
     name: str,
     reader: str,
-    sources: Iterable[Path],
+    sources: Sequence[Path],
     options: Mapping[str, Any],
-    decode: Callable[[Path], Classes],
+    decode: Callable[[Images], Classes],
 ) -> FewShotData:
     """The data set that ``decode`` reads, from the cache if it is there.
 
     An entry is named by a digest of the version, the reader, the options, and the path, size and modification time of
-    every source. It is written to a temporary folder and renamed when complete, so that other processes see the whole
-    entry or none, even if they decode the same data set at the same time.
+    every source. It is written to a temporary folder and renamed when complete, so that other threads and processes see
+    the whole entry or none, even if they decode the same data set at the same time. What is damaged, or was put there
+    by something else, is replaced.
 
     Args:
         name: of the data set.
         reader: name of the reader.
         sources: the files that are decoded.
         options: what else the result depends on.
-        decode: writes the images to the path it is given, as a .npy file of uint8 (N, C, H, W), and returns their
-            classes.
+        decode: adds every image to what it is given, and returns their classes.
 
     Raises:
         OSError: the cache cannot be written.
     """
     entry = cache.folder() / f"{reader}-{_key(reader, sources, options)}"
-    images, about = _read(entry) or _write(entry, decode)
+    for _ in range(2):  # another process may replace a damaged entry just when this one has written its own
+        if (found := _read(entry, name)) is not None:
+            return found
+        _write(entry, decode)
+    return _opened(entry, name)
+
+
+def _write(entry: Path, decode: Callable[[Images], Classes]) -> None:
+    folder = entry.parent
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        part = cache.part(folder)
+        part.mkdir()
+    try:
+        with _new_file(part / _IMAGES, folder) as file:
+            images = Images(file, folder)
+            classes = decode(images)
+        about = {"shape": [images.count, *(images.shape or ())], **asdict(classes)}
+        with _new_file(part / _ABOUT, folder) as file, _writing(folder):
+            file.write(json.dumps(about).encode())
+        with _writing(folder):
+            _publish(part, entry)
+    finally:
+        cache.remove(part)
+
+
+@contextmanager
+def _new_file(path: Path, folder: Path) -> Iterator[BinaryIO]:
+    """A new file, on the disk and not in memory alone when the block ends. Errors inside are the block's own."""
+    with _writing(folder):
+        file = path.open("xb")
+    try:
+        yield file
+        with _writing(folder):
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        with _writing(folder):  # of what is still buffered after an error
+            file.close()
+
+
+def _publish(part: Path, entry: Path) -> None:
+    """Rename a complete entry into its place, unless another thread or process was faster."""
+    while True:
+        try:
+            part.rename(entry)
+            return
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+        if _read(entry, "") is not None:
+            return
+        damaged = cache.part(entry.parent)
+        try:
+            entry.rename(damaged)  # one step, which one process does; the others find nothing there, or its entry
+        except FileNotFoundError:
+            continue
+        cache.remove(damaged)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Errors of the cache that say so, and what to do; the system's name a file at best."""
+    try:
+        yield
+    except OSError as error:
+        advice = "free some space there, or set" if error.errno in _FULL else "set"
+        reason = error.strerror or error
+        raise OSError(
+            f"cache: {folder} cannot be written ({reason}); {advice} SPARSEDIS_CACHE to another folder"
+        ) from error
+
+
+def _read(entry: Path, name: str) -> FewShotData | None:
+    """The data set in an entry; None if there is none, or something else."""
+    try:
+        return _opened(entry, name)
+    except Exception:  # whatever files of any content raise
+        return None
+
+
+def _opened(entry: Path, name: str) -> FewShotData:
+    about = json.loads((entry / _ABOUT).read_text(encoding="utf-8"))
+    shape, path = tuple(about["shape"]), entry / _IMAGES
+    if path.stat().st_size != math.prod(shape) or not all(isinstance(x, str) for x in about["class_names"]):
+        raise ValueError(f"cache: {entry} is damaged")
     return FewShotData(
         name=name,
-        images=images,
+        # Copy-on-write: PyTorch has no read-only tensors, and a write to them must not change the file.
+        images=torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape)),
         labels=torch.tensor(about["labels"]),
         class_names=tuple(about["class_names"]),
         splits={split: tuple(about["splits"][split]) for split in SPLITS},
     )
 
 
-def write_images(
-    path: Path,
-    images: Iterable[np.ndarray],
-    count: int,
-    shape: tuple[int, ...] | None,
-    mismatch: Callable[[tuple[int, ...], tuple[int, ...], int], str],
-) -> tuple[int, ...]:
-    """Write images of one shape to a .npy file, one at a time.
-
-    Args:
-        path: of the file.
-        images: uint8, each (C, H, W).
-        count: how many there are, 1 or more.
-        shape: that all must have; default: that of the first.
-        mismatch: the message of the error for an image of another shape, from the expected shape, the one that it has,
-            and its index.
-
-    Returns:
-        The shape of the images.
-
-    Raises:
-        ValueError: an image has another shape.
-    """
-    out = None
-    for i, image in enumerate(images):
-        shape = shape or image.shape
-        if image.shape != shape:
-            raise ValueError(mismatch(shape, image.shape, i))
-        if out is None:
-            out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
-        out[i] = image
-    assert out is not None
-    assert shape is not None
-    out.flush()
-    return shape
-
-
-def _write(entry: Path, decode: Callable[[Path], Classes]) -> tuple[Tensor, dict[str, Any]]:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=entry.parent))
-    try:
-        classes = decode(part / _IMAGES)
-        (part / _ABOUT).write_text(json.dumps(asdict(classes)), encoding="utf-8")
-        for name in (_IMAGES, _ABOUT):
-            with (part / name).open("rb") as file:
-                os.fsync(file.fileno())
-        if entry.exists() and _read(entry) is None:  # a damaged one
-            shutil.rmtree(entry)
-        try:
-            part.rename(entry)
-        except OSError:
-            if _read(entry) is None:  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    found = _read(entry)
-    assert found is not None
-    return found
-
-
-def _read(entry: Path) -> tuple[Tensor, dict[str, Any]] | None:
-    try:
-        about = json.loads((entry / _ABOUT).read_text(encoding="utf-8"))
-        # Copy-on-write: PyTorch has no read-only tensors, and a write to them must not change the file.
-        images = np.load(entry / _IMAGES, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    return torch.from_numpy(images), about
-
-
-def _key(reader: str, sources: Iterable[Path], options: Mapping[str, Any]) -> str:
+def _key(reader: str, sources: Sequence[Path], options: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([_VERSION, reader, dict(options)], sort_keys=True).encode())
     for source in sources:
         stat = source.stat()

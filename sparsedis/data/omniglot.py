@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageChops
 
-from sparsedis.data import image_decoding
-from sparsedis.data.dataset import FewShotData, in_hash_order, split_by_hash
+from sparsedis import paths
+from sparsedis.data import image_decoding, system_files
+from sparsedis.data.dataset import FewShotData, check_disjoint, in_hash_order, split_by_hash
 
 SIDE = 28
 """Height and width of the images, in pixels."""
@@ -40,12 +41,16 @@ class _Key(NamedTuple):
     file: str
     part: str
 
+    @property
+    def name(self) -> str:
+        return f"{self.alphabet}/{self.character}"
+
 
 def load(path: str | Path) -> FewShotData:
     """Read Omniglot: 105x105 one-bit images, inverted (ink is bright) and area averaged to 28x28 uint8.
 
-    Nothing is written to disk. Of an image that occurs twice (a folder beside its zip file; a "small" set beside the
-    complete one) the first is kept.
+    Nothing is written to disk. An image that occurs twice (a folder beside its zip file; a "small" set beside the
+    complete one) counts once.
 
     Args:
         path: a published zip file (images_background.zip, images_background_small1.zip, images_evaluation.zip...), or
@@ -56,35 +61,39 @@ def load(path: str | Path) -> FewShotData:
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
-        ValueError: there is nothing in the published layout, or a damaged file, which the message names.
+        ValueError: there is nothing in the published layout; a damaged file, which the message names; an image that
+            occurs twice and is not the same; a character in both parts.
     """
-    path = Path(path).expanduser()
+    path = paths.expanded(path)
     if not path.exists():
         raise FileNotFoundError(f"omniglot: expected an existing folder or .zip file, got {str(path)!r}")
-    images: dict[_Key, np.ndarray] = {}
+    images: dict[_Key, tuple[np.ndarray, str]] = {}
     for key, name, content in _files(path):
-        if key not in images:
-            images[key] = decode(name, content)
+        image = decode(name, content)
+        first, where = images.setdefault(key, (image, name))
+        if not np.array_equal(first, image):
+            raise ValueError(f"omniglot: expected an image once, got two different ones, {where} and {name}")
     if not images:
         raise ValueError(f"omniglot: expected {_LAYOUT}, found none in {str(path)!r}")
     keys = sorted(images)
-    part_of = {f"{key.alphabet}/{key.character}": key.part for key in keys}
-    class_names = tuple(part_of)
+    parts = {part: {key.name: None for key in keys if key.part == part} for part in ("background", "evaluation")}
+    check_disjoint("omniglot", parts, "no character is in both published parts")
+    class_names = tuple(dict.fromkeys(key.name for key in keys))
     index = {name: i for i, name in enumerate(class_names)}
+    splits = _split(list(parts["background"]), list(parts["evaluation"]))
     return FewShotData(
         name="omniglot",
-        images=torch.from_numpy(np.stack([images[key] for key in keys])),
-        labels=torch.tensor([index[f"{key.alphabet}/{key.character}"] for key in keys]),
+        images=torch.from_numpy(np.stack([images[key][0] for key in keys])),
+        labels=torch.tensor([index[key.name] for key in keys]),
         class_names=class_names,
-        splits={split: tuple(sorted(index[name] for name in names)) for split, names in _split(part_of).items()},
+        splits={split: tuple(sorted(index[name] for name in names)) for split, names in splits.items()},
     )
 
 
-def _split(part_of: dict[str, str]) -> dict[str, list[str]]:
-    evaluation = [name for name in part_of if part_of[name] == "evaluation"]
-    if not evaluation or len(evaluation) == len(part_of):
-        return split_by_hash(part_of)
-    background = in_hash_order(name for name in part_of if part_of[name] == "background")
+def _split(background: list[str], evaluation: list[str]) -> dict[str, list[str]]:
+    if not background or not evaluation:
+        return split_by_hash(background + evaluation)
+    background = in_hash_order(background)
     cut = len(background) * 4 // 5
     return {"train": background[:cut], "validation": background[cut:], "test": evaluation}
 
@@ -93,10 +102,13 @@ def _files(path: Path) -> Iterator[tuple[_Key, str, bytes]]:
     """(key, name for messages, content) of every image at ``path``."""
     if path.is_dir():
         for file in sorted(path.rglob("*.png")):
+            if system_files.among(file.relative_to(path).parts):
+                continue
             if match := _MEMBER.fullmatch(file.absolute().as_posix()):
                 yield _key(match), str(file), read(file)
         for archive in sorted(path.glob("*.zip")):
-            yield from _members(archive)
+            if not system_files.is_one(archive.name):
+                yield from _members(archive)
     else:
         yield from _members(path)
 
@@ -108,25 +120,35 @@ def read(file: Path) -> bytes:
 
 
 def _members(path: Path) -> Iterator[tuple[_Key, str, bytes]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                name = f"{path}: {member.filename!r}"
-                if member.filename.startswith("/") or ".." in PurePosixPath(member.filename).parts:
-                    raise ValueError(f"omniglot: expected members inside the archive, got {name}")
-                if match := _MEMBER.fullmatch(member.filename):
-                    yield _key(match), name, extract(archive, member, name)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
-        raise ValueError(f"omniglot: expected a zip file, got {path}: {error}") from error
+    with opened(path, "omniglot") as archive:
+        for member in archive.infolist():
+            name, parts = f"{path}: {member.filename!r}", PurePosixPath(member.filename).parts
+            if member.filename.startswith("/") or ".." in parts:
+                raise ValueError(f"omniglot: expected members inside the archive, got {name}")
+            if system_files.among(parts):
+                continue
+            if match := _MEMBER.fullmatch(member.filename):
+                yield _key(match), name, extract(archive, member, name)
+
+
+@contextmanager
+def opened(path: Path, reader: str) -> Iterator[zipfile.ZipFile]:
+    """A zip file; ValueError, which begins with ``reader``, if it is none. What follows raises its own errors."""
+    with path.open("rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except Exception as error:  # zipfile documents no closed list of what a hostile file may raise
+            raise ValueError(f"{reader}: expected a zip file, got {path}: {error}") from error
+        with archive:
+            yield archive
 
 
 def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
     """A member of an archive, up to one byte more than the limit; ValueError, with ``name``, if it is damaged."""
-    # The size in the header may lie, so the limit is on what is read. RuntimeError: the member is encrypted.
     try:
-        with archive.open(member) as stream:
+        with archive.open(member) as stream:  # the size in the header may lie, so the limit is on what is read
             return stream.read(MAX_BYTES + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+    except Exception as error:  # encrypted, in an unknown method, cut...
         raise ValueError(f"omniglot: broken member {name}: {error}") from error
 
 

@@ -10,7 +10,6 @@ run01/test/item01.png ...           one image by another drawer, to be classifie
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedis.data import omniglot
+from sparsedis import paths
+from sparsedis.data import omniglot, system_files
 
 _LABELS = re.compile(r"(?P<root>(?:.*/)?)(?P<run>run\d+)/class_labels\.txt")
 
@@ -49,25 +49,27 @@ def load(path: str | Path) -> list[Run]:
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
-        ValueError: there is no run, or a damaged one; the message names the file.
+        ValueError: there is no run, or a damaged or incomplete one; the message names the file.
     """
-    path = Path(path).expanduser()
+    path = paths.expanded(path)
     if not path.exists():
         raise FileNotFoundError(f"omniglot runs: expected all_runs.zip or its folder, got {str(path)!r}")
     with ExitStack() as stack:
-        names, content = _folder(path) if path.is_dir() else _archive(path, stack)
-        found = [match for match in map(_LABELS.fullmatch, sorted(names)) if match and "__MACOSX" not in match[0]]
+        everything, content = _folder(path) if path.is_dir() else _archive(path, stack)
+        names = [name for name in everything if not system_files.among(PurePosixPath(name).parts)]
+        found = [match for match in map(_LABELS.fullmatch, sorted(names)) if match]
         if not found:
             raise ValueError(f"omniglot runs: expected runNN/class_labels.txt, found none in {str(path)!r}")
         if len({match["run"] for match in found}) < len(found):
             raise ValueError(f"omniglot runs: expected every run once, found one twice in {str(path)!r}")
-        return [_run(match, content) for match in found]
+        return [_run(match, names, content) for match in found]
 
 
 def _folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-    if not any(map(_LABELS.fullmatch, names)) and (path / "class_labels.txt").is_file():
-        path, names = path.absolute().parent, [f"{path.absolute().name}/class_labels.txt"]  # one of the runs
+    if not any(map(_LABELS.fullmatch, names)) and (path / "class_labels.txt").is_file():  # one of the runs
+        names = [f"{path.absolute().name}/{name}" for name in names]
+        path = path.absolute().parent
 
     def content(name: str) -> bytes:
         file = path / name
@@ -79,10 +81,7 @@ def _folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
 
 
 def _archive(path: Path, stack: ExitStack) -> tuple[list[str], Callable[[str], bytes]]:
-    try:
-        archive = stack.enter_context(zipfile.ZipFile(path))
-    except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
-        raise ValueError(f"omniglot runs: expected a zip file, got {path}: {error}") from error
+    archive = stack.enter_context(omniglot.opened(path, "omniglot runs"))
 
     def content(name: str) -> bytes:
         try:
@@ -94,19 +93,25 @@ def _archive(path: Path, stack: ExitStack) -> tuple[list[str], Callable[[str], b
     return archive.namelist(), content
 
 
-def _run(match: re.Match[str], content: Callable[[str], bytes]) -> Run:
+def _run(match: re.Match[str], names: list[str], content: Callable[[str], bytes]) -> Run:
     root, run = match["root"], match["run"]
     raw = content(match[0])
     if len(raw) > omniglot.MAX_BYTES:
         raise ValueError(f"omniglot runs: expected at most {omniglot.MAX_BYTES} bytes, got more in {match[0]}")
     pairs = [_pair(line, run, match[0]) for line in raw.decode("ascii", "replace").splitlines() if line.strip()]
     classes = sorted({training for _, training in pairs})
+    tests = [test for test, _ in pairs]
     if len(classes) < 2:
         raise ValueError(f"omniglot runs: expected two classes or more, got {len(classes)} in {match[0]}")
+    if len(set(tests)) < len(tests):
+        raise ValueError(f"omniglot runs: expected every test image once, got one twice in {match[0]}")
+    present = {name.removeprefix(root) for name in names if name.startswith(f"{root}{run}/") and name.endswith(".png")}
+    if unlisted := sorted(present - {*classes, *tests}):  # the end of the list is missing, and the task would be easier
+        raise ValueError(f"omniglot runs: expected every image in {match[0]}, found no {unlisted[0]}")
     return Run(
         run,
         _images(root, classes, content),
-        _images(root, [test for test, _ in pairs], content),
+        _images(root, tests, content),
         torch.tensor([classes.index(training) for _, training in pairs]),
     )
 

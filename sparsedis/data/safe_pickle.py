@@ -3,7 +3,8 @@
 A pickle is a program. Its opcodes are interpreted here by the standard library's interpreter, restricted to those that
 create numbers, text, bytes, lists, tuples and dicts. A file may name only the functions with which NumPy writes arrays
 and scalars, and these names are bound to functions of this module instead of NumPy's: an array is created from raw
-bytes, its type from its short code. Everything else is refused before anything is called.
+bytes, its type from its short code, and an array of objects of one dimension becomes the list that its pickle holds.
+Everything else is refused before anything is called.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _OPCODES = (
     "TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS",
     "GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD",
 )
-_DTYPE = re.compile(r"[<>|=]?(?:b1|[iuf][1248]|c8|c16|S\d{1,6}|U\d{1,6})")
+_DTYPE = re.compile(r"[<>|=]?(?:b1|[iuf][1248]|c8|c16|S\d{1,6}|U\d{1,6}|O[48]?)")
 _KEYS = (str, bytes, int, float, type(None))
 
 
@@ -69,7 +70,7 @@ class _Type:
     def array(self, raw: Any, shape: Any, fortran: Any) -> np.ndarray:
         # Python 2 wrote the bytes as text, which is read as latin1.
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        if not isinstance(raw, bytes | bytearray):
+        if not isinstance(raw, bytes | bytearray) or self.is_object():
             raise _refused("an array of objects")
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 32:
             raise _refused(f"the array shape {shape!r:.80}")
@@ -78,6 +79,9 @@ class _Type:
             raise _refused(f"an array of shape {shape} and {dtype} with {len(raw)} bytes")
         return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
 
+    def is_object(self) -> bool:
+        return "O" in self.code
+
 
 class _Array:
     """An array between its REDUCE opcode, which creates it empty, and its BUILD opcode, which fills it."""
@@ -85,7 +89,7 @@ class _Array:
     __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.value: np.ndarray | None = None
+        self.value: np.ndarray | list[Any] | None = None
 
     def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) not in (4, 5):
@@ -93,7 +97,12 @@ class _Array:
         shape, dtype, fortran, raw = state[-4:]
         if not isinstance(dtype, _Type):
             raise _refused("an array without a type")
-        self.value = dtype.array(raw, shape, fortran)
+        if not dtype.is_object():
+            self.value = dtype.array(raw, shape, fortran)
+        elif isinstance(raw, list) and shape == (len(raw),):
+            self.value = raw
+        else:
+            raise _refused(f"an array of objects of shape {shape!r:.80}")
 
 
 def _type(code: Any, *_: Any) -> _Type:
@@ -156,12 +165,12 @@ class _Bounded:
     """A file that refuses reads beyond its size, whatever lengths its pickle announces."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._left = file, os.fstat(file.fileno()).st_size
+        self._file, self.left = file, os.fstat(file.fileno()).st_size
 
     def read(self, count: int) -> bytes:
-        if count > self._left:
-            raise EOFError(f"{count} bytes announced, {self._left} left")
-        self._left -= count
+        if count > self.left:
+            raise EOFError(f"{count} bytes announced, {self.left} left")
+        self.left -= count
         return self._file.read(count)
 
     def readinto(self, buffer: Any) -> int:
@@ -171,7 +180,7 @@ class _Bounded:
 
     def readline(self) -> bytes:
         line = self._file.readline(1 << 16)
-        self._left -= len(line)
+        self.left -= len(line)
         return line
 
 
@@ -255,9 +264,10 @@ class _Reader(_Interpreter):  # type: ignore[misc]
 
 
 def load(path: str | Path) -> Any:
-    """The content of a pickle: numbers, text, bytes, None, lists, tuples, dicts and NumPy arrays of numbers.
+    """The content of a pickle: numbers, text, bytes, None, lists, tuples, dicts and NumPy arrays of numbers or text.
 
-    Pickles of Python 2 are read with their strings as latin1.
+    Pickles of Python 2 are read with their strings as latin1. An array of objects, which has to have one dimension, is
+    returned as a list.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -266,7 +276,11 @@ def load(path: str | Path) -> Any:
     path = Path(path)
     with path.open("rb") as file:
         try:
-            return _finished(_Reader(_Bounded(file), encoding="latin1").load())
+            content = _Bounded(file)
+            value = _finished(_Reader(content, encoding="latin1").load())
+            if content.left:  # a second pickle, say, which nobody would have missed
+                raise ValueError(f"expected one object, got {content.left} bytes after its end")
+            return value
         except MemoryError as error:
             raise ValueError(f"pickle: {path}: more than the memory holds") from error
         # Whatever a program of foreign opcodes makes the interpreter raise; an opcode that is not known is a KeyError.
@@ -276,9 +290,9 @@ def load(path: str | Path) -> Any:
 
 
 def _finished(value: Any) -> Any:
-    """The same containers, with their :class:`_Array` builders replaced by the arrays."""
+    """The same containers, with their :class:`_Array` builders replaced by the arrays, or lists of objects."""
     if isinstance(value, _Array):
-        return _array(value)
+        value = _array(value)
     seen: set[int] = set()
     waiting = [value]
     while waiting:  # no recursion: the depth is the file's choice
@@ -292,16 +306,16 @@ def _finished(value: Any) -> Any:
         seen.add(id(item))
         places = item.items() if isinstance(item, dict) else enumerate(item)
         for place, inner in list(places):
-            if not isinstance(inner, _Array):
-                waiting.append(inner)
-            elif isinstance(item, tuple):
-                raise _refused("an array in a tuple")
-            else:
-                item[place] = _array(inner)
+            if isinstance(inner, _Array):
+                if isinstance(item, tuple):
+                    raise _refused("an array in a tuple")
+                inner = _array(inner)
+                item[place] = inner
+            waiting.append(inner)
     return value
 
 
-def _array(builder: _Array) -> np.ndarray:
+def _array(builder: _Array) -> np.ndarray | list[Any]:
     if builder.value is None:
         raise _refused("an array without content")
     return builder.value

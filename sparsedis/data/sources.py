@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from sparsedis import paths
 from sparsedis.data import feature_table, image_folder, omniglot, pictograms, split_pickles
 from sparsedis.data.dataset import FewShotData, splits_from_numbers
 
@@ -78,7 +79,7 @@ def resolve(spec: str) -> tuple[str, str]:
 def absolute(spec: str) -> str:
     """The same data set with an absolute path, which depends on neither working directory nor environment."""
     name, path = resolve(spec)
-    return f"{name}:{Path(path).expanduser().absolute()}" if path else name
+    return f"{name}:{paths.expanded(path).absolute()}" if path else name
 
 
 def _pictograms() -> FewShotData:
@@ -139,7 +140,7 @@ SOURCES: dict[str, Source] = {
     ),
     "images": Source(
         "Any images by class",
-        "a folder with CLASS/*.png or {train,val,test}/CLASS/*.png (or .jpg)",
+        "a folder with CLASS/*.png or {train,val,test}/CLASS/*.png (or .jpg), no class in two splits",
         image_folder.load,
         resizes=True,
     ),

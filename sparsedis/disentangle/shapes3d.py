@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsedis import paths
 from sparsedis.disentangle import raycaster
 from sparsedis.extras import need
 
@@ -100,7 +101,7 @@ class Cached:
     """
 
     def __init__(self, path: str | Path) -> None:
-        path = Path(path).expanduser()
+        path = paths.expanded(path)
         if not path.is_file():
             raise FileNotFoundError(f"shapes3d: expected a cache, found no file at {path}")
         header = _header()
@@ -130,27 +131,31 @@ class Published:
 
     def __init__(self, path: str | Path) -> None:
         h5py = need("h5py", "3dshapes.h5")
-        path = Path(path).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"shapes3d: expected the file 3dshapes.h5, found none at {path}")
+        self._path = paths.expanded(path)
+        if not self._path.is_file():
+            raise FileNotFoundError(f"shapes3d: expected the file 3dshapes.h5, found none at {self._path}")
         try:
-            file = h5py.File(path, "r")
+            file = h5py.File(self._path, "r")
             self._pixels, labels = file["images"], file["labels"]
-            shapes = (tuple(self._pixels.shape), tuple(labels.shape))
-            first, last = labels[0], labels[-1]
-        except (OSError, KeyError, AttributeError, ValueError, IndexError) as error:
-            raise ValueError(f"shapes3d: {path} is damaged, or not 3dshapes.h5: {error}") from error
-        if shapes != ((COUNT, SIDE, SIDE, 3), (COUNT, len(SIZES))) or self._pixels.dtype != np.uint8:
-            raise ValueError(f"shapes3d: {path} is not 3dshapes.h5: images and labels of shapes {shapes}")
-        ends = values(torch.tensor([0, COUNT - 1])).numpy()
-        if not np.allclose([first, last], ends, atol=1e-5):
-            raise ValueError(f"shapes3d: {path} is not 3dshapes.h5: labels in another order")
+            kind = f"{self._pixels.dtype} images and labels of shapes {self._pixels.shape, labels.shape}"
+            expected = f"uint8 images and labels of shapes {(COUNT, SIDE, SIDE, 3), (COUNT, len(SIZES))}"
+            found = np.asarray(labels[:], np.float64) if kind == expected else None
+        except Exception as error:  # h5py documents no closed list of what a damaged file raises
+            raise ValueError(f"shapes3d: {self._path} is damaged, or not 3dshapes.h5: {error}") from error
+        if found is None:
+            raise ValueError(f"shapes3d: {self._path} is not 3dshapes.h5: expected {expected}, got {kind}")
+        if not np.allclose(found, values(torch.arange(COUNT)).numpy(), atol=1e-5):
+            raise ValueError(f"shapes3d: {self._path} is not 3dshapes.h5: other labels, or in another order")
 
     def images(self, indices: Tensor) -> Tensor:
-        """See :class:`Shapes3D`. ValueError: an index that is out of range."""
+        """See :class:`Shapes3D`. ValueError: an index that is out of range, or images that are damaged."""
         _check(indices)
         wanted, places = np.unique(indices.cpu().numpy(), return_inverse=True)  # h5py wants increasing indices
-        return torch.from_numpy(self._pixels[wanted][places]).permute(0, 3, 1, 2)
+        try:
+            pixels = self._pixels[wanted]
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"shapes3d: {self._path} is damaged: {error}") from error
+        return torch.from_numpy(pixels[places]).permute(0, 3, 1, 2)
 
 
 def open_source(spec: str) -> Shapes3D:
@@ -172,7 +177,7 @@ def open_source(spec: str) -> Shapes3D:
 def absolute(spec: str) -> str:
     """The same images, with an absolute path."""
     name, colon, path = spec.partition(":")
-    return f"{name}{colon}{Path(path).expanduser().absolute() if path else ''}"
+    return f"{name}{colon}{paths.expanded(path).absolute() if path else ''}"
 
 
 def coordinates(indices: Tensor) -> Tensor:
@@ -205,7 +210,7 @@ def write_cache(path: str | Path) -> None:
     The images are first written to ``.NAME.part`` in the same folder, which is renamed when it is complete. An
     interrupted call leaves that file, and the next call continues it.
     """
-    path = Path(path).expanduser()
+    path = paths.expanded(path)
     part = path.with_name(f".{path.name}.part")
     header, size = _header(), SIDE * SIDE * 3
     with part.open("ab") as file:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsedis.data.checksums import File
-from sparsedis.data.dataset import FewShotData
+from sparsedis.data.dataset import FewShotData, repeated
 from sparsedis.data.sources import SOURCES, resolve
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation
@@ -105,13 +105,14 @@ def files(found: Sequence[File]) -> Table:
 
 
 def counts(data: FewShotData) -> Table:
-    """Classes and images of every split."""
+    """Classes and images of every split, and how many of these are in another class too."""
     table = Table(title=f"{data.name}: inputs of shape {'x'.join(map(str, data.images.shape[1:]))}")
     table.add_column("split")
-    for heading in ("classes", "images"):
+    for heading in ("classes", "images", "also in another class"):
         table.add_column(heading, justify="right")
+    doubled = repeated(data)
     for split, (classes, images) in data.counts().items():
-        table.add_row(split, f"{classes:,}", f"{images:,}")
+        table.add_row(split, f"{classes:,}", f"{images:,}", f"{doubled[split]:,}")
     return table
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sparsedis.data import SPLITS, FewShotData
-from sparsedis.data.dataset import split_by_hash
+from sparsedis.data.dataset import check_disjoint, repeated, split_by_hash
 
 
 def test_one_channel_is_added(few_shot_data: FewShotData) -> None:
@@ -47,3 +47,22 @@ def parts(**changes: object) -> dict[str, object]:
 def test_parts_that_do_not_fit(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FewShotData(**parts(**changes))  # type: ignore[arg-type]
+
+
+def test_a_class_is_in_one_split() -> None:
+    check_disjoint("x", {"train": ["a", "b", "a"], "validation": [], "test": ["c"]}, "rename it")
+    with pytest.raises(ValueError, match="x: expected every class in one split, got 'b' in train and test; rename"):
+        check_disjoint("x", {"train": ["a", "b"], "validation": ["c"], "test": ["b"]}, "rename it")
+
+
+def test_images_that_are_in_two_classes() -> None:
+    images = torch.zeros(8, 1, 2, 2, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.tensor([1, 1, 2, 3, 4, 2, 5, 3])  # twice in class 0 is not counted
+    data = FewShotData(
+        name="x",
+        images=images,
+        labels=torch.tensor([0, 0, 0, 1, 1, 2, 2, 3]),
+        class_names=("a", "b", "c", "unused"),
+        splits={"train": (0, 1), "validation": (), "test": (2,)},
+    )
+    assert repeated(data) == {"train": 2, "validation": 0, "test": 1}

@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +36,86 @@ def test_read(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     assert {tuple(row) for row in episode.support.tolist()} <= {tuple(row) for row in GOOD["features"].tolist()}
 
 
+def small(value: float) -> torch.Tensor:
+    features = torch.ones(8, 3, dtype=torch.float64)
+    features[5] = value
+    return features
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"features": torch.ones(8)}, r"expected floating-point numbers of shape \(N, d\)"),
         ({"features": torch.ones(8, 3, dtype=torch.int64)}, "expected floating-point numbers"),
         ({"features": torch.full((8, 3), float("nan"))}, "expected finite numbers"),
-        ({"labels": torch.ones(7, dtype=torch.int64)}, "labels: expected int64"),
-        ({"labels": torch.ones(8)}, "labels: expected int64"),
-        ({"labels": torch.full((8,), 4)}, "labels: expected values from 0 to 3, got 4"),
-        ({"splits": torch.tensor([0, 1, 2, 3])}, "splits of one number per class"),
+        ({"features": small(1e300)}, "expected finite numbers in the range of float32"),
+        ({"features": small(-1e39)}, "expected finite numbers in the range of float32"),
+        ({"features": small(1e-300)}, "expected numbers that float32 tells from 0, got a row of smaller ones"),
+        ({"labels": torch.ones(7, dtype=torch.int64)}, "expected a label for each of 8 rows, got 7"),
+        ({"labels": torch.ones(8)}, r"expected labels of whole numbers in one dimension, got torch\.float32"),
+        ({"labels": torch.ones(8, dtype=torch.complex64)}, "expected labels of whole numbers"),
+        ({"labels": torch.ones(8, dtype=torch.bool)}, "expected labels of whole numbers"),
+        ({"labels": torch.ones(8, 1, dtype=torch.int64)}, r"expected labels .* of shape \(8, 1\)"),
+        ({"labels": torch.full((8,), -1)}, "expected labels from 0 on, got -1"),
+        (
+            {"labels": torch.full((8,), 4)},
+            r"expected splits of shape \(5,\), one for every class of the labels, got shape \(4",
+        ),
+        ({"labels": torch.tensor([0, 0, 1, 1, 2, 2, 2, 2])}, r"expected splits of shape \(3,\)"),
+        ({"splits": torch.tensor([0, 1, 2, 3])}, "expected splits of 0, 1 or 2"),
+        ({"splits": torch.tensor([0.0, 1, 2, 2])}, "expected splits of whole numbers"),
+        (
+            {"splits": torch.tensor([0, 2, 0, 2, 0, 2, 1, 1])},
+            r"expected splits of shape \(4,\), .* got shape \(8,\) in .* \(one for every sample\? no class can be",
+        ),
         ({"splits": None}, "expected features, labels, splits in .*, found no splits"),
     ],
 )
-def test_bad_tables(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
+def test_bad_tables(tmp_path: Path, name: str, changes: dict[str, Any], message: str) -> None:
     values = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
-    with pytest.raises(ValueError, match=message):
-        load(f"features:{write(tmp_path / 'x.npz', values)}")
+    with pytest.raises(ValueError, match=message) as caught:
+        load(f"features:{write(tmp_path / name, values)}")
+    assert name in str(caught.value)
+
+
+def test_small_numbers_beside_others(tmp_path: Path) -> None:
+    """One that float32 rounds to 0 is nothing: the features of a sample are of one scale."""
+    features = small(1.0)
+    features[5, 0] = 1e-300
+    data = load(f"features:{write(tmp_path / 'x.npz', {**GOOD, 'features': features})}")
+    assert data.images[5].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2"])
+def test_other_representations(tmp_path: Path, dtype: str) -> None:
+    values = {name: value.numpy() for name, value in GOOD.items()}
+    np.savez(
+        tmp_path / "x.npz",
+        **{**values, "features": values["features"].astype(dtype), "labels": values["labels"].astype(">u2")},
+    )
+    data = load(f"features:{tmp_path / 'x.npz'}")
+    assert torch.equal(data.images, GOOD["features"])
+    assert torch.equal(data.labels, GOOD["labels"])
+
+
+def test_arrays_of_something_else(tmp_path: Path) -> None:
+    values = {name: value.numpy() for name, value in GOOD.items()}
+    np.savez(tmp_path / "x.npz", **{**values, "labels": np.array(list("abcdefgh"))})
+    with pytest.raises(ValueError, match=r"expected arrays of numbers in .*x\.npz"):
+        load(f"features:{tmp_path / 'x.npz'}")
+    np.savez(tmp_path / "y.npz", **{**values, "labels": np.array([None] * 8)})
+    with pytest.raises(ValueError, match=r"y\.npz is damaged or not a \.npz file of numbers"):
+        load(f"features:{tmp_path / 'y.npz'}")
+
+
+def test_a_shape_that_no_memory_holds(tmp_path: Path) -> None:
+    header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
+    header += str({"descr": "<f8", "fortran_order": False, "shape": (1 << 60, 4)}).ljust(117).encode() + b"\n"
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("features.npy", header)
+    with pytest.raises(ValueError, match=r"x\.npz is damaged or not a \.npz file of numbers: ."):
+        load(f"features:{tmp_path / 'x.npz'}")
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.safetensors", "x.npy"])

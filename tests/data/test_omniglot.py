@@ -88,9 +88,67 @@ def test_split_is_pinned(omniglot_folder: Path) -> None:
     assert data.splits["validation"] == (1, 26, 27, 28)
 
 
-def test_other_members_are_ignored(tmp_path: Path) -> None:
-    members = {MEMBER: png(), "__MACOSX/x": b"x", "images_background/.DS_Store": b"x", "README": b"x"}
-    assert len(omniglot.load(archive(tmp_path / "x.zip", members)).images) == 1
+def test_what_systems_leave_is_no_data(omniglot_folder: Path, tmp_path: Path) -> None:
+    members = {
+        "__MACOSX/images_background/Alphabet/character01/._0001_01.png": b"x",
+        "images_background/Alphabet/character01/._0001_01.png": b"x",
+        "images_background/Alphabet/character01/Thumbs.db": b"x",
+        "images_background/.ipynb_checkpoints/character01/0001_01.png": b"x",
+        "images_background/.DS_Store": b"x",
+        "README": b"x",
+    }
+    assert len(omniglot.load(archive(tmp_path / "x.zip", {MEMBER: png(), **members})).images) == 1
+    (tmp_path / "x.zip").unlink()
+    for name, content in {**members, MEMBER: png(), "._y.zip": b"x"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert len(omniglot.load(tmp_path).images) == 1
+
+
+def test_a_hidden_folder_may_hold_the_data(tmp_path: Path) -> None:
+    path = tmp_path / ".data" / MEMBER
+    path.parent.mkdir(parents=True)
+    path.write_bytes(png())
+    assert len(omniglot.load(tmp_path / ".data").images) == 1
+
+
+def test_an_image_that_differs_from_itself(tmp_path: Path) -> None:
+    """Two parts of one name: neither is dropped without a word."""
+    archive(tmp_path / "images_background.zip", {MEMBER: png()})
+    content = io.BytesIO()
+    Image.new("1", (105, 105), 0).save(content, "PNG")
+    archive(tmp_path / "images_background_small1.zip", {MEMBER: content.getvalue()})
+    with pytest.raises(
+        ValueError, match=r"an image once, got two different ones, .*background\.zip.* and .*small1\.zip"
+    ):
+        omniglot.load(tmp_path)
+
+
+def test_a_character_of_both_parts(tmp_path: Path) -> None:
+    members = {MEMBER: png(), MEMBER.replace("background", "evaluation"): png()}
+    with pytest.raises(ValueError, match="every class in one split, got 'Alphabet/character01' in background and eval"):
+        omniglot.load(archive(tmp_path / "x.zip", members))
+
+
+def test_ink_on_a_transparent_sheet(tmp_path: Path) -> None:
+    layer = Image.new("LA", (105, 105), (0, 0))
+    layer.paste((0, 255), (0, 0, 30, 105))
+    content = io.BytesIO()
+    layer.save(content, "PNG")
+    image = omniglot.load(archive(tmp_path / "x.zip", {MEMBER: content.getvalue()})).images[0, 0]
+    assert (image[:, :8] == 255).all()
+    assert (image[:, 8:] == 0).all()
+
+
+@pytest.mark.parametrize("method", [1, 9, 12, 14, 95, 99])
+def test_other_methods_of_compression(tmp_path: Path, method: int) -> None:
+    content = bytearray(archive(tmp_path / "x.zip", {MEMBER: png()}).read_bytes())
+    content[8:10] = method.to_bytes(2, "little")
+    start = content.index(b"PK\x01\x02") + 10
+    content[start : start + 2] = method.to_bytes(2, "little")
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken member .*0001_01\.png"):
+        omniglot.load(tmp_path)
 
 
 def test_no_image_at_all(tmp_path: Path) -> None:

@@ -71,6 +71,35 @@ def test_one_run(tmp_path: Path) -> None:
     assert run.name == "run02"
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_systems_leave_is_no_data(tmp_path: Path, packed: bool) -> None:
+    folder = write_runs(tmp_path / "all_runs", 2)
+    for place in (
+        ".ipynb_checkpoints/run01/class_labels.txt",
+        "run01/test/._item01.png",
+        "__MACOSX/run09/class_labels.txt",
+    ):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_bytes(b"x")
+    assert len(omniglot_one_shot.load(zipped(folder, tmp_path / "x.zip") if packed else folder)) == 2
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_list_that_was_cut(tmp_path: Path, packed: bool) -> None:
+    """The task would have fewer classes, and a lower error."""
+    folder = write_runs(tmp_path / "all_runs", 1)
+    labels = folder / "run01" / "class_labels.txt"
+    lines = labels.read_text().splitlines()
+    labels.write_text("\n".join(lines[:-1]))
+    with pytest.raises(
+        ValueError, match=r"expected every image in .*class_labels\.txt, found no run01/test/item05\.png"
+    ):
+        omniglot_one_shot.load(zipped(folder, tmp_path / "x.zip") if packed else folder / "run01")
+    labels.write_text("\n".join([*lines, lines[0]]))
+    with pytest.raises(ValueError, match="expected every test image once"):
+        omniglot_one_shot.load(folder)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -39,6 +39,20 @@ def test_plain_data(tmp_path: Path, protocol: int) -> None:
     assert all(type(x) is bytes for x in came["bytes"])
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_of_objects_are_lists(tmp_path: Path, protocol: int) -> None:
+    """Of plain data alone, arrays among them, and of one dimension."""
+    array = np.empty(4, object)
+    array[:] = [b"\xff", np.arange(3, dtype=np.uint8)[:, None], {"a": np.ones(2)}, None]
+    for value in (array, {"data": array, "again": [array]}):
+        came = safe_pickle.load(written(tmp_path / "x", pickle.dumps(value, protocol)))
+        inner = came if value is array else came["data"]
+        assert type(inner) is list
+        np.testing.assert_equal(inner, list(array))
+        assert inner is came or came["again"][0] is inner
+    assert safe_pickle.load(written(tmp_path / "x", pickle.dumps(np.empty(0, object), protocol))) == []
+
+
 def test_shared_and_circular_containers(tmp_path: Path) -> None:
     shared, circle = [np.arange(3)], []
     circle.append(circle)
@@ -78,6 +92,7 @@ def text(value: str) -> bytes:
 
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
 BYTE_TYPE = b"cnumpy\ndtype\n" + text("u1") + b"\x85R"
+OBJECT_TYPE = b"cnumpy\ndtype\n" + text("O8") + b"\x85R"
 
 HOSTILE: dict[str, Callable[[str], bytes]] = {
     "os.system": lambda mark: pickle.dumps(Reduced(os.system, (f"touch {mark}",))),
@@ -87,7 +102,12 @@ HOSTILE: dict[str, Callable[[str], bytes]] = {
         {"data": np.ones(3), "labels": [1, (2, Reduced(os.system, (f"touch {mark}",)))]}
     ),
     "in an array of objects": lambda mark: pickle.dumps(np.array([Reduced(os.system, (f"touch {mark}",))], object)),
-    "an array of objects": lambda _: pickle.dumps(np.array([1, "a"], object)),
+    "an array of objects of two dimensions": lambda _: pickle.dumps(np.array([[1, "a"]], object)),
+    "an array of objects of no dimension": lambda _: pickle.dumps(np.array(None, object)),
+    "objects from bytes": lambda _: opcodes(RECONSTRUCT, b")R(K\x01K\x01\x85", OBJECT_TYPE, b"\x89U\x08xxxxxxxxtb"),
+    "one object from bytes": lambda _: opcodes(b"cnumpy.core.multiarray\nscalar\n", OBJECT_TYPE, b"U\x08xxxxxxxx\x86R"),
+    "more objects than there are": lambda _: opcodes(RECONSTRUCT, b")R(K\x01K\x02\x85", OBJECT_TYPE, b"\x89]K\x01atb"),
+    "a second pickle": lambda _: pickle.dumps([1]) + pickle.dumps([2]),
     "a structured array": lambda _: pickle.dumps(np.zeros(3, [("a", "i4")])),
     "an array of dates": lambda _: pickle.dumps(np.zeros(3, "M8[s]")),
     "numpy's own loader": lambda mark: pickle.dumps(Reduced(np.load, (mark, None, True))),

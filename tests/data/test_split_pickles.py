@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsedis import cache
 from sparsedis.data import load, split_pickles
 
 NAMES = {
@@ -27,10 +26,10 @@ def png(pixels: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def split(seed: int, classes: int, side: int = 8) -> tuple[np.ndarray, list[int]]:
-    """Images (N, side, side, 3), and labels that are neither sorted nor start at 0."""
-    images = np.random.default_rng(seed).integers(0, 256, (4 * classes, side, side, 3), dtype=np.uint8)
-    return images, [10 + 3 * (i % classes) for i in range(4 * classes)]
+def split(seed: int, classes: int, first: int) -> tuple[np.ndarray, list[int]]:
+    """Images (N, 8, 8, 3), and labels that are not sorted and begin with ``first``."""
+    images = np.random.default_rng(seed).integers(0, 256, (4 * classes, 8, 8, 3), dtype=np.uint8)
+    return images, [first + 3 * (i % classes) for i in range(4 * classes)]
 
 
 def put(path: Path, value: Any, protocol: int = 2) -> None:
@@ -51,7 +50,7 @@ def assert_read(data: Any, splits: dict[str, tuple[np.ndarray, list[int]]]) -> N
     assert data.images.dtype == torch.uint8
 
 
-SPLITS = {"train": split(0, 5), "validation": split(1, 3), "test": split(2, 4)}
+SPLITS = {"train": split(0, 5, 10), "validation": split(1, 3, 30), "test": split(2, 4, 50)}
 SHORT = {"train": "train", "validation": "val", "test": "test"}
 
 
@@ -68,14 +67,20 @@ def test_data_and_labels(tmp_path: Path, name: str) -> None:
     assert data.class_names[:2] == ("train/10", "train/13")
 
 
-@pytest.mark.parametrize("kind", ["bytes", "uint8 arrays", "one array of text", "npz"])
+@pytest.mark.parametrize("kind", ["bytes", "uint8 arrays", "(n, 1) arrays", "array of objects", "text", "npz"])
 @pytest.mark.parametrize("key", ["labels", "label_specific"])
 def test_image_files_and_labels_apart(tmp_path: Path, kind: str, key: str) -> None:
     for name, (images, labels) in SPLITS.items():
         encoded: Any = [png(image) for image in images]
         if kind == "uint8 arrays":
             encoded = [np.frombuffer(content, np.uint8) for content in encoded]
-        elif kind == "one array of text":
+        elif kind == "(n, 1) arrays":
+            encoded = [np.frombuffer(content, np.uint8)[:, None] for content in encoded]
+        elif kind == "array of objects":
+            columns = [np.frombuffer(content, np.uint8)[:, None] for content in encoded]
+            encoded = np.empty(len(columns), object)
+            encoded[:] = columns
+        elif kind == "text":
             encoded = [content.decode("latin1") for content in encoded]
         if kind == "npz":
             np.savez(tmp_path / f"{SHORT[name]}_images.npz", images=images)
@@ -113,16 +118,9 @@ def test_decoded_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch:
     assert torch.equal(first.labels, second.labels)
     assert first.splits == second.splits
     monkeypatch.undo()
-    images, labels = split(5, 4)
+    images, labels = split(5, 4, 70)
     put(path / "x_test.pickle", {"data": images, "labels": labels})
     assert_read(split_pickles.load(path), {**SPLITS, "test": (images, labels)})
-
-
-def test_writing_to_the_images_leaves_the_cache(tmp_path: Path) -> None:
-    path = folder(tmp_path / "data")
-    first = split_pickles.load(path)
-    first.images[:] = 0
-    assert_read(split_pickles.load(path), SPLITS)
 
 
 IMAGES, LABELS = SPLITS["train"]
@@ -161,6 +159,70 @@ def test_bad_content(tmp_path: Path, own_cache: Path, train: Any, message: str) 
     assert not list(own_cache.glob("*")), "nothing half made is left"
 
 
+@pytest.mark.parametrize("form", ["list", "array", "(n,)"])
+def test_image_files_of_equal_length(tmp_path: Path, form: str) -> None:
+    """One array (N, n, 1) or (N, n) of the bytes of N files: no N grey images of one column."""
+    for name, (images, labels) in SPLITS.items():
+        contents = [png(image) for image in images]
+        longest = max(map(len, contents))
+        # What follows the end of a PNG file is ignored by every decoder.
+        columns = [np.frombuffer(content.ljust(longest, b"\0"), np.uint8) for content in contents]
+        encoded: Any = [column if form == "(n,)" else column[:, None] for column in columns]
+        put(tmp_path / f"{SHORT[name]}_images_png.pkl", encoded if form == "list" else np.stack(encoded))
+        put(tmp_path / f"{SHORT[name]}_labels.pkl", {"labels": labels})
+    assert_read(load(f"tieredimagenet:{tmp_path}"), SPLITS)
+
+
+def test_one_column_that_is_no_image_file(tmp_path: Path) -> None:
+    path = folder(tmp_path / "data", train={"data": IMAGES[:, :, :1, 0], "labels": LABELS})
+    with pytest.raises(ValueError, match=r"expected a PNG or JPEG image, got .*x_train\.pickle, image 0"):
+        split_pickles.load(path)
+    path = folder(tmp_path / "data", train={"data": IMAGES[:, :0], "labels": LABELS})
+    with pytest.raises(ValueError, match=r"expected pixels, got shape \(0, 8, 3\)"):
+        split_pickles.load(path)
+
+
+def test_classes_in_two_splits(tmp_path: Path) -> None:
+    """By their names, where there are names; else by their labels, as in the releases."""
+    images, labels = SPLITS["validation"]
+    again = [label - 20 for label in labels]  # 10, 13, 16: labels of the training split
+    path = folder(tmp_path / "a", validation={"data": images, "labels": again})
+    with pytest.raises(ValueError, match="every class in one split, got '10' in train and validation; few-shot splits"):
+        split_pickles.load(path)
+    names = {"validation": [f"validation {i}" for i in range(20)], "train": [f"train {i}" for i in range(30)]}
+    for key, numbers in (("validation", again), ("train", LABELS)):
+        put(
+            path / f"x_{SHORT[key]}.pickle",
+            {"data": SPLITS[key][0], "labels": numbers, "label_specific_str": names[key]},
+        )
+    data = split_pickles.load(path)
+    assert [data.class_names[i] for i in data.splits["validation"]] == [
+        "validation 10",
+        "validation 13",
+        "validation 16",
+    ]
+    named = {"data": images, "labels": labels, "catname2label": {"a": 30, "train 13": 33, "c": 36}}
+    put(path / "x_val.pickle", named)
+    with pytest.raises(ValueError, match="got 'train 13' in train and validation"):
+        split_pickles.load(path)
+    places = {"train 16": list(range(len(images)))}
+    put(path / "x_val.pickle", {"image_data": images, "class_dict": places})
+    with pytest.raises(ValueError, match="got 'train 16' in train and validation"):
+        split_pickles.load(path)
+
+
+def test_names_of_any_kind(tmp_path: Path) -> None:
+    images, labels = SPLITS["validation"]
+    numbers = np.array(labels) - 30
+    for keys in (np.array(["a", "b", "c", "d", "e", "f", "g"]), [b"a", "b", 3, b"d", "e", "f", "g"]):
+        content = {b"data": images, b"labels": numbers, b"label_specific_str": keys}
+        data = split_pickles.load(folder(tmp_path / "data", validation=content))
+        assert [data.class_names[i] for i in data.splits["validation"]] == ["a", "d", "g"]
+    named = {"data": images, "labels": labels, "catname2label": {"a": np.int64(30), b"d": 33, "g": 36, "other": "x"}}
+    data = split_pickles.load(folder(tmp_path / "data", validation=named))
+    assert [data.class_names[i] for i in data.splits["validation"]] == ["a", "d", "g"]
+
+
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected an existing folder"):
         split_pickles.load(tmp_path / "nothing")
@@ -176,28 +238,3 @@ def test_bad_folders(tmp_path: Path) -> None:
     put(path / "y_train.pickle", {})
     with pytest.raises(ValueError, match=r"expected one file of each, got x_train\.pickle and y_train\.pickle"):
         split_pickles.load(path)
-
-
-def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
-    path = folder(tmp_path / "data")
-    split_pickles.load(path)
-    (entry,) = cache.folder().iterdir()
-    for name in ("images.npy", "about.json"):
-        (entry / name).write_bytes((entry / name).read_bytes()[:50])
-        assert_read(split_pickles.load(path), SPLITS)
-        assert [found.name for found in cache.folder().iterdir()] == [entry.name]
-
-
-def test_two_processes_make_the_same_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = folder(tmp_path / "data")
-    decode = split_pickles._decode
-
-    def slower(found: Any, target: Path) -> Any:
-        about = decode(found, target)
-        monkeypatch.setattr(split_pickles, "_decode", decode)
-        split_pickles.load(path)  # the other one is done first
-        return about
-
-    monkeypatch.setattr(split_pickles, "_decode", slower)
-    assert_read(split_pickles.load(path), SPLITS)
-    assert len(list(cache.folder().iterdir())) == 1

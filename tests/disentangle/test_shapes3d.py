@@ -1,6 +1,7 @@
 import colorsys
 import io
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -184,8 +185,8 @@ def test_bad_caches(small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         shapes3d.Cached(path)
 
 
-def published(path: Path, shift: float = 0.0) -> dict[int, np.ndarray]:
-    """A file of the published layout, of which only some images are written."""
+def published(path: Path, change: Callable[[np.ndarray], None] = lambda _: None) -> dict[int, np.ndarray]:
+    """A file of the published layout, of which only some images are written, with a change of its labels."""
     h5py = pytest.importorskip("h5py")
     generator = np.random.default_rng(0)
     written = {i: generator.integers(0, 256, (64, 64, 3), dtype=np.uint8) for i in (3, 77_777, 479_999)}
@@ -194,7 +195,8 @@ def published(path: Path, shift: float = 0.0) -> dict[int, np.ndarray]:
         for i, image in written.items():
             images[i] = image
         grid = np.stack(np.meshgrid(*map(np.array, shapes3d.VALUES), indexing="ij"), -1).reshape(-1, 6)
-        file["labels"] = grid + shift
+        change(grid)
+        file["labels"] = grid
     return written
 
 
@@ -225,9 +227,43 @@ def test_other_files_than_the_published(tmp_path: Path) -> None:
         file["images"], file["labels"] = np.zeros((3, 64, 64, 3), np.uint8), np.zeros((3, 6))
     with pytest.raises(ValueError, match="images and labels of shapes"):
         shapes3d.Published(tmp_path / "small")
-    published(tmp_path / "shifted", 0.1)
-    with pytest.raises(ValueError, match="labels in another order"):
-        shapes3d.Published(tmp_path / "shifted")
+    with h5py.File(tmp_path / "float", "w") as file:
+        file.create_dataset("images", (480_000, 64, 64, 3), np.float32, chunks=(1, 64, 64, 3))
+        file["labels"] = np.zeros((480_000, 6))
+    with pytest.raises(ValueError, match=r"expected uint8 images .*, got float32 images"):
+        shapes3d.Published(tmp_path / "float")
+
+
+def swap(labels: np.ndarray) -> None:
+    labels[[200_000, 300_000]] = labels[[300_000, 200_000]]
+
+
+@pytest.mark.parametrize("change", [lambda labels: np.add(labels, 0.1, labels), swap])
+def test_labels_in_another_order(tmp_path: Path, change: Callable[[np.ndarray], None]) -> None:
+    """Wherever they differ: every image is looked up by its place."""
+    published(tmp_path / "other", change)
+    with pytest.raises(ValueError, match="other labels, or in another order"):
+        shapes3d.Published(tmp_path / "other")
+
+
+def test_damaged_images(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "3dshapes.h5"
+    published(path)
+    with h5py.File(path, "a") as file:
+        del file["images"]
+        images = file.create_dataset(
+            "images", (480_000, 64, 64, 3), np.uint8, chunks=(1, 64, 64, 3), compression="gzip"
+        )
+        images[7] = np.arange(64 * 64 * 3).reshape(64, 64, 3) % 251
+        place = images.id.get_chunk_info(0).byte_offset
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes(50))
+    source = shapes3d.Published(path)
+    assert not source.images(torch.tensor([8])).any()
+    with pytest.raises(ValueError, match=r"3dshapes\.h5 is damaged: ."):
+        source.images(torch.tensor([7]))
 
 
 @pytest.mark.parametrize("spec", ["", "render", "cache", "cache:", "h5:", "rendered:x", "zip:x"])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparsedis import cli
+from sparsedis.data import SPLITS
 from sparsedis.metalearn.config import PRESETS, TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation
 from sparsedis.metalearn.figures import usage
@@ -155,14 +156,23 @@ def test_data(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     assert "tieredimagenet:PATH" in capsys.readouterr().out
     assert cli.main(["data", "pictograms"]) == 0
     assert "28x28" in capsys.readouterr().out
-    for split, count in (("train", 6), ("val", 3), ("test", 4)):
-        images = np.zeros((5 * count, 8, 8, 3), np.uint8)
-        content = {"data": images, "labels": [i % count for i in range(5 * count)]}
+    for split, first, count in (("train", 0, 6), ("val", 6, 3), ("test", 9, 4)):
+        images = np.full((5 * count, 8, 8, 3), first, np.uint8)
+        images[:, 0, 0, 0] = np.arange(5 * count)
+        if split == "test":
+            images[1] = images[0]
+        content = {"data": images, "labels": [first + i % count for i in range(5 * count)]}
         (here / f"FC100_{split}.pickle").write_bytes(pickle.dumps(content))
     assert cli.main(["data", f"fc100:{here}"]) == 0
     out = capsys.readouterr().out
     for text in ("FC100_train.pickle", "expected classes: 60, 20, 20", "not known", "30", "3x8x8"):
         assert text in out
+    table = [line.split() for line in out.splitlines() if any(f" {split} " in line for split in SPLITS)]
+    assert [[cell for cell in row if cell.isdigit()] for row in table] == [
+        ["6", "30", "0"],
+        ["3", "15", "0"],
+        ["4", "20", "2"],
+    ]
     (here / "SHA256SUMS").write_text("0" * 64 + "  FC100_val.pickle\n")
     assert cli.main(["data", f"fc100:{here}"]) == 2
     assert "expected other digests (SHA-256), got those above for FC100_val.pickle" in capsys.readouterr().err
