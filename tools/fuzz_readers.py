@@ -198,7 +198,7 @@ def _zipped(members: dict[str, bytes]) -> list[bytes]:
     return found
 
 
-class _Watch:
+class Watch:
     """Runs contents until the time is over, and keeps findings."""
 
     def __init__(self, name: str, seconds: float, findings: Path, folder: Path) -> None:
@@ -244,7 +244,7 @@ def _fuzz(name: str, seconds: float, seed: int, findings: Path, folder: Path) ->
     data, corpus = folder / "data", folder / "corpus"
     data.mkdir()
     with atheris.instrument_imports(include=_INSTRUMENTED) if atheris else contextlib.nullcontext():
-        watch = _Watch(name, seconds, findings, data)
+        watch = Watch(name, seconds, findings, data)
     _without_checksums()
     if atheris is None:
         from numpy.random import default_rng

@@ -1,7 +1,5 @@
 """Mutations of valid files: a reader returns data or refuses it; the search for hours is tools/fuzz_readers.py."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,18 +35,22 @@ def test_what_is_no_refusal(tmp_path: Path) -> None:
         fuzz_readers.Reader("x", silent, [b""]).attempt(tmp_path, b"")
 
 
-@pytest.mark.slow
-def test_the_tool(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        fuzz_readers.__file__,
-        "safetensors",
-        "--seconds",
-        "0.5",
-        "--findings",
-        str(tmp_path / "x"),
-    ]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "safetensors: " in run.stdout
-    assert " 0 places with findings\nno findings\n" in run.stdout
+def test_findings_are_kept_once_for_every_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sometimes(path: Path) -> None:
+        content = (path / "x").read_bytes()
+        if content == b"good":
+            return
+        raise ValueError("bad") if content == b"bad" else KeyError(content)
+
+    monkeypatch.setattr(fuzz_readers, "reader", lambda *_: fuzz_readers.Reader("x", sometimes, [b"good"]))
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    watch = fuzz_readers.Watch("npz", 100, tmp_path / "findings", tmp_path)
+    for content in (b"good", b"bad", b"bad", b"1", b"2"):
+        watch(content)
+    watch.finish()
+    assert ended == [1]
+    assert [(file.name, file.read_bytes()) for file in (tmp_path / "findings").iterdir()] == [("npz-1", b"1")]
+    assert "npz: 5 files, 1 accepted, 2 refused, 1 places with findings" in capsys.readouterr().out
