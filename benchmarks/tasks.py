@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 import sparsedis
-from sparsedis import svm_lambda1_max
+from sparsedis import cache, svm_lambda1_max
 from sparsedis.data import Episodes, load
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.evaluate import encode
@@ -225,14 +224,10 @@ class Encoder:
             save_every=self._iterations,
         )
         key = json.dumps([config.as_json(), sparsedis.__version__], sort_keys=True)
-        folder = _cache() / f"encoder-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        folder = cache.folder() / "benchmarks" / f"encoder-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         if not (folder / "results.json").is_file():  # the last file that a run writes
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
                 train(config, Path(temporary) / "run")
                 (Path(temporary) / "run").replace(folder)
         return folder
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparsedis" / "benchmarks"

@@ -23,8 +23,12 @@ def load(path: Path, reader: str, names: Collection[str]) -> dict[str, np.ndarra
     with path.open("rb") as file:
         try:
             with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in names if name in archive.files}
+                found = {name: archive[name] for name in names if name in archive.files}
         # NumPy, zipfile and zlib document no closed list either; a MemoryError is of a shape that a header announces.
         except Exception as error:
             reason = str(error) or type(error).__name__
             raise ValueError(f"{reader}: {path} is damaged or not a .npz file of numbers: {reason}") from error
+    for name, values in found.items():
+        if not isinstance(values, np.ndarray):  # NumPy returns the bytes of a member that is no array
+            raise ValueError(f"{reader}: expected an array under {name!r}, got a file of another kind in {path}")
+    return found

@@ -65,7 +65,7 @@ def decode(
         with Image.open(io.BytesIO(content), formats=formats) as image:
             problem = _problem(image, content, size)
             if problem is None:
-                image.load()
+                image.load()  # EXIF data may come after the pixels, and its errors are passed over
                 turn = _upright(image)
                 pixels = _on_white(image, content).convert(mode)
                 pixels = pixels if turn is None else pixels.transpose(turn)

@@ -109,6 +109,14 @@ def test_arrays_of_something_else(tmp_path: Path) -> None:
         load(f"features:{tmp_path / 'y.npz'}")
 
 
+def test_members_that_are_no_arrays(tmp_path: Path) -> None:
+    write(tmp_path / "x.npz", {name: value for name, value in GOOD.items() if name != "splits"})
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+        archive.writestr("splits.npy", b"0, 2, 1, 2")
+    with pytest.raises(ValueError, match=r"expected an array under 'splits', got a file of another kind in .*x\.npz"):
+        load(f"features:{tmp_path / 'x.npz'}")
+
+
 def test_a_shape_that_no_memory_holds(tmp_path: Path) -> None:
     header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
     header += str({"descr": "<f8", "fortran_order": False, "shape": (1 << 60, 4)}).ljust(117).encode() + b"\n"

@@ -134,7 +134,8 @@ def test_links(tmp_path: Path) -> None:
         image_folder.load(tmp_path / "data")
     (tmp_path / "data" / "a" / "1.png").unlink()
     (tmp_path / "data" / "b").unlink()
-    (tmp_path / "data" / "a" / "round").symlink_to(tmp_path / "data")
+    for name in ("round", "and-round"):  # of 2^40 paths none is followed far
+        (tmp_path / "data" / "a" / name).symlink_to(tmp_path / "data")
     with pytest.raises(ValueError, match="expected CLASS"):
         image_folder.load(tmp_path / "data")
 

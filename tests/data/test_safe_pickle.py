@@ -163,6 +163,13 @@ def test_hostile(tmp_path: Path, name: str) -> None:
     assert copyreg._inverted_registry == before  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", ["objects from bytes", "one object from bytes"])
+def test_objects_are_not_made_of_bytes(tmp_path: Path, name: str) -> None:
+    """Refused here, before NumPy would."""
+    with pytest.raises(ValueError, match="got an array of objects"):
+        safe_pickle.load(written(tmp_path / "x", HOSTILE[name]("")))
+
+
 def test_the_hostile_files_would_have_run(tmp_path: Path) -> None:
     """The payloads are live: the standard library's loader runs them."""
     for name in ("os.system", "builtins.eval", "nested", "in an array of objects"):

@@ -223,6 +223,18 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
     assert [data.class_names[i] for i in data.splits["validation"]] == ["a", "d", "g"]
 
 
+@pytest.mark.parametrize("word", ["val", "valid", "validation"])
+def test_names_of_the_validation_split_and_stray_files(tmp_path: Path, word: str) -> None:
+    path = folder(tmp_path / "data")
+    (path / "x_val.pickle").rename(path / f"x_{word}.pickle")
+    for name in ("._x_train.pickle", ".x_test.pickle", ".DS_Store", "__MACOSX_train"):
+        (path / name).write_bytes(b"no pickle")
+    assert_read(split_pickles.load(path), SPLITS)
+    put(path / ("x_val.pickle" if word != "val" else "x_valid.pickle"), {})
+    with pytest.raises(ValueError, match="expected one file of each, got x_val"):
+        split_pickles.load(path)
+
+
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected an existing folder"):
         split_pickles.load(tmp_path / "nothing")
