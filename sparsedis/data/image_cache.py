@@ -87,10 +87,10 @@ def load(
 ) -> FewShotData:
     """The data set that ``decode`` reads, from the cache if it is there.
 
-    An entry is named by a digest of the version, the reader, the options, and the path, size and modification time of
-    every source. It is written to a temporary folder and renamed when complete, so that other threads and processes see
-    the whole entry or none, even if they decode the same data set at the same time. What is damaged, or was put there
-    by something else, is replaced.
+    An entry is named by a digest of the version, the reader, the options, and the path, size and times of modification
+    and of change of every source. It is written to a temporary folder and renamed when complete, so that other threads
+    and processes see the whole entry or none, even if they decode the same data set at the same time. What is damaged,
+    or was put there by something else, is replaced.
 
     Args:
         name: of the data set.
@@ -203,5 +203,7 @@ def _key(reader: str, sources: Sequence[Path], options: Mapping[str, Any]) -> st
     digest = hashlib.sha256(json.dumps([_VERSION, reader, dict(options)], sort_keys=True).encode())
     for source in sources:
         stat = source.stat()
-        digest.update(json.dumps([str(source.absolute()), stat.st_size, stat.st_mtime_ns]).encode())
+        # Archives and copies set the time of modification, which may be that of other data of the same size.
+        times = (stat.st_mtime_ns, stat.st_ctime_ns)
+        digest.update(json.dumps([str(source.absolute()), stat.st_size, *times]).encode())
     return digest.hexdigest()[:32]

@@ -68,6 +68,16 @@ def test_what_it_depends_on(source: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(entries()) == 3
 
 
+def test_other_data_of_the_same_size_and_time(source: Path) -> None:
+    """As an archive restores it."""
+    load(source)
+    before = source.stat()
+    source.write_bytes(b"y")
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    load(source)
+    assert len(entries()) == 2
+
+
 def test_images_of_other_shapes(source: Path) -> None:
     def bad(images: Images) -> Classes:
         decode(images)
