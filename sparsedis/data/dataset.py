@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -69,11 +70,12 @@ class FewShotData:
         return {split: (len(self.splits[split]), int(per_class[list(self.splits[split])].sum())) for split in SPLITS}
 
 
-def check_disjoint(reader: str, classes: Mapping[str, Iterable[str]], advice: str) -> None:
+def check_disjoint(reader: str, path: Path, classes: Mapping[str, Iterable[str]], advice: str) -> None:
     """Refuse a class that is in several splits: a learner would be tested on what it was trained on.
 
     Args:
         reader: with which the message begins.
+        path: of the data, for the message.
         classes: names by split.
         advice: what to do about it, for the message.
 
@@ -84,7 +86,7 @@ def check_disjoint(reader: str, classes: Mapping[str, Iterable[str]], advice: st
     for split, names in classes.items():
         for name in dict.fromkeys(names):
             if name in split_of:
-                where = f"{split_of[name]} and {split}"
+                where = f"{split_of[name]} and {split} of {path}"
                 raise ValueError(f"{reader}: expected every class in one split, got {name!r} in {where}; {advice}")
             split_of[name] = split
 

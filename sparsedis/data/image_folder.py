@@ -110,7 +110,7 @@ def _by_split(path: Path, found: Mapping[tuple[str, ...], list[Path]]) -> dict[s
             both = f"{folder_of[split]!r} and {folder!r}"
             raise ValueError(f"images: expected one folder of the {split} split, got {both} in {str(path)!r}")
         by_split[split][name] = members
-    check_disjoint("images", by_split, _ADVICE)
+    check_disjoint("images", path, by_split, _ADVICE)
     return {split: {f"{split}/{name}": by_name[name] for name in by_name} for split, by_name in by_split.items()}
 
 

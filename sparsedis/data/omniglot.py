@@ -77,7 +77,7 @@ def load(path: str | Path) -> FewShotData:
         raise ValueError(f"omniglot: expected {_LAYOUT}, found none in {str(path)!r}")
     keys = sorted(images)
     parts = {part: {key.name: None for key in keys if key.part == part} for part in ("background", "evaluation")}
-    check_disjoint("omniglot", parts, "no character is in both published parts")
+    check_disjoint("omniglot", path, parts, "no character is in both published parts")
     class_names = tuple(dict.fromkeys(key.name for key in keys))
     index = {name: i for i, name in enumerate(class_names)}
     splits = _split(list(parts["background"]), list(parts["evaluation"]))

@@ -111,7 +111,7 @@ def _decode(found: Mapping[str, Mapping[str, Path]], images: Images) -> Classes:
             raise ValueError(f"pickles: expected images, got none in {where}")
         distinct = sorted(set(values))
         known[split] = [names.get(value, str(value)) for value in distinct]
-        check_disjoint("pickles", known, _ADVICE)
+        check_disjoint("pickles", where.parent, known, _ADVICE)
         index = {value: i for i, value in enumerate(distinct)}
         classes.add(
             split,

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -50,9 +52,9 @@ def test_parts_that_do_not_fit(changes: dict[str, object], message: str) -> None
 
 
 def test_a_class_is_in_one_split() -> None:
-    check_disjoint("x", {"train": ["a", "b", "a"], "validation": [], "test": ["c"]}, "rename it")
-    with pytest.raises(ValueError, match="x: expected every class in one split, got 'b' in train and test; rename"):
-        check_disjoint("x", {"train": ["a", "b"], "validation": ["c"], "test": ["b"]}, "rename it")
+    check_disjoint("x", Path("y"), {"train": ["a", "b", "a"], "validation": [], "test": ["c"]}, "rename it")
+    with pytest.raises(ValueError, match=r"x: expected .* in one split, got 'b' in train and test of y; rename"):
+        check_disjoint("x", Path("y"), {"train": ["a", "b"], "validation": ["c"], "test": ["b"]}, "rename it")
 
 
 def test_images_that_are_in_two_classes() -> None:

@@ -88,7 +88,7 @@ def test_a_hidden_folder_may_hold_the_data(tmp_path: Path) -> None:
     [
         (
             ["train/a/0.png", "test/a/0.png"],
-            "every class in one split, got 'a' in train and test; few-shot splits have",
+            "every class in one split, got 'a' in train and test of ",
         ),
         (["val/a/0.png", "test/a/0.png"], "got 'a' in validation and test"),
         (
