@@ -31,7 +31,7 @@ def solve_lasso(
 ) -> Solution:
     """Solve a batch of Lassos or elastic nets, each to its own certificate.
 
-    Every task minimises over w (d,), without intercept,
+    Every task minimises over w (d,), without intercept::
 
         1/(2 N) sum_i s_i (x_i.w - y_i)^2 + lambda1 ||w||_1 + lambda2/2 ||w||^2,    N = sum_i s_i.
 
@@ -95,7 +95,7 @@ def solve_lasso(
 def lasso_lambda1_max(
     features: Tensor, targets: Tensor, *, reduction: str = "mean", sample_weight: Tensor | None = None
 ) -> Tensor:
-    """max_j |sum_i s_i x_ij y_i| / N, (B,): the Lasso's weights are zero from this lambda1 on, and only then.
+    """``max_j |sum_i s_i x_ij y_i| / N``, (B,): the Lasso's weights are zero from this lambda1 on, and only then.
 
     Not differentiable: relative lambda1's hold it constant.
 

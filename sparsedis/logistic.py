@@ -42,7 +42,7 @@ def solve_logistic(
 ) -> Solution:
     """Solve a batch of group-Lasso multinomial logistic regressions, each to its own certificate.
 
-    Every task minimises over W (d, k), and over an intercept b (k,) if asked for,
+    Every task minimises over W (d, k), and over an intercept b (k,) if asked for::
 
         1/N sum_i s_i CE(x_i W + b, y_i) + lambda1 sum_j ||W_j||_2 + lambda2/2 ||W||^2,    N = sum_i s_i,
 
@@ -118,7 +118,7 @@ def logistic_lambda1_max(
     n_classes: int | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """max_j ||sum_i s_i x_ij (Y_i - p)|| / N, (B,): every row of W is zero from this lambda1 on, and only then.
+    """``max_j ||sum_i s_i x_ij (Y_i - p)|| / N``, (B,): every row of W is zero from this lambda1 on, and only then.
 
     p is 1/k, or the class frequencies with an intercept. Not differentiable: relative lambda1's hold it constant.
 

@@ -17,6 +17,8 @@ from sparsedis.ridge import solve_ridge
 from sparsedis.solution import Solution
 from sparsedis.svm import solve_svm
 
+__all__ = ["GroupLassoLogistic", "GroupLassoSVM", "HeadOutput", "Prototypes", "Ridge", "SparseHead"]
+
 
 class HeadOutput(NamedTuple):
     """Logits of the query set (B, q, k), and which features each task's classifier uses (B, d), bool."""
@@ -309,7 +311,7 @@ class Prototypes(nn.Module):
     """Nearest class mean, the dense baseline: logits are minus scaled squared distances (Snell et al., NeurIPS 2017).
 
     Args:
-        logit_scale: initial value of the trainable scale of ||q - c||^2 / d.
+        logit_scale: initial value of the trainable scale of ``||q - c||^2 / d``.
     """
 
     last_solution: Solution | None = None  # nothing is solved

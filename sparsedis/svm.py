@@ -45,7 +45,7 @@ def solve_svm(
 ) -> Solution:
     """Solve a batch of group-Lasso multiclass SVMs, each to its own certificate.
 
-    Every task minimises over W (d, k)
+    Every task minimises over W (d, k)::
 
         sum_i s_i phi(m_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,    m_il = 1 - [l = y_i] + x_i.W_l - x_i.W_{y_i},
 
@@ -119,7 +119,7 @@ def svm_lambda1_max(
     n_classes: int | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """max_j ||X_j^T diag(s)(Y - (1-Y)/(k-1))||, (B,): from this lambda1 on, every feature is off.
+    """``max_j ||X_j^T diag(s)(Y - (1-Y)/(k-1))||``, (B,): from this lambda1 on, every feature is off.
 
     Sufficient, not tight: an upper bound on the smallest such lambda1. Not differentiable: relative lambda1's hold it
     constant.

@@ -64,7 +64,7 @@ def correlations(factors: ArrayLike, features: ArrayLike, method: str = "pearson
 
 
 def mcc(factors: ArrayLike, features: ArrayLike, method: str = "pearson") -> float:
-    """Mean over factors of |correlation| with the feature assigned to it, for the best one-to-one assignment.
+    """Mean over factors of ``|correlation|`` with the feature assigned to it, for the best one-to-one assignment.
 
     1 if and only if the features are the factors up to order and scale (and shift). With fewer features than factors,
     the factors left over count 0.
@@ -105,8 +105,8 @@ def dci(factors: ArrayLike, features: ArrayLike, predictor: str = "lasso", *, se
     Args:
         factors: (N, m), N >= 20.
         features: (N, d); they are standardised first.
-        predictor: "lasso": |coefficients| of LassoCV, three folds; "forest": impurity importances of a random forest of
-            100 trees, which need no linear map.
+        predictor: "lasso": absolute coefficients of LassoCV, three folds; "forest": impurity importances of a random
+            forest of 100 trees, which need no linear map.
         seed: of the split into halves and of the forest.
 
     Raises:

@@ -25,7 +25,7 @@ class Learner(nn.Module):
     Args:
         config: the settings.
         shape: of one input: (C, H, W), or (d,) for a table of features.
-        encoder: from (N, *shape) to features (N, d); for ``config.encoder`` "custom".
+        encoder: from ``(N, *shape)`` to features (N, d); for ``config.encoder`` "custom".
 
     Raises:
         ValueError: the encoder does not fit the shape; or "custom" without one, or one without "custom"; or one and
@@ -88,7 +88,7 @@ class Learner(nn.Module):
         return features[0] if len(features) == 1 else torch.cat(features)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features (N, d) of images (N, *shape), raw or in 0..1, without augmentation."""
+        """Features (N, d) of images ``(N, *shape)``, raw or in 0..1, without augmentation."""
         return self.encoder(scaled(images.to(self.device)))
 
     def step(self) -> None:

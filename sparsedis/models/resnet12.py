@@ -14,8 +14,7 @@ class ResNet12(nn.Module):
     pooling.
 
     The blocks have width, 2.5 width, 5 width and 10 width channels: 64, 160, 320 and 640 at the default. 84x84 images
-    give
-    640 * 5 * 5 = 16,000 features, or 640 with ``pooled``. The first two blocks end in dropout, the last two in
+    give 640 * 5 * 5 = 16,000 features, or 640 with ``pooled``. The first two blocks end in dropout, the last two in
     DropBlock.
 
     Args:

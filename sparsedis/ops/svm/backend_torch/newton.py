@@ -56,8 +56,8 @@ def light_form_pays(problem: Problem) -> Tensor:
 
     lambda1^2 / lambda2 does not depend on the scale of the features. Where it is small the group norms are a small part
     of the problem and the light form is safe and cheap; above, and where there are fewer features than samples, the set
-    of active features changes from step to step and the light form may wander (docs/solvers.md has the measurements
-    behind the thresholds).
+    of active features changes from step to step and the light form may wander (docs/development/solvers.md has the
+    measurements behind the thresholds).
     """
     _, n, d, _ = problem.shape
     return problem.lambda1**2 <= (LIGHT_STRENGTH if d >= n else LIGHT_STRENGTH_FEW_FEATURES) * problem.lambda2
