@@ -35,12 +35,12 @@ plt.show()
 # A step: four sets of 50 images with 32 tasks each, all 128 regressions in one call.
 
 
-def train(solve, steps=800, sets=4, tasks=32, samples=50):
+def train(solve, steps=700, sets=4, tasks=32, samples=50):
     torch.manual_seed(0)
     layers = nn.Linear(768, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 6, bias=False)
     encoder = nn.Sequential(*layers, nn.BatchNorm1d(6, affine=False))
     optimizer = torch.optim.Adam(encoder.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps + 1, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, steps + 1, pct_start=0.1)
     for _ in range(steps):
         batch = torch.randint(5000, (sets, samples))
         coefficients = torch.randn(sets, tasks, 6) * (torch.rand(sets, tasks, 6) < 0.5)  # half of them are zero
@@ -59,8 +59,8 @@ def train(solve, steps=800, sets=4, tasks=32, samples=50):
 
 learned = {
     "before": train(None, steps=0),
-    "ridge": train(lambda X, y: sparsedis.solve_ridge(X, y, lambda2=0.1, relative=True)),
-    "Lasso": train(lambda X, y: sparsedis.solve_lasso(X, y, lambda1=0.1, relative=True)),
+    "ridge": train(lambda X, y: sparsedis.solve_ridge(X, y, lambda2=0.2, relative=True)),
+    "Lasso": train(lambda X, y: sparsedis.solve_lasso(X, y, lambda1=0.2, relative=True)),
 }
 
 # %%

@@ -33,7 +33,8 @@ def solve_lasso(
 
     Every task minimises over w (d,), without intercept::
 
-        1/(2 N) sum_i s_i (x_i.w - y_i)^2 + lambda1 ||w||_1 + lambda2/2 ||w||^2,    N = sum_i s_i.
+        1/(2 N) sum_i s_i (x_i.w - y_i)^2 + lambda1 ||w||_1 + lambda2/2 ||w||^2,
+        N = sum_i s_i.
 
     ``Solution.weights`` is differentiable in features, targets, lambda1 and lambda2, by implicit differentiation on the
     support, in both modes and through the transforms of torch.func; a second derivative raises RuntimeError. Works

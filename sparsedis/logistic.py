@@ -44,7 +44,8 @@ def solve_logistic(
 
     Every task minimises over W (d, k), and over an intercept b (k,) if asked for::
 
-        1/N sum_i s_i CE(x_i W + b, y_i) + lambda1 sum_j ||W_j||_2 + lambda2/2 ||W||^2,    N = sum_i s_i,
+        1/N sum_i s_i CE(x_i W + b, y_i) + lambda1 sum_j ||W_j||_2 + lambda2/2 ||W||^2,
+        N = sum_i s_i,
 
     CE being the cross-entropy of the softmax, one group per feature; the intercept is in no penalty and sums to zero.
     ``Solution.weights`` and ``Solution.intercept`` are differentiable in features, lambda1 and lambda2, by implicit

@@ -29,7 +29,8 @@ def solve_ridge(
 
     Every task minimises over w (d,) or (d, m), without intercept::
 
-        1/(2 N) sum_i s_i ||x_i.w - y_i||^2 + lambda2/2 ||w||^2,    N = sum_i s_i
+        1/(2 N) sum_i s_i ||x_i.w - y_i||^2 + lambda2/2 ||w||^2,
+        N = sum_i s_i
 
     This is :func:`solve_lasso` with lambda1 = 0. A system of order min(n, d) is factored, and refined.
     ``Solution.weights`` is differentiable in features, targets and lambda2; the rest is as for :func:`solve_lasso`.

@@ -47,7 +47,8 @@ def solve_svm(
 
     Every task minimises over W (d, k)::
 
-        sum_i s_i phi(m_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,    m_il = 1 - [l = y_i] + x_i.W_l - x_i.W_{y_i},
+        sum_i s_i phi(m_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,
+        m_il = 1 - [l = y_i] + x_i.W_l - x_i.W_{y_i},
 
     with phi the maximum of the margins (Crammer-Singer), smoothed where dual_reg > 0; there is no intercept. Source:
     Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3.
