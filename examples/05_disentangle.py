@@ -63,6 +63,7 @@ learned = {
     "Lasso": train(lambda X, y: sparsedis.solve_lasso(X, y, lambda1=0.2, relative=True)),
 }
 
+# sphinx_gallery_thumbnail_number = 2
 # %%
 # Correlations of factors with features. MCC is the mean of the largest ones, one feature per factor: 1 if the features
 # are the factors. R says how well the factors are linear in the features, mixed or not.

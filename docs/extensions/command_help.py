@@ -11,7 +11,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from sparsedis import cli
 
-_COLUMNS = "100"
+_COLUMNS = "84"
 
 
 def help_text(*command: str) -> str:

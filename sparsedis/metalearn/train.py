@@ -55,7 +55,7 @@ def train(
         out: the folder of the run; created after everything has been checked.
         resume: continue the run in ``out`` from its last checkpoint.
         console: where to report; default: standard output.
-        encoder: for ``config.encoder`` "custom": from images ``(N, *shape)`` to features (N, d). It is trained in place.
+        encoder: for ``config.encoder`` "custom": from images ``(N, *shape)`` to features (N, d); trained in place.
 
     Raises:
         ValueError: the data has too few classes or images; the run in ``out`` has other settings, or a
