@@ -45,7 +45,9 @@ def broken(page: str, folder: Path) -> list[str]:
 
 
 def blocks(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    """The Python of a page, each block on the lines that it has in the page, which a traceback then shows."""
+    found = re.finditer(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return ["\n" * page.count("\n", 0, match.start(1)) + match[1] for match in found]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -82,6 +84,7 @@ def test_the_first_example_of_the_readme_runs() -> None:
     exec(compile(first, "README.md", "exec"), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNING, ids=name)
 def test_the_code_of_the_guide_runs(page: Path) -> None:
     namespace: dict[str, object] = {}
