@@ -29,6 +29,7 @@ html_title = f"sparsedis {version}"
 html_show_sphinx = False
 # Highlighting is for code that says what it is; formulas and layouts in indented blocks are text.
 highlight_language = "text"
+default_role = "code"  # docstrings have single backticks where the command line prints them
 
 myst_heading_anchors = 4
 
@@ -64,5 +65,12 @@ def _skip(app, what, name, member, skip, options):
     return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
+def _untyped(app, what, name, obj, options, lines):
+    """An attribute's docstring has no type: Napoleon takes what stands before a colon for one, here nothing."""
+    if what in ("attribute", "data", "property") and lines:
+        lines[0] = ":" + lines[0]
+
+
 def setup(app):
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-docstring", _untyped, priority=400)  # ahead of Napoleon
