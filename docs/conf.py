@@ -1,5 +1,6 @@
 """How the site is built: pip install -e '.[docs]' && sphinx-build -W -b html docs site"""
 
+import re
 import sys
 from pathlib import Path
 
@@ -35,6 +36,7 @@ myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # a module's forward has its own; torch's docstrings are not ours to render
+autodoc_type_aliases = {"ArrayLike": "ArrayLike", "Array": "Array"}  # else unions of a line each
 autodoc_typehints_format = "short"
 autosummary_generate = False
 napoleon_google_docstring = True
@@ -71,6 +73,12 @@ def _untyped(app, what, name, obj, options, lines):
         lines[0] = ":" + lines[0]
 
 
+def _named(app, what, name, obj, options, signature, returned):
+    """Sphinx prints an alias within a union as the object that stands for it."""
+    return signature and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature), returned
+
+
 def setup(app):
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-signature", _named)
     app.connect("autodoc-process-docstring", _untyped, priority=400)  # ahead of Napoleon
