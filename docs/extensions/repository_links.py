@@ -39,12 +39,13 @@ class RepositoryLinks(SphinxTransform):
         if file.parts[0] == "examples" and file.suffix == ".py":
             page = f"gallery/{file.stem}"
         if page is not None:
-            link = addnodes.pending_xref("", refdomain="std", reftype="doc", reftarget=f"/{page}", refexplicit=True)
+            link = addnodes.pending_xref("", refdomain="doc", reftype="myst", reftarget=page, refexplicit=True)
+            link["reftargetid"] = node.get("reftargetid")
         elif file.parts[0] != docs.name:
             link = addnodes.download_reference("", reftarget=f"/../{file}")
         else:
             return
-        link["refdoc"], link["refwarn"] = self.env.docname, True
+        link["refdoc"] = self.env.docname
         link += node.children
         node.replace_self(link)
 
