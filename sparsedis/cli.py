@@ -8,7 +8,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -17,6 +19,39 @@ from typing import Annotated, Any
 from sparsedis.extras import explained
 
 _FAILURE, _INTERRUPTED, _BROKEN_PIPE = 2, 130, 141
+
+_GUIDE = (
+    (
+        "sparsedis trains encoders through sparse classifiers that many small tasks fit on their features, each solved "
+        "to a certificate. What people do with it, in order:",
+        (),
+    ),
+    (
+        "1. See what a data set holds: the pictograms that come with the package, or images of your own, with a folder "
+        "per class.",
+        ("sparsedis data pictograms", "sparsedis data images:FOLDER"),
+    ),
+    (
+        "2. Train an encoder; some minutes on two CPU cores. It ends with tests, and with report.html, to open in a "
+        "browser.",
+        ("sparsedis train",),
+    ),
+    (
+        "3. Test what was trained on other tasks.",
+        ("sparsedis evaluate runs/pictograms-group-lasso-svm-0 --shot 10",),
+    ),
+    (
+        "4. Compare classifiers with the same encoder, or weigh accuracy against the number of features used. An hour "
+        "and more.",
+        ("sparsedis compare", "sparsedis sweep"),
+    ),
+    (
+        "5. Disentangle the factors that images are made of (needs the extra [disentangle]); some minutes.",
+        ("sparsedis disentangle",),
+    ),
+    ("All commands and their options; versions, devices and backends:", ("sparsedis --help", "sparsedis info")),
+)
+"""What is printed without a command: sentences, each with commands to copy."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +66,7 @@ class Info:
     def run(self) -> None:
         from sparsedis import info
 
-        print(info.report())
+        print(info.report(_columns()))
         if self.warm:
             info.warm(self.ways)
 
@@ -55,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     import tyro
 
+    if not argv:
+        print(_guide(_columns() or 100))
+        return _FAILURE  # for scripts: nothing was done
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -74,11 +112,26 @@ def _commands(argv: list[str]) -> Any:
     from sparsedis.disentangle.commands import Disentangle, DisentangleSweep, Shapes3d, Synthetic
     from sparsedis.metalearn.commands import Compare, Data, Evaluate, Sweep, Train
     from sparsedis.metalearn.config import PRESETS
+    from sparsedis.reports import Report
 
     settings = PRESETS.get(_preset(argv), PRESETS["quick"])
     training = Annotated[Train, tyro.conf.subcommand("train", default=Train(config=settings))]
     few_shot = training | Evaluate | Compare | Sweep | Data
-    return few_shot | Synthetic | Disentangle | DisentangleSweep | Shapes3d | Info
+    return few_shot | Synthetic | Disentangle | DisentangleSweep | Shapes3d | Report | Info
+
+
+def _columns() -> int | None:
+    """The width of the terminal; None for a file or a pipe that COLUMNS gives no width."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
+
+
+def _guide(columns: int) -> str:
+    """The guide for a terminal of that width; commands are whole lines, for copying."""
+    lines: list[str] = []
+    for text, commands in _GUIDE:
+        lines += textwrap.wrap(text, min(columns, 100), break_long_words=False, break_on_hyphens=False)
+        lines += [*(f"    {command}" for command in commands), ""]
+    return "\n".join(lines).rstrip()
 
 
 def _preset(argv: list[str]) -> str:

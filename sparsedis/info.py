@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,16 +15,22 @@ import sparsedis
 from sparsedis.ops.registry import OPERATIONS, backends
 from sparsedis.ops.svm.backend_cuda import CudaBackend
 
+_ALIGNED = 60  # columns of a terminal from which on the facts are aligned
 
-def report() -> str:
-    """The report, one fact per line."""
+
+def report(columns: int | None = None) -> str:
+    """The report, one fact per line.
+
+    Args:
+        columns: of the terminal; facts are broken between words where they have no room. Default: as wide as they are.
+    """
     facts = [
         ("sparsedis", sparsedis.__version__),
         ("location", str(Path(sparsedis.__file__).parent)),
         ("python", f"{platform.python_version()} ({platform.platform()})"),
         ("torch", torch.__version__),
         *((name, installed_version(name)) for name in ("numpy", "triton", "cuda-bindings")),
-        ("cpu", f"{_processor()}, {torch.get_num_threads()} threads"),
+        ("cpu", f"{processor()}, {torch.get_num_threads()} threads"),
         ("cuda", _cuda()),
         ("mps", "available" if torch.backends.mps.is_available() else "not available"),
     ]
@@ -35,7 +42,13 @@ def report() -> str:
                 state += f" ({detail})"
             facts.append((f"{operation}, {backend.name}", state))
     width = max(len(name) for name, _ in facts)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
+    if columns is None or columns >= _ALIGNED:
+        lines = [f"{name:<{width}}  {value}" for name, value in facts]
+    else:
+        lines = [f"{name}: {value}" for name, value in facts]
+    if columns is not None:
+        lines = [textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False) for line in lines]
+    return "\n".join(lines)
 
 
 def warm(ways: Sequence[int]) -> None:
@@ -61,7 +74,8 @@ def installed_version(package: str) -> str:
         return "not installed"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():

@@ -8,14 +8,24 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparsedis import cli
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.train import train
 from tests.command_line import options, start
 
-COMMANDS = "train, evaluate, compare, sweep, data, synthetic, disentangle, disentangle-sweep, shapes3d, info"
-FILES = ("config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "curves.png", "results.json")
+COMMANDS = "train, evaluate, compare, sweep, data, synthetic, disentangle, disentangle-sweep, shapes3d, report, info"
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "last.safetensors",
+    "best.safetensors",
+    "curves.png",
+    "patterns.npz",
+    "environment.json",
+    "results.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +56,8 @@ def test_train_interrupt_resume_evaluate(
     assert err == ""
     assert "3-way 1-shot" in out
     assert "100.0%" in out
-    assert sorted(file.name for file in (here / "run").iterdir()) == sorted(FILES)
+    assert "report: run/report.html\nnext: test it on more tasks\n    sparsedis evaluate run " in out
+    assert sorted(file.name for file in (here / "run").iterdir()) == sorted([*FILES, "seconds.json", "report.html"])
     for name in FILES:
         assert (here / "run" / name).read_bytes() == (trained / name).read_bytes(), name
 
@@ -82,11 +93,38 @@ def test_what_prints_and_ends(arguments: list[str], here: Path, capsys: pytest.C
     assert captured.err == ""
 
 
+def test_no_command(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What people do, in order, with commands that there are; none is cut or broken at any width."""
+    commands = [command for _, commands in cli._GUIDE for command in commands]
+    for columns in (30, 59, 60, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert cli.main([]) == 2
+        out, err = capsys.readouterr()
+        assert err == ""
+        lines = out.splitlines()
+        assert [line.strip() for line in lines if line.startswith("    ")] == commands
+        assert all(len(line) <= columns for line in lines if not line.startswith("    "))
+        assert re.findall(r"^(\d)\.", out, flags=re.MULTILINE) == list("12345")
+    for command in commands:
+        assert command.split()[1] in f"--help, {COMMANDS}".split(", ")
+
+
+@pytest.mark.parametrize("columns", [30, 59, 60, 80, 200])
+def test_info_in_terminals_of_any_width(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert torch.__version__ in out
+    assert all(len(line) <= columns or " " not in line for line in out.splitlines())
+    assert ("torch: " in out) == (columns < 60)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", f"{{{COMMANDS}}}"),
         ("trian", f"Unrecognized options: trian; Available subcommands: {COMMANDS}"),
         ("train --bogus 3", "Unrecognized options: --bogus"),
         ("train stray", "Unrecognized options: stray"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,10 +26,9 @@ class Synthetic:
     """PNG file to draw the means into."""
 
     def run(self) -> None:
-        from rich.console import Console
-
         from sparsedis.disentangle import synthetic
         from sparsedis.runs import files
+        from sparsedis.runs.tables import console
 
         for name in ("json", "figure"):
             command_line.check_file(name, getattr(self, name))
@@ -38,10 +37,7 @@ class Synthetic:
             files.write_json(self.json, [asdict(row) for row in rows])
         if self.figure:
             files.write(self.figure, synthetic.figure(rows))
-        console = Console()
-        if not console.is_terminal:  # a file or a pipe has no width: no cell has to be cut
-            console.width = max(console.width, 140)
-        console.print(synthetic.table(rows))
+        console().print(synthetic.table(rows))
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,10 @@ class Disentangle:
         command_line.check_file("json", self.json)
         with command_line.resumable(self._folder(), self._resume_command()):
             train(self.config, self._folder(), resume=self.resume)
+        other = "ridge" if self.config.inner == "lasso" else "lasso"
+        words = command_line.words(replace(self.config, inner=other), DisentangleConfig(preset=self.config.preset))
+        again = shlex.join(["sparsedis", "disentangle", "--preset", self.config.preset, *words])
+        command_line.print_next([(f"the same with an inner {other} regression, which to compare it with", again)])
         if self.json:
             files.write_json(self.json, record(self._folder()))
 
@@ -96,8 +96,11 @@ class DisentangleSweep:
     """File to write the list of results to."""
 
     def run(self) -> None:
+        from sparsedis.disentangle import report
         from sparsedis.disentangle.sweep import sweep
         from sparsedis.runs import files
+        from sparsedis.runs.report import written
+        from sparsedis.runs.tables import console
 
         command_line.check_file("json", self.json)
         values: list[str | float] = list(self.values)
@@ -107,8 +110,9 @@ class DisentangleSweep:
             except ValueError as error:
                 raise ValueError(f"values: expected numbers, got {' '.join(self.values)!r}") from error
         out = self.out or Path("runs") / f"sweep-{self.vary}"
-        with command_line.repeatable():
-            records = sweep(self.config, out, vary=self.vary, values=values, seeds=self.seeds)
+        shown = console()
+        with command_line.repeatable(), written(out, lambda: report.write_sweep(out), shown):
+            records = sweep(self.config, out, vary=self.vary, values=values, seeds=self.seeds, console=shown)
         if self.json:
             files.write_json(self.json, records)
 

@@ -3,7 +3,6 @@
 To the files of every run (:mod:`sparsedis.runs.folder`) a run of disentanglement adds
 
 correlations.png   the correlations of the features with the factors
-seconds.json       the time that the run has taken over all its parts; of a killed one, until its last checkpoint
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from typing import Any
 
 from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.runs import folder
+from sparsedis.runs.environment import seconds
 
-CORRELATIONS, SECONDS = "correlations.png", "seconds.json"
+CORRELATIONS = "correlations.png"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Results:
         mcc_ica, r_ica: of the features transformed by FastICA, fitted to features of the training distribution.
         correlations: (6, d) of factors with features, on factors drawn uniformly; the features in the order of the
             assignment of ``mcc``.
+        largest_gap: largest relative duality gap of the test tasks' solves; None in results of earlier versions.
     """
 
     iteration: int
@@ -51,6 +52,7 @@ class Results:
     mcc_ica: float
     r_ica: float
     correlations: list[list[float]]
+    largest_gap: float | None = None
 
 
 def record(out: str | Path) -> dict[str, Any]:
@@ -69,9 +71,3 @@ def record(out: str | Path) -> dict[str, Any]:
         "seed": config.seed,
         "seconds": seconds(out),
     }
-
-
-def seconds(out: str | Path) -> float:
-    """The time in seconds that the run in a folder has taken; 0 for a new one."""
-    path = Path(out) / SECONDS
-    return float(json.loads(path.read_text())) if path.exists() else 0.0

@@ -20,6 +20,7 @@ from sparsedis.disentangle.results import record
 from sparsedis.disentangle.train import train
 from sparsedis.runs import files, folder
 from sparsedis.runs.config import different
+from sparsedis.runs.tables import console as standard_output
 
 Vary = Literal["rho", "noise", "tasks", "lambda1"]
 
@@ -67,7 +68,7 @@ def sweep(
     values = values or VALUES[vary]
     for name, given in (("values", values), ("seeds", seeds), ("inners", inners)):
         different(name, given)
-    out, console = Path(out), console or Console()
+    out, console = Path(out), console or standard_output()
     base = replace(base, data=shapes3d.absolute(base.data))  # as config.json has it
     configs = [
         replace(base, **{vary: value, "seed": seed, "inner": inner})  # type: ignore[arg-type]
@@ -84,7 +85,7 @@ def sweep(
         files.write_json(out / JSON, {"vary": vary, "runs": records, "summary": groups})
         files.write(out / TABLE, tables.sweep_table(groups, vary).encode())
         files.write(out / FIGURE, figures.sweep(groups, vary))
-    console.print(tables.sweep_table(summary(records, vary), vary), markup=False, highlight=False, soft_wrap=True)
+    console.print(tables.sweep_grid(summary(records, vary), vary))
     return records
 
 

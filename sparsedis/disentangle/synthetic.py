@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from sparsedis.lasso import lasso_lambda1_max, solve_lasso
 from sparsedis.ridge import solve_ridge
 from sparsedis.runs import plots
 from sparsedis.runs.config import different
+from sparsedis.runs.tables import Grid
 from sparsedis.solution import Solution
 
 REPRESENTATIONS = ("disentangled", "entangled")
@@ -219,15 +219,13 @@ def summarise(config: SyntheticConfig, useful: float, n: int, representation: st
     return Row(useful, n, representation, method, float(values.mean()), error, sum(fractions) / len(fractions))
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[Row]) -> Grid:
     """Our means and standard errors, with the published means below them where there are any."""
     samples = sorted({row.n for row in rows})
-    result = Table(title="R^2, mean ± standard error over seeds (below: published, 100 features)")
-    for heading in ("useful", "features", "method"):
-        result.add_column(heading)
-    for n in samples:
-        result.add_column(f"n = {n}", justify="right")
+    lines: list[list[str]] = []
+    rules = []
     for useful in sorted({row.useful for row in rows}):
+        rules.append(len(lines))
         for representation in REPRESENTATIONS:
             for method in METHODS:
                 found = _series(rows, useful, representation, method)
@@ -238,9 +236,14 @@ def table(rows: Sequence[Row]) -> Table:
                 for n in samples:
                     cell = _mean(found[n]) if n in found else "-"
                     cells.append(f"{cell}\n{published[n]:.3f}        " if n in published else cell)
-                result.add_row(f"{useful:.0%}", representation, method, *cells)
-        result.add_section()
-    return result
+                lines.append([f"{useful:.0%}", representation, method, *cells])
+    return Grid(
+        ("useful", "features", "method", *(f"n = {n}" for n in samples)),
+        lines,
+        title="R^2, mean ± standard error over seeds (second: published, 100 features)",
+        align="lll" + "r" * len(samples),
+        rules=rules,
+    )
 
 
 def _mean(row: Row) -> str:

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from sparsedis.disentangle.results import Results
+from sparsedis.runs.tables import Grid
 
 
-def table(results: Results, title: str) -> Table:
+def table(results: Results, title: str) -> Grid:
     """The metrics, one per row."""
-    shown = Table(title=title)
-    shown.add_column("metric")
-    shown.add_column("value", justify="right")
-    for name, value in (
+    rows = (
         ("MCC (Pearson)", results.mcc),
         ("MCC (Spearman)", results.mcc_spearman),
         ("R", results.r),
@@ -27,23 +23,27 @@ def table(results: Results, title: str) -> Table:
         ("test loss", results.test_loss),
         ("features used per task", results.features_used),
         ("solves certified", results.certified),
-    ):
-        shown.add_row(name, f"{value:.4f}")
-    return shown
+    )
+    return Grid(("metric", "value"), [(name, f"{value:.4f}") for name, value in rows], title)
 
 
-def sweep_table(groups: Sequence[Mapping[str, Any]], vary: str) -> str:
-    """The table of a sweep in Markdown; a single seed has no deviation.
+def sweep_grid(groups: Sequence[Mapping[str, Any]], vary: str) -> Grid:
+    """The table of a sweep; a single seed has no deviation.
 
     Args:
         groups: the rows of :func:`sparsedis.disentangle.sweep.summary`.
         vary: name of the setting that varies.
     """
-    lines = [f"| {vary} | method | seeds | MCC | R |", "|---|---|---|---|---|"]
+    rows = []
     for group in groups:
         mcc, r = (
             f"{group[f'{key}_mean']:.3f}" + (f" ± {group[f'{key}_sd']:.3f}" if group["seeds"] > 1 else "")
             for key in ("mcc", "r")
         )
-        lines.append(f"| {group['value']} | {group['method']} | {group['seeds']} | {mcc} | {r} |")
-    return "\n".join(lines) + "\n"
+        rows.append((str(group["value"]), group["method"], str(group["seeds"]), mcc, r))
+    return Grid((vary, "method", "seeds", "MCC", "R"), rows, align="llrrr", boxed=False)
+
+
+def sweep_table(groups: Sequence[Mapping[str, Any]], vary: str) -> str:
+    """:func:`sweep_grid` in Markdown."""
+    return sweep_grid(groups, vary).markdown()

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.random import PCG64, Generator, SeedSequence
-from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
-from sparsedis.disentangle import figures, metrics, shapes3d, tables
+from sparsedis.disentangle import figures, metrics, report, shapes3d, tables
 from sparsedis.disentangle.config import DisentangleConfig
-from sparsedis.disentangle.factors import Factors
-from sparsedis.disentangle.results import CORRELATIONS, SECONDS, Results, seconds
-from sparsedis.disentangle.tasks import TaskBatch, TaskDistribution, Tasks
-from sparsedis.lasso import lasso_lambda1_max, solve_lasso
+from sparsedis.disentangle.results import CORRELATIONS, Results
+from sparsedis.disentangle.world import Outcome as Outcome
+from sparsedis.disentangle.world import World, outer_loss
+from sparsedis.disentangle.world import load_run as load_run
 from sparsedis.models.factor_encoder import FactorEncoder
-from sparsedis.ridge import solve_ridge
 from sparsedis.runs import files, folder, loop, schedule
 from sparsedis.runs.device import device_named, set_threads
+from sparsedis.runs.report import written
+from sparsedis.runs.tables import console as standard_output
 
-_IMAGES_AT_ONCE = 250
-_UNIFORM_STREAM, _TRAINING_STREAM = 5, 6  # of the seed: images that the metrics are computed on
 _WARM_UP = 50  # steps over which the learning rate rises, because Adam's first steps would be its largest
-
-
-class Outcome(NamedTuple):
-    """Of a batch of tasks: the loss to minimise, the fractions of features used and of tasks certified."""
-
-    loss: Tensor
-    used: float
-    certified: float
 
 
 def train(
@@ -44,9 +28,9 @@ def train(
 ) -> Results:
     """Train an encoder, then measure the one with the best validation.
 
-    The same settings give the same files, byte for byte on the same CPU (but for seconds.json), whether or not the run
-    was interrupted and resumed. The global random state is left as it was; the number of threads is set if
-    ``config.threads`` is.
+    The same settings give the same files, byte for byte on the same CPU (but for seconds.json and report.html), whether
+    or not the run was interrupted and resumed. The global random state is left as it was; the number of threads is set
+    if ``config.threads`` is.
 
     Args:
         config: the settings.
@@ -72,130 +56,11 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         encoder = FactorEncoder(config.features).to(device)
-        run = _Run(out, config, encoder, world, console or Console(), resume)
-        run.run(
-            f"inner {config.inner}, rho {config.rho:g}, lambda1 {config.lambda1:g}, tasks {config.tasks}: "
-            f"iterations {run.progress.iteration} to {config.iterations}, in {out}"
-        )
-        return run.finish()
-
-
-def load_run(out: str | Path) -> tuple[FactorEncoder, DisentangleConfig]:
-    """The encoder of a run with the best validation so far, on the CPU, and the settings of the run.
-
-    Raises:
-        FileNotFoundError: there is no such run, or it has not reached its first validation.
-        ValueError: its checkpoint is damaged.
-    """
-
-    def build(metadata: Mapping[str, Any]) -> tuple[FactorEncoder, DisentangleConfig]:
-        config = DisentangleConfig.from_json(metadata.get("config"))
-        return FactorEncoder(config.features), config
-
-    return folder.load_best(out, build)
-
-
-def outer_loss(features: Tensor, targets: Tensor, config: DisentangleConfig) -> Outcome:
-    """Fit the regression of every task and return its outer loss.
-
-    The loss is half the mean squared error, plus the outer penalties, averaged over tasks. Penalties are relative: to
-    the Lasso's lambda1_max, and to the mean squared norm of the features; both are constants in the gradient.
-
-    Args:
-        features: (G, n, d), the inner samples first.
-        targets: (G, T, n).
-        config: the settings.
-
-    Source: Lachapelle et al., ICML 2023, problem (8).
-    """
-    groups, tasks, n = targets.shape
-    x = features[:, None].expand(-1, tasks, -1, -1).reshape(groups * tasks, n, -1)
-    y = targets.reshape(groups * tasks, n)
-    cut = config.inner_samples if config.split else n
-    inner_x, inner_y = x[:, :cut], y[:, :cut]
-    outer_x, outer_y = (x[:, cut:], y[:, cut:]) if config.split else (x, y)
-    if config.inner == "ridge" and config.lambda1:
-        solution = solve_ridge(inner_x, inner_y, lambda2=config.lambda1, relative=True)
-    else:  # at lambda1 0 both are least squares
-        solution = solve_lasso(inner_x, inner_y, lambda1=config.lambda1, relative=True)
-    w = solution.weights
-    error = (outer_x @ w[..., None])[..., 0] - outer_y
-    loss = error.square().mean() / 2
-    if config.outer_l1:
-        scale = lasso_lambda1_max(outer_x, outer_y).to(w.dtype)
-        loss = loss + config.outer_l1 * (scale * w.abs().sum(-1)).mean()
-    if config.outer_l2:
-        scale = outer_x.detach().square().sum(-1).mean(-1)
-        loss = loss + config.outer_l2 / 2 * (scale * w.square().sum(-1)).mean()
-    used = (w != 0).double().mean().item()
-    return Outcome(loss, used, solution.certified.double().mean().item())
-
-
-class World:
-    """The images, factors and tasks of a run."""
-
-    def __init__(self, config: DisentangleConfig, source: shapes3d.Shapes3D) -> None:
-        self.source, self.config = source, config
-        self.factors = Factors(config.factors, config.rho, config.noise, config.seed)
-        self.distribution = TaskDistribution(config.tasks, seed=config.seed)
-        self.training = self._tasks("train", config.groups, config.group_tasks)
-        self.validation = self._tasks("validation", 4, 32)
-        self.test = self._tasks("test", 4, 32)
-        # Validations measure the first fifth.
-        self.uniform = self._generator(_UNIFORM_STREAM).integers(shapes3d.COUNT, size=config.measured_images)
-
-    def _tasks(self, split: str, groups: int, tasks: int) -> Tasks:
-        config = self.config
-        return Tasks(
-            self.factors,
-            self.distribution,
-            split,
-            groups=groups,
-            tasks=tasks,
-            samples=config.inner_samples + config.outer_samples,
-            target_noise=config.target_noise,
-            seed=config.seed,
-        )
-
-    def _generator(self, stream: int) -> Generator:
-        return Generator(PCG64(SeedSequence([self.config.seed, stream])))
-
-    def images(self, indices: Tensor, device: torch.device) -> Tensor:
-        """(N, 3, 64, 64) float32 from 0 to 1."""
-        return self.source.images(indices).to(device).float().div_(255)
-
-    def features(self, encoder: FactorEncoder, batch: TaskBatch, device: torch.device) -> Tensor:
-        """(G, n, d), in one pass, so that the batch normalisation has the statistics of all samples."""
-        groups, n = batch.indices.shape
-        return encoder(self.images(batch.indices.flatten(), device)).reshape(groups, n, -1)
-
-    @torch.no_grad()
-    def encode(self, encoder: FactorEncoder, indices: Tensor, device: torch.device) -> NDArray[np.float64]:
-        """(N, d) with the running statistics of the normalisation."""
-        training = encoder.training
-        encoder.eval()
-        parts = [encoder(self.images(part, device)).cpu() for part in indices.split(_IMAGES_AT_ONCE)]
-        encoder.train(training)
-        return torch.cat(parts).double().numpy()
-
-    @torch.no_grad()
-    def evaluate(self, encoder: FactorEncoder, tasks: Tasks, batches: int, device: torch.device) -> Outcome:
-        """Means over the first batches of ``tasks``."""
-        training = encoder.training
-        encoder.eval()
-        outcomes = []
-        for index in range(batches):
-            batch = tasks.batch(index)
-            features = self.features(encoder, batch, device)
-            outcomes.append(outer_loss(features, batch.targets.to(device), self.config))
-        encoder.train(training)
-        loss = torch.stack([one.loss for one in outcomes]).mean()
-        used, certified = (sum(column) / batches for column in list(zip(*outcomes, strict=True))[1:])
-        return Outcome(loss, used, certified)
-
-    def training_images(self, count: int) -> Tensor:
-        """Indices of images drawn from the training distribution, for FastICA."""
-        return self.factors.sample(self._generator(_TRAINING_STREAM), (count,))
+        shown = console or standard_output()
+        run = _Run(out, config, encoder, world, shown, resume)
+        with written(out, lambda: report.write_run(out, world), shown):
+            run.run(_introduction(run))
+            return run.finish()
 
 
 @dataclass
@@ -223,11 +88,7 @@ class _Run(loop.Loop):
         self.world = world
         self.device = next(encoder.parameters()).device
         optimizer = torch.optim.AdamW(encoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        self._start = time.monotonic() - seconds(out)
         super().__init__(out, config, encoder, optimizer, _Progress(), console, resume)
-
-    def saved(self) -> None:
-        files.write_json(self.out / SECONDS, round(time.monotonic() - self._start, 3))
 
     def finished(self) -> bool:
         patience = self.config.patience
@@ -290,6 +151,7 @@ class _Run(loop.Loop):
             test_loss=outcome.loss.item(),
             features_used=outcome.used,
             certified=outcome.certified,
+            largest_gap=outcome.largest_gap,
             mcc=metrics.mcc(z, f),
             mcc_spearman=metrics.mcc(z, f, "spearman"),
             r=metrics.r_score(z, f),
@@ -303,7 +165,25 @@ class _Run(loop.Loop):
         files.write(self.out / folder.CURVES, figures.curves(self.metrics()))
         title = f"inner {config.inner}, rho {config.rho:g}, lambda1 {config.lambda1:g}: MCC {results.mcc:.3f}"
         files.write(self.out / CORRELATIONS, figures.heat_map(results.correlations, shapes3d.FACTORS, title))
-        self.saved()
+        self.clock.save()
         files.write_json(self.out / folder.RESULTS, asdict(results))  # last: it marks the run as finished
         self.console.print(tables.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
         return results
+
+
+def _introduction(run: _Run) -> str:
+    """What the run will do, in words."""
+    config = run.config
+    parameters = sum(parameter.numel() for parameter in run.learner.parameters())
+    images = config.inner_samples + (0 if config.split else config.outer_samples)
+    return "\n".join(
+        (
+            f"data: 3D Shapes ({config.data.partition(':')[0]}), whose factors have correlation {config.rho:g}",
+            f"encoder: convolutional, {parameters:,} parameters, {config.features} features of an image",
+            f"tasks: {config.tasks}; every task fits a {config.inner} regression (lambda1 {config.lambda1:g}) to the "
+            f"features of {images} images",
+            f"work: {config.groups * config.group_tasks} tasks per step, steps {run.progress.iteration} to "
+            f"{config.iterations}, a validation every {config.validate_every}, then the metrics",
+            f"results: in {run.out}; Ctrl-C saves what is done, and says how to go on",
+        )
+    )

@@ -43,20 +43,28 @@ class Train:
 
         with command_line.resumable(self._folder(), self._resume_command()):
             train(self.config, self._folder(), resume=self.resume)
+        command_line.print_next(self._next())
 
     def _profile(self, steps: int) -> None:
-        from rich.console import Console
-
         from sparsedis.metalearn import tables
         from sparsedis.metalearn.profile import profile
+        from sparsedis.runs.tables import console
 
         if steps < 1:
             raise ValueError(f"profile: expected a whole number >= 1, got {steps}")
-        Console().print(tables.profile(profile(self.config, steps), self.config))
+        console().print(tables.profile(profile(self.config, steps), self.config))
 
     def _folder(self) -> Path:
         name = self.config.data.partition(":")[0]
         return self.out or Path("runs") / f"{name}-{self.config.head}-{self.config.seed}"
+
+    def _next(self) -> list[tuple[str, str]]:
+        """What people do after training, with the command."""
+        settings = command_line.words(self.config.with_head(PRESETS["quick"].head), PRESETS["quick"])
+        return [
+            ("test it on more tasks", shlex.join(["sparsedis", "evaluate", str(self._folder()), "--episodes", "2000"])),
+            ("train other heads alike, and compare them", shlex.join(["sparsedis", "compare", *settings])),
+        ]
 
     def _resume_command(self) -> str:
         words = ["sparsedis", "train", *([] if self.preset == "quick" else ["--preset", self.preset])]
@@ -94,7 +102,7 @@ class Evaluate:
     """.npz file for the features that every task uses: active (E, d), classes (E, way), class_names, accuracy (E,)."""
 
     def run(self) -> None:
-        from sparsedis.metalearn.train import load_run
+        from sparsedis.metalearn.learner import load_run
 
         for name in ("json", "reliability", "patterns"):
             command_line.check_file(name, getattr(self, name))
@@ -107,12 +115,11 @@ class Evaluate:
             self._episodes(learner, config)
 
     def _episodes(self, learner: Learner, config: TrainConfig) -> None:
-        from rich.console import Console
-
         from sparsedis.data import Episodes, load
         from sparsedis.metalearn import figures, tables
         from sparsedis.metalearn.evaluate import encode, examine, patterns
         from sparsedis.runs import files
+        from sparsedis.runs.tables import console
 
         spec = self.data or config.data
         data = load(spec, config.image_size if self.data is None or spec.startswith("images:") else None)
@@ -135,15 +142,14 @@ class Evaluate:
             files.write(self.reliability, figures.reliability(details.bins))
         if self.patterns:
             files.write(self.patterns, patterns(details, data.class_names))
-        Console().print(tables.evaluations([result], f"{data.name}, {self.split} split, seed {result.seed}"))
+        console().print(tables.evaluations([result], f"{data.name}, {self.split} split, seed {result.seed}"))
 
     def _one_shot(self, learner: Learner) -> None:
-        from rich.console import Console
-
         from sparsedis.data import omniglot_one_shot
         from sparsedis.metalearn import tables
         from sparsedis.metalearn.omniglot_one_shot import one_shot
         from sparsedis.runs import files
+        from sparsedis.runs.tables import console
 
         if self.data is None:
             raise ValueError("data: expected the path of all_runs.zip, or of its folder, for omniglot-one-shot")
@@ -155,7 +161,7 @@ class Evaluate:
         result = one_shot(learner, omniglot_one_shot.load(self.data))
         if self.json:
             files.write_json(self.json, asdict(result))
-        Console().print(tables.one_shot(result))
+        console().print(tables.one_shot(result))
 
 
 @dataclass(frozen=True)
@@ -178,15 +184,17 @@ class Compare:
     """Folder of the runs, of compare.md and of compare.json."""
 
     def run(self) -> None:
-        from sparsedis.metalearn import comparison
+        from sparsedis.metalearn import comparison, report, results, tables
+        from sparsedis.runs.report import written
+        from sparsedis.runs.tables import console
 
+        shown = console()
         configs = comparison.variants(self.config, self.heads, self.lambda1_grid)
-        with command_line.repeatable():
+        with command_line.repeatable(), written(self.out, lambda: report.write_comparison(self.out), shown):
             entries = [entry for entry, _ in comparison.run_all(configs, self.seeds, self.out)]
-        print(
-            comparison.write(self.out, "compare", entries, comparison.best(entries), _common_settings(self.config)),
-            end="",
-        )
+            chosen = results.best(entries)
+            comparison.write(self.out, report.COMPARE, entries, chosen, _common_settings(self.config))
+        shown.print(tables.comparison(chosen))
 
 
 @dataclass(frozen=True)
@@ -208,22 +216,26 @@ class Sweep:
     """Folder of the runs and of the results."""
 
     def run(self) -> None:
-        from sparsedis.metalearn import comparison, figures
+        from sparsedis.metalearn import comparison, figures, report, results, tables
         from sparsedis.runs import files
         from sparsedis.runs.config import different
+        from sparsedis.runs.report import written
+        from sparsedis.runs.tables import console
 
         if HEADS[self.config.head].lambda1 is None:
             raise ValueError(f"head: expected one with a group Lasso, got {self.config.head}")
         different("lambda1_grid", self.lambda1_grid)
         configs = comparison.variants(self.config, (self.config.head, *self.baselines), self.lambda1_grid)
-        with command_line.repeatable():
+        shown = console()
+        with command_line.repeatable(), written(self.out, lambda: report.write_sweep(self.out), shown):
             done = comparison.run_all(configs, self.seeds, self.out)
-        entries = [entry for entry, _ in done]
-        files.write(self.out / "sweep.png", figures.sweep(entries))
-        chosen = comparison.best([entry for entry in entries if entry.head == self.config.head])[0]
-        folder = next(folders[0] for entry, folders in done if entry is chosen)
-        files.write(self.out / "features.png", _feature_usage(folder))
-        print(comparison.write(self.out, "sweep", entries, entries, _common_settings(self.config)), end="")
+            entries = [entry for entry, _ in done]
+            files.write(self.out / "sweep.png", figures.sweep(entries))
+            chosen = results.best([entry for entry in entries if entry.head == self.config.head])[0]
+            folder = next(folders[0] for entry, folders in done if entry is chosen)
+            files.write(self.out / "features.png", _feature_usage(folder))
+            comparison.write(self.out, report.SWEEP, entries, entries, _common_settings(self.config))
+        shown.print(tables.comparison(entries))
 
 
 @dataclass(frozen=True)
@@ -241,23 +253,22 @@ class Data:
     """Side to which images of a folder are scaled."""
 
     def run(self) -> None:
-        from rich.console import Console
-
         from sparsedis.data import checksums, load
         from sparsedis.metalearn import tables
+        from sparsedis.runs.tables import console
 
-        console = Console()
+        shown = console()
         if self.name is None:
-            console.print(tables.sources())
+            shown.print(tables.sources())
             return
-        tables.print_source(console, self.name)
+        tables.print_source(shown, self.name)
         files = checksums.files(self.name)
         if files:
-            console.print(tables.files(files))
+            shown.print(tables.files(files))
         if wrong := [file.path.name for file in files if file.known is False]:
             raise ValueError(f"data: expected other digests (SHA-256), got those above for {', '.join(wrong)}")
         data = load(self.name, self.image_size)
-        console.print(tables.counts(data))
+        shown.print(tables.counts(data))
 
 
 def _common_settings(config: TrainConfig) -> dict[str, Any]:
@@ -269,7 +280,7 @@ def _feature_usage(folder: Path) -> bytes:
     from sparsedis.data import Episodes, load
     from sparsedis.metalearn import figures
     from sparsedis.metalearn.evaluate import encode, examine
-    from sparsedis.metalearn.train import load_run
+    from sparsedis.metalearn.learner import load_run
 
     learner, config = load_run(folder)
     data = load(config.data, config.image_size)

@@ -20,6 +20,7 @@ from sparsedis.metalearn.results import Entry, Results, pooled
 from sparsedis.metalearn.train import train
 from sparsedis.runs import files, folder
 from sparsedis.runs.config import different
+from sparsedis.runs.tables import console as standard_output
 
 
 def variants(config: TrainConfig, heads: Sequence[Head], grid: Sequence[float]) -> list[TrainConfig]:
@@ -51,7 +52,7 @@ def run_all(
         ValueError: no seed or one twice; a run in the folder has other settings.
     """
     different("seeds", seeds)
-    console = console or Console()
+    console = console or standard_output()
     done = []
     for config in configs:
         finished, folders = [], []
@@ -66,22 +67,12 @@ def run_all(
 
 def name(config: TrainConfig) -> str:
     """Name of the folder of a run in a comparison."""
-    lambda1 = _lambda1(config)
-    return f"{config.head}-{config.seed}" if lambda1 is None else f"{config.head}-{lambda1:g}-{config.seed}"
-
-
-def best(entries: Sequence[Entry]) -> list[Entry]:
-    """Of every head the entry with the best validation; the first of equal ones."""
-    chosen: dict[str, Entry] = {}
-    for entry in entries:
-        if entry.head not in chosen or entry.validation > chosen[entry.head].validation:
-            chosen[entry.head] = entry
-    return list(chosen.values())
+    return results.folder_name(config.head, _lambda1(config), config.seed)
 
 
 def write(out: Path, stem: str, entries: Sequence[Entry], shown: Sequence[Entry], about: Mapping[str, Any]) -> str:
     """Write STEM.json, with all entries, and STEM.md, with those that are shown; returns the latter."""
-    text = tables.comparison(shown)
+    text = tables.comparison(shown).markdown()
     chosen = [shown.index(entry) if entry in shown else None for entry in entries]
     rows = [{**asdict(entry), "row": row} for entry, row in zip(entries, chosen, strict=True)]
     files.write_json(out / f"{stem}.json", {**about, "entries": rows})

@@ -34,6 +34,15 @@ HEADS: dict[str, Hyperparameters] = {  # the default hyperparameters
     "group-lasso-logistic": Hyperparameters(0.02, 0.01, None, 2.0),
 }
 
+HEAD_TITLES: dict[str, str] = {
+    "group-lasso-svm": "a support vector machine with a group Lasso, which uses few of the features",
+    "svm": "a support vector machine on all features",
+    "ridge": "ridge regression onto the labels, on all features",
+    "prototypes": "the nearest mean of the classes",
+    "group-lasso-logistic": "logistic regression with a group Lasso, which uses few of the features",
+}
+"""What each head is, in words."""
+
 _CHOICES = {
     "head": get_args(Head),
     "encoder": get_args(Encoder),

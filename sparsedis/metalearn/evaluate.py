@@ -34,6 +34,8 @@ class Evaluation:
         certified: fraction of the episodes solved to their certificate; None for a head without certificates.
         calibration_error: expected calibration error: the mean over query images of the distance between accuracy and
             confidence within their bin, 15 bins of equal width (Guo et al., ICML 2017).
+        largest_gap: largest relative duality gap of the episodes' solves; None for a head without certificates, and in
+            results of earlier versions.
     """
 
     split: str
@@ -47,6 +49,7 @@ class Evaluation:
     features_used: float
     certified: float | None
     calibration_error: float
+    largest_gap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def examine(
     """As :func:`evaluate`, with the results of single episodes."""
     processes = processes or Processes(learner.device)
     count, way = len(episodes), episodes.way
-    accuracy, certified = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
+    accuracy, certified, gaps = (torch.zeros(count, dtype=torch.float64) for _ in range(3))
     active = torch.zeros(count, features.table.shape[1], dtype=torch.uint8)
     classes = torch.zeros(count, way, dtype=torch.int64)
     bins = torch.zeros(_BINS, 3, dtype=torch.float64)
@@ -150,12 +153,15 @@ def examine(
         where = (confidence * _BINS).long().clamp(max=_BINS - 1).flatten()
         for column, values in enumerate((torch.ones_like(confidence), right.double(), confidence)):
             bins[:, column].index_add_(0, where, values.flatten())
-        fraction = learner.certified()
-        known = known and fraction is not None
-        certified[place] = 0.0 if fraction is None else fraction
+        solution = learner.head.last_solution
+        known = known and solution is not None
+        if solution is not None:
+            certified[place] = solution.certified.double().cpu()
+            gaps[place] = solution.relative_gap.cpu()
     if processes.size > 1:
-        accuracy, certified, active, classes, bins = (
-            processes.sum(value.to(learner.device)).cpu() for value in (accuracy, certified, active, classes, bins)
+        accuracy, certified, gaps, active, classes, bins = (
+            processes.sum(value.to(learner.device)).cpu()
+            for value in (accuracy, certified, gaps, active, classes, bins)
         )
         known = bool(processes.mean(torch.tensor(float(known), device=learner.device)) == 1)
     evaluation = Evaluation(
@@ -170,6 +176,7 @@ def examine(
         features_used=active.double().mean(-1).mean().item(),
         certified=certified.mean().item() if known else None,
         calibration_error=((bins[:, 1] - bins[:, 2]).abs().sum() / bins[:, 0].sum()).item(),
+        largest_gap=gaps.max().item() if known else None,
     )
     return evaluation, Details(accuracy, active.bool(), classes, bins)
 

@@ -86,7 +86,7 @@ def heat_map(fractions: Tensor, names: Sequence[str]) -> bytes:
     image = panel.imshow(
         fractions[:, order].numpy(), aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest"
     )
-    panel.set_yticks(range(len(names)), names, fontsize=6)
+    panel.set_yticks(range(len(names)), names, fontsize=6, parse_math=False)
     panel.set(xlabel="feature, in the order of use", title="fraction of a class's tasks that use a feature")
     figure.colorbar(image, ax=panel)
     return plots.png(figure)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from sparsedis.metalearn.config import TrainConfig
 from sparsedis.models.drop_block import DropBlock
 from sparsedis.models.encoders import build
 from sparsedis.nn import GroupLassoLogistic, GroupLassoSVM, HeadOutput, Prototypes, Ridge, SparseHead
+from sparsedis.runs import folder
 
 
 class Learner(nn.Module):
@@ -107,6 +110,28 @@ class Learner(nn.Module):
             torch.manual_seed(int(SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0]))
         flat = scaled(images.to(self.device)).flatten(0, 1)
         return self.encoder(self.augment(flat) if self.training else flat).unflatten(0, images.shape[:2])
+
+
+def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner, TrainConfig]:
+    """The learner of a run with the best validation so far, on the CPU, and the settings of the run.
+
+    Args:
+        out: folder of the run.
+        encoder: a module like the one that was trained, for ``config.encoder`` "custom"; its parameters are replaced.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it has not reached its first validation.
+        ValueError: its checkpoint is damaged.
+    """
+
+    def build(metadata: Mapping[str, Any]) -> tuple[Learner, TrainConfig]:
+        config = TrainConfig.from_json(metadata.get("config"))
+        shape = tuple(metadata["shape"])
+        if len(shape) not in (1, 3) or not all(type(n) is int and 0 < n < 1 << 16 for n in shape):
+            raise ValueError(f"shape {shape}")
+        return Learner(config, shape, encoder), config
+
+    return folder.load_best(out, build)
 
 
 def _head(config: TrainConfig) -> SparseHead | Prototypes:

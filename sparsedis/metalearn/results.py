@@ -1,4 +1,9 @@
-"""The results of a run, and those of several runs with the same settings."""
+"""The results of a run, and those of several runs with the same settings.
+
+To the files of every run (:mod:`sparsedis.runs.folder`) a finished run of few-shot learning adds
+
+patterns.npz   the features that every task of the last test uses, as :func:`sparsedis.metalearn.evaluate.patterns`
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,8 @@ from pathlib import Path
 
 from sparsedis.metalearn.evaluate import Evaluation
 from sparsedis.runs import folder
+
+PATTERNS = "patterns.npz"
 
 _Z = 1.96
 
@@ -44,6 +51,11 @@ def read(out: str | Path) -> Results:
         raise ValueError(f"results: {path} is damaged: {error}") from error
 
 
+def folder_name(head: str, lambda1: float | None, seed: int) -> str:
+    """Name of the folder of a run in that of a comparison."""
+    return f"{head}-{seed}" if lambda1 is None else f"{head}-{lambda1:g}-{seed}"
+
+
 @dataclass(frozen=True)
 class Entry:
     """Runs that differ in the seed alone.
@@ -62,6 +74,10 @@ class Entry:
     validation: float
     tests: dict[str, Pooled]
 
+    def folder(self, seed: int) -> str:
+        """Name of the folder of a run in that of the comparison."""
+        return folder_name(self.head, self.lambda1, seed)
+
     @property
     def label(self) -> str:
         """The head, with its lambda1 if it has one."""
@@ -79,6 +95,7 @@ class Pooled:
         lowest, highest: accuracy of single runs.
         features_used, calibration_error: means over runs.
         certified: mean over runs; None for a head without certificates.
+        largest_gap: largest of the runs; None for a head without certificates, and in results of earlier versions.
     """
 
     accuracy: float
@@ -88,6 +105,7 @@ class Pooled:
     features_used: float
     calibration_error: float
     certified: float | None
+    largest_gap: float | None = None
 
 
 def pooled(evaluations: Sequence[Evaluation]) -> Pooled:
@@ -95,6 +113,7 @@ def pooled(evaluations: Sequence[Evaluation]) -> Pooled:
     count = len(evaluations)
     accuracies = [one.accuracy for one in evaluations]
     certified = [one.certified for one in evaluations if one.certified is not None]
+    gaps = [one.largest_gap for one in evaluations if one.largest_gap is not None]
     return Pooled(
         accuracy=sum(accuracies) / count,
         ci95=_Z * sum((one.ci95 / _Z) ** 2 for one in evaluations) ** 0.5 / count,
@@ -103,4 +122,14 @@ def pooled(evaluations: Sequence[Evaluation]) -> Pooled:
         features_used=sum(one.features_used for one in evaluations) / count,
         calibration_error=sum(one.calibration_error for one in evaluations) / count,
         certified=sum(certified) / count if certified else None,
+        largest_gap=max(gaps, default=None),
     )
+
+
+def best(entries: Sequence[Entry]) -> list[Entry]:
+    """Of every head the entry with the best validation; the first of equal ones."""
+    chosen: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.head not in chosen or entry.validation > chosen[entry.head].validation:
+            chosen[entry.head] = entry
+    return list(chosen.values())

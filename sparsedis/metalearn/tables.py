@@ -1,11 +1,10 @@
-"""Tables for the console, and the comparison in Markdown."""
+"""Tables for the console, for reports, and the comparison in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from sparsedis.data.checksums import File
 from sparsedis.data.dataset import FewShotData, repeated
@@ -15,21 +14,13 @@ from sparsedis.metalearn.evaluate import Evaluation
 from sparsedis.metalearn.omniglot_one_shot import OneShot
 from sparsedis.metalearn.profile import Profile
 from sparsedis.metalearn.results import Entry
+from sparsedis.runs.tables import Grid, percent, say
 
 
-def percent(fraction: float | None, digits: int = 1) -> str:
-    """A fraction as a percentage; a dash for None."""
-    return "-" if fraction is None else f"{100 * fraction:.{digits}f}%"
-
-
-def evaluations(results: Sequence[Evaluation], title: str) -> Table:
+def evaluations(results: Sequence[Evaluation], title: str) -> Grid:
     """One row per evaluation."""
-    table = Table(title=title)
-    table.add_column("task")
-    for heading in ("episodes", "accuracy", "features used", "certified", "ECE"):
-        table.add_column(heading, justify="right")
-    for one in results:
-        table.add_row(
+    rows = [
+        (
             f"{one.way}-way {one.shot}-shot",
             str(one.episodes),
             f"{percent(one.accuracy, 2)} ± {100 * one.ci95:.2f}",
@@ -37,45 +28,44 @@ def evaluations(results: Sequence[Evaluation], title: str) -> Table:
             percent(one.certified),
             percent(one.calibration_error),
         )
-    return table
+        for one in results
+    ]
+    return Grid(("task", "episodes", "accuracy", "features used", "certified", "ECE"), rows, title)
 
 
-def one_shot(result: OneShot) -> Table:
+def one_shot(result: OneShot) -> Grid:
     """One row per run, and one for all."""
-    table = Table(title="Omniglot, within-alphabet one-shot classification")
-    table.add_column("run")
-    table.add_column("error", justify="right")
-    for name, error in result.error_per_run.items():
-        table.add_row(name, percent(error))
-    table.add_section()
-    table.add_row(f"all {len(result.error_per_run)}", percent(result.error, 2))
-    table.caption = f"features used {percent(result.features_used)}, solves certified {percent(result.certified)}"
-    return table
+    rows = [(name, percent(error)) for name, error in result.error_per_run.items()]
+    return Grid(
+        ("run", "error"),
+        [*rows, (f"all {len(rows)}", percent(result.error, 2))],
+        title="Omniglot, within-alphabet one-shot classification",
+        note=f"features used {percent(result.features_used)}, solves certified {percent(result.certified)}",
+        rules=(len(rows),),
+    )
 
 
-def profile(measured: Profile, config: TrainConfig) -> Table:
+def profile(measured: Profile, config: TrainConfig) -> Grid:
     """Median time of every part of a step, and its fraction of the whole."""
-    table = Table(title=f"A step of {config.batch} tasks, {config.way}-way {config.shot}-shot, {config.encoder}")
-    for heading in ("part", "ms", "fraction"):
-        table.add_column(heading, justify="left" if heading == "part" else "right")
     medians = measured.medians()
-    for name, value in medians.items():
-        table.add_row(name, f"{value:.1f}", percent(measured.fraction(name)))
-    table.add_section()
-    table.add_row("all", f"{sum(medians.values()):.1f}", percent(1.0))
+    rows = [(name, f"{value:.1f}", percent(measured.fraction(name))) for name, value in medians.items()]
     solve = percent(measured.fraction("head forward", "head backward"))
-    table.caption = f"{config.head}, forward and backward: {solve}"
-    return table
+    return Grid(
+        ("part", "ms", "fraction"),
+        [*rows, ("all", f"{sum(medians.values()):.1f}", percent(1.0))],
+        title=f"A step of {config.batch} tasks, {config.way}-way {config.shot}-shot, {config.encoder}",
+        note=f"{config.head}, forward and backward: {solve}",
+        rules=(len(rows),),
+    )
 
 
-def sources() -> Table:
+def sources() -> Grid:
     """The data sets that have a name on the command line."""
-    table = Table(title="Data sets")
-    for heading in ("name", "what it is", "what is needed at PATH"):
-        table.add_column(heading)
-    for name, source in SOURCES.items():
-        table.add_row(source.usage(name), source.title, source.needs or "nothing: it comes with the package")
-    return table
+    rows = [
+        (source.usage(name), source.title, source.needs or "nothing: it comes with the package")
+        for name, source in SOURCES.items()
+    ]
+    return Grid(("name", "what it is", "what is needed at PATH"), rows, "Data sets", align="lll")
 
 
 def print_source(console: Console, spec: str) -> None:
@@ -88,47 +78,39 @@ def print_source(console: Console, spec: str) -> None:
         *([f"looked for at: {path}"] if path else []),
         *([f"expected classes: {', '.join(map(str, source.counts))}"] if source.counts else []),
     ):
-        console.print(text, soft_wrap=True, markup=False, highlight=False)
+        say(console, text)
 
 
-def files(found: Sequence[File]) -> Table:
+def files(found: Sequence[File]) -> Grid:
     """The files of a data set, with their digests."""
-    table = Table()
-    table.add_column("file")
-    table.add_column("bytes", justify="right")
-    table.add_column("SHA-256", overflow="fold")
-    table.add_column("digest")
-    for file in found:
-        verdict = {None: "not known", True: "as known", False: "WRONG"}[file.known]
-        table.add_row(file.path.name, f"{file.size:,}", file.sha256, verdict)
-    return table
+    verdicts = {None: "not known", True: "as known", False: "WRONG"}
+    rows = [(file.path.name, f"{file.size:,}", file.sha256, verdicts[file.known]) for file in found]
+    return Grid(("file", "bytes", "SHA-256", "digest"), rows, align="lrll")
 
 
-def counts(data: FewShotData) -> Table:
+def counts(data: FewShotData) -> Grid:
     """Classes and images of every split, and how many of these are in another class too."""
-    table = Table(title=f"{data.name}: inputs of shape {'x'.join(map(str, data.images.shape[1:]))}")
-    table.add_column("split")
-    for heading in ("classes", "images", "also in another class"):
-        table.add_column(heading, justify="right")
     doubled = repeated(data)
-    for split, (classes, images) in data.counts().items():
-        table.add_row(split, f"{classes:,}", f"{images:,}", f"{doubled[split]:,}")
-    return table
-
-
-def comparison(entries: Sequence[Entry]) -> str:
-    """A table in Markdown, one row per entry."""
-    kinds = list(entries[0].tests)
-    lines = [
-        "| head | " + " | ".join(f"{kind} | features used" for kind in kinds) + " | certified |",
-        "|---|" + "---|---|" * len(kinds) + "---|",
+    rows = [
+        (split, f"{classes:,}", f"{images:,}", f"{doubled[split]:,}")
+        for split, (classes, images) in data.counts().items()
     ]
+    shape = "x".join(map(str, data.images.shape[1:]))
+    heads = ("split", "classes", "images", "also in another class")
+    return Grid(heads, rows, f"{data.name}: inputs of shape {shape}")
+
+
+def comparison(entries: Sequence[Entry]) -> Grid:
+    """One row per entry; in Markdown on the console."""
+    kinds = list(entries[0].tests)
+    rows = []
     for entry in entries:
         cells = [entry.label]
         for kind in kinds:
             test = entry.tests[kind]
-            cells += [f"{100 * test.accuracy:.2f} ± {100 * test.ci95:.2f}", f"{100 * test.features_used:.1f}%"]
+            cells += [f"{100 * test.accuracy:.2f} ± {100 * test.ci95:.2f}", percent(test.features_used)]
         certified = [test.certified for test in entry.tests.values()]
-        cells.append("-" if certified[0] is None else f"{100 * min(c for c in certified if c is not None):.1f}%")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        cells.append("-" if certified[0] is None else percent(min(c for c in certified if c is not None)))
+        rows.append(cells)
+    headings = ["head", *(heading for kind in kinds for heading in (kind, "features used")), "certified"]
+    return Grid(headings, rows, boxed=False)

@@ -1,13 +1,15 @@
 """Meta-training: the outer loop over episodes.
 
-To the files of every run (:mod:`sparsedis.runs.folder`) ``config.tensorboard`` adds tensorboard/, metrics.jsonl for
-TensorBoard. Of several processes (``torchrun``, ``accelerate launch``) each takes a part of the episodes of a step;
-only the first one writes, and all of them read the folder to resume.
+To the files of every run (:mod:`sparsedis.runs.folder`) and those of :mod:`sparsedis.metalearn.results`,
+``config.tensorboard`` adds tensorboard/, metrics.jsonl for TensorBoard. Of several processes (``torchrun``,
+``accelerate launch``) each takes a part of the episodes of a step; only the first one writes, and all of them read the
+folder to resume.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,18 @@ from torch import nn
 from sparsedis.data import Episodes, FewShotData, load
 from sparsedis.data.sources import absolute
 from sparsedis.extras import need
-from sparsedis.metalearn import figures, optimization, tables
-from sparsedis.metalearn.config import TrainConfig
+from sparsedis.metalearn import figures, optimization, report, tables
+from sparsedis.metalearn.config import HEAD_TITLES, TrainConfig
 from sparsedis.metalearn.distributed import Processes, processes
-from sparsedis.metalearn.evaluate import encode, evaluate
+from sparsedis.metalearn.evaluate import encode, evaluate, examine, patterns
 from sparsedis.metalearn.learner import Learner
-from sparsedis.metalearn.results import Results
+from sparsedis.metalearn.learner import load_run as load_run
+from sparsedis.metalearn.results import PATTERNS, Results
 from sparsedis.runs import files, folder, loop
 from sparsedis.runs.device import set_threads
+from sparsedis.runs.report import written
+from sparsedis.runs.tables import console as standard_output
+from sparsedis.runs.tables import percent
 
 _BOARD = "tensorboard"
 
@@ -46,9 +52,9 @@ def train(
 ) -> Results:
     """Meta-train a learner, then test the one with the best validation.
 
-    The same settings give the same files, byte for byte on the same CPU, whether or not the run was
-    interrupted and resumed; and the same losses, up to rounding, in any number of processes. The global random state is
-    left as it was; the number of threads is set if ``config.threads`` is.
+    The same settings give the same files, byte for byte on the same CPU (but for seconds.json and report.html), whether
+    or not the run was interrupted and resumed; and the same losses, up to rounding, in any number of processes. The
+    global random state is left as it was; the number of threads is set if ``config.threads`` is.
 
     Args:
         config: the settings.
@@ -80,35 +86,12 @@ def train(
         torch.manual_seed(config.seed)
         learner = Learner(config, data.images.shape[1:], encoder).to(group.device)
         group.barrier()  # no process writes before all have checked the folder
-        shown = console or Console(quiet=not group.main)
+        shown = console or standard_output(quiet=not group.main)
         run = _Run(out, config, learner, training, validation, group, shown, resume)
-        run.run(
-            f"{config.head} on {data.name}: {config.way}-way {config.shot}-shot, "
-            f"iterations {run.progress.iteration} to {config.iterations}, in {out}"
-        )
-        return run.finish(tests, encoder)
-
-
-def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner, TrainConfig]:
-    """The learner of a run with the best validation so far, on the CPU, and the settings of the run.
-
-    Args:
-        out: folder of the run.
-        encoder: a module like the one that was trained, for ``config.encoder`` "custom"; its parameters are replaced.
-
-    Raises:
-        FileNotFoundError: there is no such run, or it has not reached its first validation.
-        ValueError: its checkpoint is damaged.
-    """
-
-    def build(metadata: Mapping[str, Any]) -> tuple[Learner, TrainConfig]:
-        config = TrainConfig.from_json(metadata.get("config"))
-        shape = tuple(metadata["shape"])
-        if len(shape) not in (1, 3) or not all(type(n) is int and 0 < n < 1 << 16 for n in shape):
-            raise ValueError(f"shape {shape}")
-        return Learner(config, shape, encoder), config
-
-    return folder.load_best(out, build)
+        reporting = written(out, lambda: report.write_run(out, data, encoder), shown) if group.main else nullcontext()
+        with reporting:
+            run.run(_introduction(run, data))
+            return run.finish(tests, encoder)
 
 
 class _Run(loop.Loop):
@@ -145,15 +128,18 @@ class _Run(loop.Loop):
         learner, _ = load_run(self.out, encoder)
         learner.to(self.learner.device)
         features = encode(learner, tests[0].data, "test", self.processes)
+        examined = [examine(learner, features, episodes, self.processes) for episodes in tests]
         results = Results(
             self.progress.best_iteration,
             self.progress.best_accuracy,
-            tuple(evaluate(learner, features, episodes, self.processes) for episodes in tests),
+            tuple(evaluation for evaluation, _ in examined),
         )
         if self.main:
             files.write(self.out / folder.CURVES, figures.curves(self.metrics()))
+            files.write(self.out / PATTERNS, patterns(examined[-1][1], tests[-1].data.class_names))
+            self.clock.save()
             files.write_json(self.out / folder.RESULTS, asdict(results))
-        validation = tables.percent(results.validation)
+        validation = percent(results.validation)
         title = f"Test of the learner of iteration {results.iteration} (validation {validation})"
         self.console.print(tables.evaluations(results.tests, title))
         self.processes.barrier()
@@ -219,8 +205,8 @@ class _Run(loop.Loop):
             },
         )
         self.report(
-            f"loss {measured['loss']:.3f}, validation {tables.percent(result.accuracy)} ± {100 * result.ci95:.1f}, "
-            f"features used {tables.percent(result.features_used)}, certified {tables.percent(result.certified)}",
+            f"loss {measured['loss']:.3f}, validation {percent(result.accuracy)} ± {100 * result.ci95:.1f}, "
+            f"features used {percent(result.features_used)}, certified {percent(result.certified)}",
             rate,
         )
         if result.accuracy > progress.best_accuracy:
@@ -236,6 +222,26 @@ class _Run(loop.Loop):
 
 def _episodes(config: TrainConfig, data: FewShotData, split: str, shot: int, query: int, length: int) -> Episodes:
     return Episodes(data, split, way=config.way, shot=shot, query=query, seed=config.seed, length=length)
+
+
+def _introduction(run: _Run, data: FewShotData) -> str:
+    """What the run will do, in words."""
+    config = run.config
+    train, validation, test = (classes for classes, _ in data.counts().values())
+    kind = "rows of features" if data.images.dim() == 2 else "images of " + "x".join(map(str, data.images.shape[1:]))
+    parameters = sum(parameter.numel() for parameter in run.learner.encoder.parameters())
+    return "\n".join(
+        (
+            f"data: {data.name}, {kind}; {train} classes to train on, {validation} to choose the best learner by, "
+            f"{test} others to test it on",
+            f"encoder: {config.encoder}, {parameters:,} parameters",
+            f"head: {config.head}, {HEAD_TITLES[config.head]}; fitted to {config.way} classes of {config.shot} images "
+            f"in every task, and judged by {config.query} other images of each",
+            f"work: {config.batch} tasks per step, steps {run.progress.iteration} to {config.iterations}, a validation "
+            f"every {config.validate_every}, then tests",
+            f"results: in {run.out}; Ctrl-C saves what is done, and says how to go on",
+        )
+    )
 
 
 def _tensorboard(path: Path, done: int) -> Any:

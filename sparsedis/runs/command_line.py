@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from sparsedis.runs import folder
+from sparsedis.runs import folder, tables
 
 # Options whose help shows what to write, and no default: None, which the docstring explains.
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
@@ -63,3 +64,13 @@ def check_file(name: str, path: Path | None) -> None:
     """ValueError unless a file can be written at ``path``; ``name`` is the option's."""
     if path and (path.is_dir() or not path.parent.is_dir()):
         raise ValueError(f"{name}: expected a file in an existing folder, got {str(path)!r}")
+
+
+def print_next(steps: Sequence[tuple[str, str]]) -> None:
+    """Print what people do next, each with its command; of several processes only the first one does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    shown = tables.console()
+    for what, command in steps:
+        tables.say(shown, f"next: {what}")
+        tables.say(shown, f"    {command}")

@@ -22,13 +22,15 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
-from sparsedis.runs import checkpoint, files, folder
+from sparsedis.runs import checkpoint, environment, files, folder, tables
 from sparsedis.runs.config import RunConfig
 
 _OPTIMIZER, _RANDOM = "optimizer.", "random.torch"
+_TIMED = 10  # steps after which a run says about how long it will take
 
 
 @dataclass
@@ -75,6 +77,9 @@ class Loop(ABC):
         elif main:
             out.mkdir(parents=True, exist_ok=True)
             files.write_json(out / folder.CONFIG, config.as_json())
+        self.clock = environment.Clock(out)
+        if main:
+            environment.write(out, next(learner.parameters()).device)
 
     @abstractmethod
     def learning_rate(self) -> float:
@@ -100,9 +105,6 @@ class Loop(ABC):
     def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027, nothing for most
         """The inverse of :meth:`state`."""
 
-    def saved(self) -> None:  # noqa: B027, nothing for most
-        """Called after every checkpoint, in the process that writes."""
-
     def stopping(self, interrupted: bool) -> bool:
         """True to stop after this step; ``interrupted``: this process has received SIGINT."""
         return interrupted
@@ -115,7 +117,7 @@ class Loop(ABC):
         """Run the remaining steps, with validations and checkpoints.
 
         Args:
-            title: a line to print first.
+            title: what to print first.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, when the step is complete and the checkpoint saved.
@@ -130,6 +132,8 @@ class Loop(ABC):
                 measured = self.advance()
                 self.progress.iteration += 1
                 bar.update(task, completed=self.progress.iteration)
+                if self.progress.iteration == first + _TIMED:
+                    self.say(f"about {tables.duration(self._left(first, start))} of training to go, by the first steps")
                 if self._due(self.config.log_every):
                     self.log("train", measured)
                 validated = self._due(self.config.validate_every)
@@ -168,13 +172,18 @@ class Loop(ABC):
         return folder.read_metrics(self.out / folder.METRICS)
 
     def say(self, text: str) -> None:
-        """Print a line on the console."""
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+        """Print lines on the console."""
+        tables.say(self.console, text)
 
     def report(self, text: str, rate: float) -> None:
         """Print a line on the last validation: the step, ``text``, the speed and an estimate of the time left."""
         done, total = self.progress.iteration, self.config.iterations
         self.say(f"iteration {done}/{total}: {text}; {rate:.1f} steps/s, {(total - done) / rate:.0f} s left")
+
+    def _left(self, first: int, start: float) -> float:
+        """Seconds for the steps that are left, at the speed of those since ``first``, which began at ``start``."""
+        done = self.progress.iteration
+        return (self.config.iterations - done) * (time.monotonic() - start) / (done - first)
 
     def _due(self, every: int) -> bool:
         return self.progress.iteration % every == 0 or self.finished()
@@ -188,7 +197,7 @@ class Loop(ABC):
             _RANDOM: torch.get_rng_state(),
         }
         checkpoint.save(self.out / folder.LAST, tensors, {**asdict(self.progress), **self.state()})
-        self.saved()
+        self.clock.save()
 
     def _restore(self) -> None:
         path = self.out / folder.LAST
@@ -214,13 +223,19 @@ class Loop(ABC):
         files.write(self.out / folder.METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
+class _Speed(ProgressColumn):
+    """Steps per second; nothing before the first step, when there is no speed."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f} steps/s")
+
+
 def _bar(console: Console) -> Bar:
+    columns: list[ProgressColumn] = [MofNCompleteColumn(), TimeRemainingColumn()]
+    if console.width >= tables.LEAST:  # with less room these numbers would be cut
+        columns = [TextColumn("{task.description}"), BarColumn(), columns[0], _Speed(), columns[1]]
     return Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.speed:.1f} steps/s", justify="right"),
-        TimeRemainingColumn(),
+        *columns,
         console=console,
         transient=True,
         disable=not console.is_terminal,

@@ -38,3 +38,22 @@ def curve(panel: Any, lines: Sequence[Mapping[str, Any]], split: str, key: str, 
     chosen = [line for line in lines if line["split"] == split]
     values = [line[key] for line in chosen]
     panel.plot([line["iteration"] for line in chosen], values, label=label or split, **_STYLES[split])
+
+
+def overlay(lines: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str) -> bytes:
+    """A PNG image: one value of the validations by iteration, a curve for every run.
+
+    Args:
+        lines: of metrics.jsonl, by the name of the run.
+        key: of the value.
+        label: of the value's axis.
+    """
+    image = figure(9, 3.5)
+    panel = image.subplots()
+    for name, own in lines.items():
+        curve(panel, own, "validation", key, name)
+    panel.set(xlabel="iteration", ylabel=label)
+    panel.grid(alpha=0.3)
+    if len(lines) <= 12:
+        panel.legend(fontsize=7)
+    return png(image)

@@ -11,18 +11,19 @@ import torch
 
 from sparsedis.disentangle import train as module
 from sparsedis.disentangle.config import DisentangleConfig
-from sparsedis.disentangle.results import CORRELATIONS, SECONDS, seconds
+from sparsedis.disentangle.results import CORRELATIONS
 from sparsedis.disentangle.train import Outcome, _Run, load_run, outer_loss, train
 from sparsedis.runs import checkpoint
+from sparsedis.runs.environment import ENVIRONMENT, seconds
 from sparsedis.runs.folder import FILES
 from tests import training
+from tests.training import TIMED, assert_equal
 
 pytest.importorskip("scipy")
 sklearn = pytest.importorskip("sklearn.linear_model")
 
 
 run = partial(training.run, train)
-assert_equal = partial(training.assert_equal, besides=[SECONDS])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def whole(small: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.slow
 def test_what_a_run_leaves(small: DisentangleConfig, whole: Path) -> None:
-    assert {file.name for file in whole.iterdir()} == {*FILES, CORRELATIONS, SECONDS}
+    assert {file.name for file in whole.iterdir()} == {*FILES, CORRELATIONS, ENVIRONMENT, *TIMED}
     assert DisentangleConfig.from_json(json.loads((whole / "config.json").read_text())) == small
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [x["iteration"] for x in lines if x["split"] == "train"] == [2, 4, 6, 8, 10, 12, 14]
@@ -185,7 +186,7 @@ def test_interrupted_and_resumed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [7, 25, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (2, 16))])
+@pytest.mark.parametrize("stop", [8, 26, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (2, 16))])
 def test_killed_at_a_write_and_resumed(
     small: DisentangleConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -209,7 +210,7 @@ def test_killed_at_a_write_and_resumed(
         with pytest.raises(Killed):
             run(small, out)
     before = seconds(out)
-    assert (before > 0) == (stop > 7), "the time until the last checkpoint is kept"
+    assert (before > 0) == (stop > 8), "the time until the last checkpoint is kept"
     run(small, out, resume=True)
     assert seconds(out) > before
     assert_equal(out, whole)

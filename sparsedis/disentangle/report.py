@@ -1,0 +1,183 @@
+"""report.html of a run of disentanglement, and of a sweep, from the files in their folders."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsedis.disentangle import figures, shapes3d, tables
+from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.results import CORRELATIONS, Results
+from sparsedis.disentangle.world import World, fit, load_run
+from sparsedis.runs import command_line, environment, folder
+from sparsedis.runs import report as page
+from sparsedis.runs.report import Block, Note, Picture, Report, Section, Tiles
+from sparsedis.runs.tables import duration, percent
+
+_TASKS, _IMAGES = 3, 8  # of the examples
+
+_ABOUT = (
+    "Images of one room differ in six factors (three hues, scale, shape, orientation), which the encoder never sees. "
+    "Every task asks for a number that is a weighted sum of a few of them, and fits a regression to the encoder's "
+    "features. Where the regression is sparse (Lasso), the features become the factors themselves."
+)
+_WORDS = (
+    "MCC: the mean correlation of every factor with the feature assigned to it; 1 means that each feature is a factor. "
+    "R: the same for the best linear combination of all features. DCI: disentanglement (a feature depends on one "
+    "factor), completeness (a factor is in one feature), informativeness. FastICA: the features unmixed afterwards."
+)
+_CURVES = "The loss of the tasks, MCC and R on images with factors drawn uniformly, and the fraction of features used."
+_HEAT_MAP = (
+    "Correlations of the factors (rows) with the features (columns), by absolute value; one bright cell a row is best."
+)
+_EXAMPLES = (
+    "The first tasks of the test, not chosen for their result: below each image the number asked for, and in brackets "
+    "the one that the task's regression gives."
+)
+
+
+def write_run(out: Path, world: World | None = None) -> Path:
+    """Write the report of a run, finished or not; returns its path.
+
+    Args:
+        out: the folder of the run.
+        world: of the run; made again by default.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: its settings or its results are damaged.
+    """
+    settings = page.read_json(out / folder.CONFIG)
+    lines = folder.read_metrics(out / folder.METRICS)
+    results = Results(**page.read_json(out / folder.RESULTS)) if (out / folder.RESULTS).is_file() else None
+    done = max((line["iteration"] for line in lines), default=0)
+    command = _command(settings)
+    if results:
+        state = (
+            f"The run is finished; what is measured is the encoder of step {results.iteration}, the best in validation."
+        )
+        outcome = Section("Result", _WORDS, [tables.table(results, "")])
+        facts = [
+            ("MCC", f"{results.mcc:.3f}"),
+            ("R", f"{results.r:.3f}"),
+            ("features used", percent(results.features_used)),
+        ]
+    else:
+        state = f"The run is not finished: its log ends at step {done} of {settings.get('iterations')}."
+        outcome = Section("Result", _WORDS, [page.unfinished(out, command)])
+        facts = [("steps done", f"{done} of {settings.get('iterations')}")]
+    if seconds := environment.seconds(out):
+        facts.append(("time", duration(seconds)))
+    report = Report(
+        f"Disentanglement with an inner {settings.get('inner')} regression",
+        f"{_ABOUT} {state}",
+        facts,
+        [
+            outcome,
+            page.course(out, figures.curves, _CURVES),
+            page.section("Features and factors", _HEAT_MAP, lambda: _heat_map(out)),
+            page.section("Examples", _EXAMPLES, lambda: _examples(out, world)),
+            page.certificates([("test", results.certified, results.largest_gap)] if results else [], lines),
+            page.settings(settings, command),
+            page.circumstances([out]),
+        ],
+    )
+    return page.write(out, report)
+
+
+def write_sweep(out: Path) -> Path:
+    """Write the report of a sweep, finished or not; returns its path.
+
+    Raises:
+        ValueError: its results are damaged.
+    """
+    found = page.read_json(out / "sweep.json")
+    vary, runs = str(found["vary"]), page.runs_in(out)
+    groups = found["summary"]
+    if not groups:
+        raise ValueError(f"report: {out / 'sweep.json'} is damaged: expected a summary of runs")
+
+    def result() -> Sequence[Block]:
+        about = "MCC and R by the setting that varies, with one standard deviation over seeds."
+        return [tables.sweep_grid(groups, vary), Picture(figures.sweep(groups, vary), about)]
+
+    best = max(groups, key=lambda group: group["mcc_mean"])
+    report = Report(
+        f"Disentanglement by {vary}",
+        f"{_ABOUT} Here {vary} varies, and the regression is a Lasso or ridge; ridge also with its features unmixed "
+        "afterwards.",
+        [
+            (f"best MCC: {best['method']}, {vary} {best['value']}", f"{best['mcc_mean']:.3f}"),
+            ("runs", str(len(found["runs"]))),
+        ],
+        [
+            page.section("Result", _WORDS, result),
+            page.courses(
+                runs, "mcc", "validation MCC", "MCC on images with factors drawn uniformly, a curve for every run."
+            ),
+            page.certificates([(run.name, *_certified(run)) for run in runs if (run / folder.RESULTS).is_file()]),
+            page.links(runs),
+            page.settings(page.shared_settings(runs)),
+            page.circumstances(runs),
+        ],
+    )
+    return page.write(out, report)
+
+
+WRITERS: dict[tuple[str, str], Callable[[Path], Path]] = {
+    (folder.CONFIG, "inner"): write_run,
+    ("sweep.json", "summary"): write_sweep,
+}
+"""What writes the report of a folder, by a file in it and a name that its JSON object has."""
+
+
+def _command(settings: Mapping[str, Any]) -> str:
+    """The command line that trains with these settings; none for those of another version."""
+    try:
+        config = DisentangleConfig.from_json(settings)
+    except ValueError:
+        return ""
+    words = command_line.words(config, DisentangleConfig(preset=config.preset))
+    return shlex.join(["sparsedis", "disentangle", "--preset", config.preset, *words])
+
+
+def _heat_map(out: Path) -> Sequence[Block]:
+    path = out / CORRELATIONS
+    if not path.is_file():
+        return [Note("Not available: the features are measured at the end of the run.")]
+    return [Picture(path.read_bytes(), _HEAT_MAP)]
+
+
+def _certified(run: Path) -> tuple[float | None, float | None]:
+    """The fraction of a finished run's test tasks that are certified, and the largest gap."""
+    results = page.read_json(run / folder.RESULTS)
+    return results.get("certified"), results.get("largest_gap")
+
+
+@torch.no_grad()
+def _examples(out: Path, world: World | None) -> Sequence[Block]:
+    """The first tasks of the test, on the images that the outer loss is measured on."""
+    encoder, config = load_run(out)
+    world = world or World(config, shapes3d.open_source(config.data))
+    batch = world.test.batch(0)
+    indices, targets = batch.indices[:1], batch.targets[0, :_TASKS]
+    features = world.features(encoder, batch._replace(indices=indices), torch.device("cpu"))[0].expand(
+        len(targets), -1, -1
+    )
+    cut = config.inner_samples if config.split else features.shape[1]
+    solution = fit(features[:, :cut], targets[:, :cut], config)
+    answers = (features @ solution.weights[..., None])[..., 0]
+    images = world.source.images(indices[0, -_IMAGES:])
+    rows = []
+    for target, answer, active, weights in zip(
+        targets[:, -_IMAGES:], answers[:, -_IMAGES:], solution.active, batch.coefficients[0], strict=False
+    ):
+        used = [name.replace("_", " ") for name, weight in zip(shapes3d.FACTORS, weights, strict=True) if weight]
+        name = f"a sum of {', '.join(used)}; {int(active.sum())} of {len(active)} features used"
+        tiles = [page.tile(image, f"{a:.2f} ({b:.2f})") for image, a, b in zip(images, target, answer, strict=True)]
+        rows.append((name, (tiles,)))
+    return [Tiles("Tasks of the test", f"The last {len(images)} of the task's images.", ("target (prediction)",), rows)]

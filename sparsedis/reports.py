@@ -1,0 +1,54 @@
+"""The command that makes a report again, from the files in a folder that any of the commands left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Report:
+    """Make report.html of a run, a comparison or a sweep again, from the files in its folder.
+
+    Runs of earlier versions have a report of what their files hold. What needs the data set is left out where it is not
+    found.
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """The folder."""
+
+    def run(self) -> None:
+        from sparsedis.runs.tables import console, say
+
+        write = _writer(self.folder)
+        try:
+            path = write(self.folder)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"report: the files in {self.folder} are damaged: {error!r}") from error
+        say(console(), f"report: {path}")
+
+
+def _writer(out: Path) -> Callable[[Path], Path]:
+    """What writes the report of a folder.
+
+    Raises:
+        FileNotFoundError: the folder holds nothing to report on.
+        ValueError: a file in it is damaged.
+    """
+    from sparsedis.disentangle import report as disentangle
+    from sparsedis.metalearn import report as metalearn
+    from sparsedis.runs.folder import CONFIG
+    from sparsedis.runs.report import read_json, runs_in
+
+    writers = {**metalearn.WRITERS, **disentangle.WRITERS}
+    for (name, key), write in writers.items():
+        if (out / name).is_file() and key in read_json(out / name):
+            return write
+    if out.is_dir() and any("head" in read_json(run / CONFIG) for run in runs_in(out)):
+        return metalearn.write_comparison  # an unfinished one, or an unfinished sweep: they have no results yet
+    names = ", ".join(dict.fromkeys(name for name, _ in writers))
+    raise FileNotFoundError(f"report: expected a run, a comparison or a sweep in {out}, found none of {names} there")

@@ -1,0 +1,117 @@
+"""Tables of text, described once for the console, for Markdown and for reports.
+
+rich cuts or breaks the cells of a table that has no room. Here such a table becomes lines, of a heading and a cell
+each, which wrap between words: a number is whole in a console of any width.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+LEAST = 60
+"""Columns of a console below which every table becomes lines."""
+
+_UNBOUNDED = 10_000  # columns of what has no width: a file, a pipe
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text, which a console prints as a table or, where that has no room, as lines.
+
+    Attributes:
+        headings: one per column.
+        rows: a cell per column; a cell may have several lines.
+        title, note: above and below it; empty for none.
+        align: "l" or "r" per column; default: the first left, the others, which are numbers, right.
+        rules: indices of the rows that a rule is drawn above.
+        boxed: whether a console shows it in a box; else in Markdown.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    note: str = ""
+    align: str = ""
+    rules: Collection[int] = ()
+    boxed: bool = True
+
+    @property
+    def sides(self) -> str:
+        """``align``, or its default."""
+        return self.align or "l" + "r" * (len(self.headings) - 1)
+
+    def markdown(self) -> str:
+        """The table in Markdown, without its title and note; ends with a line break."""
+        lines = [self.headings, None, *self.rows]
+        drawn = ("| " + " | ".join(cells) + " |" if cells else "|" + "---|" * len(self.headings) for cells in lines)
+        return "\n".join(drawn) + "\n"
+
+    def lines(self) -> list[str]:
+        """A line per cell, below the first cell of its row; of two columns a line per row."""
+        found = [self.title] if self.title else []
+        for row in self.rows:
+            first, *rest = (" / ".join(part.strip() for part in cell.splitlines()) for cell in row)
+            if len(rest) == 1:
+                found.append(f"{first}: {rest[0]}")
+            else:
+                found.append(first)
+                found += [f"  {heading}: {cell}" for heading, cell in zip(self.headings[1:], rest, strict=True)]
+        return [*found, self.note] if self.note else found
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table: RenderableType = self._box() if self.boxed else Text(self.markdown(), end="")
+        needed = Measurement.get(console, options.update(max_width=_UNBOUNDED), table).maximum
+        if options.max_width >= max(LEAST, needed):
+            yield table
+        else:
+            yield from (Text(line) for line in self.lines())
+
+    def _box(self) -> Table:
+        # Text, because rich takes what is in brackets in a str for markup.
+        title, note = Text(self.title, style="table.title"), Text(self.note, style="table.caption")
+        table = Table(title=title if self.title else None, caption=note if self.note else None)
+        for heading, side in zip(self.headings, self.sides, strict=True):
+            table.add_column(Text(heading), justify="right" if side == "r" else "left", no_wrap=True)
+        for index, row in enumerate(self.rows):
+            if index in self.rules:
+                table.add_section()
+            table.add_row(*map(Text, row))
+        return table
+
+
+def console(quiet: bool = False) -> Console:
+    """Standard output. A file or a pipe has no width, so that tables there are tables, unless COLUMNS gives it one."""
+    made = Console(quiet=quiet)
+    if not made.is_terminal and not os.environ.get("COLUMNS"):
+        made.width = _UNBOUNDED
+    return made
+
+
+def say(shown: Console, text: str) -> None:
+    """Print lines of text; on a terminal they are broken between words only, where the terminal would break numbers."""
+    for line in text.splitlines():
+        parts = [line]
+        if shown.is_terminal:
+            parts = textwrap.wrap(line, shown.width, break_long_words=False, break_on_hyphens=False)
+        for part in parts:
+            shown.print(part, soft_wrap=True, markup=False, highlight=False)
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """A fraction as a percentage; a dash for None."""
+    return "-" if fraction is None else f"{100 * fraction:.{digits}f}%"
+
+
+def duration(seconds: float) -> str:
+    """A time to read: in seconds up to two minutes, in minutes up to two hours, in hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,107 @@
+import json
+import os
+import re
+import shutil
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from sparsedis import cli
+from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.sweep import sweep
+from sparsedis.disentangle.train import _Run, train
+from tests import training
+from tests.runs.test_report import assert_self_contained
+
+pytest.importorskip("scipy")
+pytest.importorskip("sklearn")
+
+run = partial(training.run, train)
+
+
+def text_of(out: Path) -> str:
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_report_of_a_run(small: DisentangleConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    _, said = run(replace(small, iterations=4, validate_every=2), out)
+    assert said.splitlines()[0].startswith("data: 3D Shapes (rendered), whose factors have correlation 0.9")
+    assert said.splitlines()[-1] == f"report: {out / 'report.html'}"
+    text = text_of(out)
+    assert_self_contained(text)
+    assert len(text) < 2_000_000
+    assert "Not available" not in text
+    titles = re.findall(r"<h2>(.*?)</h2>", text)
+    assert titles == [
+        "Result",
+        "Course of training",
+        "Features and factors",
+        "Examples",
+        "Certificates",
+        "Settings",
+        "Environment and time",
+    ]
+    results = json.loads((out / "results.json").read_text())
+    assert f"{results['mcc']:.4f}" in text
+    assert f"{results['largest_gap']:.1e}" in text
+    assert text.count('<figure class="tile">') == 3 * 8
+    assert re.search(r"a sum of [a-z, ]*(hue|scale|shape|orientation)[a-z, ]*; \d of 6 features used", text)
+
+    # Again, from the files, and from fewer of them.
+    (out / "report.html").unlink()
+    assert cli.main(["report", str(out)]) == 0
+    assert "Not available" not in text_of(out)
+    assert re.findall(r"<figcaption>.*?<", text_of(out)) == re.findall(r"<figcaption>.*?<", text)
+    for name in (
+        "results.json",
+        "best.safetensors",
+        "curves.png",
+        "correlations.png",
+        "environment.json",
+        "seconds.json",
+    ):
+        (out / name).unlink()
+    assert cli.main(["report", str(out)]) == 0
+    text = text_of(out)
+    assert_self_contained(text)
+    assert "The run is not finished: its log ends at step 4 of 4." in text
+    assert f"--out {out} --resume" in text
+
+
+@pytest.mark.slow
+def test_an_interrupted_run(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = _Run.advance
+
+    def interrupted(self: _Run) -> dict[str, float | None]:
+        if self.progress.iteration + 1 == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(_Run, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(small, tmp_path / "run")
+    text = text_of(tmp_path / "run")
+    assert_self_contained(text)
+    assert "The run is not finished: its log ends at step 2 of 14." in text
+    assert "Not available: checkpoint: expected a file" in text
+
+
+@pytest.mark.slow
+def test_the_report_of_a_sweep(small: DisentangleConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = replace(small, iterations=2, validate_every=1)
+    sweep(base, "sweep", vary="tasks", values=("gaussian",), seeds=(0,))
+    assert cli.main(["report", "sweep"]) == 0
+    assert capsys.readouterr().out.endswith("report: sweep/report.html\n")
+    text = text_of(here / "sweep")
+    assert_self_contained(text)
+    assert "Not available" not in text
+    assert ">inner ridge + ICA</td>" in text
+    assert 'href="tasks-gaussian-lasso-0/report.html"' in text
+    assert text.count("data:image/png") == 2
+    shutil.rmtree(here / "sweep" / "tasks-gaussian-lasso-0")
+    assert cli.main(["report", "sweep"]) == 0
