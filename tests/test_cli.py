@@ -14,6 +14,7 @@ from sparsedis import cli
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.train import train
 from tests.command_line import options, start
+from tests.training import CIRCUMSTANCES
 
 COMMANDS = "train, evaluate, compare, sweep, data, synthetic, disentangle, disentangle-sweep, shapes3d, report, info"
 FILES = (
@@ -23,7 +24,6 @@ FILES = (
     "best.safetensors",
     "curves.png",
     "patterns.npz",
-    "environment.json",
     "results.json",
 )
 
@@ -57,7 +57,7 @@ def test_train_interrupt_resume_evaluate(
     assert "3-way 1-shot" in out
     assert "100.0%" in out
     assert "report: run/report.html\nnext: test it on more tasks\n    sparsedis evaluate run " in out
-    assert sorted(file.name for file in (here / "run").iterdir()) == sorted([*FILES, "seconds.json", "report.html"])
+    assert sorted(file.name for file in (here / "run").iterdir()) == sorted([*FILES, *CIRCUMSTANCES])
     for name in FILES:
         assert (here / "run" / name).read_bytes() == (trained / name).read_bytes(), name
 

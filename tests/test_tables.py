@@ -127,6 +127,8 @@ def test_what_is_said_is_broken_between_words() -> None:
         lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
         assert [word for part in lines for word in part.split()] == [*line.split(), "[red]second"]
         assert (len(lines) > 2) == terminal
+        say(screen, line, whole=True)
+        assert screen.file.getvalue().splitlines()[-1] == line  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
-from sparsedis.runs.environment import SECONDS
+from sparsedis.runs.environment import ENVIRONMENT, SECONDS
 from sparsedis.runs.report import REPORT
 
-TIMED = {SECONDS, REPORT}
-"""The files of a run that tell times, which no two runs share."""
+CIRCUMSTANCES = {SECONDS, ENVIRONMENT, REPORT}
+"""The files of a run that tell when and where it ran, by whichever version: equal runs need not share them."""
 
 
 def run(train: Callable[..., Any], config: Any, out: Path, resume: bool = False) -> tuple[Any, str]:
@@ -21,8 +21,8 @@ def run(train: Callable[..., Any], config: Any, out: Path, resume: bool = False)
 
 
 def assert_equal(out: Path, whole: Path) -> None:
-    """The folders hold files of the same names and, but for those that tell times, of the same bytes."""
+    """The folders hold files of the same names and, but for the circumstances, of the same bytes."""
     names = sorted(file.name for file in whole.iterdir())
     assert sorted(file.name for file in out.iterdir()) == names
     for name in names:
-        assert name in TIMED or (out / name).read_bytes() == (whole / name).read_bytes(), name
+        assert name in CIRCUMSTANCES or (out / name).read_bytes() == (whole / name).read_bytes(), name

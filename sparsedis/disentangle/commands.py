@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from sparsedis.disentangle.config import DisentangleConfig
+from sparsedis.disentangle.config import DisentangleConfig, Inner
 from sparsedis.disentangle.synthetic import SyntheticConfig
 from sparsedis.runs import command_line
 
@@ -60,7 +60,7 @@ class Disentangle:
         command_line.check_file("json", self.json)
         with command_line.resumable(self._folder(), self._resume_command()):
             train(self.config, self._folder(), resume=self.resume)
-        other = "ridge" if self.config.inner == "lasso" else "lasso"
+        other: Inner = "ridge" if self.config.inner == "lasso" else "lasso"
         words = command_line.words(replace(self.config, inner=other), DisentangleConfig(preset=self.config.preset))
         again = shlex.join(["sparsedis", "disentangle", "--preset", self.config.preset, *words])
         command_line.print_next([(f"the same with an inner {other} regression, which to compare it with", again)])

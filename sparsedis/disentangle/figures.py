@@ -38,7 +38,8 @@ def heat_map(correlations: Sequence[Sequence[float]], names: Sequence[str], titl
             colour = "black" if value > 0.6 else "white"
             panel.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
     panel.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    panel.set(xlabel="feature", title=title, xticks=range(len(strength[0])))
+    panel.set(xlabel="feature", xticks=range(len(strength[0])))
+    panel.set_title(title, fontsize=10)
     figure.colorbar(shown, label="|correlation|")
     return plots.png(figure)
 

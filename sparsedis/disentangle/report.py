@@ -107,7 +107,7 @@ def write_sweep(out: Path) -> Path:
 
     best = max(groups, key=lambda group: group["mcc_mean"])
     report = Report(
-        f"Disentanglement by {vary}",
+        f"Disentanglement, by {vary}",
         f"{_ABOUT} Here {vary} varies, and the regression is a Lasso or ridge; ridge also with its features unmixed "
         "afterwards.",
         [
@@ -178,6 +178,9 @@ def _examples(out: Path, world: World | None) -> Sequence[Block]:
     ):
         used = [name.replace("_", " ") for name, weight in zip(shapes3d.FACTORS, weights, strict=True) if weight]
         name = f"a sum of {', '.join(used)}; {int(active.sum())} of {len(active)} features used"
-        tiles = [page.tile(image, f"{a:.2f} ({b:.2f})") for image, a, b in zip(images, target, answer, strict=True)]
+        tiles = [
+            page.tile(image, f"{a:.2f} ({b:.2f})".replace("-", "\N{MINUS SIGN}"))
+            for image, a, b in zip(images, target, answer, strict=True)
+        ]
         rows.append((name, (tiles,)))
     return [Tiles("Tasks of the test", f"The last {len(images)} of the task's images.", ("target (prediction)",), rows)]

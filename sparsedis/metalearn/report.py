@@ -32,8 +32,9 @@ _ROWS, _COLUMNS = 60, 800  # of the features used by class
 _WORDS = (
     "N-way K-shot: a task has N classes that the encoder was not trained on, with K images each to learn from. ± is "
     "half of the 95% interval over tasks. Features used: of all that the encoder gives, the fraction that a task's "
-    "classifier uses. ECE: how far the confidences are from the accuracy, on average."
+    "classifier uses. Certified: the fraction of tasks that are solved as well as asked for."
 )
+_ECE = "ECE: how far the confidences are from the accuracy, on average."
 _USAGE = (
     "A row per class, a column per feature, the most used first: how often the classifiers of the tasks with this "
     "class use the feature, from never (dark) to always (bright). At the right, the mean over all features."
@@ -72,7 +73,7 @@ def write_run(out: Path, data: FewShotData | None = None, encoder: nn.Module | N
         state = (
             f"The run is finished; its learner of step {results['iteration']} was the best in validation and is tested."
         )
-        outcome = Section("Result", _WORDS, [tables.evaluations(tests, "")])
+        outcome = Section("Result", f"{_WORDS} {_ECE}", [tables.evaluations(tests, "")])
     else:
         state = f"The run is not finished: its log ends at step {done} of {steps}."
         outcome = Section("Result", _WORDS, [page.unfinished(out, command)])

@@ -52,9 +52,10 @@ def train(
 ) -> Results:
     """Meta-train a learner, then test the one with the best validation.
 
-    The same settings give the same files, byte for byte on the same CPU (but for seconds.json and report.html), whether
-    or not the run was interrupted and resumed; and the same losses, up to rounding, in any number of processes. The
-    global random state is left as it was; the number of threads is set if ``config.threads`` is.
+    The same settings give the same files, byte for byte on the same CPU (but for those of when and where: seconds.json,
+    environment.json, report.html), whether or not the run was interrupted and resumed; and the same losses, up to
+    rounding, in any number of processes. The global random state is left as it was; the number of threads is set if
+    ``config.threads`` is.
 
     Args:
         config: the settings.

@@ -73,4 +73,4 @@ def print_next(steps: Sequence[tuple[str, str]]) -> None:
     shown = tables.console()
     for what, command in steps:
         tables.say(shown, f"next: {what}")
-        tables.say(shown, f"    {command}")
+        tables.say(shown, f"    {command}", whole=True)

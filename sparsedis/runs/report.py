@@ -187,11 +187,10 @@ def written(out: Path, make: Callable[[], Path], console: Console) -> Iterator[N
 
 def _attempt(make: Callable[[], Path], console: Console) -> None:
     try:
-        line = f"report: {make()}"
+        tables.say(console, f"report: {make()}", whole=True)
     except Exception as error:
         reason = (" ".join(str(error).split()) or repr(error)).removeprefix("report: ")
-        line = f"report: not written: {reason}"
-    tables.say(console, line)
+        tables.say(console, f"report: not written: {reason}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

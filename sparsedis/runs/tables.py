@@ -95,11 +95,15 @@ def console(quiet: bool = False) -> Console:
     return made
 
 
-def say(shown: Console, text: str) -> None:
-    """Print lines of text; on a terminal they are broken between words only, where the terminal would break numbers."""
+def say(shown: Console, text: str, *, whole: bool = False) -> None:
+    """Print lines of text.
+
+    On a terminal they are broken between words, where the terminal would break numbers; not so with ``whole``, for what
+    is to be copied.
+    """
     for line in text.splitlines():
         parts = [line]
-        if shown.is_terminal:
+        if shown.is_terminal and not whole:
             parts = textwrap.wrap(line, shown.width, break_long_words=False, break_on_hyphens=False)
         for part in parts:
             shown.print(part, soft_wrap=True, markup=False, highlight=False)

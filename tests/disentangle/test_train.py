@@ -14,10 +14,10 @@ from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.results import CORRELATIONS
 from sparsedis.disentangle.train import Outcome, _Run, load_run, outer_loss, train
 from sparsedis.runs import checkpoint
-from sparsedis.runs.environment import ENVIRONMENT, seconds
+from sparsedis.runs.environment import seconds
 from sparsedis.runs.folder import FILES
 from tests import training
-from tests.training import TIMED, assert_equal
+from tests.training import CIRCUMSTANCES, assert_equal
 
 pytest.importorskip("scipy")
 sklearn = pytest.importorskip("sklearn.linear_model")
@@ -36,7 +36,7 @@ def whole(small: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.slow
 def test_what_a_run_leaves(small: DisentangleConfig, whole: Path) -> None:
-    assert {file.name for file in whole.iterdir()} == {*FILES, CORRELATIONS, ENVIRONMENT, *TIMED}
+    assert {file.name for file in whole.iterdir()} == {*FILES, CORRELATIONS, *CIRCUMSTANCES}
     assert DisentangleConfig.from_json(json.loads((whole / "config.json").read_text())) == small
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [x["iteration"] for x in lines if x["split"] == "train"] == [2, 4, 6, 8, 10, 12, 14]

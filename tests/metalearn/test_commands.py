@@ -20,6 +20,7 @@ from sparsedis.metalearn.results import pooled
 from sparsedis.metalearn.train import load_run, train
 from tests.command_line import options
 from tests.data.test_omniglot_one_shot import write_runs
+from tests.runs.test_report import assert_self_contained
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -82,6 +83,13 @@ def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[s
     table = capsys.readouterr().out.partition("| head |")
     text = (here / "grid" / "compare.md").read_text()
     assert table[1] + table[2] == text
+    assert table[0].endswith("report: grid/report.html\n")
+    page = (here / "grid" / "report.html").read_text(encoding="utf-8")
+    assert_self_contained(page)
+    assert "Not available" not in page
+    assert page.count('/report.html">') == 14, "a link for every run"
+    assert page.count("<h3>") == 5, "an example for every head"
+    assert all(cell.strip() in page for row in text.splitlines()[2:] for cell in row.split("|")[1:-1])
     rows = text.splitlines()[2:]
     assert [row.split("|")[1].split(",")[0].strip() for row in rows] == list(heads)
     found = json.loads((here / "grid" / "compare.json").read_text())
@@ -120,6 +128,20 @@ def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str
     for name in ("sweep.png", "features.png"):
         assert (here / "grid" / name).read_bytes().startswith(PNG)
     assert "group-lasso-svm, lambda1 = 0.6" in capsys.readouterr().out
+    page = (here / "grid" / "report.html").read_text(encoding="utf-8")
+    assert_self_contained(page)
+    assert "Not available" not in page
+    assert page.count('<div class="picture') == 3
+    # As it is while the runs are not finished.
+    (here / "grid" / "sweep.json").unlink()
+    (here / "grid" / "ridge-0" / "results.json").unlink()
+    (here / "grid" / "ridge-0" / "report.html").unlink()
+    assert cli.main(["report", "grid"]) == 0
+    page = (here / "grid" / "report.html").read_text(encoding="utf-8")
+    assert "2 of the runs are finished, 3 were started." in page
+    assert "Without a report of their own: ridge-0." in page
+    assert "Not available" not in page
+    capsys.readouterr()
     for words, message in (
         (["sweep", "--head", "ridge"], "head: expected one with a group Lasso, got ridge"),
         (["sweep", "--lambda1-grid", "0.1", "0.1"], "lambda1_grid: expected different ones, got 0.1, 0.1"),

@@ -15,10 +15,9 @@ from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.results import PATTERNS
 from sparsedis.metalearn.train import _Run, load_run, train
 from sparsedis.runs import checkpoint
-from sparsedis.runs.environment import ENVIRONMENT
 from sparsedis.runs.folder import FILES
 from tests import training
-from tests.training import TIMED, assert_equal
+from tests.training import CIRCUMSTANCES, assert_equal
 
 run = partial(training.run, train)
 
@@ -32,7 +31,7 @@ def whole(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_a_run_leaves(quick: TrainConfig, whole: Path) -> None:
-    assert {file.name for file in whole.iterdir()} == {*FILES, PATTERNS, ENVIRONMENT, *TIMED}
+    assert {file.name for file in whole.iterdir()} == {*FILES, PATTERNS, *CIRCUMSTANCES}
     assert TrainConfig.from_json(json.loads((whole / "config.json").read_text())) == quick.settled()
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [x["iteration"] for x in lines if x["split"] == "train"] == [2, 4, 6, 8, 10, 12, 14]
