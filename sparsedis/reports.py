@@ -48,7 +48,7 @@ def _writer(out: Path) -> Callable[[Path], Path]:
     for (name, key), write in writers.items():
         if (out / name).is_file() and key in read_json(out / name):
             return write
-    if out.is_dir() and any("head" in read_json(run / CONFIG) for run in runs_in(out)):
-        return metalearn.write_comparison  # an unfinished one, or an unfinished sweep: they have no results yet
+    if runs := runs_in(out) if out.is_dir() else []:  # of a comparison or a sweep that has no results yet
+        return metalearn.write_comparison if "head" in read_json(runs[0] / CONFIG) else disentangle.write_sweep
     names = ", ".join(dict.fromkeys(name for name, _ in writers))
     raise FileNotFoundError(f"report: expected a run, a comparison or a sweep in {out}, found none of {names} there")

@@ -18,6 +18,9 @@ from sparsedis.runs import report as page
 from sparsedis.runs.report import Block, Note, Picture, Report, Section, Tiles
 from sparsedis.runs.tables import duration, percent
 
+SWEEP = "sweep.json"
+"""The file that a sweep leaves its results in."""
+
 _TASKS, _IMAGES = 3, 8  # of the examples
 
 _ABOUT = (
@@ -82,7 +85,7 @@ def write_run(out: Path, world: World | None = None) -> Path:
             page.section("Features and factors", _HEAT_MAP, lambda: _heat_map(out)),
             page.section("Examples", _EXAMPLES, lambda: _examples(out, world)),
             page.certificates([("test", results.certified, results.largest_gap)] if results else [], lines),
-            page.settings(settings, command),
+            page.settings(settings, "sparsedis disentangle", command),
             page.circumstances([out]),
         ],
     )
@@ -93,35 +96,33 @@ def write_sweep(out: Path) -> Path:
     """Write the report of a sweep, finished or not; returns its path.
 
     Raises:
-        ValueError: its results are damaged.
+        ValueError: its results are damaged, or there is no run in the folder.
     """
-    found = page.read_json(out / "sweep.json")
-    vary, runs = str(found["vary"]), page.runs_in(out)
-    groups = found["summary"]
-    if not groups:
-        raise ValueError(f"report: {out / 'sweep.json'} is damaged: expected a summary of runs")
-
-    def result() -> Sequence[Block]:
-        about = "MCC and R by the setting that varies, with one standard deviation over seeds."
-        return [tables.sweep_grid(groups, vary), Picture(figures.sweep(groups, vary), about)]
-
-    best = max(groups, key=lambda group: group["mcc_mean"])
-    report = Report(
-        f"Disentanglement, by {vary}",
-        f"{_ABOUT} Here {vary} varies, and the regression is a Lasso or ridge; ridge also with its features unmixed "
-        "afterwards.",
-        [
+    runs = page.runs_in(out)
+    shared = page.shared_settings(runs)
+    title, about = "Disentanglement, several settings", ""
+    result, facts = Section("Result", _WORDS, [page.unfinished_runs(runs)]), []
+    if (out / SWEEP).is_file():
+        found = page.read_json(out / SWEEP)
+        vary, groups = str(found["vary"]), found["summary"]
+        title, about = f"Disentanglement, by {vary}", f"Here {vary} varies. "
+        result = page.section("Result", _WORDS, lambda: _swept(groups, vary))
+        best = max(groups, key=lambda group: group["mcc_mean"])
+        facts = [
             (f"best MCC: {best['method']}, {vary} {best['value']}", f"{best['mcc_mean']:.3f}"),
-            ("runs", str(len(found["runs"]))),
-        ],
+            ("finished runs", str(len(found["runs"]))),
+        ]
+    courses = "MCC on images with factors drawn uniformly, a curve for every run."
+    report = Report(
+        title,
+        f"{_ABOUT} {about}The regression is a Lasso or ridge; ridge also with its features unmixed afterwards.",
+        facts,
         [
-            page.section("Result", _WORDS, result),
-            page.courses(
-                runs, "mcc", "validation MCC", "MCC on images with factors drawn uniformly, a curve for every run."
-            ),
+            result,
+            page.courses(runs, "mcc", "validation MCC", courses),
             page.certificates([(run.name, *_certified(run)) for run in runs if (run / folder.RESULTS).is_file()]),
             page.links(runs),
-            page.settings(page.shared_settings(runs)),
+            page.settings(shared, "sparsedis disentangle"),
             page.circumstances(runs),
         ],
     )
@@ -130,7 +131,7 @@ def write_sweep(out: Path) -> Path:
 
 WRITERS: dict[tuple[str, str], Callable[[Path], Path]] = {
     (folder.CONFIG, "inner"): write_run,
-    ("sweep.json", "summary"): write_sweep,
+    (SWEEP, "summary"): write_sweep,
 }
 """What writes the report of a folder, by a file in it and a name that its JSON object has."""
 
@@ -143,6 +144,11 @@ def _command(settings: Mapping[str, Any]) -> str:
         return ""
     words = command_line.words(config, DisentangleConfig(preset=config.preset))
     return shlex.join(["sparsedis", "disentangle", "--preset", config.preset, *words])
+
+
+def _swept(groups: Sequence[Mapping[str, Any]], vary: str) -> Sequence[Block]:
+    about = "MCC and R by the setting that varies, with one standard deviation over seeds."
+    return [tables.sweep_grid(groups, vary), Picture(figures.sweep(groups, vary), about)]
 
 
 def _heat_map(out: Path) -> Sequence[Block]:

@@ -93,7 +93,7 @@ def write_run(out: Path, data: FewShotData | None = None, encoder: nn.Module | N
             page.section("Examples", _EXAMPLES, examples),
             page.section("Features used by class", _USAGE, lambda: _usage(out / PATTERNS)),
             page.certificates([(_kind(one), one.certified, one.largest_gap) for one in tests], lines),
-            page.settings(settings, command),
+            page.settings(settings, "sparsedis train", command),
             page.circumstances([out]),
         ],
     )
@@ -135,7 +135,6 @@ def _write_many(out: Path, stem: str, title: str, about: str) -> Path:
     path = out / f"{stem}.json"
     found = page.read_json(path) if path.is_file() else None
     entries = [_entry(row) for row in found["entries"] if row.get("row", 0) is not None] if found else []
-    finished = [run for run in runs if (run / folder.RESULTS).is_file()]
     settings = dict(found["config"]) if found else page.shared_settings(runs)
     sections = []
     if entries:
@@ -146,14 +145,13 @@ def _write_many(out: Path, stem: str, title: str, about: str) -> Path:
         sections.append(page.certificates([(name, test.certified, test.largest_gap) for name, test in solved]))
         sections.append(page.section("Examples", _EXAMPLES, lambda: _compared(out, entries)))
     else:
-        note = f"{len(finished)} of the runs are finished, {len(runs)} were started. The same command goes on."
-        sections.append(Section("Result", about, [Note(note)]))
+        sections.append(Section("Result", about, [page.unfinished_runs(runs)]))
     sections += [
         page.courses(
             runs, "accuracy", "validation accuracy", "Accuracy on the validation classes, a curve for every run."
         ),
         page.links(runs),
-        page.settings(settings),
+        page.settings(settings, "sparsedis train"),
         page.circumstances(runs),
     ]
     summary = (
@@ -215,7 +213,8 @@ def _facts(
 def _usage(path: Path) -> Sequence[Block]:
     """The features that classes use, from the file that the run's last test left."""
     if not path.is_file():
-        return [Note(f"Not available: there is no {PATTERNS}; a run writes it at its end.")]
+        again = shlex.join(["sparsedis", "evaluate", str(path.parent), "--patterns", str(path)])
+        return [Note(f"Not available: there is no {PATTERNS}, which a run writes at its end. This measures it:", again)]
     with np.load(path) as found:
         active, classes = torch.from_numpy(found["active"]), torch.from_numpy(found["classes"])
         names = found["class_names"].tolist()

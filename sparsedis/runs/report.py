@@ -274,6 +274,12 @@ def unfinished(out: Path, command: str) -> Note:
     )
 
 
+def unfinished_runs(runs: Sequence[Path]) -> Note:
+    """What stands in place of the results of several runs that have none in common yet."""
+    finished = sum((run / folder.RESULTS).is_file() for run in runs)
+    return Note(f"{finished} of the runs are finished, {len(runs)} were started. The same command goes on with them.")
+
+
 def shared_settings(runs: Sequence[Path]) -> dict[str, Any]:
     """The settings that the runs in some folders have in common.
 
@@ -308,13 +314,14 @@ def courses(runs: Sequence[Path], key: str, label: str, about: str) -> Section:
     return section("Course of training", about, make)
 
 
-def settings(values: Mapping[str, Any], command: str = "") -> Section:
-    """The section of the settings; ``command`` repeats what was run."""
+def settings(values: Mapping[str, Any], program: str, command: str = "") -> Section:
+    """The section of the settings: ``program`` takes them as options, and ``command`` repeats what was run."""
     rows = [(name, _shown(value)) for name, value in values.items()]
     blocks: list[Block] = [Note("To repeat this:", command)] if command else []
     return Section(
         "Settings",
-        "Everything that determines the numbers: equal settings on the same machine give equal results.",
+        "Everything that determines the numbers: equal settings on the same machine give equal results. What each of "
+        f"them is, {program} --help says.",
         [*blocks, Grid(("setting", "value"), rows, align="ll")],
     )
 

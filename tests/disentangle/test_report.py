@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 from dataclasses import replace
 from functools import partial
@@ -103,5 +102,11 @@ def test_the_report_of_a_sweep(small: DisentangleConfig, here: Path, capsys: pyt
     assert ">inner ridge + ICA</td>" in text
     assert 'href="tasks-gaussian-lasso-0/report.html"' in text
     assert text.count("data:image/png") == 2
-    shutil.rmtree(here / "sweep" / "tasks-gaussian-lasso-0")
+    # As it is while no run is finished.
+    (here / "sweep" / "sweep.json").unlink()
+    for name in ("lasso", "ridge"):
+        (here / "sweep" / f"tasks-gaussian-{name}-0" / "results.json").unlink()
     assert cli.main(["report", "sweep"]) == 0
+    text = text_of(here / "sweep")
+    assert "0 of the runs are finished, 2 were started." in text
+    assert "Not available" not in text

@@ -100,6 +100,7 @@ def test_outer_loss_against_scikit_learn(inner: str, split: bool, lambda1: float
     assert outcome.loss.item() == pytest.approx(np.mean(losses), rel=1e-6)
     assert outcome.used == pytest.approx(np.mean(used))
     assert outcome.certified == 1
+    assert 0 <= outcome.largest_gap <= 1e-5
 
 
 @pytest.mark.parametrize("inner", ["lasso", "ridge"])

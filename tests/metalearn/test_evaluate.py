@@ -52,8 +52,14 @@ def test_what_the_means_are_of(few_shot_data: FewShotData) -> None:
     torch.manual_seed(0)
     learner = Learner(TrainConfig(width=8), (1, 8, 8)).eval()
     episodes = Episodes(few_shot_data, "test", way=3, shot=2, query=4, length=60)
-    result, details = examine(learner, encode(learner, few_shot_data, "test"), episodes)
+    features = encode(learner, few_shot_data, "test")
+    result, details = examine(learner, features, episodes)
     assert details.accuracy.mean().item() == result.accuracy
+    gaps = []
+    for batch in (episodes.batch(0, 50), episodes.batch(50, 60)):
+        learner.head(features[batch.query], features[batch.support], batch.support_labels, 3)
+        gaps += learner.head.last_solution.relative_gap.tolist()  # type: ignore[union-attr]
+    assert result.largest_gap == max(gaps) > min(gaps)
     assert details.active.double().mean().item() == pytest.approx(result.features_used)
     assert details.bins.sum(0)[:2].tolist() == pytest.approx([60 * 12, 60 * 12 * result.accuracy])
     for i in (0, 59):

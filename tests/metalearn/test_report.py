@@ -144,6 +144,13 @@ def test_a_run_of_an_earlier_version(trained: tuple[Path, str], here: Path) -> N
     assert "Not recorded: the run is of an earlier version" in text
     assert "Not available: settings: expected exactly" in text, "the examples"
     assert text.count("data:image/png") == 1, "the curves are drawn again"
+    shutil.copy(
+        trained[0] / "config.json", out
+    )  # what the report says measures the features, and the next one has them
+    command = next(code for code in re.findall(r"<code>(.*?)</code>", text) if "--patterns" in code)
+    assert cli.main([*command.split()[1:], "--episodes", "10"]) == 0
+    assert cli.main(["report", str(out)]) == 0
+    assert '<div class="stripes">' in text_of(out)
 
 
 def test_the_data_is_not_there(trained: tuple[Path, str], here: Path) -> None:

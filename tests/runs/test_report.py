@@ -170,7 +170,7 @@ def test_environment(tmp_path: Path) -> None:
         ("config.json", "[" * 10**5, "report: folder/config.json is damaged"),
         ("config.json", "{}", "report: expected a run, a comparison or a sweep in folder"),
         ("sweep.json", '{"entries": 3, "config": {}}', "report: the files in folder are damaged"),
-        ("sweep.json", '{"summary": [], "vary": 1, "runs": []}', "folder/sweep.json is damaged: expected a summary of"),
+        ("sweep.json", '{"summary": [], "vary": 1, "runs": []}', "report: expected a run in the folder, found none"),
         ("compare.json", '{"entries": [{"row": 0}]}', "report: the files in folder are damaged: KeyError"),
     ],
 )  # fmt: skip
