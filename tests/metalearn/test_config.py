@@ -1,9 +1,14 @@
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
-from sparsedis.metalearn.config import HEADS, TrainConfig
+from sparsedis.metalearn.config import HEAD_TITLES, HEADS, Head, TrainConfig
+
+
+def test_every_head_has_defaults_and_words() -> None:
+    assert set(HEADS) == set(HEAD_TITLES) == set(get_args(Head))
 
 
 def test_json_and_back(quick: TrainConfig) -> None:
