@@ -1,12 +1,15 @@
+import io
 import json
 import os
 import re
+import shutil
 import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sparsedis import cli
 from sparsedis.disentangle.config import DisentangleConfig
@@ -25,12 +28,26 @@ def text_of(out: Path) -> str:
     return (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def swept(small: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A sweep of two runs, and what it said."""
+    out, text = tmp_path_factory.mktemp("reports") / "sweep", io.StringIO()
+    base = replace(small, iterations=4, validate_every=2)
+    sweep(base, out, vary="tasks", values=("gaussian",), seeds=(0,), console=Console(file=text, width=200))
+    return out, text.getvalue()
+
+
+@pytest.fixture
+def copied(swept: tuple[Path, str], here: Path) -> Path:
+    shutil.copytree(swept[0], here / "sweep")
+    return here / "sweep"
+
+
 @pytest.mark.slow
-def test_the_report_of_a_run(small: DisentangleConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "run"
-    _, said = run(replace(small, iterations=4, validate_every=2), out)
+def test_the_report_of_a_run(swept: tuple[Path, str], copied: Path) -> None:
+    out, said = copied / "tasks-gaussian-lasso-0", swept[1]
     assert said.splitlines()[0].startswith("data: 3D Shapes (rendered), whose factors have correlation 0.9")
-    assert said.splitlines()[-1] == f"report: {out / 'report.html'}"
+    assert f"report: {swept[0] / out.name / 'report.html'}\n" in said
     text = text_of(out)
     assert_self_contained(text)
     assert len(text) < 2_000_000
@@ -91,9 +108,7 @@ def test_an_interrupted_run(small: DisentangleConfig, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_the_report_of_a_sweep(small: DisentangleConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = replace(small, iterations=2, validate_every=1)
-    sweep(base, "sweep", vary="tasks", values=("gaussian",), seeds=(0,))
+def test_the_report_of_a_sweep(copied: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", "sweep"]) == 0
     assert capsys.readouterr().out.endswith("report: sweep/report.html\n")
     text = text_of(here / "sweep")
