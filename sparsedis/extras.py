@@ -10,6 +10,7 @@ EXTRAS = {
     "train": ("tyro", "rich", "PIL", "matplotlib", "safetensors", "jinja2"),
     "fewshot": ("kornia", "accelerate", "tensorboard"),
     "disentangle": ("scipy", "sklearn", "h5py"),
+    "sklearn": ("sklearn", "scipy"),
     "cuda": ("cuda", "nvidia"),
     "triton": ("triton",),
 }
@@ -30,12 +31,17 @@ def need(module: str, purpose: str = "") -> Any:
         raise ImportError(f"{purpose}: {message}" if purpose else message) from error
 
 
-def explained(error: ImportError) -> str:
-    """The message of an error; where the module that is missing belongs to an extra, how to install it."""
+def explained(error: ImportError, extra: str | None = None) -> str:
+    """The message of an error; where the module that is missing belongs to an extra, how to install it.
+
+    Args:
+        error: of an import.
+        extra: which of several that bring the module is meant; default: the first.
+    """
     module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    for extra, modules in EXTRAS.items():
-        if module in modules:
-            return f"{_PACKAGES.get(module, module)} is not installed; {command(extra)}"
+    for name, modules in EXTRAS.items():
+        if module in modules and extra in (None, name):
+            return f"{_PACKAGES.get(module, module)} is not installed; {command(name)}"
     return str(error)
 
 

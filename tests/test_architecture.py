@@ -1,6 +1,7 @@
 """Dependencies go one way, and never in a circle.
 
 metalearn, disentangle -> runs, nn -> the solvers -> ops -> the leaves
+sklearn -> the solvers
 """
 
 import ast
@@ -33,6 +34,7 @@ MAY_IMPORT = {
     "runs": LEAVES | {"info", "runs"},
     "metalearn": LEAVES | {"data", "models", "nn", "runs", "metalearn"},
     "disentangle": LEAVES | {"data", "models", "nn", "runs", "disentangle"} | SOLVERS,
+    "sklearn": LEAVES | {"sklearn"} | SOLVERS,
     "info": LEAVES | {"ops"},
     "reports": LEAVES | {"metalearn", "disentangle", "runs"},
     "cli": LEAVES | {"metalearn", "disentangle", "info", "reports"},

@@ -1,0 +1,189 @@
+"""GroupLassoSVC and GroupLassoLogisticRegression: solve_svm and solve_logistic with scikit-learn's interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy.special import log_softmax
+
+from sparsedis.logistic import solve_logistic
+from sparsedis.sklearn.data import ClassWeight, Data, Floats, read, with_class_weight
+from sparsedis.sklearn.grid import Settings, number, solve_grid
+from sparsedis.sklearn.linear import LinearClassifier, two_as_one, warn_unless_certified
+
+
+class SupportVectorClassifier(LinearClassifier):
+    """An SVM of the parameters that :class:`Settings` and `class_weight` name."""
+
+    class_weight: ClassWeight
+
+    def _fit_all(self, data: Data, lambda1: float, lambda2: float) -> None:
+        """Fit to all samples with their weights."""
+        weight = with_class_weight(data, data.weight, self.class_weight)
+        grid = solve_grid(data, weight[None], np.array([lambda1]), np.array([lambda2]), Settings.of(self))
+        self.classes_ = data.classes
+        self.coef_, self.intercept_ = grid.coef[0, 0, 0], grid.intercept[0, 0, 0]
+        self.absolute_lambda1_ = float(grid.lambda1[0, 0])
+        self.dual_gap_, self.n_iter_ = float(grid.dual_gap[0, 0, 0]), int(grid.n_iter[0, 0, 0])
+
+
+class GroupLassoSVC(SupportVectorClassifier):
+    """Linear multiclass SVM (Crammer-Singer) that uses few features, solved to a duality gap by solve_svm.
+
+    Minimises over W (d, k), all coefficients of a feature being one group,
+
+        sum_i s_i max_l (1 - [l = y_i] + x_i.W_l - x_i.W_{y_i}) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2
+
+    Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3. Scale the features first (StandardScaler):
+    the penalty treats them alike. Everything is computed in float64. Sparse matrices are refused.
+
+    Args:
+        lambda1: >= 0, weight of the group Lasso: how few features are used.
+        lambda2: > 0, weight of the squared norm; 1/C of scikit-learn's SVMs.
+        dual_reg: >= 0, smoothing of the hinge, which is exact at 0.
+        relative: lambda1 is a multiple of :func:`sparsedis.svm_lambda1_max`, from which on no feature is used.
+        fit_intercept: the problem itself has no intercept. As in LinearSVC one is fitted as the weights of a constant
+            feature, which are penalised like those of others, and count in lambda1_max.
+        intercept_scaling: > 0, the value of that feature: the larger it is the less the intercept is penalised.
+        class_weight: None, "balanced" (every class has the same total weight), or weights by class.
+        solver: "newton", "fista", "bcd", or "auto": newton for n (k-1) up to 2048, fista for more samples.
+        tol: the relative duality gap to reach; ConvergenceWarning where it is not.
+        max_iter: default: as :func:`sparsedis.solve_svm`; 20,000 where "auto" is fista.
+
+    Attributes:
+        classes_: (k,), sorted.
+        coef_: (k, d); (1, d) for two classes: the difference of the columns of W, which are its negative and positive
+            half. A feature that is not used has zeros.
+        intercept_: (k,), or (1,) for two classes; 0 without an intercept.
+        absolute_lambda1_: lambda1 as it is in the objective.
+        dual_gap_: the relative duality gap, gap / objective, of the coefficients.
+        n_iter_: iterations.
+        n_features_in_, feature_names_in_: as in all of scikit-learn.
+    """
+
+    def __init__(
+        self,
+        lambda1: float = 0.02,
+        lambda2: float = 1.0,
+        *,
+        dual_reg: float = 0.0,
+        relative: bool = True,
+        fit_intercept: bool = True,
+        intercept_scaling: float = 1.0,
+        class_weight: ClassWeight = None,
+        solver: str = "auto",
+        tol: float = 1e-5,
+        max_iter: int | None = None,
+    ) -> None:
+        self.lambda1 = lambda1
+        self.lambda2 = lambda2
+        self.dual_reg = dual_reg
+        self.relative = relative
+        self.fit_intercept = fit_intercept
+        self.intercept_scaling = intercept_scaling
+        self.class_weight = class_weight
+        self.solver = solver
+        self.tol = tol
+        self.max_iter = max_iter
+
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GroupLassoSVC:
+        """Fit to samples (n, d) of at least two classes (n,), weighted by (n,) numbers >= 0.
+
+        Raises:
+            TypeError, ValueError: bad data or parameters; the message names what was expected and what came.
+        """
+        data = read(self, X, y, sample_weight)
+        self._fit_all(data, number("lambda1", self.lambda1), number("lambda2", self.lambda2))
+        return self
+
+
+class GroupLassoLogisticRegression(LinearClassifier):
+    """Multinomial logistic regression that uses few features, solved to a duality gap by solve_logistic.
+
+    Minimises over W (d, k) and an intercept b (k,), all coefficients of a feature being one group,
+
+        1/N sum_i s_i CE(x_i W + b, y_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,    N = sum_i s_i
+
+    CE being the cross-entropy of the softmax. Scale the features first (StandardScaler). Everything is computed in
+    float64. Sparse matrices are refused.
+
+    Args:
+        lambda1: >= 0, weight of the group Lasso: how few features are used. It or lambda2 has to be above 0.
+        lambda2: >= 0, weight of the squared norm.
+        relative: lambda1 is a multiple of :func:`sparsedis.logistic_lambda1_max`: from 1 on no feature is used,
+            below it at least one is.
+        fit_intercept: with an intercept, which is not penalised.
+        class_weight: None, "balanced" (every class has the same total weight), or weights by class.
+        tol: the relative duality gap to reach; ConvergenceWarning where it is not.
+        max_iter: default: as :func:`sparsedis.solve_logistic`.
+
+    Attributes:
+        classes_: (k,), sorted.
+        coef_: (k, d); (1, d) for two classes: the difference of the columns of W, as in scikit-learn's
+            LogisticRegression. A feature that is not used has zeros.
+        intercept_: (k,), or (1,) for two classes; 0 without an intercept.
+        dual_gap_: the relative duality gap, gap / objective at zero weights, of the coefficients.
+        n_iter_: iterations.
+        n_features_in_, feature_names_in_: as in all of scikit-learn.
+    """
+
+    def __init__(
+        self,
+        lambda1: float = 0.02,
+        lambda2: float = 0.0,
+        *,
+        relative: bool = True,
+        fit_intercept: bool = True,
+        class_weight: ClassWeight = None,
+        tol: float = 1e-5,
+        max_iter: int | None = None,
+    ) -> None:
+        self.lambda1 = lambda1
+        self.lambda2 = lambda2
+        self.relative = relative
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GroupLassoLogisticRegression:
+        """Fit to samples (n, d) of at least two classes (n,), weighted by (n,) numbers >= 0.
+
+        Raises:
+            TypeError, ValueError: bad data or parameters; the message names what was expected and what came.
+        """
+        data = read(self, X, y, sample_weight)
+        weight = with_class_weight(data, data.weight, self.class_weight)
+        solution = solve_logistic(
+            torch.tensor(data.X)[None],
+            torch.tensor(data.labels)[None],
+            lambda1=number("lambda1", self.lambda1),
+            lambda2=number("lambda2", self.lambda2),
+            intercept=self.fit_intercept,
+            relative=self.relative,
+            n_classes=len(data.classes),
+            sample_weight=torch.tensor(weight)[None],
+            tol=number("tol", self.tol),
+            max_iter=self.max_iter,
+        )
+        warn_unless_certified(solution, self.tol)
+        self.classes_ = data.classes
+        self.coef_ = two_as_one(solution.weights[0].T.numpy())
+        b = np.zeros(len(data.classes)) if solution.intercept is None else solution.intercept[0].numpy()
+        self.intercept_ = two_as_one(b[:, None])[:, 0]
+        self.dual_gap_, self.n_iter_ = float(solution.relative_gap[0]), int(solution.n_iter[0])
+        return self
+
+    def predict_log_proba(self, X: ArrayLike) -> Floats:
+        """Logarithms of the probabilities of the classes for samples (m, d), (m, k)."""
+        scores: Any = self.decision_function(X)
+        if scores.ndim == 1:
+            scores = np.stack([np.zeros_like(scores), scores], 1)
+        return log_softmax(scores, axis=1)
+
+    def predict_proba(self, X: ArrayLike) -> Floats:
+        """Probabilities of the classes for samples (m, d), (m, k)."""
+        return np.exp(self.predict_log_proba(X))

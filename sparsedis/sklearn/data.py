@@ -1,0 +1,70 @@
+"""From what scikit-learn's users pass to arrays: classes as numbers, one weight per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+Floats = NDArray[np.float64]
+ClassWeight = Mapping[Any, float] | str | None
+
+
+class Data(NamedTuple):
+    """A classification problem; float64, so that certificates are tight."""
+
+    X: Floats  # (n, d)
+    labels: NDArray[np.int64]  # (n,), from 0 to k-1; anything in that range where the weight is 0
+    classes: NDArray[Any]  # (k,), sorted: the labels as they were given
+    weight: Floats  # (n,)
+
+
+def read(estimator: BaseEstimator, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> Data:
+    """Check the arguments of fit; sets ``n_features_in_`` and ``feature_names_in_``.
+
+    Samples of weight 0 are as if they were not there: a class that has no others is none.
+
+    Raises:
+        TypeError, ValueError: as scikit-learn's own estimators; with fewer than two classes.
+    """
+    samples, given = validate_data(estimator, X, y, dtype=np.float64)
+    check_classification_targets(given)
+    weight = _check_sample_weight(sample_weight, samples, dtype=np.float64, ensure_non_negative=True)
+    classes = np.unique(given[weight > 0])
+    if len(classes) < 2:
+        counted = f"{len(classes)} class" if len(classes) else "none: all have zero weight"
+        raise ValueError(f"y: expected samples of at least two classes with a weight above zero, got {counted}")
+    labels = np.searchsorted(classes, given).clip(max=len(classes) - 1)
+    return Data(samples, labels, classes, weight)
+
+
+def with_class_weight(data: Data, weight: Floats, class_weight: ClassWeight) -> Floats:
+    """The weights (n,) of the samples times those of their classes.
+
+    Args:
+        data: whose ``weight`` is not looked at.
+        weight: (n,), instead of it.
+        class_weight: None, "balanced" (the same total weight for every class that has any, which leaves the sum of all
+            weights as it is), or weights by class; 1 for a class that is not named.
+
+    Raises:
+        ValueError: something else, or a weight that is not a finite number >= 0.
+    """
+    if class_weight is None:
+        return weight
+    if isinstance(class_weight, Mapping):
+        factors = compute_class_weight(dict(class_weight), classes=data.classes, y=data.classes[data.labels])
+        if not (np.isfinite(factors) & (factors >= 0)).all():
+            raise ValueError(f"class_weight: expected finite weights >= 0, got {dict(class_weight)}")
+    elif class_weight == "balanced":
+        totals = np.bincount(data.labels, weight, minlength=len(data.classes))
+        factors = totals.sum() / (max(np.count_nonzero(totals), 1) * np.where(totals > 0, totals, 1))
+    else:
+        raise ValueError(f"class_weight: expected None, 'balanced' or a dict, got {class_weight!r}")
+    return weight * factors[data.labels]
