@@ -287,6 +287,21 @@ def test_any_solver(solver):
     np.testing.assert_allclose(model.coef_, GroupLassoSVC().fit(X, y).coef_, atol=1e-4)
 
 
+def test_many_samples_are_for_first_order_steps(monkeypatch):
+    X, y = data()
+    first_order = GroupLassoSVC(solver="fista", max_iter=20_000).fit(X, y)
+    monkeypatch.setattr("sparsedis.sklearn.grid._LARGEST_ORDER", len(y) * 2 - 1)
+    model = GroupLassoSVC().fit(X, y)
+    np.testing.assert_array_equal(model.coef_, first_order.coef_)
+    with pytest.warns(ConvergenceWarning):
+        assert GroupLassoSVC(max_iter=3).fit(X, y).n_iter_ == 3
+    monkeypatch.setattr("sparsedis.sklearn.grid._FISTA_ITERATIONS", 5)
+    with pytest.warns(ConvergenceWarning):
+        assert GroupLassoSVC().fit(X, y).n_iter_ == 5
+    monkeypatch.setattr("sparsedis.sklearn.grid._LARGEST_ORDER", len(y) * 2)
+    assert np.abs(GroupLassoSVC().fit(X, y).coef_ - model.coef_).max() > 0
+
+
 def test_a_constant_task_has_no_scale():
     """lambda1_max is 0; it counts as 1, and nothing is used."""
     X, y = np.zeros((6, 2)), np.arange(6) % 2
