@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ DATA = {
     "breast_cancer": datasets.load_breast_cancer,
     "digits": datasets.load_digits,
 }
+# Many features, to see what memory they take.
+WIDE = partial(datasets.make_classification, 200, 5000, n_informative=10, random_state=0)
 # Of digits, so that every search takes some seconds.
 MOST_SAMPLES = 200
 FOLDS = 5
@@ -114,7 +117,7 @@ def compare(name: str, seed: int, candidates: Sequence[Method]) -> list[dict[str
 
 def split(name: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Standardised features to train and to test with, and their labels."""
-    X, y = DATA[name](return_X_y=True)
+    X, y = WIDE() if name == "wide" else DATA[name](return_X_y=True)
     if name == "digits":
         X, y = X[:MOST_SAMPLES], y[:MOST_SAMPLES]
     X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=seed)
@@ -232,7 +235,7 @@ def _columns(coef: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--data", nargs="+", choices=[*DATA, "wide"], default=list(DATA))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--batching", action="store_true", help="measure cross-validation as one batch instead")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/sklearn.json"))
