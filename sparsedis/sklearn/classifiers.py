@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.special import log_softmax
 
-from sparsedis.logistic import solve_logistic
+from sparsedis.logistic import logistic_lambda1_max, solve_logistic
 from sparsedis.sklearn.data import ClassWeight, Data, Floats, read, with_class_weight
 from sparsedis.sklearn.grid import Settings, number, solve_grid
 from sparsedis.sklearn.linear import LinearClassifier, two_as_one, warn_unless_certified
@@ -125,6 +125,7 @@ class GroupLassoLogisticRegression(LinearClassifier):
         coef_: (k, d); (1, d) for two classes: the difference of the columns of W, as in scikit-learn's
             LogisticRegression. A feature that is not used has zeros.
         intercept_: (k,), or (1,) for two classes; 0 without an intercept.
+        absolute_lambda1_: lambda1 as it is in the objective.
         dual_gap_: the relative duality gap, gap / objective at zero weights, of the coefficients.
         n_iter_: iterations.
         n_features_in_, feature_names_in_: as in all of scikit-learn.
@@ -157,19 +158,26 @@ class GroupLassoLogisticRegression(LinearClassifier):
         """
         data = read(self, X, y, sample_weight)
         weight = with_class_weight(data, data.weight, self.class_weight)
+        lambda1 = number("lambda1", self.lambda1)
+        task: Any = {
+            "features": torch.tensor(data.X)[None],
+            "labels": torch.tensor(data.labels)[None],
+            "intercept": self.fit_intercept,
+            "n_classes": len(data.classes),
+            "sample_weight": torch.tensor(weight)[None],
+        }
         solution = solve_logistic(
-            torch.tensor(data.X)[None],
-            torch.tensor(data.labels)[None],
-            lambda1=number("lambda1", self.lambda1),
+            **task,
+            lambda1=lambda1,
             lambda2=number("lambda2", self.lambda2),
-            intercept=self.fit_intercept,
             relative=self.relative,
-            n_classes=len(data.classes),
-            sample_weight=torch.tensor(weight)[None],
             tol=number("tol", self.tol),
             max_iter=self.max_iter,
         )
         warn_unless_certified(solution, self.tol)
+        # As solve_logistic: the scale of features that say nothing counts as 1.
+        largest = float(logistic_lambda1_max(**task)) if self.relative else 1.0
+        self.absolute_lambda1_ = lambda1 * (largest if largest > 0 else 1.0)
         self.classes_ = data.classes
         self.coef_ = two_as_one(solution.weights[0].T.numpy())
         b = np.zeros(len(data.classes)) if solution.intercept is None else solution.intercept[0].numpy()

@@ -133,7 +133,9 @@ def test_logistic_lambda1_max_is_tight():
     model = GroupLassoLogisticRegression(0.999).fit(X, y)
     assert np.count_nonzero(model.coef_.any(0)) == 1
     largest = float(logistic_lambda1_max(torch.tensor(X), torch.tensor(y), intercept=True))
-    absolute = GroupLassoLogisticRegression(0.999 * largest, relative=False).fit(X, y)
+    assert model.absolute_lambda1_ == pytest.approx(0.999 * largest)
+    absolute = GroupLassoLogisticRegression(model.absolute_lambda1_, relative=False).fit(X, y)
+    assert absolute.absolute_lambda1_ == model.absolute_lambda1_
     np.testing.assert_allclose(absolute.coef_, model.coef_, rtol=1e-6)
 
 

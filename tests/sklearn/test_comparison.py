@@ -30,7 +30,6 @@ def test_the_gap_of_an_svm_is_that_of_its_coefficients(iris, classes):
 def test_the_gap_of_a_logistic_regression_is_that_of_its_coefficients(iris, classes):
     X, y = (value[iris[1] < classes] for value in iris)
     model = GroupLassoLogisticRegression(0.01, relative=False).fit(X, y)
-    model.absolute_lambda1_ = 0.01
     assert abs(comparison._logistic_gap(model, X, y)) < 1e-9
     model.coef_ = 1.1 * model.coef_
     assert comparison._logistic_gap(model, X, y) > 1e-5
