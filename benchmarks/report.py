@@ -2,7 +2,7 @@
 
 python -m benchmarks.report RESULTS.json [--readme README.md]
 
-With --readme the table of the reference shapes, with date and machine, replaces what stands in that file between the
+With --readme the table of ratios, with date and machine, replaces what stands in that file between the
 lines <!-- benchmarks --> and <!-- /benchmarks -->.
 """
 
@@ -161,8 +161,13 @@ def summary_table(record: Record) -> str:
     return _table(head, rows) + (f"\n{notes}" if notes else "")
 
 
-def ratio_table(record: Record) -> str:
-    """How many times as quick as the published algorithm on torchopt: a column per reference shape, and their mean."""
+def ratio_table(record: Record, with_times: bool = False) -> str:
+    """How many times as quick as the published algorithm on torchopt: a column per reference shape, and their mean.
+
+    Args:
+        record: of a run.
+        with_times: add rows with the times of both in ms, the largest gap and the largest gradient error.
+    """
     ratios = _against_published(record)
     head = ["forward + backward: times as quick as the published algorithm on torchopt"]
     head += [*(_shape(shots, d) for shots, d in ratios), "geometric mean"]
@@ -172,7 +177,21 @@ def ratio_table(record: Record) -> str:
         ["this package", *("-" if ratio is None else f"{ratio:.1f}" for ratio in reached)],
         ["target", *(f"{goal:g}" for goal in goals)],
     ]
+    if with_times:
+        cases = [_reference(record, *shape) for shape in ratios]
+        for name, found in (
+            ("this package", [_best(case) for case in cases]),
+            ("published", [_row(case, "published") for case in cases]),
+        ):
+            rows.append([f"{name}, ms (largest gap; gradient error)", *map(_time_and_errors, found), ""])
     return _table(head, rows)
+
+
+def _time_and_errors(row: Record | None) -> str:
+    if row is None or row["status"] != "measured":
+        return "-"
+    gap, error = (_number(row["verdict"][key]) for key in ("gap", "gradient_error"))
+    return f"{_ms(1e3 * row['forward_backward']['median'])} ({gap}; {error})"
 
 
 def _against_published(record: Record) -> dict[tuple[int, int], float | None]:
@@ -270,14 +289,12 @@ def targets_table(record: Record) -> str:
 
 
 def for_readme(record: Record) -> str:
-    """The reference table with its date and machine."""
+    """The ratios to the published algorithm, beside gaps and gradient errors, with date and machine."""
     machine = record["machine"]
     return (
         f"8 tasks, 5-way, float32, lambda1 = 4, lambda2 = 100, random clusters; {record['date'][:10]}, "
         f"{machine['cpu']}, {record['threads']} threads{', quick run' if record['quick'] else ''}:\n\n"
-        + ratio_table(record)
-        + "\n\n"
-        + summary_table(record)
+        + ratio_table(record, with_times=True)
         + disturbance(record)
     )
 
@@ -527,7 +544,7 @@ _FIGURES: dict[str, Callable[[Record, Path], bool]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", type=Path, help="results.json of a run")
-    parser.add_argument("--readme", type=Path, help="file to put the table of the reference shapes into")
+    parser.add_argument("--readme", type=Path, help="file to put the table of ratios into")
     arguments = parser.parse_args()
     record = json.loads(arguments.results.read_text(encoding="utf-8"))
     print(write(record, arguments.results.parent))

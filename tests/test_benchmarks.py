@@ -337,6 +337,7 @@ def test_readme_gets_the_table_between_its_marks(record, tmp_path):
     assert text.endswith("<!-- /benchmarks -->\nafter\n")
     assert "old" not in text
     assert "2026-01-01, a CPU" in text
+    assert "| this package, ms (largest gap; gradient error) | 8.0 (1.0e-06; 1.0e-03) |" in text
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="expected the lines"):
         report.put_into(readme, "")

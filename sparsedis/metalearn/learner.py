@@ -57,7 +57,7 @@ class Learner(nn.Module):
         return self.head.scale.device
 
     def forward(self, episodes: Episode, way: int, first: int | None = None) -> HeadOutput:
-        """Logits (B, q, way) of the query images of a batch of episodes, and the features off (B, d).
+        """Logits (B, q, way) of the query images of a batch of episodes, and the features used (B, d).
 
         Args:
             episodes: as :meth:`sparsedis.data.Episodes.images` or ``raw`` gives them, stacked.
