@@ -1,0 +1,70 @@
+"""The public API as lines of text. After a change that is meant, which CHANGELOG.md then names:
+
+python -m tests.public_api > tests/public_api.txt
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib
+import inspect
+from collections.abc import Iterator
+
+# sparsedis itself is what everyone imports; the others have what a training script or an experiment builds on.
+MODULES = ("sparsedis", "sparsedis.nn", "sparsedis.sklearn", "sparsedis.data", "sparsedis.models")
+
+
+def lines() -> list[str]:
+    """`module.name` with its parameters and defaults; of a class also its fields and methods."""
+    found: list[str] = []
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for public in module.__all__:
+            value = getattr(module, public)
+            found += _described(f"{name}.{public}", value)
+    return found
+
+
+def _described(name: str, value: object) -> Iterator[str]:
+    if inspect.ismodule(value):
+        yield f"{name}: module"
+    elif isinstance(value, type) and issubclass(value, enum.Enum):
+        yield f"{name}: {', '.join(value.__members__)}"
+    elif isinstance(value, type) and issubclass(value, BaseException):
+        yield f"{name}: error, a {value.__bases__[0].__name__}"
+    elif isinstance(value, type):
+        yield name + _parameters(value)
+        if dataclasses.is_dataclass(value):
+            yield f"{name}: fields {', '.join(field.name for field in dataclasses.fields(value))}"
+        for member, function in inspect.getmembers(value):
+            if not member.startswith(("_", "set_")) and member in _own(value):
+                yield f"{name}.{member}" + (_parameters(function) if callable(function) else "")
+    elif callable(value):
+        yield name + _parameters(value)
+    else:
+        yield name
+
+
+def _own(value: type) -> set[str]:
+    """Members that the package defines, not those of torch's or scikit-learn's base classes; the latter also add
+    set_fit_request and the like to a class itself."""
+    return {member for base in value.__mro__ if base.__module__.startswith("sparsedis") for member in vars(base)}
+
+
+def _parameters(value: object) -> str:
+    try:
+        parameters = inspect.signature(value).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return ""
+    shown = []
+    for parameter in parameters:
+        default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+        star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        only = " (keyword)" if parameter.kind is parameter.KEYWORD_ONLY else ""
+        shown.append(f"{star}{parameter.name}{default}{only}")
+    return f"({', '.join(shown)})"
+
+
+if __name__ == "__main__":
+    print("\n".join(lines()))
