@@ -11,6 +11,7 @@ EXTRAS = {
     "fewshot": ("kornia", "accelerate", "tensorboard"),
     "disentangle": ("scipy", "sklearn", "h5py"),
     "sklearn": ("sklearn", "scipy"),
+    "cluster": ("distributed",),
     "cuda": ("cuda", "nvidia"),
     "triton": ("triton",),
 }

@@ -12,7 +12,9 @@ from PIL import Image
 from sparsedis import cli
 from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.train import train
+from sparsedis.runs.process import LOG
 from tests.command_line import options, start
+from tests.training import assert_equal
 
 pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
@@ -77,6 +79,19 @@ def test_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert "| gaussian | inner ridge + ICA | 1 |" in capsys.readouterr().out
     assert (here / "sweep" / "sweep.png").exists()
+
+    # In a process of its own a run writes the same files, but for the time that it took.
+    (here / "processes").mkdir()
+    (here / "sweep" / "tasks-gaussian-lasso-3").rename(here / "processes" / "tasks-gaussian-lasso-3")
+    assert cli.main([*arguments[:-4], "--out", "processes", "--jobs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "runs: 1 waiting, 1 done, in processes\n" in out
+    assert "| gaussian | inner ridge + ICA | 1 |" in out
+    run = here / "processes" / "tasks-gaussian-ridge-3"
+    (run / LOG).unlink()
+    assert_equal(run, here / "sweep" / run.name, besides=("seconds.json",))
+    summaries = [json.loads((here / out / "sweep.json").read_text())["summary"] for out in ("sweep", "processes")]
+    assert summaries[0] == summaries[1]
 
 
 def test_an_interrupted_sweep_says_how_to_resume_it(

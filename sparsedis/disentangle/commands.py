@@ -12,7 +12,7 @@ import tyro
 
 from sparsedis.disentangle.config import DisentangleConfig, Inner
 from sparsedis.disentangle.synthetic import SyntheticConfig
-from sparsedis.runs import command_line
+from sparsedis.runs import command_line, jobs
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class DisentangleSweep:
     """One run each, with Lasso and with ridge."""
     out: command_line.OptionalFolder = None
     """Folder of the sweep, which resumes from what is there; the default is runs/sweep-VARY."""
+    workers: tyro.conf.OmitArgPrefixes[jobs.Workers] = jobs.HERE
     json: command_line.OptionalFile = None
     """File to write the list of results to."""
 
@@ -112,7 +113,15 @@ class DisentangleSweep:
         out = self.out or Path("runs") / f"sweep-{self.vary}"
         shown = console()
         with command_line.repeatable(), written(out, lambda: report.write_sweep(out), shown):
-            records = sweep(self.config, out, vary=self.vary, values=values, seeds=self.seeds, console=shown)
+            records = sweep(
+                self.config,
+                out,
+                vary=self.vary,
+                values=values,
+                seeds=self.seeds,
+                workers=self.workers,
+                console=shown,
+            )
         if self.json:
             files.write_json(self.json, records)
 

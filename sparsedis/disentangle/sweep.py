@@ -1,7 +1,8 @@
 """Sweeps: many runs that differ in one setting, the inner regression and the seed, and a summary of their results.
 
 Every run has its own folder in that of the sweep. Finished runs are skipped, and an interrupted one is resumed. After
-every run sweep.json, sweep.md and sweep.png are rewritten.
+every run sweep.json, sweep.md and sweep.png are rewritten. Where the runs are executed is for
+:mod:`sparsedis.runs.jobs`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from sparsedis.disentangle import figures, shapes3d, tables
 from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.results import record
 from sparsedis.disentangle.train import train
-from sparsedis.runs import files, folder
+from sparsedis.runs import files, jobs
 from sparsedis.runs.config import different
+from sparsedis.runs.jobs import Workers
+from sparsedis.runs.process import Job
 from sparsedis.runs.tables import console as standard_output
 
 Vary = Literal["rho", "noise", "tasks", "lambda1"]
@@ -43,6 +46,7 @@ def sweep(
     values: Sequence[float | str] = (),
     seeds: Sequence[int] = (0, 1, 2),
     inners: Sequence[str] = ("lasso", "ridge"),
+    workers: Workers = jobs.HERE,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
     """Run a sweep, or continue it.
@@ -54,14 +58,15 @@ def sweep(
         values: that it takes; default: :data:`VALUES`.
         seeds: one run per seed.
         inners: inner regressions, one run per inner regression.
+        workers: where the runs are executed; default: in this process, one after another.
         console: where to report; default: standard output.
 
     Returns:
         One record per finished run, as :func:`sparsedis.disentangle.results.record` returns it.
 
     Raises:
-        ValueError: an unknown setting; no seed, or a seed or value given twice; and as
-            :func:`sparsedis.disentangle.train.train`.
+        ValueError: an unknown setting; no seed, or a seed or value given twice; as :func:`sparsedis.runs.jobs.run`; and
+            when all runs have ended, if some have failed.
     """
     if vary not in VALUES:
         raise ValueError(f"vary: expected one of {', '.join(VALUES)}, got {vary!r}")
@@ -76,16 +81,20 @@ def sweep(
         for value in values
         for inner in inners
     ]
-    records = []
-    for config in configs:
-        run = out / f"{vary}-{getattr(config, vary)}-{config.inner}-{config.seed}"
-        folder.complete(train, config, run, console)
-        records.append(record(run))
+    records: list[dict[str, Any]] = []
+
+    def update(finished: Sequence[Job]) -> None:
+        records[:] = [record(job.out) for job in finished]
         groups = summary(records, vary)
         files.write_json(out / JSON, {"vary": vary, "runs": records, "summary": groups})
         files.write(out / TABLE, tables.sweep_table(groups, vary).encode())
         files.write(out / FIGURE, figures.sweep(groups, vary))
-    console.print(tables.sweep_grid(summary(records, vary), vary))
+
+    runs = [Job(train, one, out / f"{vary}-{getattr(one, vary)}-{one.inner}-{one.seed}") for one in configs]
+    failures = jobs.run(runs, workers, console, update)
+    if records:
+        console.print(tables.sweep_grid(summary(records, vary), vary))
+    jobs.check(failures)
     return records
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from sparsedis.metalearn.config import HEADS, PRESETS, Head, Preset, TrainConfig
-from sparsedis.runs import command_line
+from sparsedis.runs import command_line, jobs
 
 if TYPE_CHECKING:
     from sparsedis.metalearn.learner import Learner
@@ -182,6 +182,7 @@ class Compare:
     """Relative weights of the group Lasso to try; the default is the settings' lambda1."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/compare")
     """Folder of the runs, of compare.md and of compare.json."""
+    workers: tyro.conf.OmitArgPrefixes[jobs.Workers] = jobs.HERE
 
     def run(self) -> None:
         from sparsedis.metalearn import comparison, report, results, tables
@@ -191,10 +192,13 @@ class Compare:
         shown = console()
         configs = comparison.variants(self.config, self.heads, self.lambda1_grid)
         with command_line.repeatable(), written(self.out, lambda: report.write_comparison(self.out), shown):
-            entries = [entry for entry, _ in comparison.run_all(configs, self.seeds, self.out)]
-            chosen = results.best(entries)
-            comparison.write(self.out, report.COMPARE, entries, chosen, _common_settings(self.config))
-        shown.print(tables.comparison(chosen))
+            done, failures = comparison.run_all(configs, self.seeds, self.out, self.workers, shown)
+            if entries := [entry for entry, _ in done]:
+                chosen = results.best(entries)
+                comparison.write(self.out, report.COMPARE, entries, chosen, _common_settings(self.config))
+        if entries:
+            shown.print(tables.comparison(chosen))
+        jobs.check(failures)
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,7 @@ class Sweep:
     """One run each."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/sweep")
     """Folder of the runs and of the results."""
+    workers: tyro.conf.OmitArgPrefixes[jobs.Workers] = jobs.HERE
 
     def run(self) -> None:
         from sparsedis.metalearn import comparison, figures, report, results, tables
@@ -228,14 +233,17 @@ class Sweep:
         configs = comparison.variants(self.config, (self.config.head, *self.baselines), self.lambda1_grid)
         shown = console()
         with command_line.repeatable(), written(self.out, lambda: report.write_sweep(self.out), shown):
-            done = comparison.run_all(configs, self.seeds, self.out)
-            entries = [entry for entry, _ in done]
-            files.write(self.out / "sweep.png", figures.sweep(entries))
-            chosen = results.best([entry for entry in entries if entry.head == self.config.head])[0]
-            folder = next(folders[0] for entry, folders in done if entry is chosen)
-            files.write(self.out / "features.png", _feature_usage(folder))
-            comparison.write(self.out, report.SWEEP, entries, entries, _common_settings(self.config))
-        shown.print(tables.comparison(entries))
+            done, failures = comparison.run_all(configs, self.seeds, self.out, self.workers, shown)
+            if entries := [entry for entry, _ in done]:
+                files.write(self.out / "sweep.png", figures.sweep(entries))
+                if sparse := [entry for entry in entries if entry.head == self.config.head]:
+                    chosen = results.best(sparse)[0]
+                    folder = next(folders[0] for entry, folders in done if entry is chosen)
+                    files.write(self.out / "features.png", _feature_usage(folder))
+                comparison.write(self.out, report.SWEEP, entries, entries, _common_settings(self.config))
+        if entries:
+            shown.print(tables.comparison(entries))
+        jobs.check(failures)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Comparisons of many runs: of heads, and of weights of the group Lasso.
 
 A comparison has one folder, with a folder for every run in it. Finished runs are not repeated, and an interrupted run
-is resumed from its last checkpoint.
+is resumed from its last checkpoint. Where the runs are executed is for :mod:`sparsedis.runs.jobs`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from sparsedis.metalearn import results, tables
 from sparsedis.metalearn.config import HEADS, Head, TrainConfig
 from sparsedis.metalearn.results import Entry, Results, pooled
 from sparsedis.metalearn.train import train
-from sparsedis.runs import files, folder
+from sparsedis.runs import files, jobs
 from sparsedis.runs.config import different
+from sparsedis.runs.jobs import Workers
+from sparsedis.runs.process import Job
 from sparsedis.runs.tables import console as standard_output
 
 
@@ -44,25 +46,33 @@ def variants(config: TrainConfig, heads: Sequence[Head], grid: Sequence[float]) 
 
 
 def run_all(
-    configs: Sequence[TrainConfig], seeds: Sequence[int], out: Path, console: Console | None = None
-) -> list[tuple[Entry, list[Path]]]:
-    """Train what is not trained yet; an entry per variant, with the folders of its runs.
+    configs: Sequence[TrainConfig],
+    seeds: Sequence[int],
+    out: Path,
+    workers: Workers = jobs.HERE,
+    console: Console | None = None,
+) -> tuple[list[tuple[Entry, list[Path]]], dict[str, str]]:
+    """Train what is not trained yet.
+
+    Returns:
+        An entry per variant, with the folders of its runs, but for variants of which a run has failed; and the reasons
+        by the names of the runs that have.
 
     Raises:
-        ValueError: no seed or one twice; a run in the folder has other settings.
+        ValueError: no seed or one twice; and as :func:`sparsedis.runs.jobs.run`.
     """
     different("seeds", seeds)
-    console = console or standard_output()
-    done = []
+    variants: list[tuple[TrainConfig, list[Job]]] = []
     for config in configs:
-        finished, folders = [], []
-        for seed in seeds:
-            one = replace(config, seed=seed, data=absolute(config.data)).settled()
-            folders.append(out / name(one))
-            folder.complete(train, one, folders[-1], console)
-            finished.append(results.read(folders[-1]))
-        done.append((_entry(config, tuple(seeds), finished), folders))
-    return done
+        own = [replace(config, seed=seed, data=absolute(config.data)).settled() for seed in seeds]
+        variants.append((config, [Job(train, one, out / name(one)) for one in own]))
+    failures = jobs.run([job for _, runs in variants for job in runs], workers, console or standard_output())
+    done = []
+    for config, runs in variants:
+        if not any(job.name in failures for job in runs):
+            folders = [job.out for job in runs]
+            done.append((_entry(config, tuple(seeds), [results.read(one) for one in folders]), folders))
+    return done, failures
 
 
 def name(config: TrainConfig) -> str:

@@ -1,7 +1,11 @@
 """The commands beside train, from the command line, on small data."""
 
 import json
+import os
 import pickle
+import re
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +22,11 @@ from sparsedis.metalearn.figures import usage
 from sparsedis.metalearn.profile import profile
 from sparsedis.metalearn.results import pooled
 from sparsedis.metalearn.train import load_run, train
-from tests.command_line import options
+from sparsedis.runs.process import LOG
+from tests.command_line import options, start
 from tests.data.test_omniglot_one_shot import write_runs
 from tests.runs.test_report import assert_self_contained
+from tests.training import assert_equal
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -115,6 +121,17 @@ def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[s
     assert cli.main([*arguments, "--width", "4"]) == 2
     assert "width: the run in" in capsys.readouterr().err
 
+    # In processes of their own, and in another order, the runs write the same files.
+    some = ["--seeds", "1", "--heads", "ridge", "prototypes", "--out", "processes", "--jobs", "2"]
+    capsys.readouterr()
+    assert cli.main(["compare", *options(config), *some]) == 0
+    out = capsys.readouterr().out
+    assert "runs: 2 done\n| head |" in out
+    assert "│ 3-way 2-shot │" in (here / "processes" / "ridge-1" / LOG).read_text()
+    for run in ("ridge-1", "prototypes-1"):
+        (here / "processes" / run / LOG).unlink()
+        assert_equal(here / "processes" / run, here / "grid" / run)
+
 
 @pytest.mark.slow
 def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,6 +168,58 @@ def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str
     ):
         assert cli.main(words) == 2
         assert capsys.readouterr().err == f"sparsedis: {message}\n"
+
+
+@pytest.mark.slow
+def test_processes_are_interrupted(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C ends them all; the same command, or one in a single process, ends with the files of a whole run."""
+    config = replace(quick, iterations=150, validate_every=150, save_every=150, test_episodes=10)
+    arguments = ["sweep", *options(config), "--lambda1-grid", "0.1", "--baselines", "ridge"]
+    process = start(*arguments, "--out", "grid", "--jobs", "2", cwd=here)
+    runs = [here / "grid" / name for name in ("group-lasso-svm-0.1-0", "ridge-0")]
+    while not all((run / "metrics.jsonl").exists() for run in runs) and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert out.endswith("save checkpoints\nInterrupted. To resume: run the same command again\n")
+    assert not (here / "grid" / "sweep.json").exists()
+    for run in runs:
+        assert (run / "last.safetensors").exists()
+        (number,) = re.findall(r", process (\d+) of", (run / LOG).read_text())
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(number), 0)
+        (run / LOG).unlink()
+    for folder in ("grid", "whole"):
+        assert cli.main([*arguments, "--out", folder]) == 0
+        capsys.readouterr()
+    for run in runs:
+        assert_equal(run, here / "whole" / run.name)
+
+
+@pytest.mark.slow
+def test_failures(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has the variants all of whose runs are finished; the error names the others."""
+    config = replace(quick, iterations=4, validate_every=4, test_episodes=10)
+    arguments = ["sweep", *options(config), "--lambda1-grid", "0.1", "--baselines", "ridge", "--out", "grid"]
+    (here / "grid").mkdir()
+    (here / "grid" / "group-lasso-svm-0.1-0").touch()  # in the way of its folder
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert "| ridge |" in out
+    assert re.fullmatch(r"sparsedis: 1 run failed: group-lasso-svm-0\.1-0: .* \(to try again: run .* again\)\n", err)
+    assert [entry["head"] for entry in json.loads((here / "grid" / "sweep.json").read_text())["entries"]] == ["ridge"]
+    (here / "grid" / "group-lasso-svm-0.1-0").unlink()
+    assert cli.main(arguments) == 0
+    assert len(json.loads((here / "grid" / "sweep.json").read_text())["entries"]) == 2
+
+    words = ["compare", "--data", "omniglot:nowhere", "--heads", "svm", "ridge", "--seeds", "0", "--out", "none"]
+    capsys.readouterr()
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("sparsedis: 2 runs failed: svm-0, ridge-0: ")
+    assert err.count("nowhere") == 1
 
 
 def evaluation(accuracy: float, ci95: float) -> Evaluation:

@@ -1,0 +1,166 @@
+"""The runs of a sweep as they go on: a live table on a terminal, elsewhere a line for every change."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sparsedis.runs import folder
+from sparsedis.runs.process import LOG, Job
+
+_TAIL = 1 << 16  # bytes of metrics.jsonl, from its end, that hold its last lines
+State = Literal["waiting", "running", "done", "failed"]
+_STYLES: dict[State, str] = {"waiting": "dim", "running": "cyan", "done": "green", "failed": "bold red"}
+_AROUND = 7  # lines of the table that are not runs: title, headings, rules, caption
+
+
+@dataclass
+class _Row:
+    job: Job
+    state: State = "waiting"
+    iteration: int = 0
+    validation: str = ""
+    note: str = ""
+    logged: int = 0  # bytes of the log before this try
+
+
+class Board:
+    """The table; a context, in which it is shown.
+
+    A run's log tells that it has begun, its metrics.jsonl how far it is: both are in its folder, wherever the run is.
+
+    Args:
+        jobs: the runs.
+        finished: names of those that are not run again.
+        console: where to show them.
+    """
+
+    def __init__(self, jobs: Sequence[Job], finished: Collection[str], console: Console) -> None:
+        self._rows = {job.name: _Row(job) for job in jobs}
+        for row in self._rows.values():
+            row.state = "done" if row.job.name in finished else "waiting"
+            row.logged = _size(row.job.out / LOG)
+            row.iteration, row.validation = _progress(row.job.out / folder.METRICS)
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> Board:
+        if self._live:
+            self._live.start()
+        else:
+            self._say(f"{self._counts()}, in {next(iter(self._rows.values())).job.out.parent}")
+        self.refresh()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.update(self._table(len(self._rows)), refresh=True)
+            self._live.stop()
+
+    def done(self, job: Job) -> None:
+        """Show that a run is finished."""
+        row = self._rows[job.name]
+        self._look(row)
+        row.state, row.note = "done", ""
+        self._change(row, f"done; {self._counts()}")
+
+    def failed(self, job: Job, reason: str) -> None:
+        """Show that a run has failed for good."""
+        row = self._rows[job.name]
+        row.state, row.note = "failed", reason
+        self._change(row, f"failed: {reason}")
+
+    def again(self, job: Job, reason: str) -> None:
+        """Show that a run is tried again."""
+        row = self._rows[job.name]
+        row.state, row.note, row.logged = "waiting", f"again: {reason}", _size(job.out / LOG)
+        self._change(row, f"{reason}; is resumed")
+
+    def refresh(self) -> None:
+        """Look at all runs that are not over."""
+        for row in self._rows.values():
+            if row.state == "waiting" and _size(row.job.out / LOG) > row.logged:
+                row.state = "running"
+                self._change(row, "running")
+            if row.state == "running":
+                self._look(row)
+        if self._live:
+            self._live.update(self._table(self._console.height - _AROUND), refresh=True)
+
+    def _look(self, row: _Row) -> None:
+        row.iteration, validation = _progress(row.job.out / folder.METRICS)
+        if validation and validation != row.validation:
+            row.validation = validation
+            self._change(row, f"iteration {row.iteration}/{row.job.config.iterations}, {validation}")
+
+    def _change(self, row: _Row, text: str) -> None:
+        if not self._live:
+            self._say(f"{row.job.name}: {text}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def _counts(self) -> str:
+        found = Counter(row.state for row in self._rows.values())
+        parts = [f"{found[state]} {state}" for state in _STYLES if found[state]]
+        return f"runs: {', '.join(parts)}"
+
+    def _table(self, most: int) -> Table:
+        """Of at most so many runs: those that say something first, in their order."""
+        rank = ("failed", "running", "waiting", "done")
+        by_rank = sorted(self._rows.values(), key=lambda row: rank.index(row.state))
+        shown = {row.job.name for row in by_rank[: max(most, 1)]}
+        table = Table(title=self._counts())
+        table.add_column("run", overflow="fold")
+        table.add_column("state")
+        table.add_column("iteration", justify="right")
+        table.add_column("last validation")
+        table.add_column("note", overflow="fold")
+        for row in self._rows.values():
+            if row.job.name in shown:
+                done = f"{row.iteration}/{row.job.config.iterations}"
+                cells = (row.job.name, row.state, done, row.validation, row.note)
+                table.add_row(*map(Text, cells), style=_STYLES[row.state])
+        if hidden := len(self._rows) - len(shown):
+            table.caption = f"and {hidden} more"
+        return table
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _progress(path: Path) -> tuple[int, str]:
+    """The last iteration in a metrics.jsonl, and the first value of the last validation that is near its end."""
+    iteration, validation = 0, ""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(file.seek(0, 2) - _TAIL, 0))
+            lines = file.read().splitlines()
+    except OSError:
+        return iteration, validation
+    for text in lines:
+        try:
+            line = json.loads(text)
+            iteration, split = line.pop("iteration"), line.pop("split")
+        except (ValueError, AttributeError, KeyError, TypeError):  # the middle of a line
+            continue
+        if split == "validation" and line:
+            key, value = next(iter(line.items()))
+            validation = f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+    return iteration, validation
