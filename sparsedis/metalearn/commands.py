@@ -195,7 +195,8 @@ class Compare:
             done, failures = comparison.run_all(configs, self.seeds, self.out, self.workers, shown)
             if entries := [entry for entry, _ in done]:
                 chosen = results.best(entries)
-                comparison.write(self.out, report.COMPARE, entries, chosen, _common_settings(self.config))
+                common = _common_settings(self.config, self.workers)
+                comparison.write(self.out, report.COMPARE, entries, chosen, common)
         if entries:
             shown.print(tables.comparison(chosen))
         jobs.check(failures)
@@ -240,7 +241,8 @@ class Sweep:
                     chosen = results.best(sparse)[0]
                     folder = next(folders[0] for entry, folders in done if entry is chosen)
                     files.write(self.out / "features.png", _feature_usage(folder))
-                comparison.write(self.out, report.SWEEP, entries, entries, _common_settings(self.config))
+                common = _common_settings(self.config, self.workers)
+                comparison.write(self.out, report.SWEEP, entries, entries, common)
         if entries:
             shown.print(tables.comparison(entries))
         jobs.check(failures)
@@ -279,8 +281,8 @@ class Data:
         shown.print(tables.counts(data))
 
 
-def _common_settings(config: TrainConfig) -> dict[str, Any]:
-    settings = config.as_json()
+def _common_settings(config: TrainConfig, workers: jobs.Workers) -> dict[str, Any]:
+    settings = {**config.as_json(), "threads": config.threads or workers.threads}
     return {"config": {name: value for name, value in settings.items() if name not in ("head", "seed", "lambda1")}}
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.live import Live
@@ -29,6 +30,7 @@ class _Row:
     job: Job
     state: State = "waiting"
     iteration: int = 0
+    validated: int = 0  # the iteration of the last validation
     validation: str = ""
     note: str = ""
     logged: int = 0  # bytes of the log before this try
@@ -50,7 +52,7 @@ class Board:
         for row in self._rows.values():
             row.state = "done" if row.job.name in finished else "waiting"
             row.logged = _size(row.job.out / LOG)
-            row.iteration, row.validation = _progress(row.job.out / folder.METRICS)
+            self._read(row)
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -100,10 +102,22 @@ class Board:
             self._live.update(self._table(self._console.height - _AROUND), refresh=True)
 
     def _look(self, row: _Row) -> None:
-        row.iteration, validation = _progress(row.job.out / folder.METRICS)
-        if validation and validation != row.validation:
-            row.validation = validation
-            self._change(row, f"iteration {row.iteration}/{row.job.config.iterations}, {validation}")
+        before = row.validated
+        self._read(row)
+        if row.validated > before:
+            self._change(row, f"iteration {row.validated}/{row.job.config.iterations}, {row.validation}")
+
+    def _read(self, row: _Row) -> None:
+        """The last iteration in metrics.jsonl, and the first value of the last validation, if it is near its end."""
+        for line in _tail(row.job.out / folder.METRICS):
+            try:
+                row.iteration, split = line.pop("iteration"), line.pop("split")
+            except (AttributeError, KeyError, TypeError):
+                continue
+            if split == "validation" and line:
+                key, value = next(iter(line.items()))
+                row.validated = row.iteration
+                row.validation = f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
 
     def _change(self, row: _Row, text: str) -> None:
         if not self._live:
@@ -145,22 +159,16 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _progress(path: Path) -> tuple[int, str]:
-    """The last iteration in a metrics.jsonl, and the first value of the last validation that is near its end."""
-    iteration, validation = 0, ""
+def _tail(path: Path) -> list[Any]:
+    """The last lines of a file of JSON lines, but for one that is being written; none if there is no file."""
     try:
         with path.open("rb") as file:
             file.seek(max(file.seek(0, 2) - _TAIL, 0))
-            lines = file.read().splitlines()
+            texts = file.read().splitlines()
     except OSError:
-        return iteration, validation
-    for text in lines:
-        try:
-            line = json.loads(text)
-            iteration, split = line.pop("iteration"), line.pop("split")
-        except (ValueError, AttributeError, KeyError, TypeError):  # the middle of a line
-            continue
-        if split == "validation" and line:
-            key, value = next(iter(line.items()))
-            validation = f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-    return iteration, validation
+        return []
+    lines = []
+    for text in texts:
+        with suppress(ValueError):  # the part of a line
+            lines.append(json.loads(text))
+    return lines

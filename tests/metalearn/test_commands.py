@@ -173,7 +173,7 @@ def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.slow
 def test_processes_are_interrupted(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C ends them all; the same command, or one in a single process, ends with the files of a whole run."""
-    config = replace(quick, iterations=150, validate_every=150, save_every=150, test_episodes=10)
+    config = replace(quick, iterations=60, validate_every=60, save_every=60, test_episodes=10)
     arguments = ["sweep", *options(config), "--lambda1-grid", "0.1", "--baselines", "ridge"]
     process = start(*arguments, "--out", "grid", "--jobs", "2", cwd=here)
     runs = [here / "grid" / name for name in ("group-lasso-svm-0.1-0", "ridge-0")]
