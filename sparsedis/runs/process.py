@@ -154,11 +154,14 @@ def main() -> None:
     os.dup2(2, 1)  # what is printed goes to the log
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with SIGINT ignored
     threading.Thread(target=_obey, daemon=True).start()
+    code = 0
     try:
-        reason = attempt(sys.argv[1])
+        os.write(reply, json.dumps(attempt(sys.argv[1])).encode())
     except KeyboardInterrupt:
-        sys.exit(130)
-    os.write(reply, json.dumps(reason).encode())
+        code = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Python would take torch's modules apart first, which takes longer than to save a checkpoint
 
 
 def attempt(job: str) -> str:
