@@ -12,17 +12,36 @@ from sparsedis import checks
 # How the losses of the samples make that of a task.
 REDUCTIONS = ("sum", "mean")
 
+# Iterations that nothing reaches, whose number all kernels can count to.
+_NO_LIMIT = 2**31 - 1
+
+
+def task_batch(
+    features: Tensor, labels: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+    """Classification tasks, checked, as :func:`as_batch` returns them; the labels are int64."""
+    checks.task_tensors(features, labels, sample_weight)
+    return as_batch(features, labels.to(torch.int64), sample_weight)
+
 
 def as_batch(
     features: Tensor, targets: Tensor, sample_weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, bool]:
     """One task as a batch of one, a batch as it is, and whether it was one task.
 
-    ``targets`` are labels or regression targets.
+    ``targets`` are labels or regression targets. Weights that are not floating-point come back as int64: torch cannot
+    compare most unsigned integers.
     """
+    if sample_weight is not None:
+        sample_weight = comparable(sample_weight)
     if features.dim() != 2:
         return features, targets, sample_weight, False
     return features[None], targets[None], None if sample_weight is None else sample_weight[None], True
+
+
+def comparable(sample_weight: Tensor) -> Tensor:
+    """Weights of a dtype that torch can compare: floating-point ones as they are, others as int64."""
+    return sample_weight if sample_weight.is_floating_point() else sample_weight.to(torch.int64)
 
 
 def class_count(labels: Tensor, sample_weight: Tensor | None, n_classes: int | None) -> int:
@@ -69,13 +88,14 @@ def weights_of(sample_weight: Tensor | None, features: Tensor, dtype: torch.dtyp
 
 
 def step_limit(max_iter: int | None, default: int) -> int:
-    """The largest number of iterations given, checked, or the default."""
+    """The largest number of iterations given, checked, or the default; an int of any size may be given."""
     if max_iter is None:
         return default
     if isinstance(max_iter, bool) or not isinstance(max_iter, Integral):
         raise TypeError(f"max_iter: expected an int, got {type(max_iter).__name__}")
-    checks.number("max_iter", int(max_iter), above=0)
-    return int(max_iter)
+    if max_iter < 1:
+        raise ValueError(f"max_iter: expected a finite number > 0, got {max_iter}")
+    return min(int(max_iter), _NO_LIMIT)
 
 
 def total_weight(weight: Tensor, reduction: str, *, wanted: str) -> Tensor | None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
 _FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
+_UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+_LARGEST = sys.float_info.max
+_MOST_CLASSES = 2**31 - 1
+
+
+class NotFiniteError(ValueError):
+    """A NaN or infinite value where a finite one is expected: what a training run that diverges comes to."""
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -21,9 +30,8 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 def task_tensors(features: Tensor, labels: Tensor, sample_weight: Tensor | None) -> None:
     """Types, shapes and devices of the tensors that describe classification tasks."""
     _features(features)
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels: expected a torch.Tensor, got {type(labels).__name__}")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    dense("labels", labels)
+    if labels.dtype not in (*_SIGNED, *_UNSIGNED):
         raise TypeError(f"labels: expected an integer dtype (int64), got {labels.dtype}")
     if labels.shape != features.shape[:-1]:
         raise ValueError(f"labels: expected shape {tuple(features.shape[:-1])}, got {tuple(labels.shape)}")
@@ -36,8 +44,7 @@ def regression_tensors(
 ) -> None:
     """Types, shapes and devices of the tensors that describe regression tasks."""
     _features(features)
-    if not isinstance(targets, Tensor):
-        raise TypeError(f"targets: expected a torch.Tensor, got {type(targets).__name__}")
+    dense("targets", targets)
     if targets.dtype not in _FEATURE_DTYPES:
         raise TypeError(f"targets: expected a floating-point dtype, got {targets.dtype}")
     samples = tuple(features.shape[:-1])
@@ -51,11 +58,36 @@ def regression_tensors(
     _sample_weight(sample_weight, features)
 
 
+def dense(name: str, value: Tensor) -> None:
+    """TypeError unless ``value`` is a tensor that holds a plain number for every index."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(
+            f"{name}: expected a dense tensor, got a nested one; torch.nested.to_padded_tensor makes one, and "
+            "sample_weight 0 marks its padding"
+        )
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}; to_dense() makes one")
+    if value.is_quantized:
+        raise TypeError(f"{name}: expected a dense tensor, got a quantized one; dequantize() makes one")
+
+
+def floating(name: str, value: Tensor) -> None:
+    """TypeError or ValueError unless ``value`` is a dense tensor of floating-point numbers, with values."""
+    dense(name, value)
+    if value.dtype not in _FEATURE_DTYPES:
+        raise TypeError(f"{name}: expected a floating-point dtype, got {value.dtype}")
+    _has_values(name, value)
+
+
+def _has_values(name: str, value: Tensor) -> None:
+    if value.device.type == "meta":
+        raise ValueError(f"{name}: expected a tensor with values, got one on the device meta")
+
+
 def _features(features: Tensor) -> None:
-    if not isinstance(features, Tensor):
-        raise TypeError(f"features: expected a torch.Tensor, got {type(features).__name__}")
-    if features.dtype not in _FEATURE_DTYPES:
-        raise TypeError(f"features: expected a floating-point dtype, got {features.dtype}")
+    floating("features", features)
     if features.dim() not in (2, 3):
         raise ValueError(f"features: expected shape (B, n, d) or (n, d), got {tuple(features.shape)}")
     if 0 in features.shape:
@@ -65,12 +97,11 @@ def _features(features: Tensor) -> None:
 def _sample_weight(sample_weight: Tensor | None, features: Tensor) -> None:
     if sample_weight is None:
         return
-    if not isinstance(sample_weight, Tensor):
-        raise TypeError(f"sample_weight: expected a torch.Tensor, got {type(sample_weight).__name__}")
+    dense("sample_weight", sample_weight)
     samples = tuple(features.shape[:-1])
     if sample_weight.shape != samples:
         raise ValueError(f"sample_weight: expected shape {samples}, got {tuple(sample_weight.shape)}")
-    if sample_weight.is_complex():
+    if sample_weight.dtype not in (*_FEATURE_DTYPES, *_SIGNED, *_UNSIGNED, torch.bool):
         raise TypeError(f"sample_weight: expected a real dtype, got {sample_weight.dtype}")
     same_device("sample_weight", sample_weight, features)
 
@@ -81,33 +112,72 @@ def same_device(name: str, value: Tensor, features: Tensor) -> None:
         raise ValueError(f"{name}: expected device {features.device} (that of features), got {value.device}")
 
 
-def hyperparameter(name: str, value: float | Tensor, batch: int, features: Tensor, *, positive: bool) -> None:
-    """A number, a 0-d tensor or one value per task; the values of tensors are checked by :func:`parameter_values`."""
+def hyperparameter(name: str, value: float | Tensor, batch: int, features: Tensor, *, positive: bool) -> float | Tensor:
+    """A number, a 0-d tensor or one value per task; the values of tensors are checked by :func:`parameter_values`.
+
+    Returns:
+        The tensor, or the number as one of Python's.
+    """
     if isinstance(value, Tensor):
+        dense(name, value)
         if value.dtype == torch.bool or value.is_complex():
             raise TypeError(f"{name}: expected a real dtype, got {value.dtype}")
         if value.shape not in ((), (batch,)):
             raise ValueError(f"{name}: expected a number, a 0-d tensor or shape ({batch},), got {tuple(value.shape)}")
         if value.dim() > 0:
             same_device(name, value, features)
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a number or a torch.Tensor, got {type(value).__name__}")
-    else:
-        _sign(name, value, positive=positive)
+        _has_values(name, value)
+        return value
+    result = _real(name, value, "a number or a torch.Tensor")
+    _sign(name, result, positive=positive)
+    return result
+
+
+def _real(name: str, value: object, expected: str = "a number") -> float:
+    """The value as one of Python's numbers; TypeError for a bool, and for what is no real number."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value  # untouched: under torch.compile it may be symbolic
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)  # NumPy's
+    raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
 
 
 def _sign(name: str, value: float, *, positive: bool) -> None:
     # By comparisons, which symbolic numbers know too; false for NaN.
-    if not 0 <= value < math.inf or (positive and value == 0):
-        raise ValueError(f"{name}: expected a finite number {'> 0' if positive else '>= 0'}, got {value}")
+    if not 0 <= value <= _LARGEST or (positive and value == 0):
+        error = ValueError if abs(value) <= _LARGEST else NotFiniteError
+        raise error(f"{name}: expected a finite number {'> 0' if positive else '>= 0'}, got {value}")
 
 
-def number(name: str, value: float, *, above: float) -> None:
-    """ValueError unless ``value`` is a finite number above ``above``."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not above < value < math.inf:
-        raise ValueError(f"{name}: expected a finite number > {above}, got {value}")
+def number(name: str, value: float | Tensor, *, above: float | None = None) -> float:
+    """A finite number, above ``above`` if that is given, as one of Python's.
+
+    Args:
+        name: for the messages.
+        value: a number of Python or NumPy, or a 0-d tensor without gradient.
+        above: exclusive bound.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if isinstance(value, Tensor):
+        dense(name, value)
+        _has_values(name, value)
+        if value.dim() or value.dtype == torch.bool or value.is_complex():
+            raise TypeError(f"{name}: expected a real number, got a tensor {tuple(value.shape)} of {value.dtype}")
+        if value.requires_grad:
+            raise TypeError(f"{name}: expected a constant, got a tensor that requires a gradient")
+        value = value.item()
+    result = _real(name, value)
+    if not -_LARGEST <= result <= _LARGEST or (above is not None and result <= above):
+        raise ValueError(f"{name}: expected a finite number{'' if above is None else f' > {above}'}, got {result}")
+    return result
+
+
+def flag(name: str, value: object) -> None:
+    """TypeError unless ``value`` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
 def n_classes(value: int) -> None:
@@ -116,15 +186,17 @@ def n_classes(value: int) -> None:
         raise TypeError(f"n_classes: expected an int, got {type(value).__name__}")
     if value < 2:
         raise ValueError(f"n_classes: expected at least 2 classes, got {value}")
+    if value > _MOST_CLASSES:
+        raise ValueError(f"n_classes: expected at most {_MOST_CLASSES} classes, got {value}")
 
 
 def finite(name: str, value: Tensor, dimensions: Sequence[str]) -> None:
-    """ValueError unless all values are finite; ``dimensions`` name those of ``value`` in the message."""
+    """NotFiniteError unless all values are finite; ``dimensions`` name those of ``value`` in the message."""
     if bool(torch.isfinite(value).all()):
         return
     where = (~torch.isfinite(value)).nonzero()
     first = ", ".join(f"{dimension} {i}" for dimension, i in zip(dimensions, where[0].tolist(), strict=False))
-    raise ValueError(f"{name}: expected finite values, got {len(where)} NaN or infinite ones (first: {first})")
+    raise NotFiniteError(f"{name}: expected finite values, got {len(where)} NaN or infinite ones (first: {first})")
 
 
 def weight_values(sample_weight: Tensor) -> None:

@@ -71,9 +71,11 @@ def solve_lasso(
     checks.regression_tensors(features, targets, sample_weight)
     features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
     batch, n, d = features.shape
-    for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
-        checks.hyperparameter(name, value, batch, features, positive=False)
-    checks.number("tol", tol, above=0)
+    lambda1 = checks.hyperparameter("lambda1", lambda1, batch, features, positive=False)
+    lambda2 = checks.hyperparameter("lambda2", lambda2, batch, features, positive=False)
+    tol = checks.number("tol", tol, above=0)
+    for name, value in (("relative", relative), ("throw", throw)):
+        checks.flag(name, value)
     steps = step_limit(max_iter, _MAX_ITER)
     chosen = lasso.OPERATION.choose(backend, Request(features.device, features.dtype, n, d, 1, SOLVER))
 
@@ -89,7 +91,7 @@ def solve_lasso(
     if total is not None:
         l2 = l2 / total
     inputs, options = Inputs(features, targets, l1, l2, weight), Options(float(tol), steps)
-    outputs = lasso.OPERATION.solve(*inputs, *options, chosen, throw)
+    outputs = lasso.OPERATION.solve(*inputs, *options, chosen, bool(throw))
     return Solution.of(outputs, total, single=single, solver=SOLVER, backend=chosen)
 
 

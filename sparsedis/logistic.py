@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sparsedis import checks
 from sparsedis.arguments import (
-    as_batch,
     class_count,
     per_task,
     step_limit,
+    task_batch,
     times_scale,
     total_weight,
     weights_of,
@@ -56,7 +55,8 @@ def solve_logistic(
     Args:
         features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;
             half precision is solved and returned in float32.
-        labels: (B, n) or (n,), integers from 0 to k-1. A class may have no sample, but not with an intercept.
+        labels: (B, n) or (n,), integers from 0 to k-1, of any integer dtype. A class may have no sample, but not with
+            an intercept.
         lambda1: >= 0: a number, a 0-d tensor or (B,). lambda1 or lambda2 has to be above 0: no minimum else.
         lambda2: >= 0, likewise.
         intercept: with an intercept.
@@ -76,30 +76,31 @@ def solve_logistic(
         TypeError, ValueError: bad input; the message names what was expected and what came.
         NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
     """
-    checks.task_tensors(features, labels, sample_weight)
-    features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
+    features, labels, sample_weight, single = task_batch(features, labels, sample_weight)
     batch, n, d = features.shape
-    for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
-        checks.hyperparameter(name, value, batch, features, positive=False)
-    checks.number("tol", tol, above=0)
+    lambda1 = checks.hyperparameter("lambda1", lambda1, batch, features, positive=False)
+    lambda2 = checks.hyperparameter("lambda2", lambda2, batch, features, positive=False)
+    tol = checks.number("tol", tol, above=0)
+    for name, value in (("intercept", intercept), ("relative", relative), ("throw", throw)):
+        checks.flag(name, value)
     steps = step_limit(max_iter, _MAX_ITER)
     classes = class_count(labels, sample_weight, n_classes)
     chosen = logistic.OPERATION.choose(backend, Request(features.device, features.dtype, n, d, classes, SOLVER))
 
     working = working_dtype(features.device)
-    weight, integers = weights_of(sample_weight, features, working), labels.to(torch.int64)
+    weight = weights_of(sample_weight, features, working)
     l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
     # The operation averages: for a sum the penalties are divided by N, gap and objective multiplied.
     total = total_weight(weight, reduction, wanted="sum")
     if relative:
-        l1 = times_scale(l1, logistic.lambda1_max(features.detach(), integers, weight, classes, bool(intercept)))
+        l1 = times_scale(l1, logistic.lambda1_max(features.detach(), labels, weight, classes, bool(intercept)))
     elif total is not None:
         l1 = l1 / total
     if total is not None:
         l2 = l2 / total
-    inputs = Inputs(features, integers, l1, l2, weight)
+    inputs = Inputs(features, labels, l1, l2, weight)
     options = Options(classes, bool(intercept), float(tol), steps)
-    weights, *rest = logistic.OPERATION.solve(*inputs, *options, chosen, throw)
+    weights, *rest = logistic.OPERATION.solve(*inputs, *options, chosen, bool(throw))
     return Solution.of(
         (weights[:, :d], *rest),
         total,
@@ -136,11 +137,11 @@ def logistic_lambda1_max(
     Raises:
         TypeError, ValueError: as :func:`solve_logistic`.
     """
-    checks.task_tensors(features, labels, sample_weight)
-    features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
+    features, labels, sample_weight, single = task_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)
+    checks.flag("intercept", intercept)
     weight = weights_of(sample_weight, features, working_dtype(features.device))
-    result = logistic.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes, bool(intercept))
+    result = logistic.lambda1_max(features.detach(), labels, weight, classes, bool(intercept))
     total = total_weight(weight, reduction, wanted="sum")
     result = result if total is None else result * total
     return result[0] if single else result

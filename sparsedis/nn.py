@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedis import checks
-from sparsedis.arguments import class_count
+from sparsedis.arguments import class_count, comparable, step_limit
 from sparsedis.logistic import solve_logistic
 from sparsedis.ops.common.custom_op import is_plain
 from sparsedis.ridge import solve_ridge
@@ -32,8 +33,12 @@ class SparseHead(nn.Module):
 
     A head of one's own gives the start of its hyperparameters, and a method ``solve``.
 
+    A lambda1 that is learned can grow until every feature of every task is off. Weights of zero do not change with
+    anything: from there on lambda1 and the encoder have a gradient of zero, and nothing turns a feature on again. The
+    first training batch for which that is so is a RuntimeWarning.
+
     Args:
-        start: the hyperparameters by name.
+        start: the hyperparameters by name: numbers, or 0-d tensors without gradient.
         positive: names of those that must be above 0; the others must be 0 or above.
         learn: names of those that become positive trainable parameters (their logarithm is what is trained).
         relative: whether the weights of the penalties are multiples of each task's own scale.
@@ -46,6 +51,9 @@ class SparseHead(nn.Module):
 
     Raises:
         TypeError, ValueError: a bad number; a name in ``learn`` that is unknown, or whose start is 0.
+
+    Warns:
+        RuntimeWarning: as above.
     """
 
     last_solution: Solution | None = None
@@ -63,16 +71,18 @@ class SparseHead(nn.Module):
             raise TypeError(f"learn: expected a sequence of names, got the string {learn!r}")
         for name in learn:
             checks.one_of("learn", name, tuple(start))
-        for name, value in start.items():
-            checks.number(name, value, above=-1.0)
+        values = {name: float(checks.number(name, value)) for name, value in start.items()}
+        for name, value in values.items():
             above = name in positive or name in learn
             if value < 0 or (value == 0 and above):
                 raise ValueError(f"{name}: expected a number {'> 0' if above else '>= 0'}, got {value}")
+        checks.flag("relative", relative)
         self.learn = tuple(learn)
-        self._fixed = {name: float(value) for name, value in start.items() if name not in learn}
-        self.log = nn.ParameterDict({name: nn.Parameter(torch.tensor(float(start[name])).log()) for name in self.learn})
+        self._fixed = {name: value for name, value in values.items() if name not in learn}
+        self.log = nn.ParameterDict({name: nn.Parameter(torch.tensor(values[name]).log()) for name in self.learn})
         self.relative = relative
-        self.scale = nn.Parameter(torch.tensor(float(logit_scale)))
+        self.scale = _scale(logit_scale)
+        self._warned = False
 
     def hyperparameter(self, name: str) -> float | Tensor:
         """The present value of a hyperparameter; a 0-d tensor where it is trained."""
@@ -102,7 +112,7 @@ class SparseHead(nn.Module):
         Args:
             query: (B, q, d).
             support: (B, n, d).
-            support_labels: (B, n), integers from 0 to k-1.
+            support_labels: (B, n), integers from 0 to k-1, of any integer dtype.
             n_way: k; default: the largest label + 1.
             n_shot: not needed; taken so that code written for the published head runs as it is.
             sample_weight: (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
@@ -119,10 +129,27 @@ class SparseHead(nn.Module):
                 weights=solution.weights.detach(),
                 intercept=None if solution.intercept is None else solution.intercept.detach(),
             )
+            if "lambda1" in self.log and self.training:
+                self._warn_if_off(solution.active)
         scores = query @ solution.weights.to(query.dtype)
         if solution.intercept is not None:
             scores = scores + solution.intercept.to(query.dtype)[:, None]
         return HeadOutput(self.scale * scores, solution.active)
+
+    def _warn_if_off(self, active: Tensor) -> None:
+        """Warn, once, where every feature of every task is off, which a lambda1 that is learned cannot undo."""
+        if self._warned or bool(active.any()):
+            return
+        self._warned = True
+        value = self.log["lambda1"].detach().exp().item()
+        relative = " of the one that turns all of them off" if self.relative else ""
+        warnings.warn(
+            f"sparsedis: every feature of every task is off at lambda1 = {value:.3g}{relative}, which is learned: its "
+            "gradient and the encoder's are zero from here on. Start again with a smaller lambda1, a lower learning "
+            "rate for it, or without 'lambda1' in learn.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "last_solution"}
@@ -173,13 +200,7 @@ class GroupLassoSVM(SparseHead):
     ) -> None:
         start = {"lambda1": lambda1, "lambda2": lambda2, "dual_reg": dual_reg}
         super().__init__(start, ("lambda2",), learn, relative, logit_scale)
-        self._options: dict[str, Any] = {
-            "solver": solver,
-            "backend": backend,
-            "tol": tol,
-            "max_iter": max_iter,
-            "throw": throw,
-        }
+        self._options = _solving(solver=solver, backend=backend, tol=tol, max_iter=max_iter, throw=throw)
 
     def solve(
         self,
@@ -234,8 +255,9 @@ class GroupLassoLogistic(SparseHead):
         throw: bool = False,
     ) -> None:
         super().__init__({"lambda1": lambda1, "lambda2": lambda2}, (), learn, relative, logit_scale)
+        checks.flag("intercept", intercept)
         self.intercept = intercept
-        self._options: dict[str, Any] = {"backend": backend, "tol": tol, "max_iter": max_iter, "throw": throw}
+        self._options = _solving(backend=backend, tol=tol, max_iter=max_iter, throw=throw)
 
     def solve(
         self,
@@ -285,7 +307,7 @@ class Ridge(SparseHead):
         throw: bool = False,
     ) -> None:
         super().__init__({"lambda2": lambda2}, ("lambda2",), learn, relative, logit_scale)
-        self._options: dict[str, Any] = {"backend": backend, "tol": tol, "throw": throw}
+        self._options = _solving(backend=backend, tol=tol, throw=throw)
 
     def solve(
         self,
@@ -318,7 +340,7 @@ class Prototypes(nn.Module):
 
     def __init__(self, *, logit_scale: float = 1.0) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(float(logit_scale)))
+        self.scale = _scale(logit_scale)
 
     def forward(
         self,
@@ -349,8 +371,24 @@ def _one_hot(labels: Tensor, sample_weight: Tensor | None, n_way: int | None, li
     """Labels (B, n) as (B, n, k) in the dtype of ``like``; those of samples without weight may be anything."""
     known = labels.to(torch.int64)
     if sample_weight is not None:
-        known = torch.where(sample_weight > 0, known, 0)
-    return nn.functional.one_hot(known, class_count(known, None, n_way)).to(like.dtype)
+        known = torch.where(comparable(sample_weight) > 0, known, 0)
+    classes = class_count(known, None, n_way)
+    if not torch.compiler.is_compiling() and is_plain(known):
+        checks.label_values(known, torch.ones_like(known), classes)
+    return nn.functional.one_hot(known, classes).to(like.dtype)
+
+
+def _scale(start: float) -> nn.Parameter:
+    """The trainable scale of the logits."""
+    return nn.Parameter(torch.tensor(float(checks.number("logit_scale", start))))
+
+
+def _solving(**options: Any) -> dict[str, Any]:
+    """The options of a head's solves, whose numbers are refused when it is made and not at its first batch."""
+    options["tol"] = checks.number("tol", options["tol"], above=0)
+    checks.flag("throw", options["throw"])
+    step_limit(options.get("max_iter"), 1)
+    return options
 
 
 def _tensors(solution: Solution) -> Iterator[Tensor]:
@@ -359,8 +397,7 @@ def _tensors(solution: Solution) -> Iterator[Tensor]:
 
 def _check_query(query: Tensor, support: Tensor) -> None:
     for name, value in (("query", query), ("support", support)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        checks.floating(name, value)
     if support.dim() != 3:
         raise ValueError(f"support: expected shape (B, n, d), got {tuple(support.shape)}")
     if query.dim() != 3 or query.shape[0] != support.shape[0] or query.shape[2] != support.shape[2]:

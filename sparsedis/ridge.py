@@ -57,8 +57,10 @@ def solve_ridge(
     checks.regression_tensors(features, targets, sample_weight, several_targets=True)
     features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
     batch, n, d = features.shape
-    checks.hyperparameter("lambda2", lambda2, batch, features, positive=True)
-    checks.number("tol", tol, above=0)
+    lambda2 = checks.hyperparameter("lambda2", lambda2, batch, features, positive=True)
+    tol = checks.number("tol", tol, above=0)
+    for name, value in (("relative", relative), ("throw", throw)):
+        checks.flag(name, value)
     one = targets.dim() == 2
     request = Request(features.device, features.dtype, n, d, 1 if one else targets.shape[2], SOLVER)
     chosen = ridge.OPERATION.choose(backend, request)
@@ -73,7 +75,7 @@ def solve_ridge(
     elif total is not None:
         l2 = l2 / total
     inputs = Inputs(features, targets[..., None] if one else targets, l2, weight)
-    weights, dual, *rest = ridge.OPERATION.solve(*inputs, *Options(float(tol)), chosen, throw)
+    weights, dual, *rest = ridge.OPERATION.solve(*inputs, *Options(float(tol)), chosen, bool(throw))
     if one:
         weights, dual = weights[..., 0], dual[..., 0]
     return Solution.of((weights, dual, *rest), total, single=single, solver=SOLVER, backend=chosen)

@@ -41,9 +41,11 @@ class NotCertifiedError(RuntimeError):
     """Raised by ``throw=True`` when a task's relative gap stayed above ``tol``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """A batch of solved tasks; without the batch dimension B when one task was given.
+
+    ``==`` is identity; whether the values of two solutions agree is a question of a tolerance.
 
     Only :attr:`weights` and :attr:`intercept` carry gradients.
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sparsedis import checks
 from sparsedis.arguments import (
-    as_batch,
     class_count,
     is_zero,
     per_task,
     step_limit,
+    task_batch,
     times_scale,
     total_weight,
     weights_of,
@@ -61,7 +60,7 @@ def solve_svm(
     Args:
         features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;
             half precision is read as it is and solved and returned in float32.
-        labels: (B, n) or (n,), integers from 0 to k-1. A class may have no sample.
+        labels: (B, n) or (n,), integers from 0 to k-1, of any integer dtype. A class may have no sample.
         lambda1: >= 0, weight of the group Lasso: a number, a 0-d tensor or (B,). At 0 the SVM is dense.
         lambda2: > 0, weight of the squared norm, likewise.
         dual_reg: >= 0, smoothing of the hinge, likewise; 0 (default) is the exact hinge.
@@ -86,13 +85,15 @@ def solve_svm(
         TypeError, ValueError: bad input; the message names what was expected and what came.
         NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
     """
-    checks.task_tensors(features, labels, sample_weight)
-    features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
+    features, labels, sample_weight, single = task_batch(features, labels, sample_weight)
     batch, n, d = features.shape
-    parameters = {"lambda1": lambda1, "lambda2": lambda2, "dual_reg": dual_reg}
-    for name, value in parameters.items():
-        checks.hyperparameter(name, value, batch, features, positive=name == "lambda2")
-    checks.number("tol", tol, above=0)
+    parameters = {
+        name: checks.hyperparameter(name, value, batch, features, positive=name == "lambda2")
+        for name, value in (("lambda1", lambda1), ("lambda2", lambda2), ("dual_reg", dual_reg))
+    }
+    tol = checks.number("tol", tol, above=0)
+    for name, value in (("relative", relative), ("throw", throw)):
+        checks.flag(name, value)
     checks.one_of("solver", solver, ("auto", *SOLVERS))
     if solver == "auto":
         solver = "newton"
@@ -102,13 +103,13 @@ def solve_svm(
 
     working = working_dtype(features.device)
     l1, l2, reg = (per_task(value, batch, working, features.device) for value in parameters.values())
-    weight, integers = _reduced(weights_of(sample_weight, features, working), reduction), labels.to(torch.int64)
-    if relative and not is_zero(lambda1):
-        l1 = times_scale(l1, svm.lambda1_max(features.detach(), integers, weight, classes))
-    inputs = Inputs(features, integers, l1, l2, reg, weight)
+    weight = _reduced(weights_of(sample_weight, features, working), reduction)
+    if relative and not is_zero(parameters["lambda1"]):
+        l1 = times_scale(l1, svm.lambda1_max(features.detach(), labels, weight, classes))
+    inputs = Inputs(features, labels, l1, l2, reg, weight)
     exact = may_be_differentiated(features, *parameters.values())
     options = Options(classes, solver, float(tol), steps, exact)
-    outputs = svm.OPERATION.solve(*inputs, *options, chosen, throw)
+    outputs = svm.OPERATION.solve(*inputs, *options, chosen, bool(throw))
     return Solution.of(outputs, single=single, solver=solver, backend=chosen)
 
 
@@ -138,11 +139,10 @@ def svm_lambda1_max(
     Raises:
         TypeError, ValueError: as :func:`solve_svm`.
     """
-    checks.task_tensors(features, labels, sample_weight)
-    features, labels, sample_weight, single = as_batch(features, labels, sample_weight)
+    features, labels, sample_weight, single = task_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)
     weight = _reduced(weights_of(sample_weight, features, working_dtype(features.device)), reduction)
-    result = svm.lambda1_max(features.detach(), labels.to(torch.int64), weight, classes)
+    result = svm.lambda1_max(features.detach(), labels, weight, classes)
     return result[0] if single else result
 
 

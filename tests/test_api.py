@@ -11,6 +11,13 @@ from sparsedis import nn, solve_lasso, solve_logistic, solve_ridge, solve_svm
 from tests.tasks import random_task
 
 F64 = torch.float64
+INTEGERS = (
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.uint8,
+    *(torch.uint16, torch.uint32, torch.uint64),  # for which torch has few operations
+)
 SOLVERS = {"svm": solve_svm, "lasso": solve_lasso, "ridge": solve_ridge, "logistic": solve_logistic}
 HEADS = {
     "svm": lambda: nn.GroupLassoSVM(0.1),
@@ -103,13 +110,226 @@ def test_iterations_are_counted_in_integers(name, max_iter):
     assert SOLVERS[name](X, given, **hyper, max_iter=np.int64(50)).certified.all()
 
 
+@pytest.mark.parametrize("name", ["svm", "lasso", "logistic"])
+def test_any_number_of_iterations(name):
+    """More than a kernel can count to is no limit; less than one is an error."""
+    X, given, hyper = case(name)
+    expected = SOLVERS[name](X, given, **hyper)
+    for max_iter in (2**31, 10**20):
+        assert torch.equal(SOLVERS[name](X, given, **hyper, max_iter=max_iter).weights, expected.weights)
+    for max_iter in (0, -1, -(10**20)):
+        with pytest.raises(ValueError, match=f"max_iter: expected a finite number > 0, got {max_iter}"):
+            SOLVERS[name](X, given, **hyper, max_iter=max_iter)
+    with pytest.raises(TypeError, match="max_iter: expected an int, got float"):
+        SOLVERS[name](X, given, **hyper, max_iter=1e20)
+
+
+NUMBERS = [np.float32, np.float64, np.float16, np.longdouble, torch.tensor, lambda x: torch.tensor(x, dtype=F64)]
+
+
+@pytest.mark.parametrize("made", NUMBERS)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_numbers_of_any_library(name, made):
+    """0.5 and 2^-10 are the same number in all of them."""
+    X, given, hyper = case(name)
+    exact = dict.fromkeys(hyper, 0.5)
+    expected = SOLVERS[name](X, given, **exact, tol=2.0**-10)
+    numbers = {argument: made(value) for argument, value in exact.items()}
+    solution = SOLVERS[name](X, given, **numbers, tol=made(2.0**-10))
+    assert torch.equal(solution.weights, expected.weights)
+    whole = SOLVERS[name](X, given, **dict.fromkeys(hyper, np.int64(1)), tol=1e-3)
+    assert torch.equal(whole.weights, SOLVERS[name](X, given, **dict.fromkeys(hyper, 1), tol=1e-3).weights)
+
+
+NO_NUMBERS = [
+    (True, TypeError),
+    (np.bool_(True), TypeError),
+    (torch.tensor(True), TypeError),
+    (1j, TypeError),
+    (torch.tensor(1j), TypeError),
+    ("0.5", TypeError),
+    (None, TypeError),
+    ([0.5], TypeError),
+    (torch.ones(2, 2), (TypeError, ValueError)),
+    (torch.ones((), device="meta"), ValueError),
+    (torch.ones(2).to_sparse(), TypeError),
+    (float("nan"), ValueError),
+    (float("inf"), ValueError),
+    (np.float32("nan"), ValueError),
+    (torch.tensor(float("nan")), ValueError),
+    (torch.tensor(float("inf")), ValueError),
+    (10**400, ValueError),
+]
+NEGATIVE = [(-0.5, ValueError), (torch.tensor(-0.5), ValueError)]
+
+
+@pytest.mark.parametrize(("value", "error"), NO_NUMBERS + NEGATIVE)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_what_is_no_hyperparameter(name, value, error):
+    X, given, hyper = case(name)
+    names = [*hyper, "tol", *(["dual_reg"] if name == "svm" else [])]
+    for argument in names:
+        with pytest.raises(error, match=f"^{argument}: expected "):
+            SOLVERS[name](X, given, **{**hyper, argument: value})
+
+
+@pytest.mark.parametrize(("value", "error"), NO_NUMBERS + NEGATIVE)
+@pytest.mark.parametrize("head", [nn.GroupLassoSVM, nn.GroupLassoLogistic, nn.Ridge, nn.Prototypes])
+def test_what_is_no_hyperparameter_of_a_head(head, value, error):
+    for argument, parameter in inspect.signature(head).parameters.items():
+        if isinstance(parameter.default, float) and (
+            argument != "logit_scale" or not any(value is one for one, _ in NEGATIVE)
+        ):
+            with pytest.raises(error, match=f"^{argument}: expected "):
+                head(**{argument: value})
+
+
+@pytest.mark.parametrize("head", [nn.GroupLassoSVM, nn.GroupLassoLogistic, nn.Ridge])
+def test_heads_take_numbers_of_any_library(head):
+    for value in (np.float32(0.5), torch.tensor(0.5), np.int64(1)):
+        assert head(lambda2=value, logit_scale=value).hyperparameter("lambda2") == float(value)
+    with pytest.raises(TypeError, match="lambda2: expected a constant, got a tensor that requires a gradient"):
+        head(lambda2=torch.tensor(0.5, requires_grad=True))
+    for options in ({"tol": 0}, {"throw": 1}, {"relative": 0.1}, {"tol": True}):
+        with pytest.raises((TypeError, ValueError), match=f"^{next(iter(options))}: expected "):
+            head(**options)
+    if head is not nn.Ridge:
+        with pytest.raises(TypeError, match="max_iter: expected an int, got float"):
+            head(max_iter=0.5)
+
+
+FLAGS = [(name, flag) for name in SOLVERS for flag in ("relative", "throw")] + [("logistic", "intercept")]
+
+
+@pytest.mark.parametrize(("name", "flag"), FLAGS)
+def test_flags_are_true_or_false(name, flag):
+    """relative=0.1 is a misunderstanding, not True."""
+    X, given, hyper = case(name)
+    for value in (0.1, 1, "no", None, torch.tensor(True)):
+        with pytest.raises(TypeError, match=f"{flag}: expected True or False, got"):
+            SOLVERS[name](X, given, **hyper, **{flag: value})
+    assert SOLVERS[name](X, given, **hyper, **{flag: np.bool_(True)}).certified.all()
+
+
+def jagged(X):
+    return torch.nested.nested_tensor(list(X), layout=torch.jagged)
+
+
+HOSTILE = [
+    (lambda X: X.to_sparse(), TypeError, "expected a dense tensor, got layout torch.sparse_coo; to_dense"),
+    (lambda X: torch.nested.nested_tensor(list(X)), TypeError, "expected a dense tensor, got a nested one"),
+    (jagged, TypeError, "expected a dense tensor, got a nested one"),
+    (
+        lambda X: torch.quantize_per_tensor(X.float(), 0.1, 0, torch.qint8),
+        TypeError,
+        "expected a dense tensor, got a quantized one; dequantize",
+    ),
+    (lambda X: X.to("meta"), ValueError, "expected (device cpu|a tensor with values, got one on the device meta)"),
+    (lambda X: X.to(torch.complex64), TypeError, "expected a(n integer| floating-point| real) dtype"),
+    (lambda X: X.numpy(), TypeError, "expected a torch.Tensor, got ndarray"),
+    (lambda X: X.float().to(torch.float8_e4m3fn), TypeError, "expected an? (integer|floating-point|real) dtype"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*nested.*:UserWarning", "ignore:.*quantize.*")
+@pytest.mark.parametrize(("made", "error", "message"), HOSTILE)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_tensors_of_other_kinds(name, made, error, message):
+    X, given, hyper = case(name)
+    target = list(inspect.signature(SOLVERS[name]).parameters)[1]
+    weight = torch.ones(X.shape[:2], dtype=F64)
+    with pytest.raises(error, match=f"features: {message}"):
+        SOLVERS[name](made(X), given, **hyper)
+    with pytest.raises(error, match=f"{target}: {message}"):
+        SOLVERS[name](X, made(given), **hyper)
+    with pytest.raises(error, match=f"sample_weight: {message}"):
+        SOLVERS[name](X, given, **hyper, sample_weight=made(weight))
+
+
+@pytest.mark.filterwarnings("ignore:.*nested.*:UserWarning", "ignore:.*quantize.*")
+@pytest.mark.parametrize(("made", "error", "message"), HOSTILE)
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_and_tensors_of_other_kinds(head, made, error, message):
+    X, labels = random_task(0, way=3, shots=4, d=10, batch=2)
+    X, query, head = X.float(), X[:, :5].float(), HEADS[head]()
+    with pytest.raises(error, match=f"query: {message}"):
+        head(made(query), X, labels, 3)
+    with pytest.raises(error, match=f"(support|features): {message}"):
+        head(query, made(X), labels, 3)
+    with pytest.raises(error, match=f"labels: {message}"):
+        head(query, X, made(labels), 3)
+    with pytest.raises(error, match=f"sample_weight: {message}"):
+        head(query, X, labels, 3, sample_weight=made(torch.ones(labels.shape)))
+    with pytest.raises(TypeError, match=r"query: expected a floating-point dtype, got torch\.int64"):
+        head(query.long(), X, labels, 3)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("name", ["svm", "logistic"])
+def test_labels_of_every_integer_dtype(name, backend):
+    X, labels, hyper = case(name)
+    lambda1_max = getattr(sparsedis, f"{name}_lambda1_max")
+    expected = SOLVERS[name](X, labels, **hyper, backend=backend)
+    for dtype in INTEGERS:
+        assert torch.equal(SOLVERS[name](X, labels.to(dtype), **hyper, backend=backend).weights, expected.weights)
+        assert torch.equal(lambda1_max(X, labels.to(dtype)), lambda1_max(X, labels))
+    for dtype in (torch.bool, torch.float32, torch.complex64):
+        with pytest.raises(TypeError, match=rf"labels: expected an integer dtype \(int64\), got {dtype}"):
+            SOLVERS[name](X, labels.to(dtype), **hyper, backend=backend)
+    with pytest.raises(ValueError, match="labels: expected values from 0 to 2, got"):
+        SOLVERS[name](X, torch.full_like(labels, -1).view(torch.uint64), **hyper, backend=backend, n_classes=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, *INTEGERS[-3:], torch.float16])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_weights_of_any_dtype(name, dtype):
+    X, given, hyper = case(name)
+    weight = torch.ones(X.shape[:2])
+    weight[:, -2:] = 0
+    expected = SOLVERS[name](X, given, **hyper, sample_weight=weight)
+    assert torch.equal(SOLVERS[name](X, given, **hyper, sample_weight=weight.to(dtype)).weights, expected.weights)
+    if name in ("svm", "logistic"):
+        padded = torch.where(weight > 0, given, 99)
+        assert torch.equal(SOLVERS[name](X, padded, **hyper, sample_weight=weight.to(dtype)).weights, expected.weights)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_labels_out_of_range_are_named(head):
+    X, labels = random_task(0, way=3, shots=4, d=10, batch=2)
+    X, head = X.float(), HEADS[head]()
+    labels[1, 2] = 7
+    with pytest.raises(ValueError, match=r"labels: expected values from 0 to 2, got 7 \(task 1, sample 2\)"):
+        head(X[:, :5], X, labels, 3)
+    labels[1, 2] = -3
+    with pytest.raises(ValueError, match=r"labels: expected values from 0 to 2, got -3 \(task 1, sample 2\)"):
+        head(X[:, :5], X, labels)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solutions_are_compared_by_identity(name):
+    X, given, hyper = case(name)
+    first, second = (SOLVERS[name](X, given, **hyper) for _ in range(2))
+    assert first == first
+    assert first != second
+    assert first != None  # noqa: E711
+    assert {first: 1}[first] == 1
+    assert first in [second, first]
+
+
+def test_too_many_classes():
+    X, given, hyper = case("svm")
+    with pytest.raises(ValueError, match="n_classes: expected at most 2147483647 classes, got 100000000000000000000"):
+        solve_svm(X, given, **hyper, n_classes=10**20)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_treat_labels_alike(head):
     X, labels = random_task(0, way=3, shots=4, d=10, batch=2)
     X, query, head = X.float(), X[:, :5].float(), HEADS[head]()
     expected = head(query, X, labels, 3)
-    for dtype in (torch.int32, torch.uint8, torch.int8):
+    for dtype in INTEGERS:
         assert torch.equal(head(query, X, labels.to(dtype), 3).logits, expected.logits)
+        assert torch.equal(head(query, X, labels.to(dtype)).logits, expected.logits)
     assert torch.equal(head(query, X, labels, np.int64(3)).logits, expected.logits)
     assert torch.equal(head(query, X, labels).logits, expected.logits)
 

@@ -2,7 +2,9 @@
 
 import copy
 import io
+import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -80,6 +82,28 @@ def test_learned_hyperparameters_stay_positive_and_get_gradients(task, name):
         optimizer.step()
     assert head.hyperparameter(name) > 0
     assert head.hyperparameter(name) != start
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("name", ["group-lasso-svm", "group-lasso-logistic"])
+def test_a_learned_lambda1_that_turns_everything_off_is_a_warning(task, name, relative):
+    support, labels, query, _ = task
+    head = HEADS[name](lambda1=0.1, relative=relative, learn=("lambda1",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        head(query, support, labels, 3)
+        with torch.no_grad():
+            head.log["lambda1"].fill_(math.log(1000.0))
+        head.eval()(query, support, labels, 3)
+        HEADS[name](lambda1=1000.0, relative=relative)(query, support, labels, 3)  # asked for
+    head.train()
+    with pytest.warns(RuntimeWarning, match=r"every feature of every task is off at lambda1 = 1e\+03.*learned") as told:
+        output = head(query, support, labels, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        head(query, support, labels, 3)
+    assert ("of the one that turns all of them off" in str(told[0].message)) == relative
+    assert not output.active.any()
 
 
 def test_state_dict_holds_what_is_learned():
