@@ -1,6 +1,7 @@
 """The command line: sparsedis COMMAND, what `sparsedis --help` lists.
 
-An error of the user is one line on standard error and exit code 2; an interruption is exit code 130.
+An error of the user is one line on standard error and exit code 2; an interruption is exit code 130, and a reader of
+the output that goes away ends the command silently with 141. Output goes on in any encoding.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from sparsedis.extras import explained
+from sparsedis.runs import output
 
 _FAILURE, _INTERRUPTED, _BROKEN_PIPE = 2, 130, 141
+# What torch says, in errors of no type of their own, of tensors that the machine cannot hold.
+_TOO_LARGE = ("can't allocate memory", "not enough memory", "out of memory", "overflow")
 
 _GUIDE = (
     (
@@ -74,17 +79,53 @@ class Info:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, ``sys.argv`` by default; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        output.tolerate(stream)
+    with warnings.catch_warnings():
+        warnings.showwarning = _on_one_line(warnings.showwarning)
+        return _flushed(_guarded(argv))
+
+
+def _guarded(argv: list[str]) -> int:
     try:
         return _run(argv)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:  # the reader went away; keep Python from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
         return _BROKEN_PIPE
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError) as error:
         return _fail(str(error))
     except ImportError as error:
         return _fail(explained(error))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _TOO_LARGE):
+            raise
+        return _fail(f"too large for the memory of this machine: {(str(error).splitlines() or [''])[0]}")
+
+
+def _flushed(code: int) -> int:
+    """Write out what was printed, here rather than at the end of the process, where Python would complain."""
+    if sys.stdout is None:
+        return code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not code:
+            return _BROKEN_PIPE if isinstance(error, BrokenPipeError) else _fail(f"standard output: {error}")
+    return code
+
+
+def _on_one_line(show: Callable[..., None]) -> Callable[..., None]:
+    """A ``warnings.showwarning`` that prints this package's own like errors, and leaves the others to ``show``."""
+
+    def shown(message: Warning | str, *arguments: Any, **options: Any) -> None:
+        if str(message).startswith("sparsedis:"):
+            print(" ".join(str(message).split()), file=sys.stderr)
+        else:
+            show(message, *arguments, **options)
+
+    return shown
 
 
 def _run(argv: list[str]) -> int:
@@ -101,7 +142,10 @@ def _run(argv: list[str]) -> int:
         if end.code in (0, None):  # --help
             return 0
         return _fail(_summary(complaint.getvalue()))
-    command.run()
+    try:
+        command.run()
+    except SystemExit as end:  # rich's answer to a broken pipe
+        raise BrokenPipeError from end
     return 0
 
 

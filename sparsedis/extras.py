@@ -7,7 +7,7 @@ from typing import Any
 
 # Modules of other packages, by the extra that installs them.
 EXTRAS = {
-    "train": ("tyro", "rich", "PIL", "matplotlib", "safetensors", "jinja2"),
+    "train": ("tyro", "rich", "PIL", "matplotlib", "safetensors", "jinja2", "filelock"),
     "fewshot": ("kornia", "accelerate", "tensorboard"),
     "disentangle": ("scipy", "sklearn", "h5py"),
     "sklearn": ("sklearn", "scipy"),

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "sklearn": LEAVES | {"sklearn"} | SOLVERS,
     "info": LEAVES | {"ops"},
     "reports": LEAVES | {"metalearn", "disentangle", "runs"},
-    "cli": LEAVES | {"metalearn", "disentangle", "info", "reports"},
+    "cli": LEAVES | {"runs", "metalearn", "disentangle", "info", "reports"},
     "__main__": {"cli"},
     "__init__": LEAVES | {"ops", "nn"} | SOLVERS,
 }

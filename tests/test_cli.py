@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -5,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from sparsedis import cli
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.train import train
+from sparsedis.runs import lock
 from tests.command_line import options, start
 from tests.training import CIRCUMSTANCES
 
@@ -132,6 +135,18 @@ def test_info_in_terminals_of_any_width(
         ("train --way x", "--way: invalid literal for int() with base 10: 'x'"),
         ("train --way 1", "way: expected a whole number >= 2, got 1"),
         ("train --seed -1", "seed: expected a whole number >= 0, got -1"),
+        ("train --seed 18446744073709551616", "seed: expected a whole number <= 4294967295, got 18446744073709551616"),
+        ("compare --seeds 0 -1", "seeds: expected a whole number >= 0, got -1"),
+        ("sweep --seeds 0 18446744073709551616", "seeds: expected a whole number <= 4294967295"),
+        ("train --threads 0", "threads: expected a whole number >= 1, got 0"),
+        ("train --threads 100000", "threads: expected a whole number <= 1024, got 100000"),
+        ("train --clip-norm 0", "clip_norm: expected a finite number > 0, got 0"),
+        ("train --data {data} --way 3 --query 3 --device meta", "device: 'meta' is not available"),
+        ("train --data {data} --way 3 --query 3 --device cpu:7", "device: 'cpu:7' is not available"),
+        ("train --out {file}", "out: expected a folder, got '{file}', but '{file}' is a file"),
+        ("train --out {file}/x --resume", "out: expected a folder, got '{file}/x', but '{file}' is a file"),
+        ("compare --out {file}", "but '{file}' is a file"),
+        ("sweep --out {file}/x", "but '{file}' is a file"),
         ("train --learning-rate nan", "learning_rate: expected a finite number > 0, got nan"),
         ("train --head knn", "invalid choice 'knn' for argument '--head'"),
         ("train --data mnist", "data: expected one of pictograms, omniglot:PATH, miniimagenet:PATH, "),
@@ -185,8 +200,9 @@ def test_errors_are_one_line(
     corrupt = tmp_path_factory.mktemp("corrupt")
     (corrupt / "best.safetensors").write_bytes((trained / "best.safetensors").read_bytes()[:1000])
     before = {file.name: file.read_bytes() for file in trained.iterdir()}
-    filled = [word.format(data=quick.data, run=trained, corrupt=corrupt) for word in arguments.split()]
-    assert cli.main(filled) == 2
+    names = {"data": quick.data, "run": trained, "corrupt": corrupt, "file": corrupt / "best.safetensors"}
+    assert cli.main([word.format(**names) for word in arguments.split()]) == 2
+    message = message.format(**names) if "{file}" in message else message
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("sparsedis: ")
@@ -233,7 +249,117 @@ def test_interrupted_before_there_is_a_run(
 
 
 @pytest.mark.slow
-def test_the_reader_goes_away(trained: Path, tmp_path: Path) -> None:
-    command = f"{sys.executable} -m sparsedis info | true"
-    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
+@pytest.mark.parametrize(("sink", "code", "complaint"), [("| true", 141, ""), (">/dev/full", 2, "standard output: ")])
+def test_output_that_nobody_takes(tmp_path: Path, sink: str, code: int, complaint: str) -> None:
+    """A reader that went away, and a full disk: no traceback, and no complaint of Python's at its end."""
+    command = f"set -o pipefail; env -u PYTHONUNBUFFERED {sys.executable} -m sparsedis info {sink}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == len(complaint[:1])
+    assert complaint in done.stderr
+
+
+class Gone(io.StringIO):
+    """A pipe whose reader goes away after some lines."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.left = lines
+
+    def write(self, text: str) -> int:
+        self.left -= text.count("\n")
+        if self.left < 0:
+            raise BrokenPipeError
+        return super().write(text)
+
+    def fileno(self) -> int:
+        return os.open(os.devnull, os.O_WRONLY)  # where rich leads what is left
+
+
+def test_the_reader_of_a_training_goes_away(
+    quick: TrainConfig, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `| head -1` does: the run ends silently, and can be resumed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Gone(1))
+        assert cli.main(["train", *options(quick), "--out", "run"]) == 141
+    assert capsys.readouterr().err == ""
+    assert not (here / "run" / ".lock").exists()
+    assert cli.main(["train", *options(quick), "--out", "run", "--resume"]) == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_in_any_encoding(quick: TrainConfig, here: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    content = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding=encoding))
+    assert cli.main(["train", *options(quick), "--out", "\u4e2d"]) == 0
+    text = content.getvalue().decode(encoding)
+    assert ", in \\u4e2d\n" in text
+    assert text.count("±" if encoding == "latin-1" else "+/-") == 3 + 2  # validations, and tests
+    assert (here / "\u4e2d" / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_a_training_in_ascii(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "LC_ALL": "C",
+    }.items():
+        monkeypatch.setenv(name, value)
+    process = start("train", *options(quick), "--out", "run", cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert "+/-" in out
+
+
+def test_a_second_run_in_a_folder(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with lock.held(here / ".lock", "it"):
+        for words in ([], ["--resume"]):
+            assert cli.main(["train", *options(quick), "--out", str(here), *words]) == 2
+            assert capsys.readouterr().err.startswith(f"sparsedis: out: {here} is in use by process {os.getpid()} on ")
+
+
+def test_warnings_of_this_package_are_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warned() -> str:
+        warnings.warn("sparsedis: it is\n so", RuntimeWarning, stacklevel=1)
+        return "report"
+
+    monkeypatch.setattr("sparsedis.info.report", warned)
+    assert cli.main(["info"]) == 0
+    assert capsys.readouterr() == ("report\n", "sparsedis: it is so\n")
+
+
+def test_what_does_not_fit_into_memory_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsedis.info.report", lambda: str(torch.empty(1 << 60)))
+    assert cli.main(["info"]) == 2
+    assert capsys.readouterr().err.startswith("sparsedis: too large for the memory of this machine: ")
+    monkeypatch.setattr("sparsedis.info.report", lambda: str(torch.ones(2) @ torch.ones(3)))
+    with pytest.raises(RuntimeError):  # an error of the program is no message for its user
+        cli.main(["info"])
+
+
+def test_one_episode_has_no_interval(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(trained), "--episodes", "1", "--json", "one.json"]) == 0
+    assert json.loads((here / "one.json").read_text())["ci95"] is None
+    out = capsys.readouterr().out
+    assert "A single episode has no interval." in out
+    assert "±" not in out
+
+
+def test_a_result_is_shown_where_its_file_cannot_be_written(
+    trained: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert cli.main(["evaluate", str(trained), "--episodes", "20", "--json", "result.json"]) == 2
+    out, err = capsys.readouterr()
+    assert "3-way 2-shot" in out
+    assert err == "sparsedis: [Errno 28] No space left on device\n"

@@ -33,11 +33,13 @@ class Synthetic:
         for name in ("json", "figure"):
             command_line.check_file(name, getattr(self, name))
         rows = synthetic.run(self.config, progress=lambda line: print(line, file=sys.stderr, flush=True))
-        if self.json:
-            files.write_json(self.json, [asdict(row) for row in rows])
-        if self.figure:
-            files.write(self.figure, synthetic.figure(rows))
-        console().print(synthetic.table(rows))
+        try:
+            if self.json:
+                files.write_json(self.json, [asdict(row) for row in rows])
+            if self.figure:
+                files.write(self.figure, synthetic.figure(rows))
+        finally:  # of a file that cannot be written the result is at least shown
+            console().print(synthetic.table(rows))
 
 
 @dataclass(frozen=True)

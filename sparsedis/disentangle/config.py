@@ -132,6 +132,8 @@ class DisentangleConfig(RunConfig):
     """CPU threads; the default is PyTorch's."""
     device: str = "cpu"
     """Where to train, as PyTorch names it: cpu, cuda, mps..."""
+    clip_norm: float | None = None
+    """Scale down gradients of a larger norm, over all parameters, to this one; the default leaves them."""
 
     def __post_init__(self) -> None:
         self._check_choices(_CHOICES)
@@ -143,6 +145,7 @@ class DisentangleConfig(RunConfig):
         self._check_flags(("split",))
         self._check_whole(_LEAST)
         self._check_numbers(_NOT_NEGATIVE, zero=True)
+        self._check_numbers(("clip_norm",), zero=False)
         for name in _NOT_NEGATIVE:
             object.__setattr__(self, name, float(getattr(self, name)))
         Factors.check(self.factors, self.rho, self.noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def heat_map(correlations: Sequence[Sequence[float]], names: Sequence[str], titl
 
 
 def sweep(groups: Sequence[Mapping[str, Any]], vary: str) -> bytes:
-    """MCC and R by the setting that varies: a line per method, error bars of one standard deviation.
+    """MCC and R by the setting that varies: a line per method, error bars of one standard deviation if there is one.
 
     Args:
         groups: the rows of :func:`sparsedis.disentangle.sweep.summary`.
@@ -56,9 +57,10 @@ def sweep(groups: Sequence[Mapping[str, Any]], vary: str) -> bytes:
     ticks = list(dict.fromkeys(str(group["value"]) for group in groups))
     for panel, key, label in ((panels[0], "mcc", "MCC"), (panels[1], "r", "R")):
         for shift, method in enumerate(dict.fromkeys(group["method"] for group in groups)):
-            chosen = [group for group in groups if group["method"] == method]
+            chosen = [group for group in groups if group["method"] == method and group["seeds"]]
             places = [ticks.index(str(group["value"])) + 0.06 * (shift - 1) for group in chosen]
-            means, deviations = ([group[f"{key}_{what}"] for group in chosen] for what in ("mean", "sd"))
+            means = [group[f"{key}_mean"] for group in chosen]
+            deviations = [math.nan if group[f"{key}_sd"] is None else group[f"{key}_sd"] for group in chosen]
             panel.errorbar(places, means, yerr=deviations, marker="o", capsize=3, label=method)
         panel.set(xlabel=vary, ylabel=label, ylim=(0, 1.02))
         panel.set_xticks(range(len(ticks)), ticks)

@@ -17,7 +17,7 @@ from sparsedis.extras import need
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DCI:
     """Disentanglement, completeness and informativeness (Eastwood and Williams, ICLR 2018), each at best 1.
 
@@ -145,7 +145,8 @@ def ica(train: ArrayLike, features: ArrayLike, *, seed: int = 0) -> Array:
     """Features (N, d) transformed by FastICA (scikit-learn, logcosh) fitted to the features (M, d) of the training set.
 
     Raises:
-        ValueError: arrays of the wrong shape, or NaN.
+        ValueError: arrays of the wrong shape, or NaN; features of the training set that are constant or linearly
+            dependent, which cannot be whitened.
         ImportError: scikit-learn is not installed.
     """
     fitted, transformed = np.asarray(train, np.float64), np.asarray(features, np.float64)
@@ -153,6 +154,12 @@ def ica(train: ArrayLike, features: ArrayLike, *, seed: int = 0) -> Array:
         raise ValueError(f"features: expected (M, d) and (N, d), got {fitted.shape} and {transformed.shape}")
     if not (np.isfinite(fitted).all() and np.isfinite(transformed).all()):
         raise ValueError("features: expected finite values, got NaN or infinite ones")
+    rank = np.linalg.matrix_rank(_standard(fitted))
+    if rank < fitted.shape[1]:
+        raise ValueError(
+            f"expected {fitted.shape[1]} linearly independent features, none of them constant, got {rank} on the "
+            f"{len(fitted)} samples to fit"
+        )
     model = need("sklearn.decomposition").FastICA(
         n_components=fitted.shape[1], whiten="unit-variance", max_iter=1000, tol=1e-4, random_state=seed
     )

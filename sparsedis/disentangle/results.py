@@ -8,6 +8,8 @@ correlations.png   the correlations of the features with the factors
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,9 @@ class Results:
         certified: fraction of the test tasks solved to their certificate.
         mcc, mcc_spearman, r: on factors drawn uniformly.
         disentanglement, completeness, informativeness: DCI, on the same factors.
-        mcc_ica, r_ica: of the features transformed by FastICA, fitted to features of the training distribution.
+        mcc_ica, r_ica: of the features transformed by FastICA, fitted to features of the training distribution; None
+            where it could not be fitted.
+        ica_missing: then why not; else None.
         correlations: (6, d) of factors with features, on factors drawn uniformly; the features in the order of the
             assignment of ``mcc``.
         largest_gap: largest relative duality gap of the test tasks' solves; None in results of earlier versions.
@@ -49,25 +53,43 @@ class Results:
     disentanglement: float
     completeness: float
     informativeness: float
-    mcc_ica: float
-    r_ica: float
+    mcc_ica: float | None
+    r_ica: float | None
+    ica_missing: str | None
     correlations: list[list[float]]
     largest_gap: float | None = None
 
 
 def record(out: str | Path) -> dict[str, Any]:
-    """The main settings and results of a finished run: what ``--json`` writes."""
+    """The main settings and results of a finished run: what ``--json`` writes.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it is not finished.
+        ValueError: a file of it is damaged; the message names it.
+    """
     out = Path(out)
-    config = DisentangleConfig.from_json(json.loads((out / folder.CONFIG).read_bytes()))
-    results = json.loads((out / folder.RESULTS).read_bytes())
-    return {
-        **{name: getattr(config, name) for name in ("inner", "rho", "lambda1", "noise", "tasks", "preset")},
-        "mcc": results["mcc"],
-        "r": results["r"],
-        "dci": {name: results[name] for name in ("disentanglement", "completeness", "informativeness")},
-        "mcc_ica": results["mcc_ica"],
-        "r_ica": results["r_ica"],
-        "iterations": results["iterations"],
-        "seed": config.seed,
-        "seconds": seconds(out),
-    }
+    with _reading(out / folder.CONFIG) as settings:
+        config = DisentangleConfig.from_json(settings)
+    taken = seconds(out)
+    with _reading(out / folder.RESULTS) as results:
+        return {
+            **{name: getattr(config, name) for name in ("inner", "rho", "lambda1", "noise", "tasks", "preset")},
+            "mcc": results["mcc"],
+            "r": results["r"],
+            "dci": {name: results[name] for name in ("disentanglement", "completeness", "informativeness")},
+            "mcc_ica": results["mcc_ica"],
+            "r_ica": results["r_ica"],
+            "ica_missing": results.get("ica_missing"),  # earlier versions had no such thing
+            "iterations": results["iterations"],
+            "seed": config.seed,
+            "seconds": taken,
+        }
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The JSON value in a file; what is wrong with it, there or in the block, is a ValueError that names the file."""
+    try:
+        yield json.loads(path.read_bytes())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

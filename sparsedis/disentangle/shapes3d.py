@@ -26,6 +26,7 @@ from torch import Tensor
 from sparsedis import paths
 from sparsedis.disentangle import raycaster
 from sparsedis.extras import need
+from sparsedis.runs import lock
 
 VERSION = 1
 """Of the renderer; increased with every change of a pixel. A cache of another version is refused."""
@@ -209,8 +210,16 @@ def write_cache(path: str | Path) -> None:
 
     The images are first written to ``.NAME.part`` in the same folder, which is renamed when it is complete. An
     interrupted call leaves that file, and the next call continues it.
+
+    Raises:
+        BlockingIOError: another process is writing it.
     """
     path = paths.expanded(path)
+    with lock.held(path.with_name(f".{path.name}.lock"), f"cache: {path}"):
+        _write_cache(path)
+
+
+def _write_cache(path: Path) -> None:
     part = path.with_name(f".{path.name}.part")
     header, size = _header(), SIDE * SIDE * 3
     with part.open("ab") as file:

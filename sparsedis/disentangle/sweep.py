@@ -20,7 +20,7 @@ from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.results import record
 from sparsedis.disentangle.train import train
 from sparsedis.runs import files, jobs
-from sparsedis.runs.config import different
+from sparsedis.runs.config import check_seeds, different
 from sparsedis.runs.jobs import Workers
 from sparsedis.runs.process import Job
 from sparsedis.runs.tables import console as standard_output
@@ -71,8 +71,9 @@ def sweep(
     if vary not in VALUES:
         raise ValueError(f"vary: expected one of {', '.join(VALUES)}, got {vary!r}")
     values = values or VALUES[vary]
-    for name, given in (("values", values), ("seeds", seeds), ("inners", inners)):
+    for name, given in (("values", values), ("inners", inners)):
         different(name, given)
+    check_seeds(seeds)
     out, console = Path(out), console or standard_output()
     base = replace(base, data=shapes3d.absolute(base.data))  # as config.json has it
     configs = [
@@ -101,10 +102,11 @@ def sweep(
 def summary(records: Sequence[dict[str, Any]], vary: str) -> list[dict[str, Any]]:
     """Means and standard deviations over seeds, by value and method: inner lasso, inner ridge, ridge and ICA.
 
-    Numbers in ascending order, names in that of the records.
+    Numbers in ascending order, names in that of the records. One seed has no deviation, None; "seeds" is how many have
+    the metric, and where FastICA was fitted in none of them, the means are None too.
     """
     groups = []
-    methods: list[tuple[str, str, Callable[[dict[str, Any]], tuple[float, float]]]] = [
+    methods: list[tuple[str, str, Callable[[dict[str, Any]], tuple[float | None, float | None]]]] = [
         ("inner lasso", "lasso", lambda x: (x["mcc"], x["r"])),
         ("inner ridge", "ridge", lambda x: (x["mcc"], x["r"])),
         ("inner ridge + ICA", "ridge", lambda x: (x["mcc_ica"], x["r_ica"])),
@@ -114,9 +116,11 @@ def summary(records: Sequence[dict[str, Any]], vary: str) -> list[dict[str, Any]
         for name, inner, scores in methods:
             chosen = [scores(one) for one in records if one[vary] == value and one["inner"] == inner]
             if chosen:
-                group: dict[str, Any] = {"value": value, "method": name, "seeds": len(chosen)}
+                group: dict[str, Any] = {"value": value, "method": name}
                 for key, column in zip(("mcc", "r"), zip(*chosen, strict=True), strict=True):
-                    group[f"{key}_mean"] = statistics.fmean(column)
-                    group[f"{key}_sd"] = statistics.stdev(column) if len(column) > 1 else 0.0
+                    known = [score for score in column if score is not None]
+                    group["seeds"] = len(known)
+                    group[f"{key}_mean"] = statistics.fmean(known) if known else None
+                    group[f"{key}_sd"] = statistics.stdev(known) if len(known) > 1 else None
                 groups.append(group)
     return groups

@@ -76,18 +76,18 @@ class SyntheticConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """Mean and standard error (0 for one seed) of R^2 over seeds, and the fraction of certified solves."""
+    """Mean and standard error (None for one seed) of R^2 over seeds, and the fraction of certified solves."""
 
     useful: float
     n: int
     representation: str
     method: str
     r2_mean: float
-    r2_se: float
+    r2_se: float | None
     certified: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """One regression: features X (n, m), targets y (n,), the weights w (m,) and noise variance behind them."""
 
@@ -215,7 +215,7 @@ def summarise(config: SyntheticConfig, useful: float, n: int, representation: st
         scores.append(data.r2(weights, intercept))
         fractions.append(certified)
     values = torch.tensor(scores, dtype=torch.float64)
-    error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
     return Row(useful, n, representation, method, float(values.mean()), error, sum(fractions) / len(fractions))
 
 
@@ -248,7 +248,7 @@ def table(rows: Sequence[Row]) -> Grid:
 
 def _mean(row: Row) -> str:
     """Of one seed there is no error to show."""
-    return f"{row.r2_mean:.3f} ± {row.r2_se:.3f}" if row.r2_se else f"{row.r2_mean:.3f}        "
+    return f"{row.r2_mean:.3f}        " if row.r2_se is None else f"{row.r2_mean:.3f} ± {row.r2_se:.3f}"
 
 
 def _series(rows: Sequence[Row], useful: float, representation: str, method: str) -> dict[int, Row]:
@@ -274,7 +274,7 @@ def figure(rows: Sequence[Row]) -> bytes:
                 panel.errorbar(
                     list(found),
                     [row.r2_mean for row in found.values()],
-                    [row.r2_se for row in found.values()],
+                    [math.nan if row.r2_se is None else row.r2_se for row in found.values()],
                     label=f"{representation}, {method}",
                     color=colour,
                     marker=marker,

@@ -24,11 +24,12 @@ def table(results: Results, title: str) -> Grid:
         ("features used per task", results.features_used),
         ("solves certified", results.certified),
     )
-    return Grid(("metric", "value"), [(name, f"{value:.4f}") for name, value in rows], title)
+    cells = [(name, "missing" if value is None else f"{value:.4f}") for name, value in rows]
+    return Grid(("metric", "value"), cells, title)
 
 
 def sweep_grid(groups: Sequence[Mapping[str, Any]], vary: str) -> Grid:
-    """The table of a sweep; a single seed has no deviation.
+    """The table of a sweep; a single seed has no deviation, and a method without results a dash.
 
     Args:
         groups: the rows of :func:`sparsedis.disentangle.sweep.summary`.
@@ -36,10 +37,7 @@ def sweep_grid(groups: Sequence[Mapping[str, Any]], vary: str) -> Grid:
     """
     rows = []
     for group in groups:
-        mcc, r = (
-            f"{group[f'{key}_mean']:.3f}" + (f" ± {group[f'{key}_sd']:.3f}" if group["seeds"] > 1 else "")
-            for key in ("mcc", "r")
-        )
+        mcc, r = (_with_deviation(group[f"{key}_mean"], group[f"{key}_sd"]) for key in ("mcc", "r"))
         rows.append((str(group["value"]), group["method"], str(group["seeds"]), mcc, r))
     return Grid((vary, "method", "seeds", "MCC", "R"), rows, align="llrrr", boxed=False)
 
@@ -47,3 +45,9 @@ def sweep_grid(groups: Sequence[Mapping[str, Any]], vary: str) -> Grid:
 def sweep_table(groups: Sequence[Mapping[str, Any]], vary: str) -> str:
     """:func:`sweep_grid` in Markdown."""
     return sweep_grid(groups, vary).markdown()
+
+
+def _with_deviation(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"

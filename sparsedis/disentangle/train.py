@@ -39,7 +39,8 @@ def train(
         console: where to report; default: standard output.
 
     Raises:
-        ValueError: the run in ``out`` has other settings, or a damaged checkpoint; the loss is no longer finite.
+        ValueError: the run in ``out`` has other settings, or is damaged; the run diverged.
+        BlockingIOError: another process writes to ``out``.
         FileExistsError: ``out`` holds a run, and ``resume`` is not set.
         FileNotFoundError: the data, or the run to resume, is not there.
         ImportError: scipy or scikit-learn is not installed.
@@ -57,10 +58,11 @@ def train(
         torch.manual_seed(config.seed)
         encoder = FactorEncoder(config.features).to(device)
         shown = console or standard_output()
-        run = _Run(out, config, encoder, world, shown, resume)
-        with written(out, lambda: report.write_run(out, world), shown):
-            run.run(_introduction(run))
-            return run.finish()
+        with folder.claim(out, config, resume):
+            run = _Run(out, config, encoder, world, shown, resume)
+            with written(out, lambda: report.write_run(out, world), shown):
+                run.run(_introduction(run))
+                return run.finish()
 
 
 @dataclass
@@ -107,6 +109,8 @@ class _Run(loop.Loop):
         self.check_finite(outcome.loss.item())
         self.optimizer.zero_grad()
         outcome.loss.backward()
+        if self.config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.clip_norm)
         self.optimizer.step()
         return {"loss": outcome.loss.item(), "features_used": outcome.used, "certified": outcome.certified}
 
@@ -140,7 +144,11 @@ class _Run(loop.Loop):
         z = world.factors.values[chosen].double().numpy()
         f = world.encode(encoder, chosen, self.device)
         training = world.encode(encoder, world.training_images(config.measured_images), self.device)
-        transformed = metrics.ica(training, f, seed=config.seed)
+        transformed, ica_missing = None, None
+        try:
+            transformed = metrics.ica(training, f, seed=config.seed)
+        except ValueError as error:  # of features that it cannot unmix; all other results are what they are
+            ica_missing = str(error)
         dci = metrics.dci(z, f, seed=config.seed)
         matched = [int(i) for i in metrics.assignment(z, f) if i >= 0]
         order = [*matched, *(i for i in range(f.shape[1]) if i not in matched)]
@@ -158,8 +166,9 @@ class _Run(loop.Loop):
             disentanglement=dci.disentanglement,
             completeness=dci.completeness,
             informativeness=dci.informativeness,
-            mcc_ica=metrics.mcc(z, transformed),
-            r_ica=metrics.r_score(z, transformed),
+            mcc_ica=None if transformed is None else metrics.mcc(z, transformed),
+            r_ica=None if transformed is None else metrics.r_score(z, transformed),
+            ica_missing=ica_missing,
             correlations=metrics.correlations(z, f)[:, order].tolist(),
         )
         files.write(self.out / folder.CURVES, figures.curves(self.metrics()))
@@ -168,6 +177,8 @@ class _Run(loop.Loop):
         self.clock.save()
         files.write_json(self.out / folder.RESULTS, asdict(results))  # last: it marks the run as finished
         self.console.print(tables.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
+        if results.ica_missing:
+            self.say(f"FastICA: {results.ica_missing}")
         return results
 
 

@@ -136,13 +136,15 @@ class Evaluate:
             length=self.episodes,
         )
         result, details = examine(learner, encode(learner, data, self.split), episodes)
-        if self.json:
-            files.write_json(self.json, asdict(result))
-        if self.reliability:
-            files.write(self.reliability, figures.reliability(details.bins))
-        if self.patterns:
-            files.write(self.patterns, patterns(details, data.class_names))
-        console().print(tables.evaluations([result], f"{data.name}, {self.split} split, seed {result.seed}"))
+        try:
+            if self.json:
+                files.write_json(self.json, asdict(result))
+            if self.reliability:
+                files.write(self.reliability, figures.reliability(details.bins))
+            if self.patterns:
+                files.write(self.patterns, patterns(details, data.class_names))
+        finally:  # of a file that cannot be written the result is at least shown
+            console().print(tables.evaluations([result], f"{data.name}, {self.split} split, seed {result.seed}"))
 
     def _one_shot(self, learner: Learner) -> None:
         from sparsedis.data import omniglot_one_shot
@@ -159,9 +161,11 @@ class Evaluate:
         if learner.shape != (1, 28, 28):
             raise ValueError(f"omniglot-one-shot: expected a learner of 1x28x28 images, got one of {learner.shape}")
         result = one_shot(learner, omniglot_one_shot.load(self.data))
-        if self.json:
-            files.write_json(self.json, asdict(result))
-        console().print(tables.one_shot(result))
+        try:
+            if self.json:
+                files.write_json(self.json, asdict(result))
+        finally:
+            console().print(tables.one_shot(result))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from sparsedis.metalearn.config import HEADS, Head, TrainConfig
 from sparsedis.metalearn.results import Entry, Results, pooled
 from sparsedis.metalearn.train import train
 from sparsedis.runs import files, jobs
-from sparsedis.runs.config import different
+from sparsedis.runs.config import check_seeds, different
 from sparsedis.runs.jobs import Workers
 from sparsedis.runs.process import Job
 from sparsedis.runs.tables import console as standard_output
@@ -61,7 +61,7 @@ def run_all(
     Raises:
         ValueError: no seed or one twice; and as :func:`sparsedis.runs.jobs.run`.
     """
-    different("seeds", seeds)
+    check_seeds(seeds)
     variants: list[tuple[TrainConfig, list[Job]]] = []
     for config in configs:
         own = [replace(config, seed=seed, data=absolute(config.data)).settled() for seed in seeds]

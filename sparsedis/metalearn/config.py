@@ -160,6 +160,8 @@ class TrainConfig(RunConfig):
     """Mixed precision of the encoder; the solves are never below float32."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
+    clip_norm: float | None = None
+    """Scale down gradients of a larger norm, over all parameters, to this one; the default leaves them."""
 
     def __post_init__(self) -> None:
         self._check_texts(("data", "device"))
@@ -174,7 +176,7 @@ class TrainConfig(RunConfig):
             raise ValueError(f"micro_batch: expected a divisor of batch, {self.batch}, got {self.micro_batch}")
         self._check_head()
         convex = ("lambda2",) if self.head.endswith(("svm", "ridge")) else ()
-        self._check_numbers((*_POSITIVE, *convex), zero=False)
+        self._check_numbers((*_POSITIVE, *convex, "clip_norm"), zero=False)
         self._check_numbers(_NOT_NEGATIVE, zero=True)
         if self.label_smoothing >= 1:
             raise ValueError(f"label_smoothing: expected a number below 1, got {self.label_smoothing}")

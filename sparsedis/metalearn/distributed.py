@@ -44,6 +44,10 @@ class Processes:
         """Gradients of the mean of the losses of all processes."""
         loss.backward()
 
+    def clip(self, module: nn.Module, norm: float) -> None:
+        """Scale the gradients of all parameters down to this norm, if theirs is larger."""
+        nn.utils.clip_grad_norm_(module.parameters(), norm)
+
     def mean(self, value: Tensor) -> Tensor:
         """Mean over the processes, in each of them."""
         return value
@@ -75,6 +79,9 @@ class _Accelerated(Processes):
     def backward(self, loss: Tensor) -> None:
         self._accelerator.backward(loss)
 
+    def clip(self, module: nn.Module, norm: float) -> None:
+        self._accelerator.clip_grad_norm_(module.parameters(), norm)  # which takes the loss scale out first
+
     def mean(self, value: Tensor) -> Tensor:
         return self._accelerator.reduce(value, "mean")
 
@@ -97,8 +104,8 @@ def processes(config: TrainConfig) -> Processes:
     """The processes that the environment describes, with the device and precision of the settings.
 
     Raises:
-        ValueError: the device is not available; or the number of processes does not divide the batch, or a pass of the
-            encoder would have to be divided.
+        ValueError: the device is not available, or not accelerate's; the number of processes does not divide the batch,
+            or a pass of the encoder would have to be divided.
         ImportError: accelerate is needed and not installed.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -118,6 +125,10 @@ def processes(config: TrainConfig) -> Processes:
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"accelerate: {error}") from error
+    # After accelerate has made its device the current one: nothing is allocated on another process's.
+    wanted, own = device_named(config.device), accelerator.device
+    if wanted.type != own.type or wanted.index not in (None, own.index):
+        raise ValueError(f"device: expected {own}, on which accelerate runs here, got {config.device!r}")
     return _Accelerated(accelerator)
 
 

@@ -29,7 +29,7 @@ class Evaluation:
         way, shot, query, episodes, seed: of the episodes.
         accuracy: fraction of the query images classified correctly.
         ci95: half the width of the 95% confidence interval of ``accuracy`` (normal approximation over
-            episodes).
+            episodes); None for a single episode, which has none.
         features_used: fraction of the features that an episode's classifier uses.
         certified: fraction of the episodes solved to their certificate; None for a head without certificates.
         calibration_error: expected calibration error: the mean over query images of the distance between accuracy and
@@ -45,14 +45,14 @@ class Evaluation:
     episodes: int
     seed: int
     accuracy: float
-    ci95: float
+    ci95: float | None
     features_used: float
     certified: float | None
     calibration_error: float
     largest_gap: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Details:
     """The results of single episodes, which :class:`Evaluation` averages.
 
@@ -69,7 +69,7 @@ class Details:
     bins: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """Features of some images of a data set, indexed as the images are.
 
@@ -172,7 +172,7 @@ def examine(
         episodes=count,
         seed=episodes.seed,
         accuracy=accuracy.mean().item(),
-        ci95=1.96 * accuracy.std(correction=0).item() / count**0.5,
+        ci95=1.96 * accuracy.std(correction=0).item() / count**0.5 if count > 1 else None,
         features_used=active.double().mean(-1).mean().item(),
         certified=certified.mean().item() if known else None,
         calibration_error=((bins[:, 1] - bins[:, 2]).abs().sum() / bins[:, 0].sum()).item(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
 
 def sweep(entries: Sequence[Entry]) -> bytes:
     """Accuracy against the fraction of features used, one panel per kind of task: sparse heads as curves, dense ones as
-    lines; bars and bands are 95% confidence intervals."""
+    lines; bars and bands are 95% confidence intervals, where there are any."""
     kinds = list(entries[0].tests)
     figure = plots.figure(4.5 * len(kinds), 3.6)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
@@ -40,13 +41,14 @@ def sweep(entries: Sequence[Entry]) -> bytes:
             if chosen[0].lambda1 is None:
                 accuracy, ci95 = tests[0].accuracy, tests[0].ci95
                 panel.axhline(accuracy, color=color, linestyle="--", linewidth=1, label=head)
-                panel.axhspan(accuracy - ci95, accuracy + ci95, color=color, alpha=0.12, linewidth=0)
+                if ci95 is not None:
+                    panel.axhspan(accuracy - ci95, accuracy + ci95, color=color, alpha=0.12, linewidth=0)
                 continue
             used = [test.features_used for test in tests]
             panel.errorbar(
                 used,
                 [test.accuracy for test in tests],
-                [test.ci95 for test in tests],
+                [math.nan if test.ci95 is None else test.ci95 for test in tests],
                 color=color,
                 marker="o",
                 markersize=4,

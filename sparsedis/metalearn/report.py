@@ -201,7 +201,7 @@ def _facts(
     """The numbers at the top: of the tests or, where there are none yet, of the last validation."""
     facts = []
     for one in tests:
-        facts.append((f"accuracy, {_kind(one)}", f"{percent(one.accuracy)} ± {100 * one.ci95:.1f}"))
+        facts.append((f"accuracy, {_kind(one)}", tables.with_interval(one.accuracy, one.ci95, 1)))
         facts.append((f"features used, {_kind(one)}", percent(one.features_used)))
     if not tests:
         facts.append(("steps done", f"{max((line['iteration'] for line in lines), default=0)} of {steps}"))
@@ -303,4 +303,4 @@ def _best(entries: Sequence[Entry], kind: str) -> tuple[str, str]:
     """The entry with the highest accuracy on a kind of task."""
     entry = max(entries, key=lambda entry: entry.tests[kind].accuracy)
     test = entry.tests[kind]
-    return f"best at {kind}: {entry.label}", f"{percent(test.accuracy)} ± {100 * test.ci95:.1f}"
+    return f"best at {kind}: {entry.label}", tables.with_interval(test.accuracy, test.ci95, 1)

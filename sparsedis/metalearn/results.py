@@ -91,7 +91,7 @@ class Pooled:
     Attributes:
         accuracy: mean over runs.
         ci95: half the width of the 95% confidence interval of ``accuracy`` from the runs' episodes, which are
-            independent; it does not include the variance between trainings.
+            independent; it does not include the variance between trainings. None where a run has a single episode.
         lowest, highest: accuracy of single runs.
         features_used, calibration_error: means over runs.
         certified: mean over runs; None for a head without certificates.
@@ -99,7 +99,7 @@ class Pooled:
     """
 
     accuracy: float
-    ci95: float
+    ci95: float | None
     lowest: float
     highest: float
     features_used: float
@@ -114,9 +114,10 @@ def pooled(evaluations: Sequence[Evaluation]) -> Pooled:
     accuracies = [one.accuracy for one in evaluations]
     certified = [one.certified for one in evaluations if one.certified is not None]
     gaps = [one.largest_gap for one in evaluations if one.largest_gap is not None]
+    intervals = [one.ci95 for one in evaluations if one.ci95 is not None]
     return Pooled(
         accuracy=sum(accuracies) / count,
-        ci95=_Z * sum((one.ci95 / _Z) ** 2 for one in evaluations) ** 0.5 / count,
+        ci95=_Z * sum((one / _Z) ** 2 for one in intervals) ** 0.5 / count if len(intervals) == count else None,
         lowest=min(accuracies),
         highest=max(accuracies),
         features_used=sum(one.features_used for one in evaluations) / count,

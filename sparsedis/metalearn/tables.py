@@ -17,20 +17,26 @@ from sparsedis.metalearn.results import Entry
 from sparsedis.runs.tables import Grid, percent, say
 
 
+def with_interval(accuracy: float, ci95: float | None, digits: int = 2) -> str:
+    """An accuracy as a percentage, with its 95% interval if it has one."""
+    return percent(accuracy, digits) + ("" if ci95 is None else f" ± {100 * ci95:.{digits}f}")
+
+
 def evaluations(results: Sequence[Evaluation], title: str) -> Grid:
     """One row per evaluation."""
     rows = [
         (
             f"{one.way}-way {one.shot}-shot",
             str(one.episodes),
-            f"{percent(one.accuracy, 2)} ± {100 * one.ci95:.2f}",
+            with_interval(one.accuracy, one.ci95),
             percent(one.features_used),
             percent(one.certified),
             percent(one.calibration_error),
         )
         for one in results
     ]
-    return Grid(("task", "episodes", "accuracy", "features used", "certified", "ECE"), rows, title)
+    note = "A single episode has no interval." if any(one.ci95 is None for one in results) else ""
+    return Grid(("task", "episodes", "accuracy", "features used", "certified", "ECE"), rows, title, note=note)
 
 
 def one_shot(result: OneShot) -> Grid:
@@ -101,14 +107,15 @@ def counts(data: FewShotData) -> Grid:
 
 
 def comparison(entries: Sequence[Entry]) -> Grid:
-    """One row per entry; in Markdown on the console."""
+    """One row per entry, accuracies with their 95% interval if they have one; in Markdown on the console."""
     kinds = list(entries[0].tests)
     rows = []
     for entry in entries:
         cells = [entry.label]
         for kind in kinds:
             test = entry.tests[kind]
-            cells += [f"{100 * test.accuracy:.2f} ± {100 * test.ci95:.2f}", percent(test.features_used)]
+            interval = "" if test.ci95 is None else f" ± {100 * test.ci95:.2f}"
+            cells += [f"{100 * test.accuracy:.2f}{interval}", percent(test.features_used)]
         certified = [test.certified for test in entry.tests.values()]
         cells.append("-" if certified[0] is None else percent(min(c for c in certified if c is not None)))
         rows.append(cells)

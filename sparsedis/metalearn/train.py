@@ -65,9 +65,9 @@ def train(
         encoder: for ``config.encoder`` "custom": from images ``(N, *shape)`` to features (N, d); trained in place.
 
     Raises:
-        ValueError: the data has too few classes or images; the run in ``out`` has other settings, or a
-            damaged checkpoint; the loss is no longer finite; the device or a package is missing; the number of
-            processes does not divide the batch.
+        ValueError: the data has too few classes or images; the run in ``out`` has other settings, or is damaged; the
+            run diverged; the device or a package is missing; the number of processes does not divide the batch.
+        BlockingIOError: another process writes to ``out``.
         FileExistsError: ``out`` holds a run, and ``resume`` is not set.
         FileNotFoundError: the data, or the run to resume, is not there.
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is saved first.
@@ -88,11 +88,12 @@ def train(
         learner = Learner(config, data.images.shape[1:], encoder).to(group.device)
         group.barrier()  # no process writes before all have checked the folder
         shown = console or standard_output(quiet=not group.main)
-        run = _Run(out, config, learner, training, validation, group, shown, resume)
-        reporting = written(out, lambda: report.write_run(out, data, encoder), shown) if group.main else nullcontext()
-        with reporting:
-            run.run(_introduction(run, data))
-            return run.finish(tests, encoder)
+        with folder.claim(out, config, resume, group.main):
+            run = _Run(out, config, learner, training, validation, group, shown, resume)
+            made = written(out, lambda: report.write_run(out, data, encoder), shown) if group.main else nullcontext()
+            with made:
+                run.run(_introduction(run, data))
+                return run.finish(tests, encoder)
 
 
 class _Run(loop.Loop):
@@ -169,6 +170,8 @@ class _Run(loop.Loop):
             self.check_finite(values[0])
             self._stepper.zero_grad()
             processes.backward(loss)
+        if config.clip_norm is not None:
+            processes.clip(self.learner, config.clip_norm)
         self._stepper.step()
         self.learner.step()
         names = ("loss", "accuracy", "features_used", "certified")
@@ -210,7 +213,7 @@ class _Run(loop.Loop):
             },
         )
         self.report(
-            f"loss {measured['loss']:.3f}, validation {percent(result.accuracy)} ± {100 * result.ci95:.1f}, "
+            f"loss {measured['loss']:.3f}, validation {tables.with_interval(result.accuracy, result.ci95, 1)}, "
             f"features used {percent(result.features_used)}, certified {percent(result.certified)}",
             rate,
         )

@@ -64,6 +64,8 @@ def check_file(name: str, path: Path | None) -> None:
     """ValueError unless a file can be written at ``path``; ``name`` is the option's."""
     if path and (path.is_dir() or not path.parent.is_dir()):
         raise ValueError(f"{name}: expected a file in an existing folder, got {str(path)!r}")
+    if path and not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"{name}: expected a file that can be written, got {str(path)!r}")
 
 
 def print_next(steps: Sequence[tuple[str, str]]) -> None:

@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 S = TypeVar("S", bound="RunConfig")
 
+# Of all runs. Seeds are those that every library takes; OpenMP ends the process where it cannot start its threads.
+MOST = {"seed": 2**32 - 1, "threads": 1024}
+
 
 class RunConfig:
     """Base of the frozen dataclasses that determine a run: numbers, strings, booleans, None and tuples of these.
@@ -35,9 +38,13 @@ class RunConfig:
 
     @classmethod
     def from_json(cls: type[S], settings: Any) -> S:
-        """The inverse of :meth:`as_json`; ValueError where a setting is missing, unknown or invalid."""
-        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        if not isinstance(settings, Mapping) or set(settings) != set(known):
+        """The inverse of :meth:`as_json`; ValueError where a setting is missing, unknown or invalid.
+
+        Where None is the default of a setting it may be missing: earlier versions did not have them all.
+        """
+        known = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
+        needed = {name for name, default in known.items() if default is not None}
+        if not isinstance(settings, Mapping) or not needed <= set(settings) <= set(known):
             raise ValueError(f"settings: expected exactly {', '.join(known)}")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
@@ -62,11 +69,11 @@ class RunConfig:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def _check_whole(self, least: Mapping[str, int]) -> None:
-        """Whole numbers of at least these values; None is accepted where it is the default."""
+        """Whole numbers of at least these values, up to :data:`MOST`; None is accepted where it is the default."""
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if field.name in least and not (value is None and field.default is None):
-                whole(field.name, value, least[field.name])
+                whole(field.name, value, least[field.name], MOST.get(field.name))
 
     def _check_numbers(self, names: Iterable[str], *, zero: bool) -> None:
         """Finite numbers > 0, or >= 0 with ``zero``; None is accepted where it is the default."""
@@ -86,7 +93,16 @@ def different(name: str, values: Sequence[object]) -> None:
         raise ValueError(f"{name}: expected different ones, got {', '.join(map(str, values)) or 'none'}")
 
 
-def whole(name: str, value: object, least: int) -> None:
-    """ValueError unless the value is a whole number >= ``least``."""
+def whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """ValueError unless the value is a whole number >= ``least``, and <= ``most`` if that is given."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
+    if most is not None and value > most:
+        raise ValueError(f"{name}: expected a whole number <= {most}, got {value!r}")
+
+
+def check_seeds(values: Sequence[int]) -> None:
+    """ValueError unless these are different seeds, one or more, before the first of several runs is trained."""
+    different("seeds", values)
+    for value in values:
+        whole("seeds", value, 0, MOST["seed"])

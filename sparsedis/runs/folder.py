@@ -6,19 +6,23 @@ last.safetensors   everything that the next step depends on
 best.safetensors   the learner with the best validation so far; the one that is tested
 curves.png         metrics.jsonl as a figure
 results.json       the tests; written last, so that a folder with it holds a finished run
+
+While a process writes to the folder it holds the lock .lock there, and .lock-holder says which process that is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 
-from sparsedis.runs import checkpoint
+from sparsedis.runs import checkpoint, lock
 from sparsedis.runs.config import RunConfig
 
 FILES = (
@@ -30,6 +34,8 @@ FILES = (
     "results.json",
 )
 CONFIG, METRICS, LAST, BEST, CURVES, RESULTS = FILES
+LOCK = ".lock"
+SPLITS = ("train", "validation")
 
 LEARNER = "learner."
 """Prefix of the learner's tensors in both checkpoints."""
@@ -42,10 +48,43 @@ def check(out: Path, config: RunConfig, resume: bool) -> None:
     """Whether a run with these settings may start in a folder, or with ``resume`` continue there.
 
     Raises:
+        BlockingIOError: another process writes to the folder.
         FileExistsError: the folder holds a run, and ``resume`` is not set.
         FileNotFoundError: there is no run to resume.
-        ValueError: the run there is damaged or has other settings.
+        PermissionError: the folder cannot be written.
+        ValueError: it is a file; the run there is damaged or has other settings.
     """
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"out: expected a folder, got {str(out)!r}, but {str(existing)!r} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"out: expected a folder that can be written, got {str(out)!r}")
+    lock.check(out / LOCK, f"out: {out}")
+    _check_run(out, config, resume)
+
+
+@contextmanager
+def claim(out: Path, config: RunConfig, resume: bool, main: bool = True) -> Iterator[None]:
+    """Make the folder, where it is missing, and keep all others from it until the block ends.
+
+    Args:
+        out, config, resume: as for :func:`check`, which is to be called first, before anything that takes long.
+        main: whether this process writes the files; if not, nothing is done.
+
+    Raises:
+        BlockingIOError, FileExistsError, FileNotFoundError, ValueError: as :func:`check`: since then another process
+            has begun a run in the folder, or has ended one.
+    """
+    if not main:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with lock.held(out / LOCK, f"out: {out}"):
+        _check_run(out, config, resume)
+        yield
+
+
+def _check_run(out: Path, config: RunConfig, resume: bool) -> None:
     if not resume:
         if existing := [name for name in FILES if (out / name).exists()]:
             raise FileExistsError(f"out: {out} already holds {existing[0]}; resume that run, or choose another folder")
@@ -75,7 +114,7 @@ def complete(train: Callable[..., object], config: RunConfig, out: Path, console
         ValueError: the run in the folder has other settings.
     """
     if (out / RESULTS).is_file():
-        check(out, config, resume=True)
+        _check_run(out, config, resume=True)  # nothing is written there any more
     else:
         train(config, out, resume=(out / CONFIG).is_file(), console=console)
 
@@ -107,12 +146,28 @@ def load_best(out: str | Path, build: Callable[[Mapping[str, Any]], tuple[L, C]]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, up to one that a killed process left incomplete; none if there is no file."""
-    lines = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
-    return lines
+    """The lines of metrics.jsonl, without one that a killed process left incomplete; none if there is no file.
+
+    Raises:
+        ValueError: a line is damaged; the message names it.
+    """
+    if not path.exists():
+        return []
+    *lines, rest = path.read_bytes().split(b"\n")  # a line ends with its newline; the rest is of a killed process
+    found = [_line_of_metrics(text) for text in lines]
+    for number, (line, text) in enumerate(zip(found, lines, strict=True), 1):
+        if line is None:
+            raise ValueError(
+                f"metrics: expected a JSON object with iteration and split in line {number} of {path}, got "
+                f"{text.decode(errors='replace')[:40]!r}; correct that line, or remove it to go on without it"
+            )
+    return [line for line in (*found, _line_of_metrics(rest)) if line is not None]
+
+
+def _line_of_metrics(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text.decode())
+    except (ValueError, RecursionError):
+        return None
+    fits = isinstance(line, dict) and type(line.get("iteration")) is int and line.get("split") in SPLITS
+    return line if fits else None

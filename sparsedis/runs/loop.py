@@ -26,11 +26,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from sparsedis.runs import checkpoint, environment, files, folder, tables
+from sparsedis.checks import NotFiniteError
+from sparsedis.runs import checkpoint, environment, files, folder, output, tables
 from sparsedis.runs.config import RunConfig
 
 _OPTIMIZER, _RANDOM = "optimizer.", "random.torch"
 _TIMED = 10  # steps after which a run says about how long it will take
+_ALL_OFF = (
+    "no task uses any feature, so that the encoder learns nothing from them. If that lasts, start again with a smaller "
+    "lambda1 or, where the features themselves are zero, a lower learning_rate"
+)
 
 
 @dataclass
@@ -45,17 +50,17 @@ class Loop(ABC):
     """The outer loop of a run.
 
     Args:
-        out: the folder of the run; created here.
+        out: the folder of the run, which :func:`folder.claim` has made.
         config: the settings.
         learner: the module that is trained.
         optimizer: of its parameters.
         progress: that of a new run.
-        console: where to report.
+        console: where to report, in any encoding.
         resume: continue from the last checkpoint in the folder.
         main: whether this process writes the files.
 
     Raises:
-        ValueError: with ``resume``, a damaged checkpoint.
+        ValueError: with ``resume``, a damaged checkpoint, or a damaged line of metrics.jsonl.
     """
 
     def __init__(
@@ -72,10 +77,11 @@ class Loop(ABC):
         self.main = main
         self.out, self.config, self.learner, self.optimizer = out, config, learner, optimizer
         self.progress, self.console = progress, console
+        output.tolerate(console.file)
+        self._told_all_off = False
         if resume:
             self._restore()
         elif main:
-            out.mkdir(parents=True, exist_ok=True)
             files.write_json(out / folder.CONFIG, config.as_json())
         self.clock = environment.Clock(out)
         if main:
@@ -121,6 +127,8 @@ class Loop(ABC):
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, when the step is complete and the checkpoint saved.
+            ValueError: the run diverged: loss, features or parameters are no longer finite. The last checkpoint is of
+                before that.
         """
         first, start = self.progress.iteration, time.monotonic()
         self.say(title)
@@ -129,8 +137,10 @@ class Loop(ABC):
             while not self.finished():
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.learning_rate()
-                measured = self.advance()
+                with self._step(self.progress.iteration + 1):
+                    measured = self.advance()
                 self.progress.iteration += 1
+                self._tell_all_off(measured)
                 bar.update(task, completed=self.progress.iteration)
                 if self.progress.iteration == first + _TIMED:
                     self.say(f"about {tables.duration(self._left(first, start))} of training to go, by the first steps")
@@ -138,7 +148,9 @@ class Loop(ABC):
                     self.log("train", measured)
                 validated = self._due(self.config.validate_every)
                 if validated:
-                    self.validate(measured, (self.progress.iteration - first) / (time.monotonic() - start))
+                    self._check_parameters()
+                    with self._step(self.progress.iteration):
+                        self.validate(measured, (self.progress.iteration - first) / (time.monotonic() - start))
                 stop = self.stopping(interrupted())
                 if validated or self._due(self.config.save_every) or stop:
                     self._save()
@@ -146,9 +158,9 @@ class Loop(ABC):
                     raise KeyboardInterrupt
 
     def check_finite(self, loss: float) -> None:
-        """ValueError if the loss of the step in progress is infinite or NaN."""
+        """NotFiniteError if the loss of the step in progress is infinite or NaN."""
         if not math.isfinite(loss):
-            raise ValueError(f"iteration {self.progress.iteration + 1}: the loss is {loss}; try a lower learning_rate")
+            raise NotFiniteError(f"the loss is {loss}")
 
     def keep(self, metadata: Mapping[str, Any]) -> None:
         """Save the learner as the best so far, with a JSON object that describes it."""
@@ -188,7 +200,32 @@ class Loop(ABC):
     def _due(self, every: int) -> bool:
         return self.progress.iteration % every == 0 or self.finished()
 
+    @contextmanager
+    def _step(self, iteration: int) -> Iterator[None]:
+        """Say of what is not finite in a step, wherever that is noticed first, that the run diverged."""
+        try:
+            yield
+        except NotFiniteError as error:
+            raise ValueError(
+                f"the run diverged at iteration {iteration}: {error}; start again with a lower learning_rate, or with "
+                "clip_norm, which bounds the gradient"
+            ) from error
+
+    def _check_parameters(self) -> None:
+        """ValueError if a parameter is no longer finite: it would be validated, and replace a good checkpoint."""
+        with self._step(self.progress.iteration):
+            for name, value in self.learner.named_parameters():
+                if not bool(torch.isfinite(value).all()):
+                    raise NotFiniteError(f"{name} has NaN or infinite values")
+
+    def _tell_all_off(self, measured: Mapping[str, float | None]) -> None:
+        """Say, once, if all features are off in the last step: nothing else would show why nothing is learned."""
+        if measured.get("features_used") == 0 and not self._told_all_off:
+            self._told_all_off = True
+            self.say(f"iteration {self.progress.iteration}: {_ALL_OFF}")
+
     def _save(self) -> None:
+        self._check_parameters()
         if not self.main:
             return
         tensors = {
@@ -219,7 +256,12 @@ class Loop(ABC):
         if not self.main:
             return
         # Lines of steps after the checkpoint are dropped: these steps are run again.
-        kept = [line for line in self.metrics() if line["iteration"] <= self.progress.iteration]
+        done = self.progress.iteration
+        kept = [line for line in self.metrics() if line["iteration"] <= done]
+        written = zip(folder.SPLITS, (self.config.log_every, self.config.validate_every), strict=True)
+        lost = {(i, split) for split, every in written for i in range(every, done + 1, every)}
+        if lost := lost - {(line["iteration"], line["split"]) for line in kept}:
+            self.say(f"{folder.METRICS} lacks {len(lost)} of its lines, the first of iteration {min(lost)[0]}")
         files.write(self.out / folder.METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 

@@ -32,11 +32,11 @@ def curve(panel: Any, lines: Sequence[Mapping[str, Any]], split: str, key: str, 
         panel: matplotlib axes.
         lines: of metrics.jsonl.
         split: "train" or "validation", which decides the style.
-        key: of the value.
+        key: of the value; lines without it leave a gap.
         label: in the legend; default: the split.
     """
     chosen = [line for line in lines if line["split"] == split]
-    values = [line[key] for line in chosen]
+    values = [line.get(key) for line in chosen]
     panel.plot([line["iteration"] for line in chosen], values, label=label or split, **_STYLES[split])
 
 

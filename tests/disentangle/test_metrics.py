@@ -103,6 +103,12 @@ def test_constant_columns_count_nothing() -> None:
     assert metrics.mcc(columns(A), columns(B, A, C)) == pytest.approx(1)  # more
 
 
+@pytest.mark.parametrize("column", [np.full(8, 0.1), A, 2 * A - B])
+def test_ica_needs_independent_features(column: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected 3 linearly independent features, none of them constant, got 2 on"):
+        metrics.ica(columns(A, B, column), columns(A, B, column))
+
+
 def test_r_is_no_smaller_than_mcc() -> None:
     for seed in range(10):
         z = factors(seed=seed)

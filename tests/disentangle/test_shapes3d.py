@@ -1,6 +1,7 @@
 import colorsys
 import io
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from sparsedis.disentangle import raycaster, shapes3d
+from sparsedis.runs import lock
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,19 @@ def test_the_rest_of_another_version_is_not_used(small: int, rendered: shapes3d.
     shapes3d.write_cache(tmp_path / "cache")
     indices = torch.arange(small)
     assert torch.equal(shapes3d.Cached(tmp_path / "cache").images(indices), rendered.images(indices))
+
+
+def test_a_cache_is_written_by_one_process(small: int, tmp_path: Path) -> None:
+    """Two would append to the same file."""
+    path = tmp_path / "cache"
+    with (
+        lock.held(tmp_path / ".cache.lock", "it"),
+        pytest.raises(BlockingIOError, match=rf"cache: .*cache is in use by process {os.getpid()} on host"),
+    ):
+        shapes3d.write_cache(path)
+    assert not list(tmp_path.iterdir())
+    shapes3d.write_cache(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["cache"]
 
 
 def test_bad_caches(small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

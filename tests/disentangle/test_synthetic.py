@@ -99,7 +99,7 @@ def test_bad_settings(changes, message):
 
 
 def test_one_seed_has_no_error():
-    rows = [synthetic.Row(0.2, 25, "disentangled", "lasso", 0.5, error, 1.0) for error in (0.0, 0.25)]
+    rows = [synthetic.Row(0.2, 25, "disentangled", "lasso", 0.5, error, 1.0) for error in (None, 0.25)]
     shown = []
     for row in rows:
         console = Console(file=io.StringIO(), width=100)
@@ -108,6 +108,9 @@ def test_one_seed_has_no_error():
     assert "0.500" in shown[0]
     assert "0.500 ±" not in shown[0]
     assert "0.500 ± 0.250" in shown[1]
+    assert synthetic.figure(rows).startswith(b"\x89PNG")
+    config = synthetic.SyntheticConfig(features=5, useful=(0.2,), samples=(10,), seeds=1, penalties=2)
+    assert synthetic.summarise(config, 0.2, 10, "disentangled", "ridge").r2_se is None
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from functools import partial
@@ -9,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from sparsedis.disentangle import figures
 from sparsedis.disentangle import train as module
 from sparsedis.disentangle.config import DisentangleConfig
-from sparsedis.disentangle.results import CORRELATIONS
+from sparsedis.disentangle.results import CORRELATIONS, record
+from sparsedis.disentangle.sweep import summary
+from sparsedis.disentangle.tables import sweep_table
 from sparsedis.disentangle.train import Outcome, _Run, load_run, outer_loss, train
+from sparsedis.models.factor_encoder import FactorEncoder
 from sparsedis.runs import checkpoint
-from sparsedis.runs.environment import seconds
+from sparsedis.runs.environment import SECONDS, seconds
 from sparsedis.runs.folder import FILES
 from tests import training
 from tests.training import CIRCUMSTANCES, assert_equal
@@ -272,6 +277,17 @@ def test_damaged_runs(small: DisentangleConfig, whole: Path, tmp_path: Path) -> 
         checkpoint.save(out / "last.safetensors", tensors, changed)
         with pytest.raises(ValueError, match="is damaged"):
             train(small, out, resume=True)
+    for name, contents in {
+        "config.json": ("{", "{}"),
+        "results.json": ("", "[]", "{}", '{"mcc": 1}', "[" * 100_000),
+        SECONDS: ("x", "[]", "null"),
+    }.items():
+        before = (whole / name).read_bytes()
+        for content in contents:
+            (out / name).write_text(content)
+            with pytest.raises(ValueError, match=f"{name} is damaged"):
+                record(out)
+        (out / name).write_bytes(before)
     tensors, about = checkpoint.load(out / "best.safetensors")
     checkpoint.save(out / "best.safetensors", tensors, {})
     with pytest.raises(ValueError, match="is damaged"):
@@ -284,5 +300,31 @@ def test_damaged_runs(small: DisentangleConfig, whole: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "outer_loss", lambda *_: Outcome(torch.tensor(float("nan")), 0.5, 1.0))
-    with pytest.raises(ValueError, match="iteration 1: the loss is nan; try a lower learning_rate"):
+    with pytest.raises(ValueError, match="diverged at iteration 1: the loss is nan; start again with a lower learning"):
         train(small, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_feature_that_is_constant_costs_ica_only(
+    small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other results are what they are; FastICA's are missing, and the reason is told and kept."""
+    forward = FactorEncoder.forward
+
+    def dead(self: FactorEncoder, images: torch.Tensor) -> torch.Tensor:
+        return forward(self, images) * torch.tensor([1.0, 0, 1, 1, 1, 1])
+
+    monkeypatch.setattr(FactorEncoder, "forward", dead)
+    config = replace(small, iterations=2, validate_every=2, clip_norm=1.0)
+    results, text = run(config, tmp_path / "run")
+    reason = "expected 6 linearly independent features, none of them constant, got 5 on the 100 samples to fit"
+    assert (results.mcc_ica, results.r_ica, results.ica_missing) == (None, None, reason)
+    assert 0 < results.mcc <= results.r
+    assert f"FastICA: {reason}\n" in text
+    assert re.search(r"MCC after FastICA .* missing", text)
+    written = record(tmp_path / "run")
+    assert (written["mcc_ica"], written["ica_missing"]) == (None, reason)
+    groups = summary([{**written, "inner": "ridge"}], "rho")
+    assert [(group["method"], group["seeds"]) for group in groups] == [("inner ridge", 1), ("inner ridge + ICA", 0)]
+    assert sweep_table(groups, "rho").splitlines()[-1] == "| 0.9 | inner ridge + ICA | 0 | - | - |"
+    assert figures.sweep(groups, "rho").startswith(b"\x89PNG")

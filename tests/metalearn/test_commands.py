@@ -16,11 +16,12 @@ from torch import nn
 
 from sparsedis import cli
 from sparsedis.data import SPLITS
+from sparsedis.metalearn import figures, tables
 from sparsedis.metalearn.config import PRESETS, TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation
 from sparsedis.metalearn.figures import usage
 from sparsedis.metalearn.profile import profile
-from sparsedis.metalearn.results import pooled
+from sparsedis.metalearn.results import Entry, pooled
 from sparsedis.metalearn.train import load_run, train
 from sparsedis.runs.process import LOG
 from tests.command_line import options, start
@@ -222,7 +223,7 @@ def test_failures(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[
     assert err.count("nowhere") == 1
 
 
-def evaluation(accuracy: float, ci95: float) -> Evaluation:
+def evaluation(accuracy: float, ci95: float | None) -> Evaluation:
     return Evaluation("test", 5, 1, 10, 100, 0, accuracy, ci95, 0.5, None, 0.1)
 
 
@@ -232,6 +233,14 @@ def test_pooled_interval() -> None:
     assert (both.accuracy, both.lowest, both.highest) == pytest.approx((0.6, 0.5, 0.7))
     assert both.ci95 == pytest.approx(0.02 / 2**0.5)
     assert both.certified is None
+
+
+def test_runs_of_one_episode_have_no_interval() -> None:
+    tests = {"5-way 1-shot": pooled([evaluation(0.5, 0.02), evaluation(0.7, None)])}
+    assert tests["5-way 1-shot"].ci95 is None
+    entries = [Entry(head, lambda1, (0, 1), 0.5, tests) for head, lambda1 in (("svm", None), ("group-lasso-svm", 0.1))]
+    assert "| svm | 60.00 | 50.0% |" in tables.comparison(entries)
+    assert figures.sweep(entries).startswith(PNG)
 
 
 def test_usage_by_hand() -> None:

@@ -16,6 +16,15 @@ def test_json_and_back(quick: TrainConfig) -> None:
         assert TrainConfig.from_json(json.loads(json.dumps(config.as_json()))) == config
 
 
+def test_a_setting_that_earlier_versions_did_not_have(quick: TrainConfig) -> None:
+    settings = quick.as_json()
+    del settings["clip_norm"]
+    assert TrainConfig.from_json(settings) == quick
+    del settings["way"]
+    with pytest.raises(ValueError, match="settings: expected exactly data, head, way"):
+        TrainConfig.from_json(settings)
+
+
 def test_difference(quick: TrainConfig) -> None:
     assert quick.difference(quick) is None
     assert quick.difference(replace(quick, lambda2=3.0)) == "lambda2"
@@ -27,6 +36,9 @@ def test_difference(quick: TrainConfig) -> None:
         ({"way": 1}, "way: expected a whole number >= 2, got 1"),
         ({"shot": True}, "shot: expected a whole number >= 1, got True"),
         ({"iterations": 2.5}, r"iterations: expected a whole number >= 1, got 2\.5"),
+        ({"seed": 2**32}, "seed: expected a whole number <= 4294967295, got 4294967296"),
+        ({"threads": 1025}, "threads: expected a whole number <= 1024, got 1025"),
+        ({"clip_norm": float("inf")}, "clip_norm: expected a finite number > 0, got inf"),
         ({"threads": 0}, "threads: expected a whole number >= 1, got 0"),
         (
             {"head": "knn"},

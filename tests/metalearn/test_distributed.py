@@ -36,6 +36,15 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 """
 
 
+@pytest.mark.parametrize("device", ["meta", "warp", "cuda"])
+def test_a_device_that_accelerate_does_not_use(quick: TrainConfig, device: str) -> None:
+    """It takes its own, which would silently be another one."""
+    if torch.cuda.is_available():
+        pytest.skip("here it may be accelerate's")
+    with pytest.raises(ValueError, match=r"^device: "):
+        processes(replace(quick, precision="bf16", device=device))
+
+
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, env=environment)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsedis.metalearn.config import TrainConfig
-from sparsedis.metalearn.results import PATTERNS
+from sparsedis.metalearn.config import Head, TrainConfig
+from sparsedis.metalearn.results import PATTERNS, Results
 from sparsedis.metalearn.train import _Run, load_run, train
 from sparsedis.runs import checkpoint
 from sparsedis.runs.folder import FILES
@@ -246,5 +246,46 @@ def test_damaged_runs(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.nn.functional.cross_entropy", lambda *_: torch.tensor(float("nan"), requires_grad=True))
-    with pytest.raises(ValueError, match="iteration 1: the loss is nan; try a lower learning_rate"):
+    with pytest.raises(ValueError, match="diverged at iteration 1: the loss is nan; start again with a lower learning"):
         train(quick, tmp_path / "run")
+
+
+@pytest.mark.parametrize("head", ["group-lasso-svm", "prototypes"])
+def test_a_run_that_diverges(quick: TrainConfig, tmp_path: Path, head: Head) -> None:
+    """Features that are not finite are a consequence: of the learning rate, which the message names."""
+    config = replace(quick.with_head(head), learning_rate=1e30, optimizer="sgd")
+    with pytest.raises(
+        ValueError, match=r"^the run diverged at iteration \d: .*; start again with a lower learning_rate"
+    ):
+        train(config, tmp_path / "run")
+
+
+def test_clipped_gradients(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms, step = [], _Run.advance
+
+    def measured(self: _Run) -> object:
+        result = step(self)
+        norms.append(torch.cat([p.grad.flatten() for p in self.learner.parameters() if p.grad is not None]).norm())
+        return result
+
+    monkeypatch.setattr(_Run, "advance", measured)
+    train(replace(quick, iterations=2, clip_norm=1e-3), tmp_path / "run")
+    assert max(norms) <= 1.001e-3
+    norms.clear()
+    train(replace(quick, iterations=2), tmp_path / "other")
+    assert min(norms) > 1e-2
+
+
+def test_the_lock_is_held_until_the_end(
+    quick: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def second(self: _Run, *arguments: object) -> Results:
+        for resume in (False, True):
+            with pytest.raises(BlockingIOError, match=f"is in use by process {os.getpid()} on host"):
+                train(quick, tmp_path / "run", resume=resume)
+        return finish(self, *arguments)  # type: ignore[arg-type]
+
+    finish = _Run.finish
+    monkeypatch.setattr(_Run, "finish", second)
+    train(quick, tmp_path / "run")
+    assert_equal(tmp_path / "run", whole)

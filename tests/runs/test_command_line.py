@@ -1,3 +1,4 @@
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,17 @@ def test_words() -> None:
     changed = replace(base, learning_rate=0.5, test_shots=(2, 3), split=True)
     assert command_line.words(changed, base) == ["--learning-rate", "0.5", "--test-shots", "2", "3", "--split"]
     assert command_line.words(replace(base, split=False), replace(base, split=True)) == ["--no-split"]
+
+
+def test_files_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command_line.check_file("json", None)
+    command_line.check_file("json", tmp_path / "x")
+    for path in (tmp_path, tmp_path / "nowhere" / "x"):
+        with pytest.raises(ValueError, match="json: expected a file in an existing folder, got"):
+            command_line.check_file("json", path)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match=r"^json: expected a file that can be written, got '.*x'$"):
+        command_line.check_file("json", tmp_path / "x")
 
 
 def test_the_resume_command_is_printed_if_there_is_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,73 @@ def test_check(tmp_path: Path) -> None:
         folder.check(tmp_path, Config(), resume=True)
 
 
-def test_an_incomplete_line_of_metrics_is_dropped(tmp_path: Path) -> None:
-    assert folder.read_metrics(tmp_path / folder.METRICS) == []
-    (tmp_path / folder.METRICS).write_text('{"iteration": 1}\n{"iteration": 2, "sp')
-    assert folder.read_metrics(tmp_path / folder.METRICS) == [{"iteration": 1}]
+LINE = '{"iteration": 1, "split": "train"}'
+
+
+@pytest.mark.parametrize("rest", ["", '{"iteration": 2, "sp', '{"iteration": 2}', "\0\0\0"])
+def test_what_a_killed_process_wrote_of_a_line_is_dropped(tmp_path: Path, rest: str) -> None:
+    path = tmp_path / folder.METRICS
+    assert folder.read_metrics(path) == []
+    path.write_text(f"{LINE}\n{rest}")
+    assert folder.read_metrics(path) == [json.loads(LINE)]
+    path.write_text(f"{LINE}\n{LINE}")  # an editor may take the last newline away
+    assert len(folder.read_metrics(path)) == 2
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"{",
+        b"1",
+        b"[]",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"iteration": 1}',
+        b'{"iteration": true, "split": "train"}',
+        b'{"iteration": 1, "split": "exam"}',
+    ],
+)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_damaged_line_of_metrics_is_named(tmp_path: Path, damaged: bytes, number: int) -> None:
+    lines = [LINE.encode()] * 3
+    lines[number - 1] = damaged
+    path = tmp_path / folder.METRICS
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(ValueError, match=rf"JSON object with iteration and split in line {number} of .*metrics\.jsonl"):
+        folder.read_metrics(path)
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "run"
+    message = rf"^out: .*run is in use by process {os.getpid()} on host "
+    with folder.claim(out, Config(), resume=False):
+        for resume in (False, True):
+            with pytest.raises(BlockingIOError, match=message):
+                folder.check(out, Config(), resume)
+        with pytest.raises(BlockingIOError, match=message), folder.claim(out, Config(), resume=False):
+            pass
+        with folder.claim(out, Config(), resume=False, main=False):
+            pass
+    assert not list(out.iterdir())
+    folder.check(out, Config(), resume=False)
+
+
+def test_a_run_that_began_between_check_and_claim(tmp_path: Path) -> None:
+    folder.check(tmp_path, Config(), resume=False)
+    (tmp_path / folder.CONFIG).write_text("{}")
+    with pytest.raises(FileExistsError, match="already holds"), folder.claim(tmp_path, Config(), resume=False):
+        pass
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "file/a/run"])
+def test_a_file_is_no_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=rf"^out: expected a folder, got '.*{name}', but '.*file' is a file$"):
+        folder.check(tmp_path / name, Config(), resume=False)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))  # root may write anywhere
+    with pytest.raises(PermissionError, match=r"^out: expected a folder that can be written, got '.*a/b'$"):
+        folder.check(tmp_path / "a" / "b", Config(), resume=False)

@@ -1,0 +1,129 @@
+"""Kill runs at random moments, resume them, and compare their files with those of a run that nothing interrupted.
+
+    PYTHONPATH=. python tools/kill_and_resume.py train --kills 12
+    PYTHONPATH=. python tools/kill_and_resume.py disentangle-sweep --kills 5 --seed 3
+
+The command is run with small settings in a temporary folder. SIGKILL comes at a moment between the start and the time
+that the whole run takes; then the same run is resumed, until it ends, and the next one begins. The files have to be
+equal byte for byte, but for the seconds that a run took. Exit code 1 if they are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+FEW_SHOT = """--way 3 --shot 1 --query 2 --batch 2 --iterations 30 --width 4 --validate-every 10 --validation-episodes 5
+    --test-episodes 10 --test-shots 1 --log-every 1 --save-every 1 --threads 1"""
+DISENTANGLE = """--iterations 30 --groups 1 --group-tasks 4 --inner-samples 4 --outer-samples 4 --validate-every 10
+    --validation-batches 1 --test-batches 1 --measured-images 60 --log-every 1 --save-every 1 --threads 1"""
+COMMANDS = {
+    "train": FEW_SHOT,
+    "compare": f"{FEW_SHOT} --heads svm ridge --seeds 0",
+    "sweep": f"{FEW_SHOT} --lambda1-grid 0.1 0.3 --baselines ridge --seeds 0",
+    "disentangle": DISENTANGLE,
+    "disentangle-sweep": f"{DISENTANGLE} --values 0 0.9 --seeds 0",
+}
+RESUMED_BY_OPTION = ("train", "disentangle")  # the others by repeating the command
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--kills", type=int, default=12, help="how many in all (default: 12)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        return examine(options.command, options.kills, random.Random(options.seed), Path(folder))
+
+
+def examine(command: str, kills: int, moments: random.Random, folder: Path) -> int:
+    """Kill as many processes of the command as asked for; returns the exit code."""
+    begun, whole = time_whole(command, folder / "whole")
+    expected = contents(folder / "whole")
+    print(f"{command}: {whole:.1f} s, of which {begun:.1f} s until the first file; {len(expected)} files", flush=True)
+    done, runs = 0, 0
+    while done < kills:
+        runs += 1
+        out = folder / f"run-{runs}"
+        at = []
+        while (moment := moments.uniform(0.8 * begun, whole)) and not finishes(command, out, moment):
+            at.append(moment)
+        done += len(at)
+        found = contents(out)
+        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        shown = ", ".join(f"{one:.1f} s" for one in at) or "never"
+        print(f"run {runs}: killed after: {shown}; {len(odd)} files differ", flush=True)
+        if odd:
+            print(f"different: {', '.join(odd)}")
+            return 1
+    print(f"{done} kills in {runs} runs: all files are those of the uninterrupted run")
+    return 0
+
+
+def time_whole(command: str, out: Path) -> tuple[float, float]:
+    """Run to the end; the seconds until there is a file in the folder, and all of them."""
+    start = time.monotonic()
+    process = launch(command, out)
+    while process.poll() is None and not any(path.is_file() for path in out.rglob("*")):
+        time.sleep(0.01)
+    begun = time.monotonic() - start
+    end(process)
+    return begun, time.monotonic() - start
+
+
+def finishes(command: str, out: Path, moment: float) -> bool:
+    """Start or resume the run; whether it ended before it was killed at that moment."""
+    process = launch(command, out)
+    try:
+        process.wait(moment)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return False
+    end(process)
+    return True
+
+
+def launch(command: str, out: Path) -> subprocess.Popen[str]:
+    resumed = command in RESUMED_BY_OPTION and (out / "config.json").exists()
+    words = [command, *COMMANDS[command].split(), "--out", str(out), *(["--resume"] if resumed else [])]
+    return subprocess.Popen(
+        [sys.executable, "-m", "sparsedis", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Wait for the end; SystemExit if it is a failure."""
+    _, complaint = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"exit code {process.returncode}: {complaint}")
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """The files below the folder by name: JSON without times, the bytes of others."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "seconds.json")
+    return {
+        str(path.relative_to(folder)): untimed(json.loads(path.read_bytes()))
+        if path.suffix == ".json"
+        else path.read_bytes()
+        for path in files
+    }
+
+
+def untimed(value: Any) -> Any:
+    """A JSON value without the members "seconds" of its objects."""
+    if isinstance(value, dict):
+        return {name: untimed(member) for name, member in value.items() if name != "seconds"}
+    return [untimed(member) for member in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
