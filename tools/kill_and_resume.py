@@ -53,10 +53,12 @@ def examine(command: str, kills: int, moments: random.Random, folder: Path) -> i
     while done < kills:
         runs += 1
         out = folder / f"run-{runs}"
-        at = []
-        while (moment := moments.uniform(0.8 * begun, whole)) and not finishes(command, out, moment):
+        at: list[float] = []
+        while done < kills and not finishes(command, out, moment := moments.uniform(0.8 * begun, whole)):
             at.append(moment)
-        done += len(at)
+            done += 1
+        if done == kills:
+            finishes(command, out, None)  # what the last kill left
         found = contents(out)
         odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         shown = ", ".join(f"{one:.1f} s" for one in at) or "never"
@@ -79,8 +81,8 @@ def time_whole(command: str, out: Path) -> tuple[float, float]:
     return begun, time.monotonic() - start
 
 
-def finishes(command: str, out: Path, moment: float) -> bool:
-    """Start or resume the run; whether it ended before it was killed at that moment."""
+def finishes(command: str, out: Path, moment: float | None) -> bool:
+    """Start or resume the run; whether it ended before it was killed at that moment, or True without one."""
     process = launch(command, out)
     try:
         process.wait(moment)
