@@ -288,14 +288,13 @@ def test_the_reader_of_a_training_goes_away(
     assert cli.main(["train", *options(quick), "--out", "run", "--resume"]) == 0
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_output_in_any_encoding(quick: TrainConfig, here: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+def test_output_in_any_encoding(quick: TrainConfig, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding=encoding))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding="latin-1"))
     assert cli.main(["train", *options(quick), "--out", "\u4e2d"]) == 0
-    text = content.getvalue().decode(encoding)
+    text = content.getvalue().decode("latin-1")
     assert ", in \\u4e2d\n" in text
-    assert text.count("±" if encoding == "latin-1" else "+/-") == 3 + 2  # validations, and tests
+    assert text.count("±") == 3 + 2  # validations, and tests
     assert (here / "\u4e2d" / "results.json").exists()
 
 
@@ -311,7 +310,7 @@ def test_a_training_in_ascii(quick: TrainConfig, tmp_path: Path, monkeypatch: py
     process = start("train", *options(quick), "--out", "run", cwd=tmp_path)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
-    assert "+/-" in out
+    assert out.count("+/-") == 3 + 2  # validations, and tests
 
 
 def test_a_second_run_in_a_folder(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
