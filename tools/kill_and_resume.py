@@ -5,7 +5,7 @@
 
 The command is run with small settings in a temporary folder. SIGKILL comes at a moment between the start and the time
 that the whole run takes; then the same run is resumed, until it ends, and the next one begins. The files have to be
-equal byte for byte, but for the seconds that a run took. Exit code 1 if they are not.
+equal byte for byte, but for those that tell when and where a run was computed. Exit code 1 if they are not.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sparsedis.runs import environment, report
+
 FEW_SHOT = """--way 3 --shot 1 --query 2 --batch 2 --iterations 30 --width 4 --validate-every 10 --validation-episodes 5
     --test-episodes 10 --test-shots 1 --log-every 1 --save-every 1 --threads 1"""
 DISENTANGLE = """--iterations 30 --groups 1 --group-tasks 4 --inner-samples 4 --outer-samples 4 --validate-every 10
@@ -31,6 +33,7 @@ COMMANDS = {
     "disentangle": DISENTANGLE,
     "disentangle-sweep": f"{DISENTANGLE} --values 0 0.9 --seeds 0",
 }
+CIRCUMSTANCES = (environment.SECONDS, environment.ENVIRONMENT, report.REPORT)  # when and where a run was computed
 RESUMED_BY_OPTION = ("train", "disentangle")  # the others by repeating the command
 
 
@@ -111,7 +114,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def contents(folder: Path) -> dict[str, object]:
     """The files below the folder by name: JSON without times, the bytes of others."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "seconds.json")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in CIRCUMSTANCES)
     return {
         str(path.relative_to(folder)): untimed(json.loads(path.read_bytes()))
         if path.suffix == ".json"
