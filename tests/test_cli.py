@@ -293,7 +293,7 @@ def test_output_in_any_encoding(quick: TrainConfig, here: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding="latin-1"))
     assert cli.main(["train", *options(quick), "--out", "\u4e2d"]) == 0
     text = content.getvalue().decode("latin-1")
-    assert ", in \\u4e2d\n" in text
+    assert "results: in \\u4e2d; " in text
     assert text.count("±") == 3 + 2  # validations, and tests
     assert (here / "\u4e2d" / "results.json").exists()
 
@@ -323,7 +323,7 @@ def test_a_second_run_in_a_folder(quick: TrainConfig, here: Path, capsys: pytest
 def test_warnings_of_this_package_are_one_line(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def warned() -> str:
+    def warned(width: int) -> str:
         warnings.warn("sparsedis: it is\n so", RuntimeWarning, stacklevel=1)
         return "report"
 
@@ -335,10 +335,10 @@ def test_warnings_of_this_package_are_one_line(
 def test_what_does_not_fit_into_memory_is_one_line(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparsedis.info.report", lambda: str(torch.empty(1 << 60)))
+    monkeypatch.setattr("sparsedis.info.report", lambda width: str(torch.empty(1 << 60)))
     assert cli.main(["info"]) == 2
     assert capsys.readouterr().err.startswith("sparsedis: too large for the memory of this machine: ")
-    monkeypatch.setattr("sparsedis.info.report", lambda: str(torch.ones(2) @ torch.ones(3)))
+    monkeypatch.setattr("sparsedis.info.report", lambda width: str(torch.ones(2) @ torch.ones(3)))
     with pytest.raises(RuntimeError):  # an error of the program is no message for its user
         cli.main(["info"])
 

@@ -239,7 +239,7 @@ def test_runs_of_one_episode_have_no_interval() -> None:
     tests = {"5-way 1-shot": pooled([evaluation(0.5, 0.02), evaluation(0.7, None)])}
     assert tests["5-way 1-shot"].ci95 is None
     entries = [Entry(head, lambda1, (0, 1), 0.5, tests) for head, lambda1 in (("svm", None), ("group-lasso-svm", 0.1))]
-    assert "| svm | 60.00 | 50.0% |" in tables.comparison(entries)
+    assert "| svm | 60.00 | 50.0% |" in tables.comparison(entries).markdown()
     assert figures.sweep(entries).startswith(PNG)
 
 
