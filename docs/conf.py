@@ -30,6 +30,8 @@ html_title = f"sparsedis {version}"
 html_show_sphinx = False
 # Highlighting is for code that says what it is; formulas and layouts in indented blocks are text.
 highlight_language = "text"
+# Napoleon looks every attribute up as a cross-reference, and several classes have a lambda1.
+suppress_warnings = ["ref.python"]
 default_role = "code"  # docstrings have single backticks where the command line prints them
 
 myst_heading_anchors = 4

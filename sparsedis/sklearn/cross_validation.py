@@ -42,7 +42,7 @@ class GroupLassoSVCCV(SupportVectorClassifier):
         lambda1_, lambda2_: the chosen ones, with which GroupLassoSVC is the same model.
         lambda1s_: (L,), from the largest, relative or absolute.
         lambda2s_: (M,).
-        chosen_: which of lambda2s_ and which of lambda1s_.
+        chosen_: which of ``lambda2s_`` and which of ``lambda1s_``.
         scores_: (F, M, L), accuracies on the parts left out, weighted as the losses are, by sample_weight and
             class_weight: with "balanced" the balanced accuracy.
         n_active_: (F, M, L), features used.

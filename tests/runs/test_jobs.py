@@ -51,7 +51,6 @@ def test_at_once_as_in_turn(tmp_path: Path) -> None:
     assert f"its process died: killed by signal 9, Killed; see {runs[0].out / LOG}; is resumed\n" in text
     assert "value-2: failed: broken, as it was told\n" in text
     for one in (runs[0], runs[2]):
-        assert f"{one.name}: running\n" in text
         assert f"{one.name}: iteration 12/12, loss " in text
         assert f"{one.name}: done; " in text
     assert text.count("\n") < 20, "a line for every change, not for every look"
