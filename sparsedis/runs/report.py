@@ -179,13 +179,14 @@ def written(out: Path, make: Callable[[], Path], console: Console) -> Iterator[N
     try:
         yield
     except KeyboardInterrupt:
-        if out.is_dir():
-            _attempt(make, console)
+        _attempt(out, make, console)
         raise
-    _attempt(make, console)
+    _attempt(out, make, console)
 
 
-def _attempt(make: Callable[[], Path], console: Console) -> None:
+def _attempt(out: Path, make: Callable[[], Path], console: Console) -> None:
+    if not out.is_dir():  # no run could begin there
+        return
     try:
         tables.say(console, f"report: {make()}", whole=True)
     except Exception as error:

@@ -33,7 +33,9 @@ def assert_same_bits(a, b):
 
 # The full form, the light one, no group Lasso.
 @pytest.mark.parametrize(("relative", "lambda2"), [(0.2, 1.0), (0.2, 1e3), (0.0, 1.0)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, pytest.param(torch.float16, marks=pytest.mark.exhaustive)]
+)
 @pytest.mark.parametrize(("way", "shots", "d"), SHAPES)
 def test_any_amount_of_shared_memory_gives_the_same_bits(way, shots, d, dtype, relative, lambda2, monkeypatch):
     """Without any, the emulation also finds scratch memory that was computed too small."""

@@ -127,7 +127,7 @@ def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     assert cli.main(["compare", *options(config), *some]) == 0
     out = capsys.readouterr().out
-    assert "runs: 2 done\n| head |" in out
+    assert "runs: 2 done\nreport: processes/report.html\n| head |" in out
     assert "│ 3-way 2-shot │" in (here / "processes" / "ridge-1" / LOG).read_text()
     for run in ("ridge-1", "prototypes-1"):
         (here / "processes" / run / LOG).unlink()
@@ -183,7 +183,9 @@ def test_processes_are_interrupted(quick: TrainConfig, here: Path, capsys: pytes
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
-    assert out.endswith("save checkpoints\nInterrupted. To resume: run the same command again\n")
+    assert out.endswith(
+        "save checkpoints\nreport: grid/report.html\nInterrupted. To resume: run the same command again\n"
+    )
     assert not (here / "grid" / "sweep.json").exists()
     for run in runs:
         assert (run / "last.safetensors").exists()

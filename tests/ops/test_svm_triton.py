@@ -151,8 +151,8 @@ def test_the_projection_is_exact(k):
         *((*shape, dtype) for shape in ((1, 1, 2), (7, 63, 3)) for dtype in (F32, F64)),
         # Every other tile.
         *(pytest.param(25, 63, 5, dtype, marks=pytest.mark.slow) for dtype in (F32, F64)),
-        pytest.param(75, 33, 5, F32, marks=pytest.mark.slow),
-        pytest.param(7, 17, 20, F64, marks=pytest.mark.slow),
+        pytest.param(75, 33, 5, F32, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
+        pytest.param(7, 17, 20, F64, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
         pytest.param(2, 17, 33, F32, marks=pytest.mark.slow),
     ],
 )
@@ -269,7 +269,13 @@ def test_float32_steps_end_with_a_certificate_in_float64():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "d", "k"), [(1, 1, 2), (7, 63, 3), (75, 20, 5), (2, 640, 3), (3, 40, 20)])
+@pytest.mark.parametrize(
+    ("n", "d", "k"),
+    [
+        *((1, 1, 2), (7, 63, 3), (2, 640, 3)),
+        *(pytest.param(*shape, marks=pytest.mark.exhaustive) for shape in ((75, 20, 5), (3, 40, 20))),
+    ],
+)
 def test_the_adjoint_agree_with_the_torch_backend(n, d, k):
     tasks, problem = problems(n, d, k)
     dual = torch_newton(problem, 1e-10, 50).dual
@@ -294,7 +300,7 @@ def gradients(X, y, backend, **options):
 CASES = [
     # way, shots, d, dtype, lambda2, tol, solver
     pytest.param(3, 3, 63, F64, 2.0, 1e-11, "newton", marks=pytest.mark.slow),
-    pytest.param(5, 2, 130, F32, 20.0, 1e-5, "newton", marks=pytest.mark.slow),
+    pytest.param(5, 2, 130, F32, 20.0, 1e-5, "newton", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
     pytest.param(3, (4, 1, 2), 5, F64, 0.5, 1e-10, "newton", marks=pytest.mark.slow),
     (3, 2, 63, F32, 50.0, 1e-3, "fista"),
 ]
@@ -551,7 +557,9 @@ def fits(rows, target):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["sm_80", "sm_100", "gfx942"])
+@pytest.mark.parametrize(
+    "target", ["sm_80", *(pytest.param(x, marks=pytest.mark.exhaustive) for x in ("sm_100", "gfx942"))]
+)
 def test_kernels_compile_within_the_targets_means(target, tmp_path):
     """Every kernel once, for NVIDIA's oldest and newest target and AMD's; the rest is for the exhaustive test below."""
     fits(compiler.compiled(tmp_path, tiles="25x5", targets=target, once=True), target)
