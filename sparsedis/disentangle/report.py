@@ -56,7 +56,7 @@ def write_run(out: Path, world: World | None = None) -> Path:
     """
     settings = page.read_json(out / folder.CONFIG)
     lines = folder.read_metrics(out / folder.METRICS)
-    results = Results(**page.read_json(out / folder.RESULTS)) if (out / folder.RESULTS).is_file() else None
+    results = _results(page.read_json(out / folder.RESULTS)) if (out / folder.RESULTS).is_file() else None
     done = max((line["iteration"] for line in lines), default=0)
     command = _command(settings)
     if results:
@@ -107,11 +107,10 @@ def write_sweep(out: Path) -> Path:
         vary, groups = str(found["vary"]), found["summary"]
         title, about = f"Disentanglement, by {vary}", f"Here {vary} varies. "
         result = page.section("Result", _WORDS, lambda: _swept(groups, vary))
-        best = max(groups, key=lambda group: group["mcc_mean"])
-        facts = [
-            (f"best MCC: {best['method']}, {vary} {best['value']}", f"{best['mcc_mean']:.3f}"),
-            ("finished runs", str(len(found["runs"]))),
-        ]
+        facts = [("finished runs", str(len(found["runs"])))]
+        if measured := [group for group in groups if group["mcc_mean"] is not None]:
+            best = max(measured, key=lambda group: group["mcc_mean"])
+            facts.insert(0, (f"best MCC: {best['method']}, {vary} {best['value']}", f"{best['mcc_mean']:.3f}"))
     courses = "MCC on images with factors drawn uniformly, a curve for every run."
     report = Report(
         title,
@@ -134,6 +133,14 @@ WRITERS: dict[tuple[str, str], Callable[[Path], Path]] = {
     (SWEEP, "summary"): write_sweep,
 }
 """What writes the report of a folder, by a file in it and a name that its JSON object has."""
+
+
+def _results(values: Mapping[str, Any]) -> Results:
+    """Results of this version or an earlier one, which had fewer fields."""
+    try:
+        return Results(**{"ica_missing": None, **values})
+    except TypeError as error:
+        raise ValueError(f"report: the results are damaged: {error}") from error
 
 
 def _command(settings: Mapping[str, Any]) -> str:

@@ -125,3 +125,25 @@ def test_the_report_of_a_sweep(copied: Path, here: Path, capsys: pytest.CaptureF
     text = text_of(here / "sweep")
     assert "0 of the runs are finished, 2 were started." in text
     assert "Not available" not in text
+
+
+@pytest.mark.slow
+def test_results_of_earlier_versions_and_without_ica(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copied / "tasks-gaussian-lasso-0" / "results.json"
+    results = json.loads(path.read_text())
+    del results["ica_missing"], results["largest_gap"]  # as before they were recorded
+    path.write_text(json.dumps(results))
+    assert cli.main(["report", str(path.parent)]) == 0
+    assert f"{results['mcc']:.4f}" in text_of(path.parent)
+    path.write_text('{"mcc": 1}')
+    assert cli.main(["report", str(path.parent)]) == 2
+    assert "the results are damaged" in capsys.readouterr().err
+
+    path = copied / "sweep.json"
+    found = json.loads(path.read_text())
+    for group in found["summary"]:
+        if "ICA" in group["method"]:
+            group |= {"mcc_mean": None, "r_mean": None}
+    path.write_text(json.dumps(found))
+    assert cli.main(["report", str(copied)]) == 0
+    assert "best MCC: inner" in text_of(copied)
