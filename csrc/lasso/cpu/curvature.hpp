@@ -77,12 +77,12 @@ class Gram {
   double slope(const Iterate& at, int j) const { return at.g[j]; }
   void moved(const Iterate& at, int j, double change) const { add(at.g, -change, row(j), task_.d); }
 
-  // matrix = the lower triangle of diag(scale) H_A diag(scale).
+  // matrix = diag(scale) H_A diag(scale) below its diagonal, which the scale makes 1.
   void restrict_to(const int* support, int size, const double* scale, double* matrix) {
     for (int a = 0; a < size; ++a) {
       const double* from = row(support[a]);
       double* to = matrix + std::size_t(a) * size;
-      for (int c = 0; c <= a; ++c) to[c] = scale[a] * scale[c] * from[support[c]];
+      for (int c = 0; c < a; ++c) to[c] = scale[a] * scale[c] * from[support[c]];
     }
   }
 
@@ -142,9 +142,6 @@ class Columns {
       for (int i = 0; i < task_.n; ++i) P[std::size_t(a) * task_.n + i] = scale[a] * root_[i] * x[i];
     }
     outer_square(P, size, task_.n, matrix);
-    for (int a = 0; a < size; ++a) {
-      matrix[std::size_t(a) * size + a] = scale[a] * scale[a] * task_.diagonal[support[a]];
-    }
   }
 
   // The support's features as rows of samples, (n, size): diag(weight)^1/2 X_A diag(scale).
