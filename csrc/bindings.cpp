@@ -157,7 +157,10 @@ py::dict thresholds() {
                   "LIGHT_ITERATIONS"_a = kLightIterations, "LIGHT_GAP"_a = kLightGap,
                   "NEWTON_PATIENCE"_a = kNewtonPatience, "FIRST_ORDER_PATIENCE"_a = kFirstOrderPatience,
                   "FLOAT_ITERATIONS"_a = kFloatIterations, "FALLBACK_STEPS"_a = kFallbackSteps,
-                  "CHECK_EVERY"_a = kCheckEvery, "FINISH_GAP"_a = kFinishGap);
+                  "FIRST_ORDER_ORDER"_a = kFirstOrderOrder, "FIRST_ORDER_SHARE"_a = kFirstOrderShare,
+                  "ENTRY_COST"_a = kEntryCost, "EXPECTED_STEPS"_a = kExpectedSteps,
+                  "NEWTON_ITERATIONS"_a = kNewtonIterations, "CHECK_EVERY"_a = kCheckEvery,
+                  "FINISH_GAP"_a = kFinishGap);
 }
 
 // The optional builds of this module that run on this processor, the best first. For the baseline build: the others

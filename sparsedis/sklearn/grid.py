@@ -16,7 +16,7 @@ from sparsedis.sklearn.data import Data, Floats
 from sparsedis.sklearn.linear import two_as_one, warn_unless_certified
 from sparsedis.svm import solve_svm, svm_lambda1_max
 
-# Up to this order n (k-1) the compiled kernels have newton; beyond, fista is quicker, and takes many iterations.
+# Up to this order n (k-1) newton is quick; beyond, fista is quicker for many samples, and takes many iterations.
 _LARGEST_ORDER = 2048
 _FISTA_ITERATIONS = 20_000
 

@@ -315,6 +315,7 @@ class Device {
  public:
   using Team = ::Team;
   using Feature = double;
+  static constexpr bool kFirstOrderFirst = true;
   template <class>
   using System = ::System;
 

@@ -13,6 +13,17 @@ SPARSEDIS_HOST_DEVICE inline void projected_row(int k, const double* point, cons
   project_row(k, to, to);
 }
 
+// Order n (k-1) of the Newton matrix from which on first-order steps may cost less.
+SPARSEDIS_HOST_DEVICE inline bool is_large(const Samples& samples) { return samples.n * samples.m >= kFirstOrderOrder; }
+
+// First-order steps to try before Newton's iterations: as many as cost half of them, 0 where more are expected.
+SPARSEDIS_HOST_DEVICE inline std::int64_t first_order_steps(const Samples& samples, int d, double lipschitz) {
+  const double order = double(samples.n) * samples.m;
+  const double affordable = kFirstOrderShare * order * order / (kEntryCost + d);
+  const double expected = kExpectedSteps * samples.n / samples.k * std::sqrt(lipschitz);
+  return expected <= affordable ? std::int64_t(affordable) : 0;
+}
+
 SPARSEDIS_HOST_DEVICE inline std::size_t fista_size(std::size_t n, std::size_t k) { return 4 * n * k; }
 SPARSEDIS_HOST_DEVICE inline std::size_t bcd_size(std::size_t n, std::size_t k) { return n * k + 3 * k; }
 

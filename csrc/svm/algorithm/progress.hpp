@@ -20,6 +20,13 @@ class Progress {
     since_better_ = 0;
   }
 
+  // Another solver starts anew.
+  SPARSEDIS_HOST_DEVICE void forget() {
+    relative_gap = INFINITY;
+    n_iter = 0;
+    status = Status::max_iter;
+  }
+
   // Takes in a dual point, the best or not.
   template <class Team>
   SPARSEDIS_HOST_DEVICE void record_best(const Team& team, const double* L, int size, Certificate at) {

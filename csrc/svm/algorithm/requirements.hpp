@@ -148,6 +148,8 @@ struct Sweep {
 struct Device {
   using Team = requirements::Team;
   using Feature = double;  // of the features, float or double
+  // Whether first-order steps are tried before a large Newton system (first_order_steps).
+  static constexpr bool kFirstOrderFirst = true;
   template <class PrimalMap>
   using System = requirements::System;
 

@@ -1,5 +1,4 @@
 // The operation of ../api.hpp on the CPU: a thread per task.
-#include <Eigen/Eigenvalues>
 #include <type_traits>
 
 #include "../../common/cpu/pages.hpp"
@@ -9,6 +8,7 @@
 #include "../api.hpp"
 #include "../policy.hpp"
 #include "gram_primal_map.hpp"
+#include "lipschitz.hpp"
 #include "primal_map.hpp"
 #include "sweep.hpp"
 #include "system.hpp"
@@ -60,18 +60,6 @@ Scan<F> scan(Memory& memory, const Team& team, const Samples& samples, const Fea
   return {minimise_on_screened_segment(team, samples, d, norm), lengths, std::sqrt(double(longest)), true};
 }
 
-// lambda_max(D X X^T D)/lambda2 + rho.
-template <class F>
-double lipschitz(Memory& memory, const Samples& samples, const Features<F>& features) {
-  const int n = samples.n;
-  Eigen::MatrixXd K(n, n);
-  features.gram(memory.take<double>(std::size_t(n) * kBlock), K.data());
-  const Eigen::Map<const Eigen::VectorXd> s(samples.s, n);
-  K = s.asDiagonal() * K * s.asDiagonal();
-  const double largest = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(K, Eigen::EigenvaluesOnly).eigenvalues()[n - 1];
-  return std::max(largest / samples.lambda2 + samples.rho, kTiny);
-}
-
 // Where the weights of one task go.
 template <class F>
 struct Output {
@@ -89,6 +77,7 @@ class Device {
  public:
   using Team = cpu::Team;
   using Feature = F;
+  static constexpr bool kFirstOrderFirst = true;
   template <class PrimalMap>
   using System = SystemFor<PrimalMap>;
 

@@ -52,6 +52,7 @@ class Device {
  public:
   using Team = cuda::Team;
   using Feature = Value;
+  static constexpr bool kFirstOrderFirst = false;  // a step has as many barriers as an iteration; not measured
   template <class PrimalMap>
   using System = SystemFor<PrimalMap>;
 

@@ -10,16 +10,16 @@ from sparsedis.ops.common.compiled import CompiledBackend, readable
 from sparsedis.ops.svm.backend_torch import TorchBackend
 from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved, check_values, shapes
 
-# Largest order n (k-1) of the Newton matrix, which is held and factored in double: 16 MiB a thread.
-LARGEST_ORDER = 2048
+# Largest order n (k-1) of the Newton matrix: up to 0.8 GiB a thread in double, where a task needs all of it.
+LARGEST_ORDER = 8192
 
 
 class CppBackend(CompiledBackend):
     """Compiled kernels for tensors on the CPU.
 
     Results do not depend on the number of threads, ``torch.get_num_threads()``, nor on how a batch is cut. Scratch
-    memory per thread: (n (k-1))^2/2 doubles for the Newton matrix, as much for its parts, some 20 k (n + d), and at
-    most 3 MiB of gathered features (or 256 features, where those take more); kept for the next call up to 16 MiB.
+    memory per thread: (n (k-1))^2/2 + n^2 doubles for the Newton matrix, 150 n k for its parts, some 20 k (n + d), and
+    at most 3 MiB of gathered features (or 256 features, where those take more); kept for the next call up to 16 MiB.
     """
 
     def supports(self, request: Request) -> str | None:

@@ -17,6 +17,14 @@ FLOAT_ITERATIONS = 60
 FALLBACK_STEPS = 5000
 CHECK_EVERY = 10
 
+# First-order steps before newton: from which order of its matrix on, how many, and how many are expected; fewer
+# iterations of newton than the last are not exceeded so.
+FIRST_ORDER_ORDER = 800
+FIRST_ORDER_SHARE = 0.4
+ENTRY_COST = 340
+EXPECTED_STEPS = 3
+NEWTON_ITERATIONS = 200
+
 # The interior point's steps and start.
 FRACTION_TO_BOUNDARY = 0.995
 SHORT_STEP = 0.1

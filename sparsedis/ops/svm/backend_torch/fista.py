@@ -16,14 +16,36 @@ from sparsedis.ops.svm.problem import (
     row_norms,
     simplex_projection,
 )
-from sparsedis.ops.svm.thresholds import CHECK_EVERY, FIRST_ORDER_PATIENCE
+from sparsedis.ops.svm.thresholds import (
+    CHECK_EVERY,
+    ENTRY_COST,
+    EXPECTED_STEPS,
+    FIRST_ORDER_ORDER,
+    FIRST_ORDER_PATIENCE,
+    FIRST_ORDER_SHARE,
+)
 
 
 def lipschitz(problem: Problem) -> Tensor:
     """Lipschitz constant of the dual gradient, (B,): lambda_max(D X X^T D)/lambda2 + rho (the largest weight is 1)."""
     weighted = problem.weight * problem.features
-    largest = torch.linalg.eigvalsh(weighted @ weighted.mT)[:, -1]
+    fewer = weighted if problem.shape[1] <= problem.shape[2] else weighted.mT
+    largest = torch.linalg.eigvalsh(fewer @ fewer.mT)[:, -1]
     return (largest / problem.lambda2 + problem.rho).clamp_min(torch.finfo(largest.dtype).tiny)
+
+
+def first_order_steps(problem: Problem) -> tuple[Tensor, int]:
+    """Which tasks to try before newton, (B,) bool, and with how many steps, which cost half of newton's iterations.
+
+    The tasks are those whose matrix is large, and that are not expected to take more.
+    """
+    batch, n, d, k = problem.shape
+    order = n * (k - 1)
+    if order < FIRST_ORDER_ORDER:
+        return torch.zeros(batch, dtype=torch.bool, device=problem.features.device), 0
+    affordable = FIRST_ORDER_SHARE * order**2 / (ENTRY_COST + d)
+    expected = EXPECTED_STEPS * n / k * lipschitz(problem).sqrt()
+    return expected <= affordable, int(affordable)
 
 
 def fista(problem: Problem, tol: float, max_iter: int) -> Progress:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsedis.ops.svm.backend_torch.finish import finish, finish_solution
-from sparsedis.ops.svm.backend_torch.fista import fista
+from sparsedis.ops.svm.backend_torch.fista import first_order_steps, fista
 from sparsedis.ops.svm.backend_torch.hessian import Curvature, NewtonSystem, active_curvature, newton_system
 from sparsedis.ops.svm.backend_torch.progress import Progress
 from sparsedis.ops.svm.problem import (
@@ -31,6 +31,7 @@ from sparsedis.ops.svm.thresholds import (
     LIGHT_ITERATIONS,
     LIGHT_STRENGTH,
     LIGHT_STRENGTH_FEW_FEATURES,
+    NEWTON_ITERATIONS,
     SHORT_STEP,
     SMALLEST_START,
     SMALLEST_START_FEW_FEATURES,
@@ -269,13 +270,14 @@ def newton(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> 
     """Solve every task, in the form that suits it, to rounding; without ``exact``, where ``tol`` is not below the gap
     from which on the finish works, to ``tol`` only. Turns of the finish count as iterations.
 
-    Tasks that stall are given to :func:`fista`, and finished from there.
+    Large tasks are tried with :func:`fista` first. Tasks that stall are given to it too, and finished from there.
     """
     progress = Progress(problem, tol)
-    light = light_form_pays(problem)
+    rest = _first_order_first(problem, progress, tol, max_iter, exact)
+    light = light_form_pays(problem) & rest
     index = light.nonzero()[:, 0]
     hopeless = _interior_point(LightForm, problem, progress, index, tol, max_iter, exact, may_give_up=True)
-    full = torch.cat([(~light).nonzero()[:, 0], hopeless])
+    full = torch.cat([(~light & rest).nonzero()[:, 0], hopeless])
     _interior_point(FullForm, problem, progress, full, tol, max_iter, exact)
     stalled = (progress.stalled & ~progress.certified).nonzero()[:, 0]
     if len(stalled):
@@ -284,6 +286,29 @@ def newton(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> 
         done = finish_solution(problem.take(stalled), progress.dual[stalled])
         progress.offer(stalled, done.dual, done.relative_gap)
     return progress
+
+
+def _first_order_first(problem: Problem, progress: Progress, tol: float, max_iter: int, exact: bool) -> Tensor:
+    """Try first-order steps, with the finish, where they are likely to cost less; (B,) bool, the tasks not solved."""
+    rest = torch.ones_like(progress.certified)
+    # A few iterations asked for are not exceeded by thousands of others.
+    chosen, steps = first_order_steps(problem) if max_iter >= NEWTON_ITERATIONS else (~rest, 0)
+    index = chosen.nonzero()[:, 0]
+    if len(index) == 0:
+        return rest
+    problem = problem.take(index)
+    finishing = exact or tol < FINISH_GAP
+    done = fista(problem, FINISH_GAP if finishing else tol, steps)
+    near = done.certified.nonzero()[:, 0]
+    if finishing:
+        finished = finish_solution(problem.take(near), done.dual[near])
+        done.offer(near, finished.dual, finished.relative_gap)
+        progress.n_iter[index[near]] = finished.turns
+        near = near[finished.settled & (finished.relative_gap <= tol)]
+    solved = index[near]
+    progress.offer(solved, done.dual[near], done.relative_gap[near])
+    rest[solved] = False
+    return rest
 
 
 def finished(solver: Callable[[Problem, float, int], Progress]) -> Callable[[Problem, float, int, bool], Progress]:

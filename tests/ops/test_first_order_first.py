@@ -1,0 +1,141 @@
+"""First-order steps before newton, where its matrix is large: the same solutions, and newton where they do not end."""
+
+import pytest
+import torch
+
+from sparsedis import solve_svm
+from sparsedis.ops.svm import OPERATION, thresholds
+from sparsedis.ops.svm.backend_torch.fista import first_order_steps, lipschitz
+from sparsedis.ops.svm.problem import normalised
+from sparsedis.ops.svm.signature import Inputs
+from tests.tasks import random_task
+
+F64 = torch.float64
+needs_cpp = pytest.mark.skipif(
+    OPERATION.backend("cpp").available() is not None, reason="the compiled kernels are not available"
+)
+BACKENDS = [pytest.param("cpp", marks=needs_cpp), "torch"]
+# Below so many iterations newton does without.
+FEW, MANY = thresholds.NEWTON_ITERATIONS - 1, thresholds.NEWTON_ITERATIONS
+
+KINDS = {
+    "plain": {},
+    "smoothed": {"dual_reg": 0.5},
+    "dense": {"lambda1": 0.0},
+    "fewer features than samples": {"d": 20},
+    "fewer features, dense": {"d": 20, "lambda1": 0.0},
+    "float32": {"dtype": torch.float32},
+    "padded": {"weight": True, "way": 20, "shots": 6},
+}
+
+
+def solve(way=12, shots=7, d=90, dtype=F64, weight=False, batch=2, **options):
+    X, y = random_task(way, way=way, shots=shots, d=d, batch=batch, dtype=dtype)
+    X.requires_grad_()
+    sample_weight = torch.ones(y.shape, dtype=F64)
+    if weight:
+        sample_weight[0, ::5], sample_weight[1, ::3] = 0, 1.5
+    options = {"lambda1": 0.2, "lambda2": 2.0, "relative": True, **options}
+    solution = solve_svm(X, y, n_classes=way, sample_weight=sample_weight, **options)
+    (gradient,) = torch.autograd.grad(solution.weights.square().sum(), X)
+    return solution, gradient
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_solutions_and_gradients_are_those_of_newton(kind, backend):
+    first, gradient = solve(backend=backend, max_iter=MANY, **KINDS[kind])
+    newton, expected = solve(backend=backend, max_iter=FEW, **KINDS[kind])
+    assert first.certified.all()
+    assert newton.certified.all()
+    # A few turns of the finish, and no iteration of the interior point: the first-order steps solved the task.
+    assert (first.n_iter < newton.n_iter).all()
+    assert (first.n_iter <= 6).all()
+    assert first.relative_gap.max() <= (1e-6 if KINDS[kind].get("dtype") else 1e-11)
+    assert torch.equal(first.active, newton.active)
+    torch.testing.assert_close(first.weights, newton.weights, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_newton_takes_over_where_the_steps_do_not_end(backend):
+    hard = {"lambda2": 1e-3, "backend": backend, "batch": 1}
+    first, gradient = solve(max_iter=MANY, **hard)
+    newton, expected = solve(max_iter=FEW, **hard)
+    assert first.certified.all()
+    # What the steps reached is forgotten: the same bits.
+    assert torch.equal(first.n_iter, newton.n_iter)
+    assert torch.equal(first.weights, newton.weights)
+    assert torch.equal(gradient, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loose_tolerance_needs_no_finish(backend):
+    solution, _ = solve(backend=backend, tol=1e-2, max_iter=MANY)
+    assert solution.certified.all()
+    X, y = random_task(12, way=12, shots=7, d=90, batch=2)
+    solution = solve_svm(X, y, lambda1=0.2, relative=True, lambda2=2.0, backend=backend, tol=1e-2)
+    assert solution.certified.all()
+    assert (solution.n_iter == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_batch_has_the_same_bits(backend):
+    X, y = random_task(3, way=12, shots=7, d=90, batch=3)
+    options = {"lambda1": 0.1, "relative": True, "lambda2": torch.tensor([1.0, 1e-3, 30.0]), "backend": backend}
+    together = solve_svm(X, y, **options)
+    assert together.certified.all()
+    for index in range(3):
+        alone = solve_svm(X[index], y[index], **{**options, "lambda2": float(options["lambda2"][index])})
+        torch.testing.assert_close(alone.weights, together.weights[index], rtol=1e-9, atol=1e-10)
+        if backend == "cpp":
+            assert torch.equal(alone.weights, together.weights[index])
+
+
+@needs_cpp
+@pytest.mark.parametrize(("way", "shots", "d"), [(2, 500, 5), (30, 4, 40)])
+def test_the_compiled_kernels_take_matrices_of_order_thousands(way, shots, d):
+    solution, gradient = solve(way=way, shots=shots, d=d, batch=1, backend="cpp")
+    assert solution.certified.all()
+    assert solution.relative_gap.max() < 1e-11
+    assert torch.isfinite(gradient).all()
+
+
+def test_steps_are_tried_where_they_cost_less():
+    def tried(way, shots, d, lambda2=1.0):
+        X, y = random_task(1, way=way, shots=shots, d=d)
+        one = torch.ones(1, dtype=F64)
+        problem, _ = normalised(Inputs(X, y, one, lambda2 * one, 0 * one, torch.ones(y.shape, dtype=F64)), way)
+        chosen, steps = first_order_steps(problem)
+        return steps if chosen else 0
+
+    assert tried(5, 15, 640) == 0 < tried(12, 7, 90)  # a small matrix
+    assert tried(20, 5, 640) < tried(20, 8, 640) < tried(20, 8, 100)
+    assert tried(20, 5, 16000) == 0
+    assert tried(20, 5, 640, 1e-3) == 0
+    assert tried(2, 600, 20) == 0  # many samples a class
+
+
+@pytest.mark.parametrize(("n", "d"), [(30, 8), (8, 30), (1, 5), (40, 40)])
+def test_the_lipschitz_constant_is_the_largest_eigenvalue(n, d):
+    generator = torch.Generator().manual_seed(n)
+    X = torch.randn(2, n, d, generator=generator, dtype=F64) + 3
+    y = torch.arange(n).expand(2, n) % 2
+    weight = torch.rand(2, n, generator=generator, dtype=F64)
+    one = torch.ones(2, dtype=F64)
+    problem, _ = normalised(Inputs(X, y, one, 2 * one, 0.5 * one, weight), 2)
+    weighted = problem.weight * X
+    expected = torch.linalg.matrix_norm(weighted, 2) ** 2 / problem.lambda2 + problem.rho
+    torch.testing.assert_close(lipschitz(problem), expected)
+
+
+@needs_cpp
+@pytest.mark.parametrize(("n", "d"), [(70, 300), (300, 20), (3, 2), (1, 3)])
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+def test_the_compiled_steps_are_those_of_the_torch_backend(n, d, mean):
+    generator = torch.Generator().manual_seed(n)
+    X = torch.randn(n, d, generator=generator, dtype=F64) + mean
+    y = torch.arange(n) % 3
+    options = {"lambda1": 0.1, "relative": True, "lambda2": 10.0, "n_classes": 3, "solver": "fista", "max_iter": 30}
+    ours, theirs = (solve_svm(X, y, backend=backend, **options) for backend in ("cpp", "torch"))
+    torch.testing.assert_close(ours.dual, theirs.dual, rtol=1e-6, atol=1e-7)
