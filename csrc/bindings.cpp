@@ -159,7 +159,8 @@ py::dict thresholds() {
                   "FLOAT_ITERATIONS"_a = kFloatIterations, "FALLBACK_STEPS"_a = kFallbackSteps,
                   "FIRST_ORDER_ORDER"_a = kFirstOrderOrder, "FIRST_ORDER_SHARE"_a = kFirstOrderShare,
                   "ENTRY_COST"_a = kEntryCost, "EXPECTED_STEPS"_a = kExpectedSteps,
-                  "NEWTON_ITERATIONS"_a = kNewtonIterations, "CHECK_EVERY"_a = kCheckEvery,
+                  "NEWTON_ITERATIONS"_a = kNewtonIterations,
+                  "SHORT_STEPS"_a = kShortSteps, "CHECK_EVERY"_a = kCheckEvery,
                   "FINISH_GAP"_a = kFinishGap);
 }
 

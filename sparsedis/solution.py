@@ -28,8 +28,8 @@ _MESSAGES = {
         "The maximum number of iterations was reached. Increase max_iter, increase lambda2, or use the default solver."
     ),
     Status.PRECISION: (
-        "The gap of the weights as returned, rounded to their dtype, is above tol; the solver's own is not. Centre the "
-        "features (subtract their mean), or give them as float64."
+        "The gap is above tol, and rounding keeps it there: of the weights to their dtype, or of float64 where terms "
+        "cancel. Centre the features (subtract their mean), or give them as float64."
     ),
     Status.STALLED: (
         "The gap stopped decreasing above tol. Increase tol, give the features as float64, or increase lambda2."

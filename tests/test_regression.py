@@ -515,10 +515,10 @@ def test_throw_and_max_iter():
     assert reported.n_iter.item() == 1
 
 
-def test_an_unreachable_tolerance_is_reported_as_stalled():
+def test_an_unreachable_tolerance_is_reported_as_one_of_precision():
     X, y = random_regression(22, 40, 30)  # of so many terms the gap is never just 0
     solution = solve_lasso(X, y, lambda1=0.1, tol=1e-30)
-    assert (solution.status == Status.STALLED).all()
+    assert (solution.status == Status.PRECISION).all()
     assert (solution.relative_gap < 1e-13).all()
 
 

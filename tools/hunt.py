@@ -16,23 +16,25 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib import import_module
-from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsedis import Status, solve_svm, svm_lambda1_max
 from sparsedis.ops.common.compiled import COMPILED
 from tests.oracle import duality_gap
+from tools.watched import Lost, Watched
 
 FAMILIES = (
     "clusters",
@@ -95,20 +97,9 @@ class Verdict:
         return f"{self.end}, gap {self.gap:.1e} (claimed {self.claimed:.1e}) {self.detail}".rstrip()
 
 
-def draw(family: str, seed: int) -> HuntTask:
-    """The task of a family and a seed."""
-    rng = np.random.default_rng([FAMILIES.index(family), seed])
-    k = int(rng.integers(2, 8))
-    n = int(rng.integers(2, 41))
-    d = int(np.exp(rng.uniform(0, np.log(300))))
-    if family == "few samples":
-        n, k, d = int(rng.integers(2, 4)), int(rng.integers(3, 8)), int(rng.integers(1, 9))
-    elif family == "few features":
-        n = int(rng.integers(8, 41))
-        d = int(rng.integers(1, n))
-    elif family == "one feature":
-        d = 1
-    y = rng.integers(0, k, n)
+def draw_features(family: str, rng: np.random.Generator, y: NDArray[np.int64], k: int, d: int) -> NDArray[np.float64]:
+    """Features (n, d) of a family for labels y (n,) of k classes."""
+    n = len(y)
     X = rng.standard_normal((k, d))[y] * rng.choice([0, 1, 3]) + rng.standard_normal((n, d))
     if family == "integers" or (family in ("one feature", "few samples") and rng.random() < 0.7):
         X = rng.integers(-3, 4, (n, d)).astype(float)
@@ -123,6 +114,24 @@ def draw(family: str, seed: int) -> HuntTask:
         X = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, d)) + 1e-3 * X
     elif family == "repeated points":
         X = X[rng.integers(0, max(2, n // 2), n)]
+    return X
+
+
+def draw(family: str, seed: int) -> HuntTask:
+    """The task of a family and a seed."""
+    rng = np.random.default_rng([FAMILIES.index(family), seed])
+    k = int(rng.integers(2, 8))
+    n = int(rng.integers(2, 41))
+    d = int(np.exp(rng.uniform(0, np.log(300))))
+    if family == "few samples":
+        n, k, d = int(rng.integers(2, 4)), int(rng.integers(3, 8)), int(rng.integers(1, 9))
+    elif family == "few features":
+        n = int(rng.integers(8, 41))
+        d = int(rng.integers(1, n))
+    elif family == "one feature":
+        d = 1
+    y = rng.integers(0, k, n)
+    X = draw_features(family, rng, y, k, d)
     scale = 10 ** rng.uniform(-3, 3) if rng.random() < 0.5 else 1.0
     dtype = torch.float32 if rng.random() < 0.5 else torch.float64
     features, labels = torch.from_numpy(scale * X).to(dtype), torch.from_numpy(y)
@@ -187,65 +196,31 @@ class Worker:
 
     def __init__(self, build: str) -> None:
         self.build = build
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._pipe: Connection
+        self._process = Watched(partial(_answer, build))
 
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop()
+    def __exit__(self, *reason: object) -> None:
+        self._process.__exit__(*reason)
 
     def __call__(self, task: HuntTask, solver: str, limit: float) -> Verdict:
-        """The verdict on one solve, or "hang" after ``limit`` seconds; the process is started again as needed."""
-        if self._process is None:
-            self._start()
-        # NumPy's arrays are pickled; tensors would be put into shared memory.
+        """The verdict on one solve, or "hang" after ``limit`` seconds."""
         values = {field.name: getattr(task, field.name) for field in fields(task)}
-        self._pipe.send(({n: v.numpy() if isinstance(v, Tensor) else v for n, v in values.items()}, solver))
-        try:
-            if self._pipe.poll(limit):
-                return self._pipe.recv()
-            verdict = Verdict("hang", detail=f"no end within {limit:g} s")
-        except EOFError:
-            verdict = Verdict("crash", detail="the process died")
-        self._stop()
-        return verdict
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.build), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._pipe.recv()  # ready: the imports do not count
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-            self._process = None
+        values = {n: v.numpy() if isinstance(v, Tensor) else v for n, v in values.items()}
+        verdict = self._process(values, solver, limit=limit)
+        return Verdict(verdict.what, detail=verdict.detail) if isinstance(verdict, Lost) else verdict
 
 
-def _serve(pipe: Connection, build: str) -> None:
+def _answer(build: str, values: dict[str, Any], solver: str) -> Verdict:
+    """:func:`judge`, in the worker's process."""
     torch.set_num_threads(1)
-    backend = "torch" if build == "torch" else "cpp"
-    if backend == "cpp":
+    if build != "torch":
         if reason := COMPILED.available():
             raise RuntimeError(reason)
         COMPILED._kernels = import_module(f"sparsedis.ops._cpp_{build}")
-    pipe.send("ready")
-    while True:
-        try:
-            values, solver = pipe.recv()
-        except EOFError:
-            return
-        task = HuntTask(**{n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in values.items()})
-        try:
-            pipe.send(judge(task, solver, backend))
-        except Exception as error:  # whatever it is, it is a finding
-            pipe.send(Verdict("error", detail=repr(error)))
+    task = HuntTask(**{n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in values.items()})
+    return judge(task, solver, "torch" if build == "torch" else "cpp")
 
 
 def builds() -> list[str]:

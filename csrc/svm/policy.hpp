@@ -7,6 +7,8 @@
 // first, as many as cost half of Newton's usual iterations.
 #pragma once
 
+#include <climits>
+
 #include "algorithm/finish.hpp"
 #include "algorithm/first_order.hpp"
 #include "algorithm/full_form.hpp"
@@ -63,7 +65,8 @@ class Policy {
     Status status = progress_.status;
     if (weights_.certificate.relative() <= options_.tol) {
       status = Status::certified;
-    } else if (progress_.relative_gap <= options_.tol) {
+    } else if (progress_.relative_gap <= options_.tol ||
+               weights_.attainable > options_.tol * weights_.certificate.objective) {
       status = Status::precision;
     }
     return {weights_, status, progress_.n_iter};
@@ -105,12 +108,12 @@ class Policy {
     }
 
     // From L, at which the map was evaluated last.
-    SPARSEDIS_HOST_DEVICE bool from(const double* L) {
-      return finish_.run(policy_.team_, L, policy_.progress_, max_iter_);
+    SPARSEDIS_HOST_DEVICE bool from_interior(const double* L) {
+      return finish_.run(policy_.team_, L, policy_.progress_, max_iter_, true, usual());
     }
-    SPARSEDIS_HOST_DEVICE bool from_best() {
+    SPARSEDIS_HOST_DEVICE bool from_best(Persistence persistence) {
       primal_.evaluate(policy_.team_, policy_.progress_.best());
-      return from(policy_.progress_.best());
+      return finish_.run(policy_.team_, policy_.progress_.best(), policy_.progress_, max_iter_, false, persistence);
     }
 
    private:
@@ -122,20 +125,26 @@ class Policy {
     Algorithm finish_;
   };
 
-  // The interior point in one of its forms, for at most `most` iterations, with the finish on the primal map.
+  // The interior point in one of its forms, for at most `most` iterations, with the finish on the primal map. Returns
+  // whether it is to be tried from another start.
   template <class Form, class PrimalMap>
-  SPARSEDIS_HOST_DEVICE void interior(Form& form, PrimalMap& primal, Point& at, std::int64_t patience, double hopeless,
-                                      std::int64_t most) {
+  SPARSEDIS_HOST_DEVICE bool interior(Form& form, PrimalMap& primal, Point& at, int attempt, std::int64_t patience,
+                                      double hopeless, std::int64_t most) {
     const Scope scope(device_);
     auto system = device_.template system<PrimalMap>();
     Finisher<PrimalMap> finisher(*this, primal, system, options_.max_iter);
     const std::int64_t max_iter = smaller(options_.max_iter, progress_.n_iter + most);
-    interior_point(team_, samples_, form, system, at, progress_, {max_iter, patience, hopeless, finish_gap()},
-                   [&] { return finisher.from(at.L); });
+    const int short_steps = attempt + 1 < kAttempts ? kShortSteps : INT_MAX;
+    return interior_point(team_, samples_, form, system, at, progress_,
+                          {max_iter, patience, hopeless, finish_gap(), short_steps},
+                          [&] { return finisher.from_interior(at.L); });
   }
 
-  SPARSEDIS_HOST_DEVICE void start(Point& at) {
-    place_start(team_, samples_, device_.features(), device_.start(), at);
+  // The last attempt begins as far from the bounds as can be.
+  static constexpr int kAttempts = 2;
+  SPARSEDIS_HOST_DEVICE void start(Point& at, int attempt) {
+    const double theta = attempt + 1 < kAttempts ? device_.start() : kLargestStart;
+    place_start(team_, samples_, device_.features(), theta, at);
     progress_.restart(kNewtonPatience);
   }
 
@@ -153,16 +162,24 @@ class Policy {
     const bool light = strength <= (d >= samples_.n ? kLightStrength : kLightStrengthFewFeatures);
     const bool full = strength > kFullStrength;
     if (light) {
-      start(at);
-      interior(primal, primal, at, full ? progress_.n_iter + kLightIterations : options_.max_iter, kLightGap, most);
+      bool again = true;
+      for (int attempt = 0; again && attempt < kAttempts; ++attempt) {
+        start(at, attempt);
+        const std::int64_t patience = full ? progress_.n_iter + kLightIterations : options_.max_iter;
+        again = interior(primal, primal, at, attempt, patience, kLightGap, most);
+      }
     }
     if (full && !(light && (certified() || progress_.n_iter >= options_.max_iter))) {
       using Full = FullForm<PrimalMap>;
       const Scope scope(device_);
-      start(at);
-      Full form(samples_, primal, device_.template take<double>(Full::size(samples_.n, samples_.k, d)));
-      form.start(team_, at.L);
-      interior(form, primal, at, options_.max_iter, 0, most);
+      double* memory = device_.template take<double>(Full::size(samples_.n, samples_.k, d));
+      bool again = true;
+      for (int attempt = 0; again && attempt < kAttempts; ++attempt) {
+        start(at, attempt);
+        Full form(samples_, primal, memory);
+        form.start(team_, at.L);
+        again = interior(form, primal, at, attempt, options_.max_iter, 0, most);
+      }
     }
     if (certified()) write(primal);
     return certified();
@@ -197,7 +214,7 @@ class Policy {
         auto primal = device_.template primal_map<double>();
         write(primal);
       } else {
-        progress_.forget();  // Newton decides by its own gaps when it has stalled
+        progress_.n_iter = 0;
       }
       return solved;
     }
@@ -215,7 +232,7 @@ class Policy {
           progress_, steps, finish_gap(), [&] {
             const std::int64_t counted = progress_.n_iter;
             progress_.n_iter = 0;
-            finished = finisher.from_best();
+            finished = finisher.from_best(usual());
             turns += progress_.n_iter;
             progress_.n_iter += counted;
             return finished;
@@ -245,9 +262,12 @@ class Policy {
     Point at = take_point();
     if (samples_.lambda1 == 0) {
       const Scope scope(device_);
-      start(at);
       auto primal = device_.gram_primal_map();
-      interior(primal, primal, at, options_.max_iter, 0, kNewtonIterations);
+      bool again = true;
+      for (int attempt = 0; again && attempt < kAttempts; ++attempt) {
+        start(at, attempt);
+        again = interior(primal, primal, at, attempt, options_.max_iter, 0, kNewtonIterations);
+      }
     } else if (!suits_float() || progress_.n_iter < options_.max_iter) {
       const Scope scope(device_);
       if (by_forms(device_.template primal_map<double>(), at, kNewtonIterations)) return;
@@ -260,7 +280,9 @@ class Policy {
       auto system = device_.template system<decltype(primal)>();
       Finisher<decltype(primal)> finisher(*this, primal, system, most);
       fista(team_, samples_, primal, device_.lipschitz(), at.L, progress_, most, kFinishGap,
-            [&] { return finisher.from_best(); });
+            [&] { return finisher.from_best(usual()); });
+      progress_.n_iter = counted;
+      if (!progress_.enough()) finisher.from_best(last_resort());
       progress_.n_iter = counted;
     }
     write(primal);
@@ -282,7 +304,7 @@ class Policy {
       progress_.n_iter = 0;  // what finishes the solution does not count, and has max_iter to itself
       auto system = device_.template system<decltype(primal)>();
       Finisher<decltype(primal)> finisher(*this, primal, system, options_.max_iter);
-      finished = finisher.from_best();
+      finished = finisher.from_best(usual());
     }
     if (finished) {
       write(primal);
@@ -299,7 +321,7 @@ class Policy {
   const Options& options_;
   bool newton_runs_, exact_;
   Progress progress_;
-  Weights weights_{{0, 0}, INFINITY};
+  Weights weights_{{0, 0}, INFINITY, 0};
 };
 
 }  // namespace sparsedis

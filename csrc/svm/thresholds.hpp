@@ -6,6 +6,8 @@ namespace sparsedis {
 
 // What is guarded against division by zero: the smallest normal double.
 constexpr double kTiny = 2.2250738585072014e-308;
+// Of double: half the distance of 1 and the next number.
+constexpr double kUnitRoundoff = 1.1102230246251565e-16;
 
 // --- Choice of the Newton form (policy.hpp) ---
 
@@ -57,6 +59,8 @@ constexpr double kFractionToBoundary = 0.995;
 // A predictor shorter than this damps the corrector's second-order term, which holds for a whole step, by its length:
 // undamped the term points out of the interior, and the first steps are lost.
 constexpr double kShortStep = 0.1;
+// Steps of less than kShortStep one after another after which the start is taken to be too near the bounds.
+constexpr int kShortSteps = 10;
 // The start, L = (1 - theta) Y + theta/k: bounds of theta, so that it is not too close to an end. With fewer features
 // than samples many samples end far from their label.
 constexpr double kLargestStart = 0.9, kSmallestStart = 1e-3, kSmallestStartFewFeatures = 0.2;
@@ -84,6 +88,8 @@ constexpr double kRounding = 3e-13;
 constexpr double kNearRounding = 1e-9;
 // Turns of the finish at most, and without a better gap before it gives up.
 constexpr int kFinishTurns = 15, kFinishPatience = 3;
+// The same as a last resort, which few tasks in a hundred thousand need; and halvings of a step.
+constexpr int kLastTurns = 60, kLastPatience = 20, kLastHalvings = 12;
 // Halvings of a step. Steps shorter than 1/4 mean that features become active on the way: the interior point does
 // better there.
 constexpr int kHalvings = 3;

@@ -128,6 +128,20 @@ class Descent {
     return smallest(rounded, away, square);
   }
 
+  // A relative gap that rounding may keep w, the last certified, from going below: sum_i c_i eps s_i (s_i + |y_i|),
+  // s_i = sum_j |x_ij w_j|, as the residual and the correlation with it are.
+  double attainable() const {
+    std::fill(misfit_, misfit_ + n_, 0.0);
+    for (int j = 0; j < d_; ++j) {
+      const double* x = task_.feature(j);
+      if (w_[j] == 0) continue;
+      for (int i = 0; i < n_; ++i) misfit_[i] += std::fabs(x[i] * w_[j]);
+    }
+    double sum = 0;
+    for (int i = 0; i < n_; ++i) sum += task_.weight[i] * misfit_[i] * (misfit_[i] + std::fabs(task_.y[i]));
+    return std::numeric_limits<double>::epsilon() * sum / std::max(at_zero_, kSmallest);
+  }
+
   // min_j | |z_j| / lambda1 - 1 |, z_j being what a sweep thresholds, at the w that was last certified.
   double margin() const {
     double least = INFINITY;

@@ -96,6 +96,7 @@ void descend(const Lassos<F>& problems, const LassoTask<F>& task, double tol, st
     descent.restore();
     best = descent.certify();
   }
+  if (status != Status::certified && descent.attainable() > tol) status = Status::precision;
   for (std::size_t j = 0; j < d; ++j) {
     w[j] = F(descent.w()[j]);
     active[j] = w[j] != 0;

@@ -11,6 +11,15 @@
 
 namespace sparsedis {
 
+// How long the finish tries.
+struct Persistence {
+  int turns;     // at most
+  int patience;  // without a gap half as large
+  int halvings;  // of a step
+};
+SPARSEDIS_HOST_DEVICE inline Persistence usual() { return {kFinishTurns, kFinishPatience, kHalvings}; }
+SPARSEDIS_HOST_DEVICE inline Persistence last_resort() { return {kLastTurns, kLastPatience, kLastHalvings}; }
+
 template <class Team, class PrimalMap, class System>
 class Finish {
  public:
@@ -33,23 +42,23 @@ class Finish {
     }
   }
 
-  // From the dual point L (n, k), at which `primal` was evaluated last. Returns whether rounding was reached; the best
-  // point is recorded either way.
+  // From the dual point L (n, k), at which `primal` was evaluated last. interior: no entry of L is 0; else those that
+  // are not, are free. Returns whether rounding was reached; the best point is recorded either way.
   SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE bool run(const Team& team, const double* L, Progress& progress,
-                                                std::int64_t max_iter) {
-    choose(team, L);
+                                                std::int64_t max_iter, bool interior, Persistence persistence) {
+    choose(team, L, interior);
     Certificate now = evaluate(team, L_);
     progress.record_best(team, L_, size_, now);
     double best = now.relative();
     int since = 0;
     bool stale = false;
-    for (int turn = 0; turn < kFinishTurns && progress.n_iter < max_iter; ++turn) {
+    for (int turn = 0; turn < persistence.turns && progress.n_iter < max_iter; ++turn) {
       ++progress.n_iter;
       team.each(samples_.n, [&](int i) { dual_gradient_row(samples_, L_, primal_.scores(), i, g_); });
       if (turn > 0 && release(team)) stale = false;
       if (!direction(team, stale)) return false;
       stale = true;
-      if (!step(team, now)) return best <= kNearRounding && progress.enough();
+      if (!step(team, now, persistence.halvings)) return best <= kNearRounding && progress.enough();
       progress.record_best(team, L_, size_, now);
       const double relative = now.relative();
       if (relative <= progress.target() && relative <= kRounding) return true;
@@ -57,7 +66,7 @@ class Finish {
         since = 0;
       } else if (best <= kNearRounding && progress.enough()) {
         return true;
-      } else if (++since >= kFinishPatience) {
+      } else if (++since >= persistence.patience) {
         return false;
       }
       best = relative < best ? relative : best;
@@ -73,8 +82,9 @@ class Finish {
     return certificate(team, samples_, L, primal_.scores(), penalty);
   }
 
-  // Chooses the free entries, those that a Newton step of each alone leaves positive, and projects L onto them.
-  SPARSEDIS_HOST_DEVICE void choose(const Team& team, const double* L) {
+  // Chooses the free entries and projects L onto them: of an interior point those that a Newton step of each alone
+  // leaves positive.
+  SPARSEDIS_HOST_DEVICE void choose(const Team& team, const double* L, bool interior) {
     const int k = samples_.k;
     double* curvature = rhs_;
     primal_.mean_curvature(team, curvature);
@@ -88,7 +98,8 @@ class Finish {
       }
       const double s = samples_.s[i], h = s * s * curvature[i] + s * samples_.rho;
       for (int l = 0; l < k; ++l) {
-        const bool free = row[l] == largest || row[l] * h > g_[i * k + l] - mean;
+        const double above = g_[i * k + l] - mean;
+        const bool free = row[l] == largest || (interior ? row[l] * h > above : row[l] > 0 || above < 0);
         free_[i * k + l] = free;
         bounds_[i * k + l] = samples_.s[i] * samples_.rho;
         trial_[i * k + l] = free ? row[l] : -INFINITY;
@@ -160,11 +171,11 @@ class Finish {
 
   // Moves L_ along dL_ by the first of 1, 1/2, ... that does not lower the dual objective, and takes its certificate in
   // `now`; false where there is none.
-  SPARSEDIS_HOST_DEVICE bool step(const Team& team, Certificate& now) {
+  SPARSEDIS_HOST_DEVICE bool step(const Team& team, Certificate& now, int halvings) {
     const int k = samples_.k;
     const double before = now.objective - now.gap;
     double length = 1;
-    for (int halving = 0; halving < kHalvings; ++halving, length /= 2) {
+    for (int halving = 0; halving < halvings; ++halving, length /= 2) {
       team.each(samples_.n, [&](int i) {
         for (int e = i * k; e < (i + 1) * k; ++e) trial_[e] = free_[e] ? L_[e] + length * dL_[e] : -INFINITY;
         project_row(k, trial_ + i * k, trial_ + i * k);

@@ -125,9 +125,9 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE double barrier_parameter(const Team& team, 
   return (total + form.products(team, step)) / (size + form.pairs());
 }
 
-// One step from a point whose certificate has been taken.
+// One step from a point whose certificate has been taken; returns its length, at most 1.
 template <class Team, class Form, class System>
-SPARSEDIS_HOST_DEVICE void advance(const Team& team, const Samples& samples, Form& form, System& system, Point& at) {
+SPARSEDIS_HOST_DEVICE double advance(const Team& team, const Samples& samples, Form& form, System& system, Point& at) {
   const int k = samples.k, size = samples.n * k;
   form.linearise(team, at.L);
   team.each(samples.n, [&](int i) { dual_gradient_row(samples, at.L, form.gradient_scores(), i, at.gradient); });
@@ -149,6 +149,7 @@ SPARSEDIS_HOST_DEVICE void advance(const Team& team, const Samples& samples, For
     at.Z[e] += step * at.dZ[e];
   });
   form.move(team, step);
+  return step;
 }
 
 // When an interior point ends without a certificate.
@@ -158,15 +159,18 @@ struct Limits {
   std::int64_t patience;
   double hopeless;
   double finish_gap;  // at which the finish is first tried; 0: never
+  int short_steps;    // one after another
 };
 
 // From the start in `at`, until the certificate, a stall or the limits; counts on from progress.n_iter. finish(): tries
-// to reach rounding from at.L, at which the form was evaluated last.
+// to reach rounding from at.L, at which the form was evaluated last. Returns whether it crawled: short steps one after
+// another, along bounds that the start was too near to.
 template <class Team, class Form, class System, class Finish>
-SPARSEDIS_HOST_DEVICE void interior_point(const Team& team, const Samples& samples, Form& form, System& system,
+SPARSEDIS_HOST_DEVICE bool interior_point(const Team& team, const Samples& samples, Form& form, System& system,
                                           Point& at, Progress& progress, const Limits& limits, Finish finish) {
   double finish_gap = limits.finish_gap;
   const std::int64_t first = progress.n_iter;
+  int short_steps = 0;
   for (std::int64_t iteration = first;; ++iteration) {
     const double penalty = form.evaluate(team, at.L);
     const Certificate now = certificate(team, samples, at.L, form.scores(), penalty);
@@ -178,10 +182,11 @@ SPARSEDIS_HOST_DEVICE void interior_point(const Team& team, const Samples& sampl
       finish_gap = kFinishAgain * now.relative();
       if (going) form.evaluate(team, at.L);
     }
-    if (!going) return;
-    if (iteration >= limits.max_iter) return;
-    if (iteration >= limits.patience && !(now.relative() <= limits.hopeless)) return;
-    advance(team, samples, form, system, at);
+    if (!going) return false;
+    if (iteration >= limits.max_iter) return false;
+    if (iteration >= limits.patience && !(now.relative() <= limits.hopeless)) return false;
+    if (short_steps >= limits.short_steps) return true;
+    short_steps = advance(team, samples, form, system, at) < kShortStep ? short_steps + 1 : 0;
   }
 }
 

@@ -14,17 +14,11 @@ class Progress {
   SPARSEDIS_HOST_DEVICE Progress(double* best, double tol, double target, int patience)
       : best_(best), tol_(tol), target_(target), patience_(patience) {}
 
-  // Another solver takes over.
+  // Another solver takes over: it has stalled by its own gaps, which may be above the best for long.
   SPARSEDIS_HOST_DEVICE void restart(int patience) {
     patience_ = patience;
     since_better_ = 0;
-  }
-
-  // Another solver starts anew.
-  SPARSEDIS_HOST_DEVICE void forget() {
-    relative_gap = INFINITY;
-    n_iter = 0;
-    status = Status::max_iter;
+    least_ = INFINITY;
   }
 
   // Takes in a dual point, the best or not.
@@ -34,6 +28,9 @@ class Progress {
     if (relative < relative_gap) {  // false for NaN
       relative_gap = relative;
       team.each(size, [&](int i) { best_[i] = L[i]; });
+    }
+    if (relative < least_) {
+      least_ = relative;
       since_better_ = 0;
     } else {
       ++since_better_;
@@ -69,6 +66,7 @@ class Progress {
  private:
   double* best_;
   double tol_, target_;
+  double least_ = INFINITY;  // gap of the solver that runs
   int patience_;
   int since_better_ = 0;
 };

@@ -122,6 +122,7 @@ struct Certificate {
 struct Weights {
   Certificate certificate;
   double margin;  // distance from a kink
+  double attainable;  // a gap that rounding may keep any dual point in double from going below
 };
 
 template <class Team>

@@ -8,7 +8,8 @@ from torch import Tensor
 from sparsedis.ops.common.backend import Outputs
 from sparsedis.ops.common.batches import status_of_rounded
 from sparsedis.ops.common.precision import returned_dtype
-from sparsedis.ops.lasso.problem import Certificate, certificate, kink_margin
+from sparsedis.ops.lasso.problem import Certificate, attainable, certificate, kink_margin
+from sparsedis.solution import Status
 
 
 def outputs(
@@ -26,6 +27,9 @@ def outputs(
     given: torch.dtype,
 ) -> Outputs:
     """The outputs of an operation on features of dtype ``given``, from the solver's w (B, d) and its certificate."""
+    status = torch.where(
+        (status != Status.CERTIFIED) & (attainable(X, y, weight, w) > tol), int(Status.PRECISION), status
+    )
     weights = w.to(returned_dtype(given))
     if weights.dtype != w.dtype:
         at = certificate(X, y, weight, lambda1, lambda2, w, at.gap, weights.to(w.dtype))

@@ -79,6 +79,17 @@ def certificate(
     return Certificate(dual, gap, gap / at_zero.clamp_min(_TINY), objective)
 
 
+def attainable(features: Tensor, targets: Tensor, weight: Tensor, w: Tensor) -> Tensor:
+    """A relative gap that rounding may keep w (B, d) from going below, (B,).
+
+    sum_i c_i eps s_i (s_i + |y_i|) with s_i = sum_j |x_ij w_j|, bounded by ||x_i|| ||w||: the residual and the
+    correlation with it are as far from exact.
+    """
+    terms = torch.linalg.vector_norm(features, dim=2) * torch.linalg.vector_norm(w, dim=1, keepdim=True)
+    error = torch.finfo(w.dtype).eps * (weight * terms * (terms + targets.abs())).sum(1)
+    return error / ((weight * targets**2).sum(1) / 2).clamp_min(_TINY)
+
+
 def kink_margin(features: Tensor, targets: Tensor, weight: Tensor, lambda1: Tensor, w: Tensor) -> Tensor:
     """How far solutions w (B, d) are from a kink, (B,), >= 0: min_j | |z_j| / lambda1 - 1 |, inf without lambda1.
 

@@ -16,6 +16,9 @@ from sparsedis.solution import Status
 _TINY = torch.finfo(torch.float64).tiny
 # A direct solve is refined this often: what its rounding left is gone after one.
 _REFINEMENTS = 2
+# Ratio of a factor's smallest and largest pivot below which the Gram matrix, whose condition is squared, has lost too
+# much.
+_ILL_CONDITIONED = 1e-4
 
 
 class TorchBackend(AnyDevice):
@@ -25,10 +28,7 @@ class TorchBackend(AnyDevice):
         features, targets, lambda2, sample_weight = inputs
         X, Y = working(features), working(targets)
         weight = normalised_weights(sample_weight, X.dtype)[..., None]
-        system = _System(X, weight, lambda2)
-        w = torch.zeros(X.shape[0], X.shape[2], Y.shape[2], dtype=X.dtype, device=X.device)
-        for _ in range(1 + _REFINEMENTS):
-            w = w + system.solve(X.mT @ (weight * (Y - X @ w)) - lambda2[:, None, None] * w)
+        w = _System(X, weight, lambda2).fit(Y)
         r = Y - X @ w
         v = X.mT @ (weight * r) - lambda2[:, None, None] * w
         at_zero = ((weight * Y**2).sum((1, 2)) / 2).clamp_min(_TINY)
@@ -65,7 +65,8 @@ class TorchBackend(AnyDevice):
         system = _System(X, weight[..., None], lambda2)
         q = system.refined(c)
         # The digits that float32 lost: with fewer samples than features q is as large as 1/lambda2 where w has nothing.
-        w = w + system.solve(X.mT @ (weight[..., None] * (Y - X @ w)) - lambda2[:, None, None] * w)
+        if saved.weights.dtype != X.dtype:
+            w = system.fit(Y)
         grad_features, grad_targets = differentiate(X, Y - X @ w, weight, w, q)
         return Differentials(
             features=grad_features.to(features.dtype),
@@ -83,7 +84,7 @@ class TorchBackend(AnyDevice):
 
 
 class _System:
-    """(X^T diag(weight) X + lambda2)^-1, by a factor of the smaller of the two Gram matrices."""
+    """H = X^T diag(weight) X + lambda2, by a factor of the smaller of the two Gram matrices."""
 
     def __init__(self, X: Tensor, weight: Tensor, lambda2: Tensor) -> None:
         self._X, self._share, self._lambda2 = X, weight, lambda2[:, None, None]
@@ -95,13 +96,39 @@ class _System:
             matrix.diagonal(dim1=1, dim2=2).add_(lambda2[:, None])
         else:
             matrix, _ = normal_equations(X, X[..., :0], weight[..., 0], lambda2)
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        if bool(failed.any()):  # lambda2 below rounding: the refinement makes up for the shift
-            diagonal = matrix.diagonal(dim1=1, dim2=2)
-            shift = 16 * matrix.shape[1] * torch.finfo(matrix.dtype).eps * diagonal.amax(1, keepdim=True)
-            diagonal.add_(torch.where((failed > 0)[:, None], shift, 0))
-            factor, _ = torch.linalg.cholesky_ex(matrix)
-        self._factor = factor
+        self._factor, failed = torch.linalg.cholesky_ex(matrix)
+        pivots = self._factor.diagonal(dim1=1, dim2=2)
+        ill = (failed > 0) | (pivots.amin(1) <= _ILL_CONDITIONED * pivots.amax(1))
+        index = ill.nonzero()[:, 0]
+        if len(index):
+            self._factor[index] = self._orthogonal(index)
+
+    def _orthogonal(self, index: Tensor) -> Tensor:
+        """The factors of the tasks `index`, from an orthogonal factor of the features with the ridge beside them."""
+        rows = (self._root * self._X)[index]
+        tall = rows.mT if self._by_samples else rows
+        ridge = self._lambda2[index].sqrt() * torch.eye(tall.shape[2], dtype=tall.dtype, device=tall.device)
+        return torch.linalg.qr(torch.cat([tall, ridge], 1), mode="r").R.mT
+
+    def fit(self, Y: Tensor) -> Tensor:
+        """The solution w (B, d, m) for targets Y (B, n, m), to rounding."""
+        w = torch.zeros(len(Y), self._X.shape[2], Y.shape[2], dtype=Y.dtype, device=Y.device)
+        if not self._by_samples:
+            for _ in range(1 + _REFINEMENTS):
+                w = w + self.solve(self._X.mT @ (self._share * (Y - self._X @ w)) - self._lambda2 * w)
+            return w
+        # The shortest (w, u) with rows w + sqrt(lambda2) u = root Y: nothing is divided by lambda2.
+        rows, root = self._root * self._X, self._lambda2.sqrt()
+        u = torch.zeros_like(Y)
+        for _ in range(1 + _REFINEMENTS):
+            multipliers = self._factored(self._root * Y - rows @ w - root * u)
+            w, u = w + rows.mT @ multipliers, u + root * multipliers
+        return w
+
+    def _factored(self, right: Tensor) -> Tensor:
+        """The smaller Gram matrix' inverse times `right`."""
+        half = torch.linalg.solve_triangular(self._factor, right, upper=False)
+        return torch.linalg.solve_triangular(self._factor.mT, half, upper=True)
 
     def refined(self, right: Tensor) -> Tensor:
         """As :meth:`solve`, to rounding."""
@@ -113,6 +140,6 @@ class _System:
     def solve(self, right: Tensor) -> Tensor:
         """(B, d, m) -> (B, d, m)."""
         if not self._by_samples:
-            return torch.cholesky_solve(right, self._factor)
+            return self._factored(right)
         rows = self._root * self._X
-        return (right - rows.mT @ torch.cholesky_solve(rows @ right, self._factor)) / self._lambda2
+        return (right - rows.mT @ self._factored(rows @ right)) / self._lambda2

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsedis.ops.common.backend import Outputs
 from sparsedis.ops.common.batches import status_of_rounded
-from sparsedis.ops.svm.problem import Certificate, Problem, certificate_of, complementarity_margin
+from sparsedis.ops.svm.problem import Certificate, Problem, certificate_of, complementarity_margin, rounding_of
 from sparsedis.solution import Status
 
 _TINY = torch.finfo(torch.float64).tiny
@@ -36,9 +36,12 @@ def outputs(
         n_iter, status: of the solver, which knew its own weights only, (B,).
         scale: by which W as returned is larger than the problem's own, broadcast against (B, d, k).
     """
-    gap, objective = certificate_of(problem, dual, at, weights.to(dual.dtype) / scale, scores)
+    given = weights.to(dual.dtype) / scale
+    gap, objective = certificate_of(problem, dual, at, given, scores)
+    error, attainable = rounding_of(problem, dual, given)
+    gap = gap + error
     relative_gap = gap / objective.clamp_min(_TINY)
-    reached = (at.relative_gap <= tol) | (relative_gap <= tol)
+    reached = (at.relative_gap <= tol) | (relative_gap <= tol) | (attainable > tol * objective)
     status = torch.where(reached, int(Status.CERTIFIED), status)
     return Outputs(
         weights=weights,

@@ -209,6 +209,25 @@ def certificate_of(
     return gap, hinge + lambda1[:, 0] * lengths.sum(1) + problem.lambda2 / 2 * (weights**2).sum((1, 2))
 
 
+def rounding_of(problem: Problem, dual: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """What rounding does to the gap of weights W (B, d, k): (B,) each, bounded by lengths.
+
+    Both can be more than the gap where features are far from zero or the objective is tiny.
+
+    Returns:
+        error: what the gap may be wrong by, as X W is: sum_i s_i u (1 + ||x_i|| ||W||), u the unit roundoff.
+        attainable: a gap that any dual point may stay above, as V = X^T A, whose terms cancel, moves the scores too: by
+            u ||x_i|| sum_i' ||x_i'|| ||A_i'|| / lambda2.
+    """
+    roundoff = torch.finfo(weights.dtype).eps / 2
+    weight = problem.weight[..., 0]
+    lengths = torch.linalg.vector_norm(problem.features, dim=2).to(weights.dtype)
+    total = (weight * lengths).sum(1)
+    error = roundoff * (weight.sum(1) + total * torch.linalg.vector_norm(weights, dim=(1, 2)))
+    terms = (lengths * torch.linalg.vector_norm(residual(problem, dual), dim=2)).sum(1)
+    return error, error + roundoff * total * terms / problem.lambda2
+
+
 def dual_gradient(problem: Problem, dual: Tensor, scores: Tensor) -> Tensor:
     """Gradient of the dual objective f in L: s_i (Y_i - x_i W + rho (L_i - Y_i)), (B, n, k)."""
     rho = problem.rho[:, None, None]

@@ -33,6 +33,7 @@ from sparsedis.ops.svm.thresholds import (
     LIGHT_STRENGTH_FEW_FEATURES,
     NEWTON_ITERATIONS,
     SHORT_STEP,
+    SHORT_STEPS,
     SMALLEST_START,
     SMALLEST_START_FEW_FEATURES,
     START_BARRIER,
@@ -99,6 +100,7 @@ class Form:
     problem: Problem
     variables: tuple[Tensor, ...]  # L, Z first; the positive ones before the others
     n_positive: int
+    short_steps: Tensor  # (B,), one after another
 
     @property
     def dual(self) -> Tensor:
@@ -107,6 +109,7 @@ class Form:
     def take(self, index: Tensor) -> None:
         self.problem = self.problem.take(index)
         self.variables = tuple(value[index] for value in self.variables)
+        self.short_steps = self.short_steps[index]
 
     def linearise(self, at: Certificate) -> Direction:
         """Factor the Newton system; the result maps targets of the pairs' products to a direction."""
@@ -126,10 +129,13 @@ class Form:
     def _system(self, curvature: Curvature, bounds: Tensor) -> NewtonSystem:
         return newton_system(self.problem, curvature, bounds, self.dual)
 
-    def _start(self) -> tuple[Tensor, Tensor]:
+    def _start(self, centred: bool) -> tuple[Tensor, Tensor]:
+        """L and Z; ``centred``: as far from the bounds as can be."""
         _, n, d, k = self.problem.shape
+        self.short_steps = torch.zeros_like(self.problem.lambda1, dtype=torch.int64)
         least = SMALLEST_START_FEW_FEATURES if d < n else SMALLEST_START
-        fraction = self._line().clamp(least, LARGEST_START)[:, None, None]
+        line = torch.full_like(self.problem.lambda1, LARGEST_START) if centred else self._line()
+        fraction = line.clamp(least, LARGEST_START)[:, None, None]
         uniform = fraction / k
         dual = (1 - fraction) * self.problem.targets + uniform
         return dual, START_BARRIER * uniform / dual
@@ -174,7 +180,9 @@ class Form:
         return [_of(sigma * mu, a) - _of(damping, a) * a * b for a, b in self._pairs(predictor)]
 
     def _move(self, direction: tuple[Tensor, ...]) -> None:
-        self.variables = self._moved(self._step_to(FRACTION_TO_BOUNDARY, direction), direction)
+        step = self._step_to(FRACTION_TO_BOUNDARY, direction)
+        self.short_steps = torch.where(step < SHORT_STEP, self.short_steps + 1, 0)
+        self.variables = self._moved(step, direction)
 
     def _bounded(self, system: NewtonSystem, gradient: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Directions of L and Z for a target of L Z."""
@@ -194,9 +202,9 @@ class LightForm(Form):
 
     n_positive = 2
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, centred: bool = False) -> None:
         self.problem = problem
-        self.variables = self._start()
+        self.variables = self._start(centred)
 
     def linearise(self, at: Certificate) -> Direction:
         problem = self.problem
@@ -218,9 +226,9 @@ class FullForm(Form):
 
     n_positive = 4
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, centred: bool = False) -> None:
         self.problem = problem.with_unit_lambda1()
-        L, Z = self._start()
+        L, Z = self._start(centred)
         V = self._correlation(residual(self.problem, L))
         norms = row_norms(V)
         U = V * (START_NORM / norms.clamp_min(_TINY)).clamp_max(1)[..., None]
@@ -275,11 +283,17 @@ def newton(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> 
     progress = Progress(problem, tol)
     rest = _first_order_first(problem, progress, tol, max_iter, exact)
     light = light_form_pays(problem) & rest
+    given_up = []
     index = light.nonzero()[:, 0]
-    hopeless = _interior_point(LightForm, problem, progress, index, tol, max_iter, exact, may_give_up=True)
-    full = torch.cat([(~light & rest).nonzero()[:, 0], hopeless])
-    _interior_point(FullForm, problem, progress, full, tol, max_iter, exact)
-    stalled = (progress.stalled & ~progress.certified).nonzero()[:, 0]
+    for centred in (False, True):
+        hopeless, index = _interior_point(
+            LightForm, problem, progress, index, tol, max_iter, exact, centred=centred, may_give_up=True
+        )
+        given_up.append(hopeless)
+    index = torch.cat([(~light & rest).nonzero()[:, 0], *given_up])
+    for centred in (False, True):
+        _, index = _interior_point(FullForm, problem, progress, index, tol, max_iter, exact, centred=centred)
+    stalled = ((progress.stalled | (max_iter >= NEWTON_ITERATIONS)) & ~progress.certified).nonzero()[:, 0]
     if len(stalled):
         steps = fista(problem.take(stalled), tol, FALLBACK_STEPS)
         progress.offer(stalled, steps.dual, steps.relative_gap)
@@ -336,17 +350,22 @@ def _interior_point(
     tol: float,
     max_iter: int,
     exact: bool,
+    *,
+    centred: bool,
     may_give_up: bool = False,
-) -> Tensor:
-    """Iterate the tasks ``index``, counting on from where they stand; returns those given up, for the full form.
+) -> tuple[Tensor, Tensor]:
+    """Iterate the tasks ``index``, counting on from where they stand.
+
+    Returns those given up, for the full form, and those that crawled, for another start: short steps one after
+    another, along bounds that the start was too near to. From a ``centred`` start none is taken to do so.
 
     From a gap of FINISH_GAP on, the finish takes a task. A task that it does not solve to rounding continues from its
     own L and Z, and is given to the finish again when its gap is ten times smaller.
     """
-    given_up = index[:0]
+    given_up = crawled = index[:0]
     if len(index) == 0:
-        return given_up
-    form = make(problem.take(index))
+        return given_up, crawled
+    form = make(problem.take(index), centred)
     progress.restart(index)
     iteration = progress.n_iter[index]
     finishing = exact or tol < FINISH_GAP
@@ -372,6 +391,10 @@ def _interior_point(
             if not exact:
                 enough[ready[done.oversized]] = tol
         going &= (at.relative_gap > enough) & (iteration < max_iter)
+        if not centred:
+            crawls = going & (form.short_steps >= SHORT_STEPS)
+            crawled = torch.cat([crawled, index[crawls]])
+            going &= ~crawls
         if not bool(going.any()):
             break
         if not bool(going.all()):
@@ -381,4 +404,4 @@ def _interior_point(
             at = Certificate(*(value[kept] for value in at))
         form.advance(at)
         iteration = iteration + 1
-    return given_up
+    return given_up, crawled

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsedis.ops.common.triton_launch import launch
-from sparsedis.ops.svm.backend_torch.finish import finish, finish_solution
+from sparsedis.ops.svm.backend_torch.finish import finish
 from sparsedis.ops.svm.backend_torch.hessian import Curvature
 from sparsedis.ops.svm.backend_torch.newton import (
     LAST,
@@ -22,18 +22,18 @@ from sparsedis.ops.svm.backend_torch.newton import (
     light_form_pays,
     reward_on_the_line,
 )
+from sparsedis.ops.svm.backend_torch.newton import newton as torch_newton
 from sparsedis.ops.svm.backend_triton import memory, products
 from sparsedis.ops.svm.backend_triton.certify import Progress, check
-from sparsedis.ops.svm.backend_triton.fista import fista
 from sparsedis.ops.svm.backend_triton.hessian import KernelSystem
 from sparsedis.ops.svm.backend_triton.tasks import Tasks
 from sparsedis.ops.svm.thresholds import (
-    FALLBACK_STEPS,
     FINISH_GAP,
     FLOAT_ITERATIONS,
     FRACTION_TO_BOUNDARY,
     LIGHT_GAP,
     LIGHT_ITERATIONS,
+    NEWTON_ITERATIONS,
     NEWTON_PATIENCE,
     SHORT_STEP,
 )
@@ -363,7 +363,7 @@ def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: b
             _iterate(KernelFullForm, tasks, progress, part, most, dtype, finishing=finishing)
     everyone = torch.arange(len(light), device=light.device)
     progress.offer(everyone, progress.dual, progress.relative_gap)
-    ended = (progress.going == 0) | (most < max_iter)
+    ended = (progress.going == 0) | (most < max_iter) | (max_iter >= NEWTON_ITERATIONS)
     stalled = (ended & ~(progress.exact_gap <= tol)).nonzero()[:, 0]
     if len(stalled) and dtype != torch.float64:  # features far from zero: the curvature is lost in float32 products
         before = progress.take(stalled)
@@ -371,10 +371,8 @@ def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: b
         again.offer(torch.arange(len(stalled), device=stalled.device), before.exact, before.exact_gap)
         progress.put(stalled, again)
     elif len(stalled):
-        part = tasks.take(stalled)
-        steps = fista(part, tol, FALLBACK_STEPS, torch.float64)
-        progress.offer(stalled, steps.exact, steps.exact_gap)
-        done = finish_solution(part.in_float64(), progress.exact[stalled])
+        # Another start, first-order steps: what few tasks take is not in kernels.
+        done = torch_newton(tasks.take(stalled).in_float64(), tol, max_iter, exact)
         progress.offer(stalled, done.dual, done.relative_gap)
     return progress
 
