@@ -200,7 +200,8 @@ def regression_gap(batch: Batch, solution: Solution) -> Array:
     def dual(residual: Array) -> Array:
         correlation = abs(X.transpose(0, 2, 1) @ (s * residual))
         excess = np.maximum(correlation - l1[:, None, None], 0)
-        allowed = 1e-12 * np.maximum(l1, abs(correlation).max((1, 2)))
+        # The residual is in double: the bound holds up to what its rounding makes of the correlation's terms.
+        allowed = 1e-15 * (abs(X).transpose(0, 2, 1) @ (s * abs(residual))).max((1, 2))
         penalty = np.where(
             l2 > 0,
             (excess**2).sum((1, 2)) / (2 * np.where(l2 > 0, l2, 1)),
@@ -233,7 +234,7 @@ def logistic_gap(batch: Batch, solution: Solution) -> Array:
 
     def dual(p: Array) -> Array:
         excess = np.maximum(norms(p) - l1[:, None], 0)
-        allowed = 1e-12 * np.maximum(l1, norms(p).max(1))
+        allowed = 1e-15 * (abs(X).transpose(0, 2, 1) @ (s[..., None] * abs(p - Y))).sum(2).max(1)
         penalty = np.where(
             l2 > 0,
             (excess**2).sum(1) / (2 * np.where(l2 > 0, l2, 1)),

@@ -7,8 +7,6 @@
 // first, as many as cost half of Newton's usual iterations.
 #pragma once
 
-#include <climits>
-
 #include "algorithm/finish.hpp"
 #include "algorithm/first_order.hpp"
 #include "algorithm/full_form.hpp"
@@ -134,18 +132,23 @@ class Policy {
     auto system = device_.template system<PrimalMap>();
     Finisher<PrimalMap> finisher(*this, primal, system, options_.max_iter);
     const std::int64_t max_iter = smaller(options_.max_iter, progress_.n_iter + most);
-    const int short_steps = attempt + 1 < kAttempts ? kShortSteps : INT_MAX;
+    const int short_steps = attempt + 1 < kAttempts ? kShortSteps : kNewtonIterations;
     return interior_point(team_, samples_, form, system, at, progress_,
                           {max_iter, patience, hopeless, finish_gap(), short_steps},
                           [&] { return finisher.from_interior(at.L); });
   }
 
-  // The last attempt begins as far from the bounds as can be.
+  // run(attempt) from a start, and from another while it returns true; the last is as far from the bounds as can be.
   static constexpr int kAttempts = 2;
-  SPARSEDIS_HOST_DEVICE void start(Point& at, int attempt) {
-    const double theta = attempt + 1 < kAttempts ? device_.start() : kLargestStart;
-    place_start(team_, samples_, device_.features(), theta, at);
-    progress_.restart(kNewtonPatience);
+  template <class Run>
+  SPARSEDIS_HOST_DEVICE void attempt(Point& at, Run run) {
+    bool again = true;
+    for (int attempt = 0; again && attempt < kAttempts; ++attempt) {
+      const double theta = attempt + 1 < kAttempts ? device_.start() : kLargestStart;
+      place_start(team_, samples_, device_.features(), theta, at);
+      progress_.restart(kNewtonPatience);
+      again = run(attempt);
+    }
   }
 
   template <class PrimalMap>
@@ -162,24 +165,20 @@ class Policy {
     const bool light = strength <= (d >= samples_.n ? kLightStrength : kLightStrengthFewFeatures);
     const bool full = strength > kFullStrength;
     if (light) {
-      bool again = true;
-      for (int attempt = 0; again && attempt < kAttempts; ++attempt) {
-        start(at, attempt);
+      attempt(at, [&](int attempt) {
         const std::int64_t patience = full ? progress_.n_iter + kLightIterations : options_.max_iter;
-        again = interior(primal, primal, at, attempt, patience, kLightGap, most);
-      }
+        return interior(primal, primal, at, attempt, patience, kLightGap, most);
+      });
     }
     if (full && !(light && (certified() || progress_.n_iter >= options_.max_iter))) {
       using Full = FullForm<PrimalMap>;
       const Scope scope(device_);
       double* memory = device_.template take<double>(Full::size(samples_.n, samples_.k, d));
-      bool again = true;
-      for (int attempt = 0; again && attempt < kAttempts; ++attempt) {
-        start(at, attempt);
+      attempt(at, [&](int attempt) {
         Full form(samples_, primal, memory);
         form.start(team_, at.L);
-        again = interior(form, primal, at, attempt, options_.max_iter, 0, most);
-      }
+        return interior(form, primal, at, attempt, options_.max_iter, 0, most);
+      });
     }
     if (certified()) write(primal);
     return certified();
@@ -214,7 +213,7 @@ class Policy {
         auto primal = device_.template primal_map<double>();
         write(primal);
       } else {
-        progress_.n_iter = 0;
+        progress_.forget();  // Newton is to go to rounding, which a certificate would keep it from
       }
       return solved;
     }
@@ -263,11 +262,9 @@ class Policy {
     if (samples_.lambda1 == 0) {
       const Scope scope(device_);
       auto primal = device_.gram_primal_map();
-      bool again = true;
-      for (int attempt = 0; again && attempt < kAttempts; ++attempt) {
-        start(at, attempt);
-        again = interior(primal, primal, at, attempt, options_.max_iter, 0, kNewtonIterations);
-      }
+      attempt(at, [&](int attempt) {
+        return interior(primal, primal, at, attempt, options_.max_iter, 0, kNewtonIterations);
+      });
     } else if (!suits_float() || progress_.n_iter < options_.max_iter) {
       const Scope scope(device_);
       if (by_forms(device_.template primal_map<double>(), at, kNewtonIterations)) return;

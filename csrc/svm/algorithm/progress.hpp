@@ -21,6 +21,13 @@ class Progress {
     least_ = INFINITY;
   }
 
+  // As if no solver had run.
+  SPARSEDIS_HOST_DEVICE void forget() {
+    relative_gap = INFINITY;
+    n_iter = 0;
+    status = Status::max_iter;
+  }
+
   // Takes in a dual point, the best or not.
   template <class Team>
   SPARSEDIS_HOST_DEVICE void record_best(const Team& team, const double* L, int size, Certificate at) {
