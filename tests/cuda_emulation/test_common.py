@@ -26,7 +26,7 @@ from tests.test_solve import (  # noqa: F401
     assert_certified,
     test_a_task_without_samples,
     test_all_features_zero,
-    test_an_unreachable_tolerance_is_reported_as_stalled,
+    test_an_unreachable_tolerance_is_reported_as_one_of_precision,
     test_at_lambda1_max_everything_is_off,
     test_bad_input,
     test_degenerate_tasks,
