@@ -121,7 +121,7 @@ struct Certificate {
 // The weights as written, rounded to their type.
 struct Weights {
   Certificate certificate;
-  double margin;  // distance from a kink
+  double margin;      // distance from a kink
   double attainable;  // a gap that rounding may keep any dual point in double from going below
 };
 
