@@ -234,7 +234,8 @@ def logistic_gap(batch: Batch, solution: Solution) -> Array:
 
     def dual(p: Array) -> Array:
         excess = np.maximum(norms(p) - l1[:, None], 0)
-        allowed = 1e-15 * (abs(X).transpose(0, 2, 1) @ (s[..., None] * abs(p - Y))).sum(2).max(1)
+        # L is in double, and near 1 where p - Y is small.
+        allowed = 1e-15 * (abs(X).transpose(0, 2, 1) @ (s[..., None] * (p + Y))).max((1, 2))
         penalty = np.where(
             l2 > 0,
             (excess**2).sum(1) / (2 * np.where(l2 > 0, l2, 1)),
