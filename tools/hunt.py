@@ -97,6 +97,21 @@ class Verdict:
         return f"{self.end}, gap {self.gap:.1e} (claimed {self.claimed:.1e}) {self.detail}".rstrip()
 
 
+def draw_shape(family: str, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Samples, features and classes of a task of a family."""
+    k = int(rng.integers(2, 8))
+    n = int(rng.integers(2, 41))
+    d = int(np.exp(rng.uniform(0, np.log(300))))
+    if family == "few samples":
+        n, k, d = int(rng.integers(2, 4)), int(rng.integers(3, 8)), int(rng.integers(1, 9))
+    elif family == "few features":
+        n = int(rng.integers(8, 41))
+        d = int(rng.integers(1, n))
+    elif family == "one feature":
+        d = 1
+    return n, d, k
+
+
 def draw_features(family: str, rng: np.random.Generator, y: NDArray[np.int64], k: int, d: int) -> NDArray[np.float64]:
     """Features (n, d) of a family for labels y (n,) of k classes."""
     n = len(y)
@@ -120,16 +135,7 @@ def draw_features(family: str, rng: np.random.Generator, y: NDArray[np.int64], k
 def draw(family: str, seed: int) -> HuntTask:
     """The task of a family and a seed."""
     rng = np.random.default_rng([FAMILIES.index(family), seed])
-    k = int(rng.integers(2, 8))
-    n = int(rng.integers(2, 41))
-    d = int(np.exp(rng.uniform(0, np.log(300))))
-    if family == "few samples":
-        n, k, d = int(rng.integers(2, 4)), int(rng.integers(3, 8)), int(rng.integers(1, 9))
-    elif family == "few features":
-        n = int(rng.integers(8, 41))
-        d = int(rng.integers(1, n))
-    elif family == "one feature":
-        d = 1
+    n, d, k = draw_shape(family, rng)
     y = rng.integers(0, k, n)
     X = draw_features(family, rng, y, k, d)
     scale = 10 ** rng.uniform(-3, 3) if rng.random() < 0.5 else 1.0

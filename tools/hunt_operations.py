@@ -35,7 +35,7 @@ from torch import Tensor
 
 import sparsedis
 from sparsedis import Solution, Status
-from tools.hunt import FAMILIES, draw_features
+from tools.hunt import FAMILIES, draw_features, draw_shape
 from tools.watched import Lost, Watched
 
 BATCH = 64
@@ -79,16 +79,7 @@ def draw(operation: str, seed: int) -> Batch:
     """The batch of an operation and a seed."""
     rng = np.random.default_rng([list(SHARES).index(operation), seed])
     family = FAMILIES[seed % len(FAMILIES)]
-    k = int(rng.integers(2, 8))
-    n = int(rng.integers(2, 41))
-    d = int(np.exp(rng.uniform(0, np.log(300))))
-    if family == "few samples":
-        n, k, d = int(rng.integers(2, 4)), int(rng.integers(3, 8)), int(rng.integers(1, 9))
-    elif family == "few features":
-        n = int(rng.integers(8, 41))
-        d = int(rng.integers(1, n))
-    elif family == "one feature":
-        d = 1
+    n, d, k = draw_shape(family, rng)
     labels = rng.integers(0, k, (BATCH, n))
     scale = 10 ** rng.uniform(-3, 3, (BATCH, 1, 1)) if rng.random() < 0.5 else np.ones((BATCH, 1, 1))
     X = scale * np.stack([draw_features(family, rng, y, k, d) for y in labels])
@@ -202,12 +193,8 @@ def regression_gap(batch: Batch, solution: Solution) -> Array:
         excess = np.maximum(correlation - l1[:, None, None], 0)
         # The residual is in double: the bound holds up to what its rounding makes of the correlation's terms.
         allowed = 1e-15 * (abs(X).transpose(0, 2, 1) @ (s * abs(residual))).max((1, 2))
-        penalty = np.where(
-            l2 > 0,
-            (excess**2).sum((1, 2)) / (2 * np.where(l2 > 0, l2, 1)),
-            np.where(excess.max((1, 2)) <= allowed, 0, np.inf),
-        )
-        return (s * (residual * y - residual**2 / 2)).sum((1, 2)) - penalty
+        fit = (s * (residual * y - residual**2 / 2)).sum((1, 2))
+        return fit - _conjugate(excess.reshape(len(excess), -1), l2, allowed)
 
     correlation = abs(X.transpose(0, 2, 1) @ (s * r)).max((1, 2))
     inside = np.where(correlation > l1, l1 / np.where(correlation > 0, correlation, 1), 1)
@@ -236,13 +223,8 @@ def logistic_gap(batch: Batch, solution: Solution) -> Array:
         excess = np.maximum(norms(p) - l1[:, None], 0)
         # L is in double, and near 1 where p - Y is small.
         allowed = 1e-15 * (abs(X).transpose(0, 2, 1) @ (s[..., None] * (p + Y))).max((1, 2))
-        penalty = np.where(
-            l2 > 0,
-            (excess**2).sum(1) / (2 * np.where(l2 > 0, l2, 1)),
-            np.where(excess.max(1) <= allowed, 0, np.inf),
-        )
         entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(2)
-        return (s * entropy).sum(1) - penalty
+        return (s * entropy).sum(1) - _conjugate(excess, l2, allowed)
 
     longest = norms(L).max(1)
     inside = np.where(longest > l1, l1 / np.where(longest > 0, longest, 1), 1)[:, None, None]
@@ -261,6 +243,12 @@ GAPS: dict[str, Callable[[Batch, Solution], Array]] = {
     "ridge": regression_gap,
     "logistic": logistic_gap,
 }
+
+
+def _conjugate(excess: Array, lambda2: Array, allowed: Array) -> Array:
+    """The penalty's conjugate, (B,), where norms exceed lambda1 by `excess` (B, d); a bound where lambda2 is 0."""
+    squares = (excess**2).sum(1) / (2 * np.where(lambda2 > 0, lambda2, 1))
+    return np.where(lambda2 > 0, squares, np.where(excess.max(1) <= allowed, 0, np.inf))
 
 
 def _simplex(rows: Array) -> Array:

@@ -317,8 +317,9 @@ def _first_order_first(problem: Problem, progress: Progress, tol: float, max_ite
     if finishing:
         finished = finish_solution(problem.take(near), done.dual[near])
         done.offer(near, finished.dual, finished.relative_gap)
-        progress.n_iter[index[near]] = finished.turns
-        near = near[finished.settled & (finished.relative_gap <= tol)]
+        ended = finished.settled & (finished.relative_gap <= tol)
+        near = near[ended]
+        progress.n_iter[index[near]] = finished.turns[ended]
     solved = index[near]
     progress.offer(solved, done.dual[near], done.relative_gap[near])
     rest[solved] = False
