@@ -1,33 +1,63 @@
-"""Augmentation of training images: random crops, flips and colours, in batches, on the images' device."""
+"""Augmentation of training images: random crops, flips, colours and drawings, in batches, on the images' device."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from sparsedis.extras import need
 
-Augmentation = Literal["none", "crop-flip", "crop-flip-color"]
+Augmentation = Literal["none", "crop-flip", "crop-flip-color", "drawings"]
 
 
 def augmentation(kind: Augmentation, size: tuple[int, int]) -> nn.Module:
-    """A module that augments every image of a batch (N, C, *size), float in 0..1, independently.
+    """A module that augments the images of tasks (B, m, C, *size), float in 0..1.
 
-    The operations are kornia's: crops of the image padded by a tenth of its side, horizontal flips, and for
-    "crop-flip-color" brightness, contrast and saturation between 0.6 and 1.4, as MetaOptNet trains (Lee et al., CVPR
-    2019). They draw from PyTorch's global random state.
+    The operations are kornia's, and draw from PyTorch's global random state. Every image is changed independently:
+
+    - "crop-flip": crops of the image padded by a tenth of its side, and horizontal flips.
+    - "crop-flip-color": these, and brightness, contrast and saturation between 0.6 and 1.4, as MetaOptNet trains (Lee
+      et al., CVPR 2019).
+    - "drawings": rotations by up to 12 degrees, shears by up to 12, scales between 0.8 and 1.2 and shifts by up to a
+      tenth of the side, as if drawn again. Before that all images of a task are turned alike by a random multiple of 90
+      degrees: the turned characters are new ones (Santoro et al., ICML 2016).
 
     Raises:
         ImportError: kornia is not installed.
+        ValueError: "drawings" of images that are not square.
     """
     if kind == "none":
         return nn.Identity()
     K = need("kornia.augmentation", "augment")
+    if kind == "drawings":
+        if size[0] != size[1]:
+            raise ValueError(f"augment: expected square images to turn, got {size[0]}x{size[1]}")
+        affine = K.RandomAffine(degrees=12.0, translate=(0.1, 0.1), scale=(0.8, 1.2), shear=(-12, 12, -12, 12), p=1.0)
+        return nn.Sequential(_Turned(), _ByImage(affine))
     steps: list[nn.Module] = [K.RandomCrop(size, padding=max(min(size) // 10, 1)), K.RandomHorizontalFlip(p=0.5)]
     if kind == "crop-flip-color":
         steps.append(_Colored(K.ColorJiggle(0.4, 0.4, 0.4, p=1.0)))
-    return nn.Sequential(*steps)
+    return _ByImage(*steps)
+
+
+class _ByImage(nn.Sequential):
+    """Its modules, one after the other, on the images of all tasks as one batch (N, C, H, W)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        changed = images.flatten(0, 1)
+        for step in self:
+            changed = step(changed)
+        return changed.unflatten(0, images.shape[:2])
+
+
+class _Turned(nn.Module):
+    """Turns all images of a task alike, by a random multiple of 90 degrees."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        quarters = torch.randint(4, (len(images),)).tolist()
+        return torch.stack([task.rot90(k, (-2, -1)) for task, k in zip(images, quarters, strict=True)])
 
 
 class _Colored(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ class FewShotData:
             place of images. May be mapped into memory.
         labels: int64 (N,), the class of every image, an index into ``class_names``.
         class_names: one name per class.
+        groups: the group of every class (Omniglot: its alphabet); None where the data set has no groups.
         splits: the classes of every name in :data:`SPLITS`; no class is in two of them.
 
     Raises:
@@ -35,6 +36,7 @@ class FewShotData:
     labels: Tensor
     class_names: tuple[str, ...]
     splits: Mapping[str, tuple[int, ...]]
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dim() == 3:
@@ -63,11 +65,34 @@ class FewShotData:
             raise ValueError("splits: expected every class at most once, got one twice")
         if not set(classes) <= set(range(n_classes)):
             raise ValueError(f"splits: expected classes from 0 to {n_classes - 1}, got others")
+        if self.groups is not None and len(self.groups) != n_classes:
+            raise ValueError(f"groups: expected one for each of {n_classes} classes, got {len(self.groups)}")
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Numbers of classes and of images of every split."""
         per_class = self.labels.bincount(minlength=len(self.class_names))
         return {split: (len(self.splits[split]), int(per_class[list(self.splits[split])].sum())) for split in SPLITS}
+
+
+def leave_out(groups: Sequence[str], left_out: Sequence[str], test: Collection[int]) -> dict[str, tuple[int, ...]]:
+    """The split for cross-validation over groups: without validation classes, so that nothing is chosen by the test.
+
+    Args:
+        groups: of every class.
+        left_out: the groups whose classes are the test split; where there are none it is ``test``.
+        test: classes that are never trained on.
+
+    Raises:
+        ValueError: there is no such group, or one is given twice; no class is left to train on.
+    """
+    known = list(dict.fromkeys(groups))
+    if len(set(left_out)) < len(left_out) or not set(left_out) <= set(known):
+        raise ValueError(f"left_out: expected different ones of {', '.join(known)}, got {', '.join(left_out)}")
+    tested = tuple(i for i, group in enumerate(groups) if group in left_out) if left_out else tuple(sorted(test))
+    train = tuple(i for i in range(len(groups)) if i not in test and i not in tested)
+    if not train:
+        raise ValueError(f"left_out: expected groups to train on besides {', '.join(left_out) or 'the test classes'}")
+    return {"train": train, "validation": (), "test": tested}
 
 
 def check_disjoint(reader: str, path: Path, classes: Mapping[str, Iterable[str]], advice: str) -> None:

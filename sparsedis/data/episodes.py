@@ -45,10 +45,12 @@ class Episodes(Dataset[Episode]):
         query: query images per class.
         seed: 0 or more.
         length: number of episodes; ``episodes[i]`` accepts i from 0 to length-1.
+        within_group: take the classes of an episode from one group of the data set (within-alphabet, for Omniglot). All
+            groups with ``way`` classes or more in the split are equally likely; those with fewer are left out.
 
     Raises:
-        ValueError: a number out of range; the split has fewer classes than ``way``, or one of its classes
-            fewer images than ``shot + query``.
+        ValueError: a number out of range; the split (with ``within_group``: every group in it) has fewer classes than
+            ``way``, or one of its classes fewer images than ``shot + query``; no groups.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Episodes(Dataset[Episode]):
         query: int = 10,
         seed: int = 0,
         length: int = 600,
+        within_group: bool = False,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
@@ -76,6 +79,7 @@ class Episodes(Dataset[Episode]):
         classes = data.splits[split]
         if len(classes) < way:
             raise ValueError(f"way: {way} classes per episode, but the {split} split of {data.name} has {len(classes)}")
+        self._pools = _groups(data, split, way) if within_group else [np.arange(len(classes))]
         self._members = [(data.labels == label).nonzero()[:, 0].numpy() for label in classes]
         for label, members in zip(classes, self._members, strict=True):
             if len(members) < shot + query:
@@ -97,7 +101,8 @@ class Episodes(Dataset[Episode]):
         if not 0 <= index < self._length:  # also what ends a for loop over the episodes
             raise IndexError(f"episode: expected an index from 0 to {self._length - 1}, got {index}")
         bits = PCG64(SeedSequence([self.seed, SPLITS.index(self.split), index]))
-        classes = [self._members[i] for i in _choose(bits, len(self._members), self.way)]
+        pool = self._pools[_choose(bits, len(self._pools), 1)[0] if len(self._pools) > 1 else 0]
+        classes = [self._members[i] for i in pool[_choose(bits, len(pool), self.way)]]
         images = [members[_choose(bits, len(members), self.shot + self.query)] for members in classes]
         chosen = torch.from_numpy(np.stack(images))
         labels = torch.arange(self.way)[:, None].expand_as(chosen)
@@ -129,6 +134,21 @@ class Episodes(Dataset[Episode]):
 def scaled(images: Tensor) -> Tensor:
     """uint8 images as float32 in 0..1; other tensors unchanged."""
     return images / 255 if images.dtype == torch.uint8 else images
+
+
+def _groups(data: FewShotData, split: str, way: int) -> list[np.ndarray]:
+    """For every group with ``way`` classes or more in the split, their places in it."""
+    if data.groups is None:
+        raise ValueError(f"episodes: expected a data set whose classes have groups, got {data.name}")
+    groups = np.array([data.groups[label] for label in data.splits[split]])
+    places = [(groups == group).nonzero()[0] for group in dict.fromkeys(groups.tolist())]
+    largest = max(map(len, places), default=0)
+    if largest < way:
+        raise ValueError(
+            f"way: {way} classes of one group per episode, but the largest group in the {split} split of {data.name} "
+            f"has {largest}"
+        )
+    return [place for place in places if len(place) >= way]
 
 
 def _choose(bits: PCG64, population: int, count: int) -> np.ndarray:

@@ -3,10 +3,12 @@
 features   (N, d), floating point; used as float32
 labels     (N,), whole numbers from 0 to K-1
 splits     (K,), for every class, not for every sample: 0 train, 1 validation, 2 test
+groups     (K,), the group of every class, whole numbers; may be missing
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -15,17 +17,24 @@ from torch import Tensor
 
 from sparsedis import paths
 from sparsedis.data import arrays
-from sparsedis.data.dataset import FewShotData, splits_from_numbers
+from sparsedis.data.dataset import FewShotData, leave_out, splits_from_numbers
 
 _NAMES = ("features", "labels", "splits")
+_GROUPS = "groups"
 
 
-def load(path: str | Path) -> FewShotData:
+def load(path: str | Path, left_out: Sequence[str] | None = None) -> FewShotData:
     """Read a table of features; the rows, float32 (N, d), take the place of images.
+
+    Args:
+        path: of the file.
+        left_out: groups, as decimal numbers; if given, their classes are the test split (the table's where none is
+            given), all others that are not the table's test classes are for training, and none for validation.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds something else; numbers that float32 cannot hold.
+        ValueError: the file is damaged, or holds something else; numbers that float32 cannot hold; groups left out that
+            it does not have.
     """
     path = paths.expanded(path)
     if not path.is_file():
@@ -48,13 +57,29 @@ def load(path: str | Path) -> FewShotData:
         )
     if not bool(((splits >= 0) & (splits < 3)).all()):
         raise ValueError(f"features: expected splits of 0, 1 or 2, got others in {path}")
+    groups = _groups(values, classes, path)
+    named = splits_from_numbers(splits)
+    if left_out is not None:
+        if groups is None:
+            raise ValueError(f"left_out: expected none, as {path} has no groups, got {list(left_out)}")
+        named = leave_out(groups, left_out, named["test"])
     return FewShotData(
         name="features",
         images=features,
         labels=labels,
         class_names=tuple(map(str, range(classes))),
-        splits=splits_from_numbers(splits),
+        splits=named,
+        groups=groups,
     )
+
+
+def _groups(values: dict[str, Tensor], classes: int, path: Path) -> tuple[str, ...] | None:
+    if _GROUPS not in values:
+        return None
+    groups = _whole(_GROUPS, values[_GROUPS], path)
+    if len(groups) != classes:
+        raise ValueError(f"features: expected groups of shape ({classes},), got shape ({len(groups)},) in {path}")
+    return tuple(map(str, groups.tolist()))
 
 
 def _rows(features: Tensor, path: Path) -> Tensor:
@@ -82,7 +107,7 @@ def _whole(name: str, values: Tensor, path: Path) -> Tensor:
 
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix.lower() != ".safetensors":
-        found = arrays.load(path, "features", _NAMES)
+        found = arrays.load(path, "features", (*_NAMES, _GROUPS))
         # torch has no arrays of the other byte order, and none of text.
         native = {name: values.astype(values.dtype.newbyteorder("=")) for name, values in found.items()}
         try:

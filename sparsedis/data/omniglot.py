@@ -1,16 +1,16 @@
 """Omniglot (Lake, Salakhutdinov and Tenenbaum, Science 2015), read from its published folders or zip files.
 
-A class is a character of an alphabet, "ALPHABET/characterNN"; every class has 20 images by 20 drawers. With both
-published parts, the evaluation part is the test set, and the first 80% of the background characters in the order of
-:func:`sparsedis.data.dataset.in_hash_order` are for training, the rest for validation; with only one part, the classes
-are split by :func:`sparsedis.data.dataset.split_by_hash`.
+A class is a character of an alphabet, "ALPHABET/characterNN"; every class has 20 images by 20 drawers, and its group is
+the alphabet. With both published parts, the evaluation part is the test set, and the first 80% of the background
+characters in the order of :func:`sparsedis.data.dataset.in_hash_order` are for training, the rest for validation; with
+only one part, the classes are split by :func:`sparsedis.data.dataset.split_by_hash`.
 """
 
 from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -21,12 +21,12 @@ from PIL import Image, ImageChops
 
 from sparsedis import paths
 from sparsedis.data import image_decoding, system_files
-from sparsedis.data.dataset import FewShotData, check_disjoint, in_hash_order, split_by_hash
+from sparsedis.data.dataset import FewShotData, check_disjoint, in_hash_order, leave_out, split_by_hash
 
 SIDE = 28
-"""Height and width of the images, in pixels."""
+"""Height and width of the images, in pixels, unless another one is asked for."""
 
-_SOURCE_SIZE = (105, 105)
+_SOURCE_SIDE = 105
 MAX_BYTES = 1 << 16
 """Limit of an image file; the published ones are below 1 KiB."""
 _LAYOUT = "images_background*/ALPHABET/characterNN/*.png or images_evaluation/..., as folders or in .zip files"
@@ -46,8 +46,8 @@ class _Key(NamedTuple):
         return f"{self.alphabet}/{self.character}"
 
 
-def load(path: str | Path) -> FewShotData:
-    """Read Omniglot: 105x105 one-bit images, inverted (ink is bright) and area averaged to 28x28 uint8.
+def load(path: str | Path, image_size: int | None = None, left_out: Sequence[str] | None = None) -> FewShotData:
+    """Read Omniglot: 105x105 one-bit images, inverted (ink is bright) and area averaged, uint8.
 
     Nothing is written to disk. An image that occurs twice (a folder beside its zip file; a "small" set beside the
     complete one) counts once.
@@ -55,6 +55,9 @@ def load(path: str | Path) -> FewShotData:
     Args:
         path: a published zip file (images_background.zip, images_background_small1.zip, images_evaluation.zip...), or
             one of the folders that these hold, or a folder with several of either.
+        image_size: height and width to average to, at most 105; the default is 28.
+        left_out: alphabets; if given, their characters are the test split (those of the evaluation part where none is
+            given), all other background characters are for training, and none for validation.
 
     Returns:
         The data set, classes in alphabetical order, named "Alphabet/characterNN".
@@ -62,14 +65,18 @@ def load(path: str | Path) -> FewShotData:
     Raises:
         FileNotFoundError: ``path`` does not exist.
         ValueError: there is nothing in the published layout; a damaged file, which the message names; an image that
-            occurs twice and is not the same; a character in both parts.
+            occurs twice and is not the same; a character in both parts; a size out of range; an alphabet that is
+            not there, or nothing to train on.
     """
     path = paths.expanded(path)
     if not path.exists():
         raise FileNotFoundError(f"omniglot: expected an existing folder or .zip file, got {str(path)!r}")
+    side = SIDE if image_size is None else image_size
+    if not 1 <= side <= _SOURCE_SIDE:
+        raise ValueError(f"image_size: expected a number from 1 to {_SOURCE_SIDE} for omniglot, got {side}")
     images: dict[_Key, tuple[np.ndarray, str]] = {}
     for key, name, content in _files(path):
-        image = decode(name, content)
+        image = decode(name, content, side)
         first, where = images.setdefault(key, (image, name))
         if not np.array_equal(first, image):
             raise ValueError(f"omniglot: expected an image once, got two different ones, {where} and {name}")
@@ -80,13 +87,19 @@ def load(path: str | Path) -> FewShotData:
     check_disjoint("omniglot", path, parts, "no character is in both published parts")
     class_names = tuple(dict.fromkeys(key.name for key in keys))
     index = {name: i for i, name in enumerate(class_names)}
-    splits = _split(list(parts["background"]), list(parts["evaluation"]))
+    groups = tuple(name.partition("/")[0] for name in class_names)
+    if left_out is None:
+        named = _split(list(parts["background"]), list(parts["evaluation"]))
+        splits = {split: tuple(sorted(index[name] for name in names)) for split, names in named.items()}
+    else:
+        splits = leave_out(groups, left_out, {index[name] for name in parts["evaluation"]})
     return FewShotData(
         name="omniglot",
         images=torch.from_numpy(np.stack([images[key][0] for key in keys])),
         labels=torch.tensor([index[key.name] for key in keys]),
         class_names=class_names,
-        splits={split: tuple(sorted(index[name] for name in names)) for split, names in splits.items()},
+        splits=splits,
+        groups=groups,
     )
 
 
@@ -157,13 +170,13 @@ def _key(match: re.Match[str]) -> _Key:
     return _Key(alphabet, character, file, part)
 
 
-def decode(name: str, content: bytes) -> np.ndarray:
-    """A 105x105 PNG image as 28x28 uint8 with bright ink.
+def decode(name: str, content: bytes, side: int = SIDE) -> np.ndarray:
+    """A 105x105 PNG image as side x side uint8 with bright ink.
 
     Raises:
         ValueError: the file is damaged, too large, or of another size; the message has ``name``.
     """
     image = image_decoding.decode(
-        content, name, "L", reader="omniglot", formats=("PNG",), max_bytes=MAX_BYTES, size=_SOURCE_SIZE
+        content, name, "L", reader="omniglot", formats=("PNG",), max_bytes=MAX_BYTES, size=(_SOURCE_SIDE, _SOURCE_SIDE)
     )
-    return np.asarray(ImageChops.invert(image).resize((SIDE, SIDE), Image.Resampling.BOX))
+    return np.asarray(ImageChops.invert(image).resize((side, side), Image.Resampling.BOX))

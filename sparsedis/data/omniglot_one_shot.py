@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sparsedis import paths
 from sparsedis.data import omniglot, system_files
+from sparsedis.data.omniglot import SIDE
 
 _LABELS = re.compile(r"(?P<root>(?:.*/)?)(?P<run>run\d+)/class_labels\.txt")
 
@@ -30,8 +31,8 @@ class Run(NamedTuple):
 
     Attributes:
         name: "run01"...
-        training: uint8 (k, 1, 28, 28), ink bright; image i is of class i.
-        test: uint8 (q, 1, 28, 28).
+        training: uint8 (k, 1, side, side), ink bright; image i is of class i.
+        test: uint8 (q, 1, side, side).
         labels: int64 (q,), the class of every test image.
     """
 
@@ -41,11 +42,12 @@ class Run(NamedTuple):
     labels: Tensor
 
 
-def load(path: str | Path) -> list[Run]:
+def load(path: str | Path, side: int = SIDE) -> list[Run]:
     """Read the runs, in order. Images are prepared as :func:`sparsedis.data.omniglot.load` does.
 
     Args:
         path: all_runs.zip, or the folder that it holds.
+        side: height and width of the images.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
@@ -62,7 +64,7 @@ def load(path: str | Path) -> list[Run]:
             raise ValueError(f"omniglot runs: expected runNN/class_labels.txt, found none in {str(path)!r}")
         if len({match["run"] for match in found}) < len(found):
             raise ValueError(f"omniglot runs: expected every run once, found one twice in {str(path)!r}")
-        return [_run(match, names, content) for match in found]
+        return [_run(match, names, content, side) for match in found]
 
 
 def _folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
@@ -93,7 +95,7 @@ def _archive(path: Path, stack: ExitStack) -> tuple[list[str], Callable[[str], b
     return archive.namelist(), content
 
 
-def _run(match: re.Match[str], names: list[str], content: Callable[[str], bytes]) -> Run:
+def _run(match: re.Match[str], names: list[str], content: Callable[[str], bytes], side: int) -> Run:
     root, run = match["root"], match["run"]
     raw = content(match[0])
     if len(raw) > omniglot.MAX_BYTES:
@@ -110,8 +112,8 @@ def _run(match: re.Match[str], names: list[str], content: Callable[[str], bytes]
         raise ValueError(f"omniglot runs: expected every image in {match[0]}, found no {unlisted[0]}")
     return Run(
         run,
-        _images(root, classes, content),
-        _images(root, tests, content),
+        _images(root, classes, content, side),
+        _images(root, tests, content, side),
         torch.tensor([classes.index(training) for _, training in pairs]),
     )
 
@@ -123,6 +125,6 @@ def _pair(line: str, run: str, name: str) -> tuple[str, str]:
     return "/".join(parts[0]), "/".join(parts[1])
 
 
-def _images(root: str, names: list[str], content: Callable[[str], bytes]) -> Tensor:
-    decoded = [omniglot.decode(root + name, content(root + name)) for name in names]
+def _images(root: str, names: list[str], content: Callable[[str], bytes], side: int) -> Tensor:
+    decoded = [omniglot.decode(root + name, content(root + name), side) for name in names]
     return torch.from_numpy(np.stack(decoded))[:, None]

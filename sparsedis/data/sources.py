@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from sparsedis import paths
 from sparsedis.data import feature_table, image_folder, omniglot, pictograms, split_pickles
 from sparsedis.data.dataset import FewShotData, splits_from_numbers
 
+_Reader = Callable[[str, int | None, Sequence[str] | None], FewShotData]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -21,17 +23,19 @@ class Source:
     Attributes:
         title: what it is.
         needs: the files expected at PATH; empty where the data comes with the package.
-        read: from a path and a size of images (or None) to the data.
+        read: from a path, a size of images (or None) and the groups left out (or None) to the data.
         counts: numbers of training, validation and test classes, where they are known.
         resizes: whether it takes a size.
+        groups: what its groups of classes are, or may be; empty where it has none.
         sha256: known digests of published files, by file name.
     """
 
     title: str
     needs: str
-    read: Callable[[str, int | None], FewShotData]
+    read: _Reader
     counts: tuple[int, int, int] | None = None
     resizes: bool = False
+    groups: str = ""
     sha256: Mapping[str, str] = field(default_factory=dict)
 
     def usage(self, name: str) -> str:
@@ -39,12 +43,16 @@ class Source:
         return f"{name}:PATH" if self.needs else name
 
 
-def load(spec: str, image_size: int | None = None) -> FewShotData:
+def load(spec: str, image_size: int | None = None, left_out: Sequence[str] | None = None) -> FewShotData:
     """Read the data set that ``NAME`` or ``NAME:PATH`` stands for.
 
     Args:
         spec: a name among :data:`SOURCES`. Without PATH, those that need one are read from $SPARSEDIS_DATA/NAME.
-        image_size: side in pixels to which images of a folder are scaled; default: their own.
+        image_size: side in pixels to which images of a folder, or Omniglot's, are scaled; default: their own (Omniglot:
+            28).
+        left_out: groups of classes (Omniglot: alphabets) that are the test split, while all classes of the others are
+            for training and none for validation. If it is empty, what a data set publishes for tests stays the test
+            split. Default: the data set's own split.
 
     Raises:
         ValueError: an unknown name, a path that is missing or not accepted, or a damaged file.
@@ -54,7 +62,9 @@ def load(spec: str, image_size: int | None = None) -> FewShotData:
     source = SOURCES[name]
     if image_size is not None and not source.resizes:
         raise ValueError(f"image_size: expected none for {name}, whose images have one size, got {image_size}")
-    return source.read(path, image_size)
+    if left_out is not None and not source.groups:
+        raise ValueError(f"left_out: expected none for {name}, whose classes have no groups, got {list(left_out)}")
+    return source.read(path, image_size, left_out)
 
 
 def resolve(spec: str) -> tuple[str, str]:
@@ -93,18 +103,20 @@ def _pictograms() -> FewShotData:
     )
 
 
-def _pickles(name: str) -> Callable[[str, int | None], FewShotData]:
-    return lambda path, size: split_pickles.load(path, name)
+def _pickles(name: str) -> _Reader:
+    return lambda path, size, left_out: split_pickles.load(path, name)
 
 
 SOURCES: dict[str, Source] = {
     "pictograms": Source(
-        "Pictograms: icons of one concept by many designers, 28x28", "", lambda path, size: _pictograms()
+        "Pictograms: icons of one concept by many designers, 28x28", "", lambda path, size, left_out: _pictograms()
     ),
     "omniglot": Source(
-        "Omniglot (Lake et al., Science 2015), 28x28",
+        "Omniglot (Lake et al., Science 2015), 28x28 or another size",
         "images_background*.zip, images_evaluation.zip, or the folders that they hold",
-        lambda path, size: omniglot.load(path),
+        omniglot.load,
+        resizes=True,
+        groups="alphabets",
         sha256={
             "images_background_small1.zip": "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
         },
@@ -141,13 +153,14 @@ SOURCES: dict[str, Source] = {
     "images": Source(
         "Any images by class",
         "a folder with CLASS/*.png or {train,val,test}/CLASS/*.png (or .jpg), no class in two splits",
-        image_folder.load,
+        lambda path, size, left_out: image_folder.load(path, size),
         resizes=True,
     ),
     "features": Source(
         "Any features computed elsewhere",
-        "a .npz or .safetensors file with features, labels and splits",
-        lambda path, size: feature_table.load(path),
+        "a .npz or .safetensors file with features, labels and splits (groups too, if there are any)",
+        lambda path, size, left_out: feature_table.load(path, left_out),
+        groups="those of the table",
     ),
 }
 """Every name that :func:`load` takes."""

@@ -115,25 +115,29 @@ class Evaluate:
             self._episodes(learner, config)
 
     def _episodes(self, learner: Learner, config: TrainConfig) -> None:
-        from sparsedis.data import Episodes, load
-        from sparsedis.metalearn import figures, tables
+        from sparsedis.data import load
+        from sparsedis.data.sources import SOURCES
+        from sparsedis.metalearn import figures, tables, tasks
         from sparsedis.metalearn.evaluate import encode, examine, patterns
         from sparsedis.runs import files
         from sparsedis.runs.tables import console
 
-        spec = self.data or config.data
-        data = load(spec, config.image_size if self.data is None or spec.startswith("images:") else None)
+        if self.data is None:
+            data = tasks.read(config)
+        else:
+            source = SOURCES.get(self.data.partition(":")[0])
+            data = load(self.data, config.image_size if source and source.resizes else None)
         if data.images.shape[1] != learner.shape[0]:
             kind = "images of {} channels" if len(learner.shape) == 3 else "rows of {} features"
             raise ValueError(f"data: expected {kind.format(learner.shape[0])}, got {data.images.shape[1]}")
-        episodes = Episodes(
+        episodes = tasks.episodes(
+            config,
             data,
             self.split,
-            way=config.way if self.way is None else self.way,
             shot=config.shot if self.shot is None else self.shot,
-            query=(config.test_query or config.query) if self.query is None else self.query,
-            seed=config.seed if self.seed is None else self.seed,
+            query=config.later_query if self.query is None else self.query,
             length=self.episodes,
+            **{name: value for name, value in (("way", self.way), ("seed", self.seed)) if value is not None},
         )
         result, details = examine(learner, encode(learner, data, self.split), episodes)
         try:
@@ -158,9 +162,9 @@ class Evaluate:
         for name in ("reliability", "patterns"):
             if getattr(self, name):
                 raise ValueError(f"{name}: expected none for omniglot-one-shot")
-        if learner.shape != (1, 28, 28):
-            raise ValueError(f"omniglot-one-shot: expected a learner of 1x28x28 images, got one of {learner.shape}")
-        result = one_shot(learner, omniglot_one_shot.load(self.data))
+        if len(learner.shape) != 3 or learner.shape[0] != 1 or learner.shape[1] != learner.shape[2]:
+            raise ValueError(f"omniglot-one-shot: expected a learner of square grey images, got one of {learner.shape}")
+        result = one_shot(learner, omniglot_one_shot.load(self.data, learner.shape[1]))
         try:
             if self.json:
                 files.write_json(self.json, asdict(result))
@@ -184,6 +188,10 @@ class Compare:
     """One run each."""
     lambda1_grid: tuple[float, ...] = ()
     """Relative weights of the group Lasso to try; the default is the settings' lambda1."""
+    cross_validate: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Train once per group of classes, such as an alphabet of Omniglot, which is left out and tested on."""
+    preset: Preset = "quick"
+    """Settings to begin with; options change them."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/compare")
     """Folder of the runs, of compare.md and of compare.json."""
     workers: tyro.conf.OmitArgPrefixes[jobs.Workers] = jobs.HERE
@@ -195,8 +203,9 @@ class Compare:
 
         shown = console()
         configs = comparison.variants(self.config, self.heads, self.lambda1_grid)
+        folds = comparison.folds(self.config) if self.cross_validate else ()
         with command_line.repeatable(), written(self.out, lambda: report.write_comparison(self.out), shown):
-            done, failures = comparison.run_all(configs, self.seeds, self.out, self.workers, shown)
+            done, failures = comparison.run_all(configs, self.seeds, self.out, self.workers, shown, folds)
             if entries := [entry for entry, _ in done]:
                 chosen = results.best(entries)
                 common = _common_settings(self.config, self.workers)
@@ -291,22 +300,13 @@ def _common_settings(config: TrainConfig, workers: jobs.Workers) -> dict[str, An
 
 
 def _feature_usage(folder: Path) -> bytes:
-    from sparsedis.data import Episodes, load
-    from sparsedis.metalearn import figures
+    from sparsedis.metalearn import figures, tasks
     from sparsedis.metalearn.evaluate import encode, examine
     from sparsedis.metalearn.learner import load_run
 
     learner, config = load_run(folder)
-    data = load(config.data, config.image_size)
-    episodes = Episodes(
-        data,
-        "test",
-        way=config.way,
-        shot=max(config.test_shots),
-        query=config.test_query or config.query,
-        seed=config.seed,
-        length=config.test_episodes,
-    )
+    data = tasks.read(config)
+    episodes = max(tasks.of_tests(config, data), key=lambda episodes: episodes.shot)
     _, details = examine(learner, encode(learner, data, "test"), episodes)
     classes, fractions = figures.usage(details.active, details.classes)
     return figures.heat_map(fractions, [data.class_names[i] for i in classes.tolist()])

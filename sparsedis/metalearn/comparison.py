@@ -14,9 +14,9 @@ from typing import Any, get_args
 from rich.console import Console
 
 from sparsedis.data.sources import absolute
-from sparsedis.metalearn import results, tables
+from sparsedis.metalearn import results, tables, tasks
 from sparsedis.metalearn.config import HEADS, Head, TrainConfig
-from sparsedis.metalearn.results import Entry, Results, pooled
+from sparsedis.metalearn.results import Entry, Pooled, Results, pooled
 from sparsedis.metalearn.train import train
 from sparsedis.runs import files, jobs
 from sparsedis.runs.config import check_seeds, different
@@ -51,8 +51,17 @@ def run_all(
     out: Path,
     workers: Workers = jobs.HERE,
     console: Console | None = None,
+    folds: Sequence[str] = (),
 ) -> tuple[list[tuple[Entry, list[Path]]], dict[str, str]]:
     """Train what is not trained yet.
+
+    Args:
+        configs: one per variant.
+        seeds: one run of every variant each, or one per fold.
+        out: the folder of the comparison.
+        workers: where the runs are executed.
+        console: where to report; default: standard output.
+        folds: groups of classes to leave out of training and to test on, one after the other.
 
     Returns:
         An entry per variant, with the folders of its runs, but for variants of which a run has failed; and the reasons
@@ -64,20 +73,38 @@ def run_all(
     check_seeds(seeds)
     variants: list[tuple[TrainConfig, list[Job]]] = []
     for config in configs:
-        own = [replace(config, seed=seed, data=absolute(config.data)).settled() for seed in seeds]
-        variants.append((config, [Job(train, one, out / name(one)) for one in own]))
+        same = replace(config, data=absolute(config.data)).settled()
+        own = [
+            (replace(same, seed=seed, left_out=(fold,) if fold else same.left_out), fold)
+            for seed in seeds
+            for fold in folds or ("",)
+        ]
+        variants.append((config, [Job(train, one, out / name(one, fold)) for one, fold in own]))
     failures = jobs.run([job for _, runs in variants for job in runs], workers, console or standard_output())
     done = []
     for config, runs in variants:
         if not any(job.name in failures for job in runs):
             folders = [job.out for job in runs]
-            done.append((_entry(config, tuple(seeds), [results.read(one) for one in folders]), folders))
+            done.append((_entry(config, tuple(seeds), tuple(folds), [results.read(one) for one in folders]), folders))
     return done, failures
 
 
-def name(config: TrainConfig) -> str:
+def folds(config: TrainConfig) -> list[str]:
+    """The groups of the classes that may be trained on, each of which is to be left out once.
+
+    Raises:
+        ValueError: the data set has no groups, or a single one to train on.
+    """
+    data = tasks.read(replace(config, left_out=()))
+    groups = list(dict.fromkeys(data.groups[label] for label in data.splits["train"])) if data.groups else []
+    if len(groups) < 2:
+        raise ValueError(f"cross_validate: expected two groups or more to train on, got {', '.join(groups) or 'none'}")
+    return groups
+
+
+def name(config: TrainConfig, fold: str = "") -> str:
     """Name of the folder of a run in a comparison."""
-    return results.folder_name(config.head, _lambda1(config), config.seed)
+    return results.folder_name(config.head, _lambda1(config), config.seed, fold)
 
 
 def write(out: Path, stem: str, entries: Sequence[Entry], shown: Sequence[Entry], about: Mapping[str, Any]) -> str:
@@ -90,15 +117,21 @@ def write(out: Path, stem: str, entries: Sequence[Entry], shown: Sequence[Entry]
     return text
 
 
-def _entry(config: TrainConfig, seeds: tuple[int, ...], finished: Sequence[Results]) -> Entry:
-    kinds = zip(*(one.tests for one in finished), strict=True)
+def _entry(config: TrainConfig, seeds: tuple[int, ...], folds: tuple[str, ...], finished: Sequence[Results]) -> Entry:
+    validations = [one.validation for one in finished if one.validation is not None]
     return Entry(
         head=config.head,
         lambda1=_lambda1(config),
         seeds=seeds,
-        validation=sum(one.validation for one in finished) / len(finished),
-        tests={f"{tests[0].way}-way {tests[0].shot}-shot": pooled(tests) for tests in kinds},
+        validation=sum(validations) / len(finished) if validations else None,
+        tests=_pooled(finished),
+        folds={fold: _pooled(finished[i :: len(folds)]) for i, fold in enumerate(folds)},
     )
+
+
+def _pooled(finished: Sequence[Results]) -> dict[str, Pooled]:
+    kinds = zip(*(one.tests for one in finished), strict=True)
+    return {f"{tests[0].way}-way {tests[0].shot}-shot": pooled(tests) for tests in kinds}
 
 
 def _lambda1(config: TrainConfig) -> float | None:

@@ -137,7 +137,16 @@ class TrainConfig(RunConfig):
     encoder: Encoder = "conv4"
     """From images to features: 576 of 28x28 images by conv4; identity is for tables of features."""
     image_size: int | None = None
-    """Side to which images of a folder are scaled."""
+    """Side to which images of a folder, or Omniglot's, are scaled."""
+    episodes: Literal["within-alphabet"] | None = None
+    """Take the classes of a task from one group of the data set, such as an alphabet of Omniglot; the default is any
+    classes of the split."""
+    left_out: tuple[str, ...] | None = None
+    """Groups of classes, such as alphabets, to test on; the encoder is trained on all others, and that of the last step
+    is tested. None given: train on all groups but those that are published for tests. The default is the split of the
+    data set, with validation."""
+    align: Literal["ink"] | None = None
+    """Shift and scale every image, ahead of the encoder, so that its bright ink has a common centre and size."""
     augment: Augmentation = "none"
     """Random changes of the training images."""
     micro_batch: int | None = None
@@ -174,6 +183,13 @@ class TrainConfig(RunConfig):
             whole("test_shots", shot, 1)
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(f"micro_batch: expected a divisor of batch, {self.batch}, got {self.micro_batch}")
+        if self.align not in (None, "ink"):
+            raise ValueError(f"align: expected ink or none, got {self.align!r}")
+        if self.episodes not in (None, "within-alphabet"):
+            raise ValueError(f"episodes: expected within-alphabet or none, got {self.episodes!r}")
+        texts = isinstance(self.left_out, tuple) and all(isinstance(group, str) for group in self.left_out)
+        if self.left_out is not None and not texts:
+            raise ValueError(f"left_out: expected names of groups, got {self.left_out!r}")
         self._check_head()
         convex = ("lambda2",) if self.head.endswith(("svm", "ridge")) else ()
         self._check_numbers((*_POSITIVE, *convex, "clip_norm"), zero=False)
@@ -201,6 +217,11 @@ class TrainConfig(RunConfig):
         own = HEADS[self.head]._asdict()
         given = {name: getattr(self, name) for name in own}
         return Hyperparameters(**{name: own[name] if given[name] is None else given[name] for name in own})
+
+    @property
+    def later_query(self) -> int:
+        """Query images per class in validation and tests."""
+        return self.query if self.test_query is None else self.test_query
 
     def settled(self) -> TrainConfig:
         """The same settings with all hyperparameters as numbers; 0 for those that the head does not have."""

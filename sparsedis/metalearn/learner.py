@@ -16,6 +16,7 @@ from sparsedis.data.augmentation import augmentation
 from sparsedis.data.episodes import Episode, scaled
 from sparsedis.metalearn.batch_norm import RunningStatistics
 from sparsedis.metalearn.config import TrainConfig
+from sparsedis.models.aligned import align
 from sparsedis.models.drop_block import DropBlock
 from sparsedis.models.encoders import build
 from sparsedis.nn import GroupLassoLogistic, GroupLassoSVM, HeadOutput, Prototypes, Ridge, SparseHead
@@ -49,6 +50,9 @@ class Learner(nn.Module):
         if config.augment != "none" and len(shape) != 3:
             raise ValueError(f"augment: expected none for inputs of shape {self.shape}, got {config.augment!r}")
         self.augment = augmentation(config.augment, (shape[-2], shape[-1])) if len(shape) == 3 else nn.Identity()
+        if config.align and len(shape) != 3:
+            raise ValueError(f"align: expected none for inputs of shape {self.shape}, got {config.align!r}")
+        self.aligned = config.align is not None
         self.micro_batch, self.seed = config.micro_batch, config.seed
         self.statistics = RunningStatistics(self.encoder)
 
@@ -92,7 +96,7 @@ class Learner(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Features (N, d) of images ``(N, *shape)``, raw or in 0..1, without augmentation."""
-        return self.encoder(scaled(images.to(self.device)))
+        return self._aligned_features(scaled(images.to(self.device)))
 
     def step(self) -> None:
         """Call after every optimiser step: advances the schedules of the encoder."""
@@ -108,8 +112,12 @@ class Learner(nn.Module):
     def _encode(self, images: Tensor, number: int | None) -> Tensor:
         if self.training and number is not None:
             torch.manual_seed(int(SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0]))
-        flat = scaled(images.to(self.device)).flatten(0, 1)
-        return self.encoder(self.augment(flat) if self.training else flat).unflatten(0, images.shape[:2])
+        given = scaled(images.to(self.device))
+        seen = self.augment(given) if self.training else given
+        return self._aligned_features(seen.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+    def _aligned_features(self, images: Tensor) -> Tensor:
+        return self.encoder(align(images) if self.aligned else images)
 
 
 def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner, TrainConfig]:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sparsedis.data import Episodes, load
-from sparsedis.metalearn import optimization
+from sparsedis.metalearn import optimization, tasks
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.distributed import processes
 from sparsedis.metalearn.learner import Learner
@@ -51,16 +50,8 @@ def profile(config: TrainConfig, steps: int = 20) -> Profile:
         ValueError: as :func:`sparsedis.metalearn.train.train`.
     """
     set_threads(config.threads)
-    data = load(config.data, config.image_size)
-    episodes = Episodes(
-        data,
-        "train",
-        way=config.way,
-        shot=config.shot,
-        query=config.query,
-        seed=config.seed,
-        length=config.batch * (steps + _WARM_UP),
-    )
+    data = tasks.read(config)
+    episodes = tasks.of_training(config, data, config.batch * (steps + _WARM_UP))
     device = processes(config).device
     measured = Profile()
 

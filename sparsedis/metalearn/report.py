@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from sparsedis.data import Episodes, FewShotData, load
-from sparsedis.metalearn import figures, tables
+from sparsedis.data import Episodes, FewShotData
+from sparsedis.metalearn import figures, tables, tasks
 from sparsedis.metalearn.config import HEAD_TITLES, PRESETS, TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation
 from sparsedis.metalearn.learner import Learner, load_run
@@ -25,6 +25,9 @@ from sparsedis.runs.tables import duration, percent
 
 COMPARE, SWEEP = "compare", "sweep"
 """Stems of the result files of the two commands."""
+
+NO_TESTS = "No classes are left to test on; sparsedis evaluate tests the learner on other data."
+"""Of a run that trains on all classes."""
 
 _CLASSES, _SUPPORT, _QUERIES = 10, 5, 3  # of an example, at most so many are shown
 _ROWS, _COLUMNS = 60, 800  # of the features used by class
@@ -70,10 +73,9 @@ def write_run(out: Path, data: FewShotData | None = None, encoder: nn.Module | N
     done = max((line["iteration"] for line in lines), default=0)
     command = _command(settings)
     if results is not None:
-        state = (
-            f"The run is finished; its learner of step {results['iteration']} was the best in validation and is tested."
-        )
-        outcome = Section("Result", f"{_WORDS} {_ECE}", [tables.evaluations(tests, "")])
+        chosen = "the last one" if results["validation"] is None else "the best in validation"
+        state = f"The run is finished; the learner of step {results['iteration']}, {chosen}, is tested."
+        outcome = Section("Result", f"{_WORDS} {_ECE}", [tables.evaluations(tests, "") if tests else Note(NO_TESTS)])
     else:
         state = f"The run is not finished: its log ends at step {done} of {steps}."
         outcome = Section("Result", _WORDS, [page.unfinished(out, command)])
@@ -187,8 +189,12 @@ def _evaluation(values: Mapping[str, Any]) -> Evaluation:
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
-    tests = {kind: Pooled(**test) for kind, test in row["tests"].items()}
-    return Entry(row["head"], row["lambda1"], tuple(row["seeds"]), row["validation"], tests)
+    folds = {fold: _tests(tests) for fold, tests in row.get("folds", {}).items()}
+    return Entry(row["head"], row["lambda1"], tuple(row["seeds"]), row["validation"], _tests(row["tests"]), folds)
+
+
+def _tests(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Pooled]:
+    return {kind: Pooled(**test) for kind, test in rows.items()}
 
 
 def _kind(test: Evaluation) -> str:
@@ -238,13 +244,10 @@ def _examples(
 ) -> Sequence[Block]:
     """The first task of a test with every number of shots, of ``shots`` at most, as each learner answers it."""
     config = TrainConfig.from_json(settings)
-    data = data or load(config.data, config.image_size)
-    blocks = []
-    for shot in sorted(config.test_shots)[-shots:]:
-        query = config.query if config.test_query is None else config.test_query
-        episodes = Episodes(data, "test", way=config.way, shot=shot, query=query, seed=config.seed, length=1)
-        blocks += [_episode(title, learner, episodes) for title, learner in learners]
-    return blocks
+    tests = sorted(tasks.of_tests(config, data or tasks.read(config), 1), key=lambda episodes: episodes.shot)
+    if not tests:
+        return [Note(NO_TESTS)]
+    return [_episode(title, learner, episodes) for episodes in tests[-shots:] for title, learner in learners]
 
 
 @torch.no_grad()

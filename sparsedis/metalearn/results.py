@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsedis.metalearn.evaluate import Evaluation
@@ -25,13 +25,13 @@ class Results:
     """The results of a run; the content of results.json.
 
     Attributes:
-        iteration: of the learner with the best validation.
-        validation: accuracy of that validation.
-        tests: one evaluation on the test split per number of shots.
+        iteration: of the learner with the best validation; the last one where no class is for validation.
+        validation: accuracy of that validation, if there was one.
+        tests: one evaluation on the test split per number of shots; none where no class is for tests.
     """
 
     iteration: int
-    validation: float
+    validation: float | None
     tests: tuple[Evaluation, ...]
 
 
@@ -51,32 +51,35 @@ def read(out: str | Path) -> Results:
         raise ValueError(f"results: {path} is damaged: {error}") from error
 
 
-def folder_name(head: str, lambda1: float | None, seed: int) -> str:
-    """Name of the folder of a run in that of a comparison."""
-    return f"{head}-{seed}" if lambda1 is None else f"{head}-{lambda1:g}-{seed}"
+def folder_name(head: str, lambda1: float | None, seed: int, fold: str = "") -> str:
+    """Name of the folder of a run in that of a comparison; ``fold`` is the group left out in cross-validation."""
+    parts = (head, "" if lambda1 is None else f"{lambda1:g}", str(seed), fold)
+    return "-".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Runs that differ in the seed alone.
+    """Runs that differ in the seed alone, and in the group left out in cross-validation.
 
     Attributes:
         head: of the learners.
         lambda1: relative weight of the group Lasso; None for a dense head.
         seeds: one run each.
-        validation: mean accuracy of the best validations.
+        validation: mean accuracy of the best validations, where there were any.
         tests: by "5-way 1-shot" and so on.
+        folds: the same, of the runs in which a group was left out, by the group; empty without cross-validation.
     """
 
     head: str
     lambda1: float | None
     seeds: tuple[int, ...]
-    validation: float
+    validation: float | None
     tests: dict[str, Pooled]
+    folds: dict[str, dict[str, Pooled]] = field(default_factory=dict)
 
     def folder(self, seed: int) -> str:
-        """Name of the folder of a run in that of the comparison."""
-        return folder_name(self.head, self.lambda1, seed)
+        """Name of the folder of a run in that of the comparison, the first one of cross-validation."""
+        return folder_name(self.head, self.lambda1, seed, next(iter(self.folds), ""))
 
     @property
     def label(self) -> str:
@@ -128,9 +131,13 @@ def pooled(evaluations: Sequence[Evaluation]) -> Pooled:
 
 
 def best(entries: Sequence[Entry]) -> list[Entry]:
-    """Of every head the entry with the best validation; the first of equal ones."""
+    """Of every head the entry with the best validation, the first of equal ones; without validation all entries.
+
+    A choice by the tests would make them look better than they are.
+    """
+    if any(entry.validation is None for entry in entries):
+        return list(entries)
     chosen: dict[str, Entry] = {}
-    for entry in entries:
-        if entry.head not in chosen or entry.validation > chosen[entry.head].validation:
-            chosen[entry.head] = entry
-    return list(chosen.values())
+    for entry in sorted(entries, key=lambda entry: -(entry.validation or 0.0)):
+        chosen.setdefault(entry.head, entry)
+    return [entry for entry in entries if chosen[entry.head] is entry]

@@ -18,10 +18,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from sparsedis.data import Episodes, FewShotData, load
+from sparsedis.data import Episodes, FewShotData
 from sparsedis.data.sources import absolute
 from sparsedis.extras import need
-from sparsedis.metalearn import figures, optimization, report, tables
+from sparsedis.metalearn import figures, optimization, report, tables, tasks
 from sparsedis.metalearn.config import HEAD_TITLES, TrainConfig
 from sparsedis.metalearn.distributed import Processes, processes
 from sparsedis.metalearn.evaluate import encode, evaluate, examine, patterns
@@ -50,7 +50,7 @@ def train(
     console: Console | None = None,
     encoder: nn.Module | None = None,
 ) -> Results:
-    """Meta-train a learner, then test the one with the best validation.
+    """Meta-train a learner, then test the one with the best validation; without validation classes, the last one.
 
     The same settings give the same files, byte for byte on the same CPU (but for those of when and where: seconds.json,
     environment.json, report.html), whether or not the run was interrupted and resumed; and the same losses, up to
@@ -76,12 +76,9 @@ def train(
     out = Path(out)
     folder.check(out, config, resume)
     set_threads(config.threads)
-    data = load(config.data, config.image_size)
-    training = _episodes(config, data, "train", config.shot, config.query, config.iterations * config.batch)
-    later = config.query if config.test_query is None else config.test_query
-    shot = config.shot if config.validation_shot is None else config.validation_shot
-    validation = _episodes(config, data, "validation", shot, later, config.validation_episodes)
-    tests = [_episodes(config, data, "test", shot, later, config.test_episodes) for shot in config.test_shots]
+    data = tasks.read(config)
+    training = tasks.of_training(config, data, config.iterations * config.batch)
+    validation, tests = tasks.of_validation(config, data), tasks.of_tests(config, data)
     group = processes(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -109,7 +106,7 @@ class _Run(loop.Loop):
         config: TrainConfig,
         learner: Learner,
         training: Episodes,
-        validation: Episodes,
+        validation: Episodes | None,
         processes: Processes,
         console: Console,
         resume: bool,
@@ -129,21 +126,27 @@ class _Run(loop.Loop):
         self.processes.barrier()
         learner, _ = load_run(self.out, encoder)
         learner.to(self.learner.device)
-        features = encode(learner, tests[0].data, "test", self.processes)
-        examined = [examine(learner, features, episodes, self.processes) for episodes in tests]
+        examined = []
+        if tests:
+            features = encode(learner, tests[0].data, "test", self.processes)
+            examined = [examine(learner, features, episodes, self.processes) for episodes in tests]
         results = Results(
             self.progress.best_iteration,
-            self.progress.best_accuracy,
+            None if self.validation is None else self.progress.best_accuracy,
             tuple(evaluation for evaluation, _ in examined),
         )
         if self.main:
             files.write(self.out / folder.CURVES, figures.curves(self.metrics()))
-            files.write(self.out / PATTERNS, patterns(examined[-1][1], tests[-1].data.class_names))
+            if tests:
+                files.write(self.out / PATTERNS, patterns(examined[-1][1], tests[-1].data.class_names))
             self.clock.save()
             files.write_json(self.out / folder.RESULTS, asdict(results))
-        validation = percent(results.validation)
-        title = f"Test of the learner of iteration {results.iteration} (validation {validation})"
-        self.console.print(tables.evaluations(results.tests, title))
+        if tests:
+            chosen = "the last" if results.validation is None else f"validation {percent(results.validation)}"
+            title = f"Test of the learner of iteration {results.iteration} ({chosen})"
+            self.console.print(tables.evaluations(results.tests, title))
+        else:
+            self.say(report.NO_TESTS)
         self.processes.barrier()
         return results
 
@@ -199,10 +202,18 @@ class _Run(loop.Loop):
                     self._board.add_scalar(f"{split}/{name}", value, self.progress.iteration)
         super().log(split, values)
 
+    @property
+    def validates(self) -> bool:
+        return self.validation is not None
+
     def validate(self, measured: dict[str, float | None], rate: float) -> None:
+        if self.validation is None:
+            accuracy, used = percent(measured["accuracy"]), percent(measured["features_used"])
+            self.report(f"loss {measured['loss']:.3f}, training accuracy {accuracy}, features used {used}", rate)
+            self._keep(None)
+            return
         features = encode(self.learner, self.validation.data, "validation", self.processes)
         result = evaluate(self.learner, features, self.validation, self.processes)
-        progress, config = self.progress, self.config
         self.log(
             "validation",
             {
@@ -217,36 +228,38 @@ class _Run(loop.Loop):
             f"features used {percent(result.features_used)}, certified {percent(result.certified)}",
             rate,
         )
-        if result.accuracy > progress.best_accuracy:
-            progress.best_accuracy = result.accuracy
-            about = {
-                "iteration": progress.iteration,
-                "accuracy": result.accuracy,
-                "config": config.as_json(),
-                "shape": list(self.learner.shape),
-            }
-            self.keep(about)
+        if result.accuracy > self.progress.best_accuracy:
+            self.progress.best_accuracy = result.accuracy
+            self._keep(result.accuracy)
 
-
-def _episodes(config: TrainConfig, data: FewShotData, split: str, shot: int, query: int, length: int) -> Episodes:
-    return Episodes(data, split, way=config.way, shot=shot, query=query, seed=config.seed, length=length)
+    def _keep(self, accuracy: float | None) -> None:
+        """Save the learner as the one that is tested, with its accuracy in validation."""
+        about = {
+            "iteration": self.progress.iteration,
+            "accuracy": accuracy,
+            "config": self.config.as_json(),
+            "shape": list(self.learner.shape),
+        }
+        self.keep(about)
 
 
 def _introduction(run: _Run, data: FewShotData) -> str:
     """What the run will do, in words."""
     config = run.config
     train, validation, test = (classes for classes, _ in data.counts().values())
+    validating = f"a validation every {config.validate_every}, " if validation else ""
+    grouped = ", each within one group of classes" if config.episodes else ""
+    chosen = f"{validation} to choose the best learner by" if validation else "none to choose among learners by"
     kind = "rows of features" if data.images.dim() == 2 else "images of " + "x".join(map(str, data.images.shape[1:]))
     parameters = sum(parameter.numel() for parameter in run.learner.encoder.parameters())
     return "\n".join(
         (
-            f"data: {data.name}, {kind}; {train} classes to train on, {validation} to choose the best learner by, "
-            f"{test} others to test it on",
+            f"data: {data.name}, {kind}; {train} classes to train on, {chosen}, {test} others to test it on",
             f"encoder: {config.encoder}, {parameters:,} parameters",
             f"head: {config.head}, {HEAD_TITLES[config.head]}; fitted to {config.way} classes of {config.shot} images "
             f"in every task, and judged by {config.query} other images of each",
-            f"work: {config.batch} tasks per step, steps {run.progress.iteration} to {config.iterations}, a validation "
-            f"every {config.validate_every}, then tests",
+            f"work: {config.batch} tasks per step{grouped}, steps {run.progress.iteration} to {config.iterations}, "
+            f"{validating}then tests",
             f"results: in {run.out}; Ctrl-C saves what is done, and says how to go on",
         )
     )

@@ -97,12 +97,17 @@ class Loop(ABC):
 
     @abstractmethod
     def validate(self, measured: dict[str, float | None], rate: float) -> None:
-        """Measure the learner, log and report it, and :meth:`keep` it if it is the best so far.
+        """Measure the learner, log and report it, and :meth:`keep` it if it is the one to test so far.
 
         Args:
             measured: what the last step returned.
             rate: steps per second.
         """
+
+    @property
+    def validates(self) -> bool:
+        """Whether every validation leaves a line in metrics.jsonl."""
+        return True
 
     def state(self) -> dict[str, Any]:
         """What else the next step depends on, for JSON: besides learner, optimiser, random state and progress."""
@@ -258,8 +263,10 @@ class Loop(ABC):
         # Lines of steps after the checkpoint are dropped: these steps are run again.
         done = self.progress.iteration
         kept = [line for line in self.metrics() if line["iteration"] <= done]
-        written = zip(folder.SPLITS, (self.config.log_every, self.config.validate_every), strict=True)
-        lost = {(i, split) for split, every in written for i in range(every, done + 1, every)}
+        written = {"train": self.config.log_every} | (
+            {"validation": self.config.validate_every} if self.validates else {}
+        )
+        lost = {(i, split) for split, every in written.items() for i in range(every, done + 1, every)}
         if lost := lost - {(line["iteration"], line["split"]) for line in kept}:
             self.say(f"{folder.METRICS} lacks {len(lost)} of its lines, the first of iteration {min(lost)[0]}")
         files.write(self.out / folder.METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())

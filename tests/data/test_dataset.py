@@ -1,10 +1,12 @@
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from sparsedis.data import SPLITS, FewShotData
-from sparsedis.data.dataset import check_disjoint, repeated, split_by_hash
+from sparsedis.data.dataset import check_disjoint, leave_out, repeated, split_by_hash
 
 
 def test_one_channel_is_added(few_shot_data: FewShotData) -> None:
@@ -68,3 +70,31 @@ def test_images_that_are_in_two_classes() -> None:
         splits={"train": (0, 1), "validation": (), "test": (2,)},
     )
     assert repeated(data) == {"train": 2, "validation": 0, "test": 1}
+
+
+def test_groups_left_out() -> None:
+    groups = ("a", "a", "b", "c", "b", "d")
+    assert leave_out(groups, ["b"], {5}) == {"train": (0, 1, 3), "validation": (), "test": (2, 4)}
+    assert leave_out(groups, ["a", "c"], ()) == {"train": (2, 4, 5), "validation": (), "test": (0, 1, 3)}
+    assert leave_out(groups, [], {5, 3}) == {"train": (0, 1, 2, 4), "validation": (), "test": (3, 5)}
+    # What is published for tests is not trained on, whichever group is left out.
+    assert leave_out(groups, ["d"], {3, 5}) == {"train": (0, 1, 2, 4), "validation": (), "test": (5,)}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        (["e"], "left_out: expected different ones of a, b, got e"),
+        (["a", "a"], "left_out: expected different ones of a, b, got a, a"),
+        (["a", "b"], "left_out: expected groups to train on besides a, b"),
+        (["b"], "left_out: expected groups to train on besides b"),
+    ],
+)
+def test_groups_that_cannot_be_left_out(left_out: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        leave_out(("a", "a", "b"), left_out, {0, 1})
+
+
+def test_a_group_for_every_class(few_shot_data: FewShotData) -> None:
+    with pytest.raises(ValueError, match=r"groups: expected one for each of \d+ classes, got 1"):
+        replace(few_shot_data, groups=("a",))

@@ -117,3 +117,41 @@ def test_errors(few_shot_data: FewShotData, changes: dict[str, object], message:
 def test_index_out_of_range(episodes: Episodes, index: int) -> None:
     with pytest.raises(IndexError, match="from 0 to 8"):
         episodes[index]
+
+
+@pytest.fixture
+def grouped() -> FewShotData:
+    """Groups of 2, 5 and 4 classes, in turn; of 6 images each."""
+    return FewShotData(
+        name="grouped",
+        images=torch.zeros(66, 8, 8, dtype=torch.uint8),
+        labels=torch.arange(11).repeat_interleave(6),
+        class_names=tuple(map(str, range(11))),
+        splits={"train": tuple(range(11)), "validation": (), "test": ()},
+        groups=tuple("cbabcbabcbc"[i] for i in range(11)),
+    )
+
+
+def test_within_a_group(grouped: FewShotData) -> None:
+    episodes = Episodes(grouped, "train", way=4, shot=1, query=2, length=60, within_group=True)
+    assert grouped.groups is not None
+    seen = []
+    for i in range(60):
+        labels = grouped.labels[episodes.indices(i).support].tolist()
+        assert len(set(labels)) == 4
+        groups = {grouped.groups[label] for label in labels}
+        assert len(groups) == 1
+        seen += [(label, *groups) for label in labels]
+    # The group of two classes is too small; the others come about as often, and with all their classes.
+    assert {group for _, group in seen} == {"b", "c"}
+    assert {label for label, _ in seen} == {i for i in range(11) if grouped.groups[i] != "a"}
+    assert 15 <= sum(group == "b" for _, group in seen) / 4 <= 45
+    shorter = Episodes(grouped, "train", way=4, shot=1, query=2, length=3, within_group=True)
+    assert same(shorter.indices(2), episodes.indices(2))
+
+
+def test_groups_that_are_not_there_or_too_small(grouped: FewShotData, few_shot_data: FewShotData) -> None:
+    with pytest.raises(ValueError, match=r"way: 6 classes of one group .* largest group in the train split .* has 5"):
+        Episodes(grouped, "train", way=6, shot=1, query=2, within_group=True)
+    with pytest.raises(ValueError, match="episodes: expected a data set whose classes have groups, got"):
+        Episodes(few_shot_data, "train", way=2, shot=1, query=2, within_group=True)

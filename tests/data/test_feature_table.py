@@ -137,3 +137,20 @@ def test_damaged(tmp_path: Path, name: str, content: bytes) -> None:
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected an existing file"):
         load(f"features:{tmp_path / 'x.npz'}")
+
+
+def test_groups(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.npz", {**GOOD, "groups": torch.tensor([7, 3, 7, 4])})
+    data = load(f"features:{path}")
+    assert data.groups == ("7", "3", "7", "4")
+    assert data.splits["test"] == (1, 3)
+    left = load(f"features:{path}", left_out=["3"])
+    assert left.splits == {"train": (0, 2), "validation": (), "test": (1,)}
+    write(tmp_path / "y.npz", {**GOOD, "groups": torch.tensor([7, 3])})
+    with pytest.raises(ValueError, match=r"expected groups of shape \(4,\), got shape \(2,\) in .*y\.npz"):
+        load(f"features:{tmp_path / 'y.npz'}")
+    write(tmp_path / "z.npz", {**GOOD, "groups": torch.tensor([0.5] * 4)})
+    with pytest.raises(ValueError, match="expected groups of whole numbers"):
+        load(f"features:{tmp_path / 'z.npz'}")
+    with pytest.raises(ValueError, match=r"left_out: expected none, as .*w\.npz has no groups, got \['7'\]"):
+        load(f"features:{write(tmp_path / 'w.npz', GOOD)}", left_out=["7"])

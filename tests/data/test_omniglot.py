@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsedis.data import SPLITS, omniglot
+from sparsedis.data import SPLITS, load, omniglot
 
 MEMBER = "images_background/Alphabet/character01/0001_01.png"
 
@@ -216,3 +216,38 @@ def test_encrypted_member(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(content)
     with pytest.raises(ValueError, match=r"broken member .*0001_01\.png"):
         omniglot.load(tmp_path)
+
+
+def test_alphabets_are_groups_that_can_be_left_out(omniglot_folder: Path) -> None:
+    data = load(f"omniglot:{omniglot_folder}", left_out=["Alphabet1"])
+    assert data.groups == ("Alphabet0",) * 15 + ("Alphabet1",) * 15
+    assert data.splits == {"train": tuple(range(15)), "validation": (), "test": tuple(range(15, 30))}
+    assert load(f"omniglot:{omniglot_folder}", left_out=[]).splits["train"] == tuple(range(30))
+    with pytest.raises(ValueError, match="left_out: expected different ones of Alphabet0, Alphabet1, got Latin"):
+        load(f"omniglot:{omniglot_folder}", left_out=["Latin"])
+    with pytest.raises(ValueError, match="left_out: expected none for pictograms, whose classes have no groups"):
+        load("pictograms", left_out=["Latin"])
+
+
+def test_what_is_published_for_tests_is_not_trained_on(tmp_path: Path) -> None:
+    content = png()
+    members = {f"images_background/A/character{i:02d}/{i:04d}_01.png": content for i in range(4)}
+    members |= {f"images_background/B/character{i:02d}/{i:04d}_01.png": content for i in range(3)}
+    members |= {f"images_evaluation/C/character{i:02d}/{i:04d}_01.png": content for i in range(2)}
+    path = archive(tmp_path / "both.zip", members)
+    for left_out, train, test in (
+        (["A"], (4, 5, 6), (0, 1, 2, 3)),
+        ([], (0, 1, 2, 3, 4, 5, 6), (7, 8)),
+        (["C"], (0, 1, 2, 3, 4, 5, 6), (7, 8)),
+    ):
+        assert omniglot.load(path, left_out=left_out).splits == {"train": train, "validation": (), "test": test}
+
+
+def test_other_sizes(omniglot_folder: Path) -> None:
+    images = load(f"omniglot:{omniglot_folder}", image_size=35).images
+    assert images.shape == (240, 1, 35, 35)
+    # 7x7 patterns, of which every square is 5 by 5 now.
+    assert torch.equal(images, images[:, :, ::5, ::5].repeat_interleave(5, -1).repeat_interleave(5, -2))
+    for size in (0, 106):
+        with pytest.raises(ValueError, match=f"image_size: expected a number from 1 to 105 for omniglot, got {size}"):
+            omniglot.load(omniglot_folder, size)

@@ -135,3 +135,8 @@ def test_bad_files(tmp_path: Path) -> None:
     (folder / "run01" / "class_labels.txt").write_text("run01/test/item02.png run01/training/class01.png\n")
     with pytest.raises(ValueError, match="expected two classes or more, got 1"):
         omniglot_one_shot.load(folder)
+
+
+def test_another_size(tmp_path: Path) -> None:
+    run = omniglot_one_shot.load(write_runs(tmp_path / "all_runs"), 42)[0]
+    assert run.training.shape == run.test.shape == (5, 1, 42, 42)

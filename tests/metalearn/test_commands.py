@@ -67,6 +67,46 @@ def test_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
+def test_one_shot_of_another_size(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The published runs are read at the size of the learner's images."""
+    train(replace(quick, iterations=2, validate_every=2, image_size=35, left_out=()), here / "run")
+    data = write_runs(here / "all_runs")
+    assert cli.main(["evaluate", "run", "--protocol", "omniglot-one-shot", "--data", str(data)]) == 0
+    assert "run03" in capsys.readouterr().out
+    # Other data of the same reader too.
+    assert cli.main(["evaluate", "run", "--data", quick.data, "--episodes", "3"]) == 0
+    assert "omniglot, test split" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_cross_validation(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run per alphabet and seed; the table is over all of them, the JSON file has every alphabet too."""
+    config = replace(quick, iterations=2, validate_every=2, episodes="within-alphabet", left_out=())
+    arguments = ["compare", *options(config), "--heads", "group-lasso-svm", "prototypes", "--seeds", "0", "1"]
+    arguments += ["--lambda1-grid", "0.1", "0.2", "--cross-validate", "--out", "cv"]
+    assert cli.main(arguments) == 0
+    table = capsys.readouterr().out
+    names = {folder.name for folder in (here / "cv").iterdir() if folder.is_dir()}
+    heads = ("group-lasso-svm-0.1", "group-lasso-svm-0.2", "prototypes")
+    assert names == {f"{head}-{seed}-Alphabet{i}" for head in heads for seed in (0, 1) for i in (0, 1)}
+    assert json.loads((here / "cv" / "prototypes-1-Alphabet1" / "config.json").read_text())["left_out"] == ["Alphabet1"]
+    entries = json.loads((here / "cv" / "compare.json").read_text())["entries"]
+    assert [entry["row"] for entry in entries] == [0, 1, 2], "without validation nothing is chosen"
+    for entry in entries:
+        assert entry["validation"] is None
+        for kind, test in entry["tests"].items():
+            folds = [entry["folds"][f"Alphabet{i}"][kind]["accuracy"] for i in (0, 1)]
+            assert test["accuracy"] == pytest.approx(sum(folds) / 2)
+        assert entry["label"] in table if "label" in entry else entry["head"] in table
+    text = (here / "cv" / "report.html").read_text()
+    assert "prototypes-1-Alphabet1" in text
+    assert_self_contained(text)
+    assert "Not available" not in text.replace("no curve", "")
+    assert cli.main([*arguments, "--data", "pictograms"]) == 2
+    assert "left_out: expected none for pictograms" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_what_evaluate_saves(trained: Path, here: Path) -> None:
     files = ["--json", "x.json", "--reliability", "x.png", "--patterns", "x.npz"]
     assert cli.main(["evaluate", str(trained), "--episodes", "30", *files]) == 0

@@ -14,8 +14,7 @@ import torch
 
 from sparsedis import cli
 from sparsedis.data import Episodes, FewShotData, load
-from sparsedis.metalearn import report
-from sparsedis.metalearn import train as module
+from sparsedis.metalearn import report, tasks
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.train import _Run, load_run, train
 from tests import training
@@ -202,12 +201,12 @@ def test_an_interrupted_run(quick: TrainConfig, tmp_path: Path, monkeypatch: pyt
 def test_names_of_classes_are_no_markup(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor do they reach matplotlib as formulas."""
 
-    def named(spec: str, size: int | None) -> FewShotData:
-        data = load(spec, size)
+    def named(config: TrainConfig) -> FewShotData:
+        data = load(config.data)
         names = tuple(f"{EVIL}{i}" if i % 2 else f"$\\frac{{{i}$<b>" for i in range(len(data.class_names)))
         return replace(data, class_names=names)
 
-    monkeypatch.setattr(module, "load", named)
+    monkeypatch.setattr(tasks, "read", named)
     config = replace(quick, iterations=2, validate_every=2, test_episodes=5)
     _, said = run(config, tmp_path / "run")
     assert "not written" not in said

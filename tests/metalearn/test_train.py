@@ -289,3 +289,49 @@ def test_the_lock_is_held_until_the_end(
     monkeypatch.setattr(_Run, "finish", second)
     train(quick, tmp_path / "run")
     assert_equal(tmp_path / "run", whole)
+
+
+@pytest.fixture(scope="module")
+def within(quick: TrainConfig) -> TrainConfig:
+    """Within an alphabet, the other one left out, and drawings: no validation."""
+    return replace(
+        quick, episodes="within-alphabet", left_out=("Alphabet1",), image_size=20, align="ink", augment="drawings"
+    )
+
+
+@pytest.mark.slow
+def test_a_group_left_out(within: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is chosen by validation: the last learner is tested, on all classes of the group."""
+    results, text = run(within, tmp_path / "whole")
+    assert results.iteration == 14
+    assert results.validation is None
+    assert [(test.split, test.shot) for test in results.tests] == [("test", 1), ("test", 2)]
+    assert "15 classes to train on, none to choose among learners by, 15 others to test it on" in text
+    assert "Test of the learner of iteration 14 (the last)" in text
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["split"] for line in lines} == {"train"}
+    learner, config = load_run(tmp_path / "whole")
+    assert config == within.settled()
+    assert learner.shape == (1, 20, 20)
+    report = (tmp_path / "whole" / "report.html").read_text()
+    assert "the learner of step 14, the last one, is tested" in report
+    # Interrupted and resumed, it leaves the same files, and misses no line of a validation.
+    step = _Run.advance
+    monkeypatch.setattr(_Run, "advance", lambda self: os.kill(os.getpid(), signal.SIGINT) or step(self))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(within, tmp_path / "run", resume=(tmp_path / "run").exists())
+    monkeypatch.undo()
+    _, text = run(within, tmp_path / "run", resume=True)
+    assert "lacks" not in text
+    assert_equal(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_all_classes_are_trained_on(within: TrainConfig, tmp_path: Path) -> None:
+    results, text = run(replace(within, left_out=()), tmp_path / "run")
+    assert results.tests == ()
+    assert "no classes are left to test on" in text.lower()
+    assert "No classes are left to test on" in (tmp_path / "run" / "report.html").read_text()
+    assert not (tmp_path / "run" / PATTERNS).exists()
+    assert load_run(tmp_path / "run")[0].shape == (1, 20, 20)

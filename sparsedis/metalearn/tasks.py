@@ -1,0 +1,51 @@
+"""The data set of a run, and the tasks that its settings draw from it."""
+
+from __future__ import annotations
+
+from sparsedis.data import Episodes, FewShotData, load
+from sparsedis.metalearn.config import TrainConfig
+
+
+def read(config: TrainConfig) -> FewShotData:
+    """The data set that the settings name.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`sparsedis.data.load`.
+    """
+    return load(config.data, config.image_size, config.left_out)
+
+
+def of_training(config: TrainConfig, data: FewShotData, length: int) -> Episodes:
+    """Tasks of the training classes."""
+    return episodes(config, data, "train", config.shot, config.query, length)
+
+
+def of_validation(config: TrainConfig, data: FewShotData) -> Episodes | None:
+    """The tasks of a validation; None where no class is for validation."""
+    if not data.splits["validation"]:
+        return None
+    shot = config.shot if config.validation_shot is None else config.validation_shot
+    return episodes(config, data, "validation", shot, config.later_query, config.validation_episodes)
+
+
+def of_tests(config: TrainConfig, data: FewShotData, length: int | None = None) -> list[Episodes]:
+    """The tasks of the tests, for every number of shots; none where no class is for tests.
+
+    Args:
+        config: the settings.
+        data: the data set.
+        length: number of tasks; the default is that of the settings.
+    """
+    if not data.splits["test"]:
+        return []
+    count = config.test_episodes if length is None else length
+    return [episodes(config, data, "test", shot, config.later_query, count) for shot in config.test_shots]
+
+
+def episodes(
+    config: TrainConfig, data: FewShotData, split: str, shot: int, query: int, length: int, **others: int
+) -> Episodes:
+    """Tasks of a split; ``others``, way and seed, take the place of those of the settings."""
+    chosen = {"way": config.way, "seed": config.seed, **others}
+    within = config.episodes == "within-alphabet"
+    return Episodes(data, split, shot=shot, query=query, length=length, within_group=within, **chosen)
