@@ -22,7 +22,7 @@ def augmentation(kind: Augmentation, size: tuple[int, int]) -> nn.Module:
       et al., CVPR 2019).
     - "drawings": rotations by up to 12 degrees, shears by up to 12, scales between 0.8 and 1.2 and shifts by up to a
       tenth of the side, as if drawn again. Before that all images of a task are turned alike by a random multiple of 90
-      degrees: the turned characters are new ones (Santoro et al., ICML 2016).
+      degrees, and mirrored in every second task: these characters are new ones (Santoro et al., ICML 2016, turn them).
 
     Raises:
         ImportError: kornia is not installed.
@@ -53,11 +53,12 @@ class _ByImage(nn.Sequential):
 
 
 class _Turned(nn.Module):
-    """Turns all images of a task alike, by a random multiple of 90 degrees."""
+    """Turns all images of a task alike, by a random multiple of 90 degrees, and mirrors every second task."""
 
     def forward(self, images: Tensor) -> Tensor:
-        quarters = torch.randint(4, (len(images),)).tolist()
-        return torch.stack([task.rot90(k, (-2, -1)) for task, k in zip(images, quarters, strict=True)])
+        kinds = torch.randint(8, (len(images),)).tolist()
+        turned = [task.rot90(kind % 4, (-2, -1)) for task, kind in zip(images, kinds, strict=True)]
+        return torch.stack([task.flip(-1) if kind >= 4 else task for task, kind in zip(turned, kinds, strict=True)])
 
 
 class _Colored(nn.Module):

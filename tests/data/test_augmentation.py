@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from sparsedis.data.augmentation import augmentation
+from sparsedis.data.augmentation import _Turned, augmentation
 
 
 @pytest.mark.parametrize("kind", ["crop-flip", "crop-flip-color"])
@@ -33,23 +33,31 @@ def test_a_crop_moves_the_image_and_a_flip_turns_it() -> None:
     assert len(offsets.unique()) > 2
 
 
-def test_the_drawings_of_a_task_are_turned_alike() -> None:
-    images = torch.zeros(40, 6, 1, 21, 21)
-    images[..., 2:5, 9:12] = 1  # a dot at the top
+def test_every_drawing_is_another_one() -> None:
+    images = torch.zeros(4, 6, 1, 21, 21)
+    images[..., 4:15, 9:12] = 1
     torch.manual_seed(0)
     first = augmentation("drawings", (21, 21))(images)
     torch.manual_seed(0)
     assert torch.equal(augmentation("drawings", (21, 21))(images), first)
-    assert len(first.flatten(2).flatten(0, 1).unique(dim=0)) == 240, "every image is another one"
-    places = torch.arange(21.0) - 10
-    weight = first[:, :, 0].sum((-2, -1))
-    down = (first[:, :, 0].sum(-1) * places).sum(-1) / weight
-    right = (first[:, :, 0].sum(-2) * places).sum(-1) / weight
-    sides = torch.where(down.abs() > right.abs(), 2 * (down > 0), 1 + 2 * (right > 0))
-    assert (sides == sides[:, :1]).all()
-    assert set(sides[:, 0].tolist()) == {0, 1, 2, 3}
+    assert len(first.flatten(2).flatten(0, 1).unique(dim=0)) == 24
+    # As much ink as before, by scales between 0.8 and 1.2, and not far from where it was.
+    assert (0.5 < first.sum((-3, -2, -1)) / 33).all()
+    assert (first.sum((-3, -2, -1)) / 33 < 1.6).all()
     with pytest.raises(ValueError, match="augment: expected square images to turn, got 20x24"):
         augmentation("drawings", (20, 24))
+
+
+def test_the_drawings_of_a_task_are_turned_alike() -> None:
+    image = torch.rand(1, 5, 5)
+    versions = [turned for k in range(4) for turned in (image.rot90(k, (-2, -1)), image.rot90(k, (-2, -1)).flip(-1))]
+    torch.manual_seed(0)
+    turned = _Turned()(image.expand(80, 3, -1, -1, -1))
+    seen = [[i for i, version in enumerate(versions) if torch.equal(one, version)] for one in turned.flatten(0, 1)]
+    assert all(len(one) == 1 for one in seen)
+    kinds = torch.tensor(seen).reshape(80, 3)
+    assert (kinds == kinds[:, :1]).all()
+    assert set(kinds[:, 0].tolist()) == set(range(8))
 
 
 def test_none_is_the_identity() -> None:
