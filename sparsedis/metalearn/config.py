@@ -14,7 +14,7 @@ Encoder = Literal[encoders.Encoder, "custom"]
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["cosine", "metaoptnet"]
 Precision = Literal["no", "bf16", "fp16"]
-Preset = Literal["quick", "metaoptnet"]
+Preset = Literal["quick", "metaoptnet", "omniglot"]
 
 
 class Hyperparameters(NamedTuple):
@@ -259,5 +259,23 @@ PRESETS: dict[str, TrainConfig] = {
         test_episodes=2000,
         log_every=100,
         save_every=1000,
+    ),
+    # Within-alphabet one-shot classification (Lake et al., Science 2015): what was tried is in docs/few_shot.md.
+    "omniglot": TrainConfig(
+        data="omniglot",
+        encoder="r2d2",
+        width=24,
+        way=20,
+        shot=1,
+        query=3,
+        batch=1,
+        iterations=2500,
+        episodes="within-alphabet",
+        left_out=(),
+        align="ink",
+        augment="drawings",
+        validate_every=500,
+        test_shots=(1,),
+        test_query=1,
     ),
 }
