@@ -86,6 +86,9 @@ constexpr double kFinishGap = 1e-3, kFinishAgain = 0.01;
 constexpr double kRounding = 3e-13;
 // Near rounding: a turn that does not improve on this ends the finish well.
 constexpr double kNearRounding = 1e-9;
+// So is what rounding of margins of size 1 may add to the gap, for every sample: more than that beside objectives of
+// 1e-6, as those of separable tasks are at small lambda2. A factor on the sum of the sample weights.
+constexpr double kMarginRounding = 4 * kUnitRoundoff;
 // Turns of the finish at most, and without a better gap before it gives up.
 constexpr int kFinishTurns = 15, kFinishPatience = 3;
 // The same as a last resort, which few tasks in a hundred thousand need; and halvings of a step.
@@ -95,6 +98,9 @@ constexpr int kLastTurns = 60, kLastPatience = 20, kLastHalvings = 12;
 constexpr int kHalvings = 3;
 // What rounding may take of the dual objective in a step, relative to it.
 constexpr double kObjectiveRounding = 1e-14;
+// What the sum of a row of L may be off 1 by. Directions along which the dual is flat can be so long that their
+// rounding shows in it; that of others is left there, as entries of the size of lambda2 would drown in it.
+constexpr double kRowSum = 1e-12;
 // Newton's direction: residual, conjugate gradients, and how many of them a factor of an earlier turn may take.
 constexpr double kDirectionResidual = 1e-4;
 constexpr int kDirectionSteps = 30, kStaleSteps = 4;

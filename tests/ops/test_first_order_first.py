@@ -22,6 +22,7 @@ KINDS = {
     "plain": {},
     "smoothed": {"dual_reg": 0.5},
     "dense": {"lambda1": 0.0},
+    "dense, separable": {"lambda1": 0.0, "lambda2": 1.0, "d": 640, "way": 20, "shots": 4},
     "fewer features than samples": {"d": 20},
     "fewer features, dense": {"d": 20, "lambda1": 0.0},
     "float32": {"dtype": torch.float32},

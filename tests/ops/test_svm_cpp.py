@@ -50,6 +50,25 @@ def assert_same_bits(one, other):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("lambda2", [1.0, 0.01, 1e-4])
+def test_separable_tasks_end_at_rounding(lambda2):
+    """All samples end on the margin: L is one-hot but for entries of the size of lambda2, and the objective as small.
+
+    The entries drown in 1 - L_y, and rounding of the margins is more than 1e-9 of the least objective, 3e-7.
+    """
+    X, y = random_task(5, way=5, shots=5, d=640, batch=8)
+    options = {"n_classes": 5, "lambda2": lambda2, "tol": 1e-7}
+    solution, (grad_X, *_) = solve_and_differentiate(X, y, **options)
+    reference, (expected, *_) = solve_and_differentiate(X, y, backend="torch", **options)
+    for one in (solution, reference):
+        assert one.certified.all()
+        assert one.n_iter.max() <= 12
+        assert (one.relative_gap * one.objective <= 1e-13).all()
+        assert (one.dual.sum(-1) - 1).abs().max() <= 1e-14
+    torch.testing.assert_close(solution.weights, reference.weights, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(grad_X, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+
+
 def everything(solution, grads):
     return [
         solution.weights,

@@ -49,6 +49,10 @@ class Finish {
     choose(team, L, interior);
     Certificate now = evaluate(team, L_);
     progress.record_best(team, L_, size_, now);
+    const double margins = kMarginRounding * team.sum(samples_.n, [&](int i) { return samples_.s[i]; });
+    auto near_rounding = [&](double relative) {
+      return (relative <= kNearRounding || relative * now.objective <= margins) && progress.enough();
+    };
     double best = now.relative();
     int since = 0;
     bool stale = false;
@@ -58,20 +62,20 @@ class Finish {
       if (turn > 0 && release(team)) stale = false;
       if (!direction(team, stale)) return false;
       stale = true;
-      if (!step(team, now, persistence.halvings)) return best <= kNearRounding && progress.enough();
+      if (!step(team, now, persistence.halvings)) return near_rounding(best);
       progress.record_best(team, L_, size_, now);
       const double relative = now.relative();
       if (relative <= progress.target() && relative <= kRounding) return true;
       if (relative < best / 2) {
         since = 0;
-      } else if (best <= kNearRounding && progress.enough()) {
+      } else if (near_rounding(best)) {
         return true;
       } else if (++since >= persistence.patience) {
         return false;
       }
       best = relative < best ? relative : best;
     }
-    return best <= kNearRounding && progress.enough();
+    return near_rounding(best);
   }
 
  private:
@@ -80,6 +84,16 @@ class Finish {
   SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Certificate evaluate(const Team& team, const double* L) {
     const double penalty = primal_.evaluate(team, L);
     return certificate(team, samples_, L, primal_.scores(), penalty);
+  }
+
+  // Row i of `to`, from z (k,), whose free entries lack `missing` of the sum 1.
+  SPARSEDIS_HOST_DEVICE void project(int i, const double* z, double missing, double* to) {
+    const int k = samples_.k;
+    const unsigned char* free = free_ + i * k;
+    project_free_row(k, free, z, missing, to);
+    double left = 1;
+    for (int l = 0; l < k; ++l) left -= to[l];
+    if (left > kRowSum || left < -kRowSum) project_free_row(k, free, to, left, to);
   }
 
   // Chooses the free entries and projects L onto them: of an interior point those that a Newton step of each alone
@@ -91,7 +105,7 @@ class Finish {
     team.each(samples_.n, [&](int i) {
       dual_gradient_row(samples_, L, primal_.scores(), i, g_);
       const double* row = L + i * k;
-      double mean = 0, largest = row[0];
+      double mean = 0, largest = row[0], missing = 0;
       for (int l = 0; l < k; ++l) {
         mean += row[l] * g_[i * k + l];
         largest = row[l] > largest ? row[l] : largest;
@@ -102,9 +116,9 @@ class Finish {
         const bool free = row[l] == largest || (interior ? row[l] * h > above : row[l] > 0 || above < 0);
         free_[i * k + l] = free;
         bounds_[i * k + l] = samples_.s[i] * samples_.rho;
-        trial_[i * k + l] = free ? row[l] : -INFINITY;
+        if (!free) missing += row[l];
       }
-      project_row(k, trial_ + i * k, L_ + i * k);
+      project(i, row, missing, L_ + i * k);
     });
   }
 
@@ -177,8 +191,8 @@ class Finish {
     double length = 1;
     for (int halving = 0; halving < halvings; ++halving, length /= 2) {
       team.each(samples_.n, [&](int i) {
-        for (int e = i * k; e < (i + 1) * k; ++e) trial_[e] = free_[e] ? L_[e] + length * dL_[e] : -INFINITY;
-        project_row(k, trial_ + i * k, trial_ + i * k);
+        for (int e = i * k; e < (i + 1) * k; ++e) trial_[e] = L_[e] + length * dL_[e];
+        project(i, trial_ + i * k, 0, trial_ + i * k);
       });
       const Certificate then = evaluate(team, trial_);
       const double rounding = kObjectiveRounding * then.objective;

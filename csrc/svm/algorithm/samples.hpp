@@ -68,7 +68,7 @@ SPARSEDIS_HOST_DEVICE double simplex_threshold(int k, Entry z) {
   }
 }
 
-// The Euclidean projection of z (k,) onto the simplex, into `to`, which may be z; entries of -infinity become 0.
+// The Euclidean projection of z (k,) onto the simplex, into `to`, which may be z.
 SPARSEDIS_HOST_DEVICE inline void project_row(int k, const double* z, double* to) {
   double top = z[0];
   for (int l = 1; l < k; ++l) top = z[l] > top ? z[l] : top;
@@ -76,6 +76,34 @@ SPARSEDIS_HOST_DEVICE inline void project_row(int k, const double* z, double* to
   for (int l = 0; l < k; ++l) {
     const double above = z[l] - top - tau;
     to[l] = above > 0 ? above : 0;
+  }
+}
+
+// The same onto the simplex of the free entries, of which there is one at least; the others become 0. missing: 1 less
+// the sum of the free ones. The threshold is made of what is missing and of what it cuts off, not of 1 less the sum of
+// what it keeps, in which entries of the size of lambda2 would drown.
+SPARSEDIS_HOST_DEVICE inline void project_free_row(int k, const unsigned char* free, const double* z, double missing,
+                                                   double* to) {
+  double tau = -1e300;
+  for (int count = k + 1;;) {
+    double cut = 0;
+    int kept = 0;
+    for (int l = 0; l < k; ++l) {
+      if (!free[l]) continue;
+      if (z[l] > tau) {
+        ++kept;
+      } else {
+        cut += z[l];
+      }
+    }
+    if (kept >= count || kept == 0) break;
+    count = kept;
+    const double next = -(missing + cut) / kept;
+    tau = next > tau ? next : tau;
+  }
+  for (int l = 0; l < k; ++l) {
+    const double above = z[l] - tau;
+    to[l] = free[l] && above > 0 ? above : 0;
   }
 }
 

@@ -17,10 +17,13 @@ from sparsedis.ops.svm.backend_torch.hessian import (
 )
 from sparsedis.ops.svm.problem import Certificate, Problem, certificate, dual_gradient
 
-# A relative gap that is rounding; and one that may be, where whole steps on the same free entries make it no better.
+# A relative gap that is rounding; and one that may be, where whole steps on the same free entries make it no better. So
+# may be what rounding of margins of size 1 adds to the gap, for every sample: more than that beside objectives of 1e-6.
 _ROUNDING, _ILL_CONDITIONED = 1e-14, 1e-9
+_MARGIN_ROUNDING = 2 * torch.finfo(torch.float64).eps
 # Rise of the dual objective, relative to P(W), that its own rounding can make.
 _NOISE = 4 * torch.finfo(torch.float64).eps
+_TINY = torch.finfo(torch.float64).tiny
 # Turns without a gap half as large after which a task is given back, and turns at most.
 _PATIENCE = 4
 _MOST_TURNS = 30
@@ -67,7 +70,8 @@ def finish(problem: Problem, dual: Tensor, multipliers: Tensor, most_turns: Tens
         best[index[better]], best_gap[index[better]] = L[better], gap[better]
         turns[index] = turn
         since = torch.where(halved, 0, since + 1)
-        at_rounding = same & (step == 1) & ~halved & (best_gap[index] <= _ILL_CONDITIONED)
+        noise = _MARGIN_ROUNDING * problem.weight.sum((1, 2)) / at.objective.clamp_min(_TINY)
+        at_rounding = same & (step == 1) & ~halved & (best_gap[index] <= noise.clamp_min(_ILL_CONDITIONED))
         settled[index] = (best_gap[index] <= _ROUNDING) | at_rounding
 
         gradient = dual_gradient(problem, L, at.scores)
