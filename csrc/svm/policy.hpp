@@ -60,13 +60,10 @@ class Policy {
   SPARSEDIS_HOST_DEVICE double relative_gap() const { return progress_.relative_gap; }
 
   SPARSEDIS_HOST_DEVICE Outcome outcome() const {
-    Status status = progress_.status;
-    if (weights_.certificate.relative() <= options_.tol) {
-      status = Status::certified;
-    } else if (progress_.relative_gap <= options_.tol ||
-               weights_.attainable > options_.tol * weights_.certificate.objective) {
-      status = Status::precision;
-    }
+    const Certificate& at = weights_.certificate;
+    const double attainable = Certificate{weights_.attainable, at.objective}.relative();
+    const Status status =
+        status_as_returned(progress_.status, progress_.relative_gap, at.relative(), attainable, options_.tol);
     return {weights_, status, progress_.n_iter};
   }
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sparsedis import Status, solve_lasso, solve_ridge, solve_svm
+from sparsedis.ops.common.batches import status_as_returned
 from sparsedis.ops.svm import OPERATION
 from tools import hunt_operations
 from tools.hunt_operations import judge, solve
@@ -50,6 +51,33 @@ def test_a_stall_at_rounding_is_one_of_precision(backend):
     assert solve_svm(X, y, **options).status == Status.PRECISION
     X, y, options = one("lasso", 155, 16, backend=backend)
     assert solve_lasso(X, y, **options).status == Status.PRECISION
+
+
+@pytest.mark.parametrize("backend", [pytest.param("cpp", marks=NEEDS_CPP), "torch"])
+def test_iterations_that_run_out_before_rounding_are_not_precision(backend):
+    """Of the same tasks: what a user's small max_iter cuts off is far from the gap that rounding keeps."""
+    X, y, options = one("svm", 1025, 54, backend=backend)
+    assert solve_svm(X, y, **options, max_iter=3).status == Status.MAX_ITER
+    X, y, options = one("lasso", 155, 16, backend=backend)
+    assert solve_lasso(X, y, **options, max_iter=1).status == Status.MAX_ITER
+
+
+def test_the_status_of_tasks_as_returned():
+    ended = [Status.CERTIFIED, Status.MAX_ITER, Status.STALLED]
+    #         own, returned, attainable: what becomes of the three at tol = 1e-5
+    expected = {
+        (1e-9, 1e-9, 0.0): [Status.CERTIFIED] * 3,
+        (1e-4, 1e-6, 0.0): [Status.CERTIFIED] * 3,
+        (1e-9, 1e-4, 0.0): [Status.PRECISION] * 3,
+        (1e-4, 1e-4, 0.0): [Status.PRECISION, Status.MAX_ITER, Status.STALLED],
+        (1e-4, 1e-4, 1e-6): [Status.PRECISION, Status.MAX_ITER, Status.STALLED],
+        (1e-2, 1e-2, 1e-3): [Status.PRECISION, Status.MAX_ITER, Status.PRECISION],
+        (1e-4, 1e-2, 1e-3): [Status.PRECISION] * 3,
+    }
+    for (own, returned, attainable), statuses in expected.items():
+        values = (torch.full((3,), value, dtype=torch.float64) for value in (own, returned, attainable))
+        own, returned, attainable = values
+        assert status_as_returned(torch.tensor(ended), own, returned, 1e-5, attainable).tolist() == statuses
 
 
 @NEEDS_CPP

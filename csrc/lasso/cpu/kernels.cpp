@@ -96,7 +96,7 @@ void descend(const Lassos<F>& problems, const LassoTask<F>& task, double tol, st
     descent.restore();
     best = descent.certify();
   }
-  if (status != Status::certified && descent.attainable() > tol) status = Status::precision;
+  const double own = best.relative_gap, attainable = descent.attainable();
   for (std::size_t j = 0; j < d; ++j) {
     w[j] = F(descent.w()[j]);
     active[j] = w[j] != 0;
@@ -104,13 +104,12 @@ void descend(const Lassos<F>& problems, const LassoTask<F>& task, double tol, st
   for (int i = 0; i < task.n; ++i) dual[task.present[i]] = best.dual_scale * descent.residual()[i];
   if (!std::is_same<F, double>::value) {
     best = descent.certify_rounded(w);
-    if (status == Status::certified && !(best.relative_gap <= tol)) status = Status::precision;
   }
   solutions.gap[index] = best.gap;
   solutions.relative_gap[index] = best.relative_gap;
   solutions.objective[index] = best.objective;
   solutions.n_iter[index] = iteration;
-  solutions.status[index] = std::int64_t(status);
+  solutions.status[index] = std::int64_t(status_as_returned(status, own, best.relative_gap, attainable, tol));
   solutions.margin[index] = descent.margin();
 }
 

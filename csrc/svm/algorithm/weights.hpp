@@ -10,6 +10,13 @@ SPARSEDIS_HOST_DEVICE inline std::size_t weights_size(std::size_t n, std::size_t
   return m * ld + n * m;
 }
 
+template <class F>
+SPARSEDIS_HOST_DEVICE double sum_of_squares(const F* row, int k) {
+  double sum = 0;
+  for (int c = 0; c < k; ++c) sum += double(row[c]) * double(row[c]);
+  return sum;
+}
+
 // What rounding does to the gap of weights W, bounded by Cauchy and Schwarz with the features' curvatures as weights.
 // More than the gap itself where features are far from zero or the objective is tiny.
 struct Rounding {
@@ -24,10 +31,7 @@ SPARSEDIS_HOST_DEVICE Rounding rounding_of(const Team& team, const Samples& samp
   const int k = samples.k, m = samples.m;
   const double square = team.sum(primal.candidates(), [&](int a) {
     if (!primal.active(a)) return 0.0;
-    const F* row = W + std::ptrdiff_t(primal.index(a)) * k;
-    double squares = 0;
-    for (int c = 0; c < k; ++c) squares += double(row[c]) * double(row[c]);
-    return squares / (primal.alpha(a) + primal.beta(a) / m);
+    return sum_of_squares(W + std::ptrdiff_t(primal.index(a)) * k, k) / (primal.alpha(a) + primal.beta(a) / m);
   });
   primal.mean_curvature(team, memory);
   const double lengths = team.sum(samples.n, [&](int i) { return samples.s[i] * std::sqrt(memory[i]); });
@@ -91,9 +95,7 @@ SPARSEDIS_HOST_DEVICE Weights write_weights(const Team& team, const Samples& sam
   });
   const double penalty = team.sum(count, [&](int a) {
     if (!primal.active(a)) return 0.0;
-    const F* row = W + std::ptrdiff_t(primal.index(a)) * k;
-    double squares = 0;
-    for (int c = 0; c < k; ++c) squares += double(row[c]) * double(row[c]);
+    const double squares = sum_of_squares(W + std::ptrdiff_t(primal.index(a)) * k, k);
     return samples.lambda1 * std::sqrt(squares) + samples.lambda2 / 2 * squares;
   });
   const Rounding rounding = rounding_of(team, samples, primal, W, scores);

@@ -26,10 +26,24 @@ def apply_in_slices(
     return tuple(torch.cat(column) for column in zip(*slices, strict=True))
 
 
-def status_of_rounded(status: Tensor, relative_gap: Tensor, tol: float) -> Tensor:
-    """The status (B,) after rounding: PRECISION for a certified task whose rounded weights have a gap above ``tol``."""
-    lost = (status == Status.CERTIFIED) & ~(relative_gap <= tol)
-    return torch.where(lost, int(Status.PRECISION), status)
+def status_as_returned(
+    status: Tensor, own: Tensor, returned: Tensor, tol: float, attainable: Tensor | float = 0.0
+) -> Tensor:
+    """The status (B,) of tasks whose weights, as returned, have the relative gap ``returned``.
+
+    PRECISION is rounding that keeps the gap above ``tol``: of the weights, where the solver's own are certified; or of
+    the arithmetic, where a bound on the gap that it may leave is above ``tol``, and the solver stalled or came as far.
+    One that max_iter cut off before did not get to rounding. The kernels' rule is in csrc/common/status.hpp.
+
+    Args:
+        status, own: how the solver ended, and its own relative gap, (B,).
+        attainable: a relative gap that rounding may keep any solver from going below, (B,).
+    """
+    rounded = (status == Status.CERTIFIED) | (own <= tol)
+    limit = torch.as_tensor(attainable, dtype=own.dtype, device=own.device)
+    rounded |= (limit > tol) & ((status == Status.STALLED) | (own <= limit))
+    status = torch.where(rounded, int(Status.PRECISION), status)
+    return torch.where(returned <= tol, int(Status.CERTIFIED), status)
 
 
 def raise_unless_certified(status: Tensor, relative_gap: Tensor, tol: float) -> None:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from sparsedis.ops.common.backend import Outputs
-from sparsedis.ops.common.batches import status_of_rounded
+from sparsedis.ops.common.batches import status_as_returned
 from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.lasso.problem import Certificate, attainable, certificate, kink_margin
-from sparsedis.solution import Status
 
 
 def outputs(
@@ -27,11 +26,9 @@ def outputs(
     given: torch.dtype,
 ) -> Outputs:
     """The outputs of an operation on features of dtype ``given``, from the solver's w (B, d) and its certificate."""
-    status = torch.where(
-        (status != Status.CERTIFIED) & (attainable(X, y, weight, w) > tol), int(Status.PRECISION), status
-    )
+    own = at.relative_gap
     weights = w.to(returned_dtype(given))
     if weights.dtype != w.dtype:
         at = certificate(X, y, weight, lambda1, lambda2, w, at.gap, weights.to(w.dtype))
-        status = status_of_rounded(status, at.relative_gap, tol)
+    status = status_as_returned(status, own, at.relative_gap, tol, attainable(X, y, weight, w))
     return Outputs(weights, *at, n_iter, status, weights != 0, kink_margin(X, y, weight, lambda1, w))

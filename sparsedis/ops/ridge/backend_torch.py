@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsedis.ops.common.any_device import AnyDevice
 from sparsedis.ops.common.backend import Outputs
-from sparsedis.ops.common.batches import status_of_rounded
+from sparsedis.ops.common.batches import status_as_returned
 from sparsedis.ops.common.least_squares import differentiate, normal_equations, normalised_weights, perturbed
 from sparsedis.ops.common.precision import returned_dtype, working
 from sparsedis.ops.ridge.signature import Differentials, Inputs, Options, Saved
@@ -34,7 +34,8 @@ class TorchBackend(AnyDevice):
         at_zero = ((weight * Y**2).sum((1, 2)) / 2).clamp_min(_TINY)
         # With the residual as dual point: strong convexity, a sum of squares.
         gap = v.square().sum((1, 2)) / (2 * lambda2)
-        status = torch.where(gap / at_zero <= options.tol, int(Status.CERTIFIED), int(Status.STALLED))
+        own = gap / at_zero
+        status = torch.where(own <= options.tol, int(Status.CERTIFIED), int(Status.STALLED))
         weights = w.to(returned_dtype(features.dtype))
         rounded, misfit = w, r
         if weights.dtype != w.dtype:
@@ -43,7 +44,7 @@ class TorchBackend(AnyDevice):
             misfit, moved = Y - X @ rounded, lambda2[:, None, None] * (rounded - w)
             gap = (weight * (misfit - r) ** 2).sum((1, 2)) / 2 + (v - moved).square().sum((1, 2)) / (2 * lambda2)
             gap = gap.nan_to_num(torch.inf, torch.inf)  # weights that overflow
-            status = status_of_rounded(status, gap / at_zero, options.tol)
+            status = status_as_returned(status, own, gap / at_zero, options.tol)
         objective = (weight * misfit**2).sum((1, 2)) / 2 + lambda2 / 2 * rounded.square().sum((1, 2))
         objective = objective.nan_to_num(torch.inf, torch.inf)
         return Outputs(

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from sparsedis.ops.common.backend import Outputs
-from sparsedis.ops.common.batches import status_of_rounded
+from sparsedis.ops.common.batches import status_as_returned
 from sparsedis.ops.svm.problem import Certificate, Problem, certificate_of, complementarity_margin, rounding_of
-from sparsedis.solution import Status
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -41,8 +40,6 @@ def outputs(
     error, attainable = rounding_of(problem, dual, given)
     gap = gap + error
     relative_gap = gap / objective.clamp_min(_TINY)
-    reached = (at.relative_gap <= tol) | (relative_gap <= tol) | (attainable > tol * objective)
-    status = torch.where(reached, int(Status.CERTIFIED), status)
     return Outputs(
         weights=weights,
         dual=dual,
@@ -50,7 +47,7 @@ def outputs(
         relative_gap=relative_gap,
         objective=divisor * objective,
         n_iter=n_iter,
-        status=status_of_rounded(status, relative_gap, tol),
+        status=status_as_returned(status, at.relative_gap, relative_gap, tol, attainable / objective.clamp_min(_TINY)),
         active=at.norms > problem.lambda1[:, None],
         margin=complementarity_margin(problem, dual, at),
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsedis.ops.common.any_device import AnyDevice
 from sparsedis.ops.common.backend import Outputs
-from sparsedis.ops.common.batches import apply_in_slices, status_of_rounded
+from sparsedis.ops.common.batches import apply_in_slices, status_as_returned
 from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.logistic.backend_torch.hessian import least_step
 from sparsedis.ops.logistic.backend_torch.newton import solve
@@ -29,8 +29,8 @@ class TorchBackend(AnyDevice):
             W, at, n_iter, status = solve(problem, options.tol, options.max_iter)
             weights = W.to(returned_dtype(inputs.features.dtype))
             if weights.dtype != W.dtype:
-                at = certificate(problem, W, weights.to(W.dtype))
-                status = status_of_rounded(status, at.relative_gap, options.tol)
+                own, at = at.relative_gap, certificate(problem, W, weights.to(W.dtype))
+                status = status_as_returned(status, own, at.relative_gap, options.tol)
             active = (weights[:, : inputs.features.shape[2]] != 0).any(-1)
             return Outputs(weights, *at, n_iter, status, active, kink_margin(problem, W))
 
