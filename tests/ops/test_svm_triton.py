@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from sparsedis.ops.svm.backend_torch.newton import start_on_the_line
 from sparsedis.ops.svm.backend_triton import TritonBackend, tiles
 from sparsedis.ops.svm.problem import certificate, normalised, simplex_projection
 from tests import compiler, interpreter
+from tests.oracle import duality_gap
 from tests.tasks import random_task
 
 pytest.importorskip("triton")
@@ -392,8 +394,20 @@ def test_the_certificate_is_of_the_weights_as_returned(way, shots, d):
     ours = solve_svm(X, y, backend="triton", **options)
     theirs = solve_svm(X, y, backend="torch", **options)
     assert ours.status.item() == theirs.status.item() == sparsedis.Status.PRECISION
-    assert torch.equal(ours.weights, theirs.weights)
-    torch.testing.assert_close(ours.relative_gap, theirs.relative_gap, rtol=1e-2, atol=0)
+    for solution in (ours, theirs):
+        # Each of its own weights: those of two solvers differ in their last bits, which such features make much of.
+        weights, dual = (value[0].double().numpy() for value in (solution.weights, solution.dual))
+        gap, objective = duality_gap(
+            X[0].double().numpy(),
+            y[0].numpy(),
+            options["lambda1"].item(),
+            options["lambda2"],
+            0.0,
+            weights,
+            dual,
+            np.ones(len(y[0])),
+        )
+        assert solution.relative_gap.item() == pytest.approx(gap / objective, rel=1e-2)
 
 
 @pytest.mark.slow
