@@ -61,9 +61,16 @@ class Train:
     def _next(self) -> list[tuple[str, str]]:
         """What people do after training, with the command."""
         settings = command_line.words(self.config.with_head(PRESETS["quick"].head), PRESETS["quick"])
+        test = ["sparsedis", "evaluate", str(self._folder())]
+        compare = ["sparsedis", "compare", *settings]
+        if self.config.left_out == ():  # nothing of this data may be left to test on
+            return [
+                ("test it on other data", f"{shlex.join(test)} --data NAME:PATH"),
+                ("see how well that is done, group by group", shlex.join([*compare, "--cross-validate"])),
+            ]
         return [
-            ("test it on more tasks", shlex.join(["sparsedis", "evaluate", str(self._folder()), "--episodes", "2000"])),
-            ("train other heads alike, and compare them", shlex.join(["sparsedis", "compare", *settings])),
+            ("test it on more tasks", shlex.join([*test, "--episodes", "2000"])),
+            ("train other heads alike, and compare them", shlex.join(compare)),
         ]
 
     def _resume_command(self) -> str:

@@ -68,9 +68,11 @@ def run_all(
         by the names of the runs that have.
 
     Raises:
-        ValueError: no seed or one twice; and as :func:`sparsedis.runs.jobs.run`.
+        ValueError: no seed or one twice; no class to test on; and as :func:`sparsedis.runs.jobs.run`.
     """
     check_seeds(seeds)
+    if configs[0].left_out == () and not folds and not tasks.read(configs[0]).splits["test"]:
+        raise ValueError("left_out: expected a group to test on, or cross_validate, got none to compare by")
     variants: list[tuple[TrainConfig, list[Job]]] = []
     for config in configs:
         same = replace(config, data=absolute(config.data)).settled()

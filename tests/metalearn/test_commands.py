@@ -350,6 +350,31 @@ def test_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+def test_the_preset_of_omniglot(omniglot_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On all alphabets, for the published runs; with an alphabet left out, and other heads beside."""
+    small = ["--data", f"omniglot:{omniglot_folder}", "--way", "5", "--iterations", "2", "--threads", "1"]
+    assert cli.main(["train", "--preset", "omniglot", *small, "--out", "run"]) == 0
+    config = load_run(here / "run")[1]
+    assert replace(config, data="", way=20, iterations=2500, threads=None) == replace(
+        PRESETS["omniglot"].settled(), data=""
+    )
+    said = capsys.readouterr().out
+    assert "30 classes to train on" in said
+    assert "sparsedis evaluate run --data NAME:PATH" in said
+    assert "--cross-validate" in said
+    data = write_runs(here / "all_runs")
+    assert cli.main(["evaluate", "run", "--protocol", "omniglot-one-shot", "--data", str(data)]) == 0
+    capsys.readouterr()
+    assert cli.main(["compare", "--preset", "omniglot", *small, "--out", "none"]) == 2
+    assert "left_out: expected a group to test on, or cross_validate, got none to compare by" in capsys.readouterr().err
+    assert not (here / "none").exists() or not list((here / "none").iterdir())
+    few = ["--test-episodes", "4", "--heads", "group-lasso-svm", "ridge", "--seeds", "0", "--cross-validate"]
+    assert cli.main(["compare", "--preset", "omniglot", *small, *few, "--out", "cv"]) == 0
+    assert "5-way 1-shot" in capsys.readouterr().out
+    assert len(list((here / "cv").glob("*/results.json"))) == 4
+
+
+@pytest.mark.slow
 def test_an_encoder_of_ones_own(quick: TrainConfig, tmp_path: Path) -> None:
     def made() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.BatchNorm1d(30), nn.ReLU())
