@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sparsedis import cli
+from sparsedis.metalearn import tasks
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.train import train
 from sparsedis.runs import lock
@@ -242,7 +243,7 @@ def test_interrupted_before_there_is_a_run(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules[train.__module__], "load", interrupted)
+    monkeypatch.setattr(tasks, "read", interrupted)
     assert cli.main(["train", *options(quick), "--out", "run"]) == 130
     assert capsys.readouterr().out == ""
     assert not list(here.iterdir())

@@ -86,14 +86,15 @@ class Finish {
     return certificate(team, samples_, L, primal_.scores(), penalty);
   }
 
-  // Row i of `to`, from z (k,), whose free entries lack `missing` of the sum 1.
-  SPARSEDIS_HOST_DEVICE void project(int i, const double* z, double missing, double* to) {
+  // Row i of `to`, from z (k,), whose free entries lack `missing` of the sum 1; again where the sum is off by more than
+  // `off`.
+  SPARSEDIS_HOST_DEVICE void project(int i, const double* z, double missing, double off, double* to) {
     const int k = samples_.k;
     const unsigned char* free = free_ + i * k;
     project_free_row(k, free, z, missing, to);
     double left = 1;
     for (int l = 0; l < k; ++l) left -= to[l];
-    if (left > kRowSum || left < -kRowSum) project_free_row(k, free, to, left, to);
+    if (left > off || left < -off) project_free_row(k, free, to, left, to);
   }
 
   // Chooses the free entries and projects L onto them: of an interior point those that a Newton step of each alone
@@ -118,7 +119,7 @@ class Finish {
         bounds_[i * k + l] = samples_.s[i] * samples_.rho;
         if (!free) missing += row[l];
       }
-      project(i, row, missing, L_ + i * k);
+      project(i, row, missing, 0, L_ + i * k);  // what the point's own sum is off by would stay to the end
     });
   }
 
@@ -192,7 +193,7 @@ class Finish {
     for (int halving = 0; halving < halvings; ++halving, length /= 2) {
       team.each(samples_.n, [&](int i) {
         for (int e = i * k; e < (i + 1) * k; ++e) trial_[e] = L_[e] + length * dL_[e];
-        project(i, trial_ + i * k, 0, trial_ + i * k);
+        project(i, trial_ + i * k, 0, kRowSum, trial_ + i * k);
       });
       const Certificate then = evaluate(team, trial_);
       const double rounding = kObjectiveRounding * then.objective;
