@@ -123,7 +123,7 @@ class Evaluate:
 
     def _episodes(self, learner: Learner, config: TrainConfig) -> None:
         from sparsedis.data import load
-        from sparsedis.data.sources import SOURCES
+        from sparsedis.data.sources import SOURCES, resolve
         from sparsedis.metalearn import figures, tables, tasks
         from sparsedis.metalearn.evaluate import encode, examine, patterns
         from sparsedis.runs import files
@@ -132,8 +132,8 @@ class Evaluate:
         if self.data is None:
             data = tasks.read(config)
         else:
-            source = SOURCES.get(self.data.partition(":")[0])
-            data = load(self.data, config.image_size if source and source.resizes else None)
+            source = SOURCES[resolve(self.data)[0]]
+            data = load(self.data, config.image_size if source.resizes else None)
         if data.images.shape[1] != learner.shape[0]:
             kind = "images of {} channels" if len(learner.shape) == 3 else "rows of {} features"
             raise ValueError(f"data: expected {kind.format(learner.shape[0])}, got {data.images.shape[1]}")
