@@ -57,7 +57,7 @@ def empty_outputs(features: Tensor, per_task: Tensor, weights: tuple[int, ...], 
         n_iter=per_task.new_empty(batch, dtype=torch.int64),
         status=per_task.new_empty(batch, dtype=torch.int64),
         active=features.new_empty(batch, d, dtype=torch.bool),
-        margin=per_task.new_full((batch,), torch.inf),
+        margin=per_task.new_empty(batch),
     )
 
 

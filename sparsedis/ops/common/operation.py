@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -120,7 +121,7 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
         backend = self.backend(name)
         if not backend.checks_values:
             self._check_values(inputs, options)
-        with torch.autocast(inputs.features.device.type, enabled=False):
+        with _without_autocast(inputs.features.device):
             outputs = backend.solve(inputs, options)
         if throw:
             raise_unless_certified(outputs.status, outputs.relative_gap, options.tol)
@@ -134,7 +135,7 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
     def _adjoint(self, *flat: Any) -> tuple[Tensor, ...]:
         inputs, saved, (grad_weights, *rest) = _named(flat, self._inputs, self._saved)
         options, (name,) = _named(rest, self._options)
-        with torch.autocast(inputs.features.device.type, enabled=False):
+        with _without_autocast(inputs.features.device):
             return tuple(self.backend(name).adjoint(inputs, options, saved, grad_weights))
 
     def _adjoint_fake(self, *flat: Any) -> tuple[Tensor, ...]:
@@ -144,7 +145,7 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
 
     def _tangent(self, *flat: Any) -> Tensor:
         inputs, saved, tangents, options, (name,) = self._named_with_tangents(flat)
-        with torch.autocast(inputs.features.device.type, enabled=False):
+        with _without_autocast(inputs.features.device):
             return self.backend(name).tangent(inputs, options, saved, tangents)
 
     def _tangent_fake(self, *flat: Any) -> Tensor:
@@ -201,7 +202,7 @@ def value_per_task(name: str) -> Callable[[Callable[..., Tensor]], CustomOp]:
 
     def wrap(function: Callable[..., Tensor]) -> CustomOp:
         def run(features: Tensor, *others: Any) -> Tensor:
-            with torch.autocast(features.device.type, enabled=False):
+            with _without_autocast(features.device):
                 return function(features, *others)
 
         def fake(features: Tensor, *others: Any) -> Tensor:
@@ -211,6 +212,13 @@ def value_per_task(name: str) -> Callable[[Callable[..., Tensor]], CustomOp]:
         return CustomOp(f"sparsedis::{name}", run, schema=schema, fake=fake)
 
     return wrap
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast off on that type of device; entering its context costs as much as a kernel's launch."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 @cache

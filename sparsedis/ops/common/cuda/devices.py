@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -51,8 +52,12 @@ class Devices:
     def loaded(self, program: Program, device: torch.device) -> bool:
         return (program, _index(device)) in _KERNELS
 
+    def code(self) -> list[Path]:
+        """The files of the kernels that are loaded."""
+        return [kernel.code for kernel in _KERNELS.values()]
+
     def capturing(self, device: torch.device) -> bool:
-        with torch.cuda.device(device):
+        with _current(_index(device)):
             return torch.cuda.is_current_stream_capturing()
 
 
@@ -62,11 +67,13 @@ class _DeviceKernel:
     def __init__(self, code: Path, name: str, index: int) -> None:
         from cuda.bindings import driver
 
+        self.code = code
         self._driver, self._index = driver, index
         self._library = checked(driver.cuLibraryLoadFromFile(str(code).encode(), [], [], 0, [], [], 0))
         self._kernel = checked(driver.cuLibraryGetKernel(self._library, name.encode()))
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         checked(driver.cuKernelSetAttribute(attribute, _limits(index).shared_bytes, self._kernel, _handle(index)))
+        self._function = driver.CUfunction(int(self._kernel))  # the driver takes a kernel for a function
         self._resident: dict[tuple[int, int], int] = {}
 
     def resident_blocks(self, threads: int, shared_bytes: int) -> int:
@@ -81,19 +88,33 @@ class _DeviceKernel:
     def launch(self, arguments: ctypes.Structure, blocks: int, threads: int, shared_bytes: int) -> None:
         addresses = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         with _current(self._index):
-            stream = torch.cuda.current_stream().cuda_stream
-            function = self._driver.CUfunction(int(self._kernel))  # the driver takes a kernel for a function
+            stream = torch._C._cuda_getCurrentRawStream(self._index)
             grid = (blocks, 1, 1, threads, 1, 1)
-            checked(self._driver.cuLaunchKernel(function, *grid, shared_bytes, stream, ctypes.addressof(addresses), 0))
+            launched = self._driver.cuLaunchKernel(
+                self._function, *grid, shared_bytes, stream, ctypes.addressof(addresses), 0
+            )
+            checked(launched)
 
 
 # By program and device.
 _KERNELS: dict[tuple[Program, int], _DeviceKernel] = {}
 
 
-@contextmanager
-def _current(index: int) -> Iterator[None]:
+# Of a thread: the devices whose context it has had current.
+_SEEN = threading.local()
+
+
+def _current(index: int) -> AbstractContextManager[object]:
     """The device made current, with a context also in a thread that has not used it yet."""
+    seen = vars(_SEEN).setdefault("indices", set())
+    if index in seen and torch.cuda.current_device() == index:
+        return nullcontext()
+    seen.add(index)
+    return _made_current(index)
+
+
+@contextmanager
+def _made_current(index: int) -> Iterator[None]:
     from cuda.bindings import driver
 
     with torch.cuda.device(index):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from torch import Tensor
 from sparsedis.ops.common.backend import Outputs, Request, empty_outputs
 from sparsedis.ops.common.cuda.machine import emulated, machine
 from sparsedis.ops.common.cuda.programs import Program
+from sparsedis.ops.common.cuda.protocol import Limits, Machine
 from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.svm.backend_cuda import arguments, memory
 from sparsedis.ops.svm.backend_cuda.memory import Shape
@@ -81,9 +82,10 @@ class CudaBackend:
         return machine().available()
 
     def supports(self, request: Request) -> str | None:
-        if request.device.type != ("cpu" if emulated() else "cuda"):
+        on_cpu = emulated()
+        if request.device.type != ("cpu" if on_cpu else "cuda"):
             return f"it takes CUDA tensors, and under SPARSEDIS_CUDA_EMULATION=1 CPU tensors, got {request.device.type}"
-        if emulated() and not request.named:
+        if on_cpu and not request.named:
             return "emulated on the CPU it is for tests; backend='cuda' asks for it"
         if request.solver != "newton":
             return f"it has the solver 'newton', got {request.solver!r}"
@@ -110,25 +112,19 @@ class CudaBackend:
             program(kernel, _FEATURES[dtype], classes, limit) for limit in THREAD_LIMITS for kernel in _kernels(dtype)
         ]
         for device in machine().devices():
-            _load(programs, device)
+            _load(machine(), programs, device)
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         X = inputs.features
         out = empty_outputs(X, inputs.lambda1, *shapes(inputs, options))
         call = _Call(inputs, options.n_classes)
-        value = out.weights.dtype.itemsize
         kernels = _kernels(X.dtype)[:-1]
+        plans = call.load(kernels, out.weights.dtype.itemsize)
         counters = X.new_zeros(len(kernels), arguments.COUNTERS, dtype=torch.int32)
-        waiting = inputs.lambda1.new_empty(call.batch)
-
-        def given(workspace: arguments.Workspace) -> ctypes.Structure:
-            return arguments.Solve(call.problems, arguments.options(options), arguments.solutions(out), workspace)
-
-        call.load(kernels)
-        for kernel, counted in zip(kernels, counters, strict=True):
-            products = 4 if kernel == "solve_in_float" else 8
-            scratch = memory.solve_scratch(call.shape, products, value)
-            call.launch(_Launch(kernel, given, products, scratch, counted, waiting))
+        waiting = inputs.lambda1.new_empty(len(X))
+        given = arguments.options(options), arguments.solutions(out)
+        for plan, counted in zip(plans, counters, strict=True):
+            call.launch(plan, arguments.Solve, given, counted, waiting)
             if call.machine.capturing(X.device):
                 continue
             _, refused, waits = counted.tolist()
@@ -145,15 +141,10 @@ class CudaBackend:
         out = Differentials(X.new_empty(X.shape, dtype=dtype), *(inputs.lambda1.new_empty(len(X)) for _ in range(3)))
         call = _Call(inputs, options.n_classes)
         held = (saved.dual.contiguous(), saved.active.contiguous(), grad_weights.to(dtype).contiguous())
-        scratch = memory.adjoint_scratch(call.shape, dtype.itemsize)
+        (plan,) = call.load(KERNELS[-1:], dtype.itemsize)
         counters = X.new_zeros(arguments.COUNTERS, dtype=torch.int32)
         addresses = [value.data_ptr() for value in (*held, *out)]
-
-        def given(workspace: arguments.Workspace) -> ctypes.Structure:
-            return arguments.Adjoint(call.problems, *addresses, workspace)
-
-        call.load(KERNELS[-1:])
-        call.launch(_Launch("adjoint", given, dtype.itemsize, scratch, counters, inputs.lambda1))
+        call.launch(plan, arguments.Adjoint, addresses, counters, inputs.lambda1)
         return out._replace(features=out.features.to(X.dtype))
 
     def tangent(self, inputs: Inputs, options: Options, saved: Saved, tangents: Differentials) -> Tensor:
@@ -165,31 +156,47 @@ def _kernels(dtype: torch.dtype) -> tuple[str, ...]:
     return KERNELS[1:] if dtype == torch.float64 else KERNELS
 
 
-def _load(programs: Sequence[Program], device: torch.device) -> None:
+def _load(on: Machine, programs: Sequence[Program], device: torch.device) -> None:
     """Compile or load what is not there yet, all at once.
 
     Raises:
         RuntimeError: a CUDA graph is being captured.
     """
-    missing = [one for one in programs if not machine().loaded(one, device)]
+    missing = [one for one in programs if not on.loaded(one, device)]
     if not missing:
         return
-    if machine().capturing(device):
+    if on.capturing(device):
         raise RuntimeError(
             "the CUDA kernels for this type of features and number of classes are not loaded yet, and cannot be while "
             "a CUDA graph is captured: solve once, with its gradient, before the capture"
         )
     with ThreadPoolExecutor(len(missing)) as pool:
-        list(pool.map(lambda one: machine().kernel(one, device), missing))
+        list(pool.map(lambda one: on.kernel(one, device), missing))
 
 
-class _Launch(NamedTuple):
-    kernel: str
-    arguments: Callable[[arguments.Workspace], ctypes.Structure]
-    products: int  # bytes of a product in the Newton system
+class _Plan(NamedTuple):
+    """How a kernel is launched for tasks of one shape."""
+
+    program: Program
+    threads: int
+    shared_bytes: int  # of a block
     scratch_bytes: int  # of a block
-    counters: Tensor  # (COUNTERS,) int32, 0
-    waiting: Tensor  # (B,) float64, where the kernel uses it
+
+
+def _plan(
+    kernel: str, feature: torch.dtype, shape: Shape, value: int, limits: Limits, alone: bool, any_k: bool
+) -> _Plan:
+    """For a device with these limits. value: bytes of a weight; alone: each block has a multiprocessor for itself;
+    any_k: the kernel is compiled for any number of classes."""
+    threads = threads_for(shape, alone)
+    compiled = program(kernel, _FEATURES[feature], None if any_k else shape.k, thread_limit(threads))
+    if kernel == "adjoint":
+        products, scratch = value, memory.adjoint_scratch(shape, value)
+    else:
+        products = 4 if kernel == "solve_in_float" else 8
+        scratch = memory.solve_scratch(shape, products, value)
+    shared = shared_bytes(shape, products, threads, limits.shared_bytes, alone)
+    return _Plan(compiled, threads, shared, scratch)
 
 
 class _Call:
@@ -198,33 +205,37 @@ class _Call:
     def __init__(self, inputs: Inputs, n_classes: int) -> None:
         self.machine = machine()
         self._features = inputs.features.resolve_neg()
-        others = [value.contiguous() for value in inputs[1:]]
-        self._held = others
-        self.batch, n, d = self._features.shape
-        self.shape = Shape(n, d, n_classes)
-        self._limits = self.machine.limits(self._features.device)
-        self._alone = self.batch <= self._limits.multiprocessors
-        self._threads = threads_for(self.shape, self._alone)
-        self.problems = arguments.problems(self._features, n_classes, *others)
+        self._held = [value.contiguous() for value in inputs[1:]]
+        self._batch, n, d = self._features.shape
+        self._shape = Shape(n, d, n_classes)
+        self._device = self._features.device
+        self._limits = self.machine.limits(self._device)
+        self._problems = arguments.problems(self._features, n_classes, *self._held)
 
-    def load(self, kernels: Sequence[str]) -> None:
-        """Make kernels ready to be launched."""
-        _load([self._program(kernel) for kernel in kernels], self._features.device)
-
-    def launch(self, given: _Launch) -> None:
-        """Launch a kernel for all tasks on the current stream of the features' device."""
-        kernel = self.machine.kernel(self._program(given.kernel), self._features.device)
-        limits, threads = self._limits, self._threads
-        shared = shared_bytes(self.shape, given.products, threads, limits.shared_bytes, self._alone)
-        blocks = limits.multiprocessors * kernel.resident_blocks(threads, shared)
-        blocks = max(1, min(self.batch, blocks, LARGEST_SCRATCH // max(given.scratch_bytes, 1)))
-        scratch = self._features.new_empty(blocks * given.scratch_bytes, dtype=torch.uint8)
-        workspace = arguments.Workspace(
-            shared, scratch.data_ptr(), given.scratch_bytes, given.counters.data_ptr(), given.waiting.data_ptr()
-        )
-        kernel.launch(given.arguments(workspace), blocks, threads, shared)
-
-    def _program(self, kernel: str) -> Program:
+    def load(self, kernels: Sequence[str], value: int) -> list[_Plan]:
+        """Make kernels ready to be launched; value: bytes of a weight."""
+        alone, dtype = self._batch <= self._limits.multiprocessors, self._features.dtype
         # The emulation's compiler need not be asked for every number of classes.
-        classes = None if emulated() else self.shape.k
-        return program(kernel, _FEATURES[self._features.dtype], classes, thread_limit(self._threads))
+        any_k = emulated()
+        plans = [_plan(kernel, dtype, self._shape, value, self._limits, alone, any_k) for kernel in kernels]
+        _load(self.machine, [plan.program for plan in plans], self._device)
+        return plans
+
+    def launch(
+        self,
+        plan: _Plan,
+        kind: type[ctypes.Structure],
+        given: Sequence[object],
+        counters: Tensor,  # (COUNTERS,) int32, 0
+        waiting: Tensor,  # (B,) float64, where the kernel uses it
+    ) -> None:
+        """Launch a kernel for all tasks on the current stream of their device. given: its arguments of that kind, after
+        the problems and before the workspace."""
+        kernel = self.machine.kernel(plan.program, self._device)
+        blocks = self._limits.multiprocessors * kernel.resident_blocks(plan.threads, plan.shared_bytes)
+        blocks = max(1, min(self._batch, blocks, LARGEST_SCRATCH // max(plan.scratch_bytes, 1)))
+        scratch = self._features.new_empty(blocks * plan.scratch_bytes, dtype=torch.uint8)
+        workspace = arguments.Workspace(
+            plan.shared_bytes, scratch.data_ptr(), plan.scratch_bytes, counters.data_ptr(), waiting.data_ptr()
+        )
+        kernel.launch(kind(self._problems, *given, workspace), blocks, plan.threads, plan.shared_bytes)
