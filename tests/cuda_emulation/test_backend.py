@@ -45,6 +45,19 @@ def test_any_amount_of_shared_memory_gives_the_same_bits(way, shots, d, dtype, r
     assert_same_bits(solve_and_differentiate(X, y, relative, lambda2), plenty)
 
 
+def test_samples_without_weight_can_make_the_matrix_small_enough_for_two_slices(monkeypatch):
+    """Which are more than the one slice of all samples."""
+    X, y = random_task(0, way=5, shots=7, d=40, dtype=torch.float32)
+    weight = torch.ones(y.shape)
+    weight[:, :3] = 0  # order 128 of 140
+    monkeypatch.setattr(memory, "shared_bytes", lambda *_: memory.FIXED)
+    given = {"lambda1": 0.5, "lambda2": 10.0, "n_classes": 5}
+    padded = solve_svm(X, y, sample_weight=weight, backend="cuda", **given)
+    alone = solve_svm(X[:, 3:], y[:, 3:], backend="cuda", **given)
+    assert padded.certified.all()
+    torch.testing.assert_close(padded.weights, alone.weights, rtol=0, atol=0)
+
+
 def test_the_number_of_blocks_changes_nothing(monkeypatch):
     X, y = random_task(1, batch=5, dtype=torch.float32)
     many = solve_and_differentiate(X, y)

@@ -13,21 +13,22 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++, whose ThreadSanitizer knows fibers"),
 ]
 
-TEAM, CHOLESKY = "common/cuda/team.hpp", "common/cuda/cholesky.hpp"
+TEAM, CHOLESKY, SYSTEM = "common/cuda/team.hpp", "common/cuda/cholesky.hpp", "svm/cuda/system.hpp"
 FAULTS = {
     "a loop without a barrier": (TEAM, "distribute(count, f);\n    wait();", "distribute(count, f);"),
-    "no barrier after the corner": (CHOLESKY, "factor_corner(0);\n    team.wait();", "factor_corner(0);"),
+    "no barrier after the corner": (
+        CHOLESKY,
+        "factor_corner(0, false);\n    team.wait();",
+        "factor_corner(0, false);",
+    ),
     "one pad for all reductions": (TEAM, "turn_ ^= 1;", "turn_ = 0;"),
     "a barrier in a branch": (
         TEAM,
         "if (thread() == 0) f();\n    wait();",
         "if (thread() == 0) {\n      f();\n      wait();\n    }",
     ),
-    "no barrier of the warp before the corner": (
-        CHOLESKY,
-        "__syncwarp();\n      factor_corner(rest);",
-        "factor_corner(rest);",
-    ),
+    "no barrier after a panel": (CHOLESKY, "invert_corner(first);\n      team.wait();", "invert_corner(first);"),
+    "no barrier after a slice is written": (SYSTEM, "team.wait();\n        held.multiply(", "held.multiply("),
     "no barrier of the warp in the corner": (CHOLESKY, "__syncwarp();\n      eliminate(", "eliminate("),
 }
 

@@ -17,12 +17,14 @@ class Cholesky {
   static constexpr int kBlock = 16;
 
   __device__ static std::size_t padded(int order) { return rounded_up(order, kBlock); }
+  // Of the inverse corners, which a caller lends the memory for.
+  __device__ static std::size_t inverse_size(int order) { return padded(order) * kInverseStride; }
 
-  // For matrices up to that order.
-  __device__ Cholesky(Memory& memory, int largest) {
+  // For matrices up to that order; inverse (inverse_size(largest),), aligned: needed from factor() to the last solve().
+  __device__ Cholesky(Memory& memory, int largest, T* inverse) : inverse_(inverse) {
     matrix_ = memory.take<T>(std::size_t(largest) * (largest + 1) / 2, ~std::size_t(0));
-    inverse_ = memory.take<T>(padded(largest) * kBlock, ~std::size_t(0));
     corner_ = memory.take<T>(kSteps * kStepSize + kBlock * kStep);
+    panel_ = memory.take<T>(kBlock * kInverseStride);
     between_ = memory.take<T>(padded(largest));
     failed_ = memory.take<int>(1);
   }
@@ -36,13 +38,13 @@ class Cholesky {
   SPARSEDIS_ONCE __device__ bool factor(const Team& team) {
     const int order = order_;
     team.once([&] { *failed_ = 0; });
-    if (team.warp() == 0) factor_corner(0);
+    if (team.warp() == 0) factor_corner(0, false);
     team.wait();
 #pragma unroll 1
     for (int first = 0; first < order; first += kBlock) {
       const int rest = first + kBlock;
       if (*failed_) return false;
-      team.distribute(order - rest, [&](int r) { solve_row(row(rest + r) + first); });
+      team.distribute(order - rest, [&](int r) { solve_row(row(rest + r) + first, r); });
       if (team.warp() == team.warps() - 1) invert_corner(first);
       team.wait();
       if (rest < order) update(team, first, rest);
@@ -51,43 +53,50 @@ class Cholesky {
     return true;
   }
 
-  // x (padded(order),), aligned, 0 from `order` on: the right-hand side, then the solution. Every warp solves with the
-  // corner for itself, so that there is one barrier for a block.
+  // x (padded(order),), aligned, 0 from `order` on: the right-hand side, then the solution. Every warp that has rows of
+  // the rest solves with the corner for itself, so that there is one barrier for a block.
   SPARSEDIS_ONCE __device__ void solve(const Team& team, T* x) const {
-    const int order = order_, lane = team.lane(), r = lane % kBlock;
+    const int order = order_, r = team.lane() % kBlock;
     const bool writes = team.thread() < kBlock;
     T *const matrix = matrix_, *const between = between_;
     const T* const inverses = inverse_;
+    auto has_rows = [&](int rows) { return team.warp() == 0 || team.warp() * kWarp < rows; };
     T value[kBlock];
 #pragma unroll 1
     for (int first = 0; first < order; first += kBlock) {
       const int rest = first + kBlock;
-      const T own = product(inverses + std::size_t(first + r) * kBlock, 1, x + first);
-      if (writes) between[first + r] = own;
-      spread(own, value);
-      team.each(order - rest, [&](int e) {
-        const int i = rest + e;
-        const T* at = matrix + std::size_t(i) * (i + 1) / 2 + first;
-        T sum = 0;
+      if (has_rows(order - rest)) {
+        const T own = row_product(inverses + (first + r) * kInverseStride, x + first);
+        if (writes) between[first + r] = own;
+        spread(own, value);
+        team.distribute(order - rest, [&](int e) {
+          const int i = rest + e;
+          const T* at = matrix + std::size_t(i) * (i + 1) / 2 + first;
+          T sum = 0;
 #pragma unroll
-        for (int q = 0; q < kBlock; ++q) sum += at[q] * value[q];
-        x[i] -= sum;
-      });
+          for (int q = 0; q < kBlock; ++q) sum += at[q] * value[q];
+          x[i] -= sum;
+        });
+      }
+      team.wait();
     }
 #pragma unroll 1
     for (int first = (order - 1) / kBlock * kBlock; first >= 0; first -= kBlock) {
-      const T own = product(inverses + std::size_t(first) * kBlock + r, kBlock, between + first);
-      if (writes) x[first + r] = own;
-      spread(own, value);
-      team.each(first, [&](int j) {
-        T sum = 0;
+      if (has_rows(first)) {
+        const T own = column_product(inverses + first * kInverseStride + r, between + first);
+        if (writes) x[first + r] = own;
+        spread(own, value);
+        team.distribute(first, [&](int j) {
+          T sum = 0;
 #pragma unroll
-        for (int q = 0; q < kBlock; ++q) {
-          const int i = first + q < order ? first + q : order - 1;  // beyond, value is 0
-          sum += matrix[std::size_t(i) * (i + 1) / 2 + j] * value[q];
-        }
-        between[j] -= sum;
-      });
+          for (int q = 0; q < kBlock; ++q) {
+            const int i = first + q < order ? first + q : order - 1;  // beyond, value is 0
+            sum += matrix[std::size_t(i) * (i + 1) / 2 + j] * value[q];
+          }
+          between[j] -= sum;
+        });
+      }
+      team.wait();
     }
   }
 
@@ -96,20 +105,37 @@ class Cholesky {
   // A corner is factored a few columns at a time. Of each step corner_ holds the columns, row by row, and the
   // reciprocals of the diagonal.
   static constexpr int kStep = 4, kSteps = kBlock / kStep, kStepSize = kBlock * kStep + kStep;
+  // Rows of inverse corners stand further apart than they are long: lanes read one each, from different banks.
+  static constexpr int kInverseStride = kBlock + 4, kHalf = kBlock / 2;
+  // The smallest normal number: with less, a reciprocal root is infinite.
+  static constexpr T kLeastPivot = sizeof(T) == 8 ? 2.2250738585072014e-308 : 1.17549435e-38f;
 
   // Columns of the block that begins with `first`.
   __device__ int of_block(int first) const { return order_ - first < kBlock ? order_ - first : kBlock; }
 
-  // sum_q a[q stride] x[q] over a block; x aligned.
-  __device__ static T product(const T* a, int stride, const T* x) {
+  // A row of an inverse corner with x, and a column: sums over a block, of which each half of a warp takes a part. x
+  // and the row aligned.
+  __device__ static T row_product(const T* row, const T* x) {
+    const int from = Team::lane() / kBlock * kHalf;
     T sum = 0;
 #pragma unroll
-    for (int q = 0; q < kBlock; q += kStep) {
-      const Four<T> of_x = four(x + q);
+    for (int q = 0; q < kHalf; q += kStep) {
+      const Four<T> a = four(row + from + q), b = four(x + from + q);
 #pragma unroll
-      for (int t = 0; t < kStep; ++t) sum += a[(q + t) * stride] * of_x.of[t];
+      for (int t = 0; t < kStep; ++t) sum += a.of[t] * b.of[t];
     }
-    return sum;
+    return sum + __shfl_xor_sync(kAllLanes, sum, kBlock);
+  }
+  __device__ static T column_product(const T* column, const T* x) {
+    const int from = Team::lane() / kBlock * kHalf;
+    T sum = 0;
+#pragma unroll
+    for (int q = 0; q < kHalf; q += kStep) {
+      const Four<T> b = four(x + from + q);
+#pragma unroll
+      for (int t = 0; t < kStep; ++t) sum += column[(from + q + t) * kInverseStride] * b.of[t];
+    }
+    return sum + __shfl_xor_sync(kAllLanes, sum, kBlock);
   }
 
   // The values of the first kBlock lanes, in all lanes.
@@ -118,8 +144,9 @@ class Cholesky {
     for (int q = 0; q < kBlock; ++q) value[q] = __shfl_sync(kAllLanes, own, q);
   }
 
-  // The factor of the corner, by one warp: lane r has row r, from the step's first column on.
-  SPARSEDIS_ONCE __device__ void factor_corner(int first) {
+  // The factor of the corner, by one warp: lane r has row r, from the step's first column on. updated: less the
+  // products of the panel before, whose first rows panel_ holds.
+  SPARSEDIS_ONCE __device__ void factor_corner(int first, bool updated) {
     const int own = of_block(first), lane = Team::lane(), r = lane % kBlock;
     T* const to = row(first + (r < own ? r : 0)) + first;
     T x[kBlock];
@@ -131,6 +158,7 @@ class Cholesky {
         if (c <= r) x[c] = to[c];
       }
     }
+    if (updated) subtract_products(x, r < own ? r : -1);
     bool fine = true;
     T* columns = corner_;
 #pragma unroll 1
@@ -144,8 +172,8 @@ class Cholesky {
 #pragma unroll
       for (int q = 0; q < kStep; ++q) {
         const T pivot = l[q].of[q];
-        fine = fine && pivot > 0 && pivot - pivot == 0;
-        reciprocal.of[q] = reciprocal_root(pivot > 0 ? pivot : T(1));
+        fine = fine && pivot >= kLeastPivot && pivot - pivot == 0;
+        reciprocal.of[q] = reciprocal_root(pivot >= kLeastPivot ? pivot : T(1));
 #pragma unroll
         for (int p = q + 1; p < kStep; ++p) l[p].of[q] *= reciprocal.of[q];
 #pragma unroll
@@ -170,24 +198,51 @@ class Cholesky {
     if (!fine && lane == 0) *failed_ = 1;
   }
 
+  // Takes the products of panel_'s rows off the entries 0 to r of row r, x; r: of the lane, -1 for none. Each half of a
+  // warp sums up every second column, for the other one too.
+  __device__ void subtract_products(T (&x)[kBlock], int r) const {
+    const int half = Team::lane() / kBlock;
+    const T *const own = panel_ + Team::lane() % kBlock * kInverseStride, *other = panel_ + half * kInverseStride;
+    Four<T> row[kBlock / kStep];
+#pragma unroll
+    for (int q = 0; q < kBlock / kStep; ++q) row[q] = four(own + q * kStep);
+#pragma unroll
+    for (int c = 0; c < kBlock; c += 2, other += 2 * kInverseStride) {
+      T sum = 0;
+#pragma unroll
+      for (int q = 0; q < kBlock / kStep; ++q) {
+        const Four<T> value = four(other + q * kStep);
+#pragma unroll
+        for (int t = 0; t < kStep; ++t) sum += row[q].of[t] * value.of[t];
+      }
+      const T of_other = __shfl_xor_sync(kAllLanes, sum, kBlock);
+      if (c <= r) x[c] -= half == 0 ? sum : of_other;
+      if (c + 1 <= r) x[c + 1] -= half == 0 ? of_other : sum;
+    }
+  }
+
   // The inverse of the corner that corner_ holds, by one warp: lane c has its column c.
   SPARSEDIS_ONCE __device__ void invert_corner(int first) {
     const int own = of_block(first), lane = Team::lane();
     T x[kBlock];
 #pragma unroll
     for (int q = 0; q < kBlock; ++q) x[q] = T(q == lane);
-    T* const inverse = inverse_ + std::size_t(first) * kBlock + lane;
+    T* const inverse = inverse_ + first * kInverseStride + lane;
     solve_with_corner(x, [&](int q, T value) {
-      if (lane < kBlock) inverse[q * kBlock] = q < own ? value : T(0);
+      if (lane < kBlock) inverse[q * kInverseStride] = q < own ? value : T(0);
     });
   }
 
-  // A row's part of the panel below the corner that corner_ holds.
-  __device__ void solve_row(T* at) const {
+  // A row's part of the panel below the corner that corner_ holds; the first ones go into panel_ too.
+  __device__ void solve_row(T* at, int r) const {
     T x[kBlock];
 #pragma unroll
     for (int c = 0; c < kBlock; ++c) x[c] = at[c];
-    solve_with_corner(x, [&](int q, T value) { at[q] = value; });
+    T* const kept = panel_ + r * kInverseStride;
+    solve_with_corner(x, [&](int q, T value) {
+      at[q] = value;
+      if (r < kBlock) kept[q] = value;
+    });
   }
 
   // store(q, value) for the entries of x, solved with the corner that corner_ holds.
@@ -240,11 +295,7 @@ class Cholesky {
     // The tiles of the corner come first.
     const int next = corners * (corners + 1) / 2, tiles = strips * (strips + 1) / 2;
     const bool of_first = team.warp() == 0, alone = team.warps() == 1;
-    if (of_first) {
-      update_tiles(first, rest, team.lane(), kWarp, next);
-      __syncwarp();
-      factor_corner(rest);
-    }
+    if (of_first) factor_corner(rest, true);
     if (!of_first || alone) {
       const int skipped = alone ? 0 : kWarp;
       update_tiles(first, rest, next + team.thread() - skipped, team.threads() - skipped, tiles);
@@ -293,7 +344,7 @@ class Cholesky {
   }
 
   int order_ = 0;
-  T *matrix_, *inverse_, *corner_, *between_;
+  T *matrix_, *inverse_, *corner_, *panel_, *between_;
   int* failed_;
 };
 

@@ -22,9 +22,17 @@ constexpr int kWarp = 32;
 constexpr int kMostThreads = SPARSEDIS_THREADS;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// 1/sqrt(x), to a rounding or two.
+// 1/sqrt(x), to a rounding or two, for normal x.
 __device__ inline double reciprocal_root(double x) { return ::rsqrt(x); }
-__device__ inline float reciprocal_root(float x) { return ::rsqrtf(x); }
+__device__ inline float reciprocal_root(float x) {
+#ifdef SPARSEDIS_EMULATION
+  return ::rsqrtf(x);
+#else
+  float root;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
+  return root;
+#endif
+}
 
 __device__ inline std::size_t rounded_up(std::size_t count, std::size_t to) { return (count + to - 1) / to * to; }
 

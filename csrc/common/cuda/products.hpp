@@ -75,21 +75,17 @@ constexpr bool kTensorCores = true;
 constexpr bool kTensorCores = false;
 #endif
 
-// The columns of Z that are in memory at once: fewer where Z has many rows, so that the matrix fits beside them. From
-// one row to the next the stride keeps the eight rows that lanes read at once in different banks.
-struct Slice {
-  int shift, columns, stride;  // columns = 2^shift: dividing by them is a shift
-  __device__ explicit Slice(int most_rows)
-      : shift(most_rows <= 128 ? 5 : 4), columns(1 << shift), stride(columns + 4) {}
-};
+// The columns of Z that are in memory at once. From one row to the next the stride keeps the eight rows that lanes read
+// at once in different banks.
+constexpr int kSlice = 16, kSliceStride = kSlice + 4;
 
 // Entries of a lane of 16 rows of a slice: as its first factor, `four` has rows l / 4 and l / 4 + 8 of columns l % 4,
 // then of l % 4 + 4. As its second, rows l / 4 with both columns, then rows l / 4 + 8.
-__device__ inline void read_four(int lane, const float* rows, int stride, bool second, float (&four)[4]) {
+__device__ inline void read_four(int lane, const float* rows, bool second, float (&four)[4]) {
 #ifndef SPARSEDIS_EMULATION
   if (__isShared(rows)) {  // one instruction in place of four
     const int row = second ? lane % 8 + lane / 16 * 8 : lane % 16, column = second ? lane / 8 % 2 * 4 : lane / 16 * 4;
-    const auto address = unsigned(__cvta_generic_to_shared(rows + row * stride + column));
+    const auto address = unsigned(__cvta_generic_to_shared(rows + row * kSliceStride + column));
     unsigned bits[4];
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])
@@ -103,44 +99,63 @@ __device__ inline void read_four(int lane, const float* rows, int stride, bool s
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     const int below = second ? e / 2 : e % 2, across = second ? e % 2 : e / 2;
-    four[e] = rows[(lane / 4 + below * 8) * stride + lane % 4 + across * 4];
+    four[e] = rows[(lane / 4 + below * 8) * kSliceStride + lane % 4 + across * 4];
   }
 }
 
-// sum += the products of 16 rows of a slice with 16 others; for Precision::tf32 they are of TF32 already.
+// One strip of 16 rows of a slice, as the first factor of its tiles: read once for several of them.
 template <Precision precision, class T>
-__device__ void multiply_tile(int lane, const T* own, const T* other, Slice slice, T (&sum)[kTileEntries]) {
-  if constexpr (kTensorCores && sizeof(T) == sizeof(float)) {
-    // Tensor cores truncate where they add: over thousands of columns that is a bias. Their sums are short, and added
-    // up outside of them.
-    float part[kTileEntries] = {};
-#pragma unroll 2
-    for (int p = 0; p < slice.columns; p += 8) {
-      float a[4], b[4];
-      read_four(lane, own + p, slice.stride, false, a);
-      read_four(lane, other + p, slice.stride, true, b);
+class Strip {
+ public:
+  __device__ void read(int lane, const T* rows) {
+    if constexpr (kOnTensorCores) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float b_half[2] = {b[half * 2], b[half * 2 + 1]};
-        if constexpr (precision == Precision::split) {
-          tensor_cores::multiply_add_split(part + half * 4, a, b_half);
-        } else {
-          tensor_cores::multiply_add(part + half * 4, a, b_half);
+      for (int step = 0; step < kSteps; ++step) read_four(lane, rows + step * kStep, false, own_[step]);
+    } else {
+      rows_ = rows;
+    }
+  }
+
+  // sum += its products with 16 other rows; for Precision::tf32 all are of TF32 already.
+  __device__ void multiply(int lane, const T* other, T (&sum)[kTileEntries]) const {
+    if constexpr (kOnTensorCores) {
+      // Tensor cores truncate where they add: over thousands of columns that is a bias. Their sums are short, and added
+      // up outside of them.
+      float part[kTileEntries] = {};
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        float b[4];
+        read_four(lane, other + step * kStep, true, b);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float b_half[2] = {b[half * 2], b[half * 2 + 1]};
+          if constexpr (precision == Precision::split) {
+            tensor_cores::multiply_add_split(part + half * 4, own_[step], b_half);
+          } else {
+            tensor_cores::multiply_add(part + half * 4, own_[step], b_half);
+          }
+        }
+      }
+#pragma unroll
+      for (int e = 0; e < kTileEntries; ++e) sum[e] += part[e];
+    } else {
+#pragma unroll 1
+      for (int p = 0; p < kSlice; ++p) {
+#pragma unroll
+        for (int e = 0; e < kTileEntries; ++e) {
+          sum[e] += rows_[tile_row(lane, e) * kSliceStride + p] * other[tile_column(lane, e) * kSliceStride + p];
         }
       }
     }
-#pragma unroll
-    for (int e = 0; e < kTileEntries; ++e) sum[e] += part[e];
-  } else {
-#pragma unroll 1
-    for (int p = 0; p < slice.columns; ++p) {
-#pragma unroll
-      for (int e = 0; e < kTileEntries; ++e) {
-        sum[e] += own[tile_row(lane, e) * slice.stride + p] * other[tile_column(lane, e) * slice.stride + p];
-      }
-    }
   }
-}
+
+ private:
+  static constexpr bool kOnTensorCores = kTensorCores && sizeof(T) == sizeof(float);
+  static constexpr int kStep = 8, kSteps = kSlice / kStep;  // columns of one product of the tensor cores
+
+  float own_[kSteps][4];
+  const T* rows_;
+};
 
 // The tiles of a symmetric matrix's lower triangle, numbered row by row.
 struct SymmetricTiles {
@@ -149,80 +164,116 @@ struct SymmetricTiles {
       : rows(order), strips((order + kTile - 1) / kTile), count(strips * (strips + 1) / 2) {}
 };
 
-// Of the tiles first to last of one matrix: whether one has a strip's rows, as its rows or as its columns.
-struct NeededStrips {
-  Entry first, last;
-  __device__ NeededStrips(int first_tile, int last_tile)
-      : first(lower_entry(first_tile)), last(lower_entry(last_tile)) {}
-  __device__ bool operator()(int strip) const {
-    if (strip >= first.i && strip <= last.i) return true;
-    if (first.i == last.i) return strip >= first.j && strip <= last.j;
-    return last.i - first.i > 1 || strip >= first.j || strip <= last.j;
+// Two symmetric products made together: in a slice the rows of the second stand below the strips of the first, and so
+// do its tiles in their numbering.
+struct TwoProducts {
+  SymmetricTiles one, other;
+  __device__ int strips() const { return one.strips + other.strips; }
+  __device__ int count() const { return one.count + other.count; }
+  // The strips, in the slice, of a tile's rows and of its columns.
+  __device__ Entry tile(int index) const {
+    if (index < one.count) return lower_entry(index);
+    const Entry at = lower_entry(index - one.count);
+    return {one.strips + at.i, one.strips + at.j};
   }
 };
 
-// The tiles that the calling warp holds: of those from `first` on, of two matrices one after the other.
+// Whether the tiles first to last have a strip's rows, as their rows or as their columns.
+class NeededStrips {
+ public:
+  __device__ NeededStrips(const TwoProducts& products, int first, int last)
+      : of_one_(products.one.strips),
+        ones_(first < products.one.count),
+        others_(last >= products.one.count),
+        first_(lower_entry(ones_ ? first : 0)),
+        last_(lower_entry(others_ ? products.one.count - 1 : last)) {}
+  __device__ bool operator()(int strip) const {
+    if (strip >= of_one_) return others_;
+    if (!ones_) return false;
+    if (strip >= first_.i && strip <= last_.i) return true;
+    if (first_.i == last_.i) return strip >= first_.j && strip <= last_.j;
+    return last_.i - first_.i > 1 || strip >= first_.j || strip <= last_.j;
+  }
+
+ private:
+  int of_one_;
+  bool ones_, others_;
+  Entry first_, last_;
+};
+
+// Tiles that the warps of a block hold in registers, the same number each, from `first` on.
 template <class T>
 class HeldTiles {
  public:
-  // 32 registers of a thread, or 24 where it has fewer: with more, they do not fit, or what calls this spills its own.
-  static constexpr int kHeld = (kMostThreads > 256 ? 12 : 16) / int(sizeof(T));
+  // 40 registers of a thread: with more, those that call this do not fit beside them.
+  static constexpr int kHeld = 20 / int(sizeof(T));
 
-  __device__ HeldTiles(const Team& team, int first, const SymmetricTiles& one, const SymmetricTiles& other) {
+  __device__ HeldTiles(const Team& team, const TwoProducts& products, int first) {
+    const int left = products.count() - first, share = (left + team.warps() - 1) / team.warps();
+    const int of_warp = share < kHeld ? share : kHeld, own = first + team.warp() * of_warp;
+    held_ = of_warp * team.warps() < left ? of_warp * team.warps() : left;
 #pragma unroll
     for (int t = 0; t < kHeld; ++t) {
-      const int tile = first + team.warp() + t * team.warps();
-      const bool of_one = tile < one.count;
-      const Entry at = lower_entry(of_one ? tile : tile - one.count);
-      tiles_[t] = of_one || tile < one.count + other.count ? unsigned(of_one) << 31 | at.i << 12 | at.j : kNone;
+      tiles_[t] = kNone;
+      if (t < of_warp && own + t < products.count()) {
+        const Entry at = products.tile(own + t);
+        tiles_[t] = unsigned(at.i) << 16 | unsigned(at.j);
+      }
     }
   }
 
-  // Adds the products of a slice of Z, for the first matrix, and of X, for the second one.
-  __device__ void multiply(const Team& team, const T* z, const T* x, Slice slice, Precision precision) {
+  // By all warps.
+  __device__ int held() const { return held_; }
+
+  // Adds the products of a slice.
+  __device__ void multiply(const Team& team, const T* slice, Precision precision) {
     if (precision == Precision::split) {
-      multiply<Precision::split>(team, z, x, slice);
+      multiply<Precision::split>(team, slice);
     } else {
-      multiply<Precision::tf32>(team, z, x, slice);
+      multiply<Precision::tf32>(team, slice);
     }
   }
 
-  // Into the packed lower triangles of both matrices.
-  __device__ void store(const Team& team, const SymmetricTiles& one, T* to_one, const SymmetricTiles& other,
-                        T* to_other) const {
+  // Into the packed lower triangles of both products.
+  __device__ void store(const Team& team, const TwoProducts& products, T* to_one, T* to_other) const {
 #pragma unroll
     for (int t = 0; t < kHeld; ++t) {
       if (tiles_[t] == kNone) continue;
-      const bool of_one = tiles_[t] >> 31;
-      const int rows = of_one ? one.rows : other.rows;
+      const bool of_one = down(t) < products.one.strips;
+      const int rows = of_one ? products.one.rows : products.other.rows;
+      const int before = of_one ? 0 : products.one.strips;
       T* const to = of_one ? to_one : to_other;
 #pragma unroll
       for (int e = 0; e < kTileEntries; ++e) {
-        const int i = down(t) + tile_row(team.lane(), e), j = across(t) + tile_column(team.lane(), e);
+        const int i = (down(t) - before) * kTile + tile_row(team.lane(), e);
+        const int j = (across(t) - before) * kTile + tile_column(team.lane(), e);
         if (i < rows && j <= i) to[i * (i + 1) / 2 + j] = sum_[t][e];
       }
     }
   }
 
  private:
-  // The first row and column of a tile.
-  __device__ int down(int t) const { return int(tiles_[t] >> 12 & 0xfff) * kTile; }
-  __device__ int across(int t) const { return int(tiles_[t] & 0xfff) * kTile; }
+  // The strips of a tile's rows and columns.
+  __device__ int down(int t) const { return int(tiles_[t] >> 16); }
+  __device__ int across(int t) const { return int(tiles_[t] & 0xffff); }
+  __device__ static const T* strip(const T* slice, int number) { return slice + number * kTile * kSliceStride; }
 
   template <Precision precision>
-  __device__ void multiply(const Team& team, const T* z, const T* x, Slice slice) {
+  __device__ void multiply(const Team& team, const T* slice) {
+    Strip<precision, T> own;
+    int read = -1;
 #pragma unroll
     for (int t = 0; t < kHeld; ++t) {
       if (tiles_[t] == kNone) continue;
-      const T* from = tiles_[t] >> 31 ? z : x;
-      multiply_tile<precision>(team.lane(), from + down(t) * slice.stride, from + across(t) * slice.stride, slice,
-                               sum_[t]);
+      if (down(t) != read) own.read(team.lane(), strip(slice, read = down(t)));
+      own.multiply(team.lane(), strip(slice, across(t)), sum_[t]);
     }
   }
 
   static constexpr unsigned kNone = ~0u;
   T sum_[kHeld][kTileEntries] = {};
-  unsigned tiles_[kHeld];  // whether of the first matrix, strip of its rows, strip of its columns
+  unsigned tiles_[kHeld];  // down and across
+  int held_;
 };
 
 }  // namespace sparsedis::cuda

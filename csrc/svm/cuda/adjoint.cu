@@ -36,7 +36,7 @@ __device__ inline void adjoint_task(const AdjointArguments& given, std::int64_t 
   using PrimalMap = SparsePrimalMap<Feature, Value>;
   using Adjoint = sparsedis::Adjoint<Team, PrimalMap, SystemFor<PrimalMap>>;
   PrimalMap primal(memory, samples, features, 0);
-  SystemFor<PrimalMap> system(memory, samples);
+  SystemFor<PrimalMap> system(memory, samples, d);
   double* values = memory.take<double>(Adjoint::size(n, k, primal.ld()));
   unsigned char* free = memory.take<unsigned char>(Adjoint::flags(n, k));
   Adjoint adjoint(team, samples, primal, system, values, free);

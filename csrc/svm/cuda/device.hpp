@@ -19,6 +19,41 @@ struct Scan {
   double longest;  // the largest ||x_j||, in screening units
 };
 
+// The norms (d,) of X^T diag(s)(Y - 1/k), for rows (n, m) of that matrix; returns the largest ||x_j||^2. All in units
+// of lambda1.
+template <int kColumns>
+__device__ double norms_of(const Team& team, const Samples& samples, const Features<Feature>& features,
+                           const Value* rows, Value* norm) {
+  const int d = features.features();
+  const Value unit = Value(screening_unit(samples));
+  return -team.least((d + kColumns - 1) / kColumns, [&](int group) {
+    const int j = group * kColumns;
+    Columns<Value, kColumns> squares = {}, last = {}, length = {};
+    multiply_columns<kColumns>(
+        samples.n, samples.m, rows, [&](int i) { return features.template columns<kColumns>(i, j); },
+        [&](int, const Columns<Value, kColumns>& sum) {
+#pragma unroll
+          for (int q = 0; q < kColumns; ++q) {
+            squares.of[q] += sum.of[q] * sum.of[q];
+            last.of[q] += sum.of[q];
+          }
+        });
+#pragma unroll 4
+    for (int i = 0; i < samples.n; ++i) {
+      const auto value = features.template columns<kColumns>(i, j);
+#pragma unroll
+      for (int q = 0; q < kColumns; ++q) length.of[q] += (value.of[q] * unit) * (value.of[q] * unit);
+    }
+    Value longest = 0;
+#pragma unroll
+    for (int q = 0; q < kColumns; ++q) {
+      norm[j + q] = std::sqrt(squares.of[q] + last.of[q] * last.of[q]);
+      longest = length.of[q] > longest ? length.of[q] : longest;
+    }
+    return -double(longest);
+  });
+}
+
 SPARSEDIS_ONCE __device__ inline Scan scan(const Team& team, Memory& memory, const Samples& samples,
                                            const Features<Feature>& features) {
   const Memory::Scope scope(memory);
@@ -30,21 +65,8 @@ SPARSEDIS_ONCE __device__ inline Scan scan(const Team& team, Memory& memory, con
     const int i = e / m;
     rows[e] = Value(unit * samples.s[i] * ((samples.is_label(i, e % m) ? 1 : 0) - 1.0 / samples.k));
   });
-  const double longest = -team.least(d, [&](int j) {
-    Value squares = 0, last = 0, length = 0;
-    for (int i = 0; i < samples.n; ++i) {
-      const Value scaled = features(i, j) * Value(unit);
-      length += scaled * scaled;
-    }
-    multiply_column(
-        samples.n, m, rows, [&](int i) { return features(i, j); },
-        [&](int, Value value) {
-          squares += value * value;
-          last += value;
-        });
-    norm[j] = std::sqrt(squares + last * last);
-    return -double(length);
-  });
+  const double longest = features.by_fours() ? norms_of<kMostColumns<Value>>(team, samples, features, rows, norm)
+                                             : norms_of<1>(team, samples, features, rows, norm);
   return {minimise_on_screened_segment(team, samples, d, norm), std::sqrt(longest)};
 }
 
@@ -94,7 +116,7 @@ class Device {
   __device__ GramPrimalMap<cuda::Feature> gram_primal_map() const { return {memory_, team_, samples_, features_}; }
   template <class PrimalMap>
   __device__ System<PrimalMap> system() const {
-    return {memory_, samples_};
+    return {memory_, samples_, features()};
   }
   template <class PrimalMap>
   __device__ Weights write(PrimalMap& primal, const double* L) const {

@@ -28,20 +28,41 @@ __device__ void each_group_of_classes(int m, F f) {
   for (int first = 0; first < m; first += kClasses) f(first, m - first < kClasses ? m - first : kClasses);
 }
 
-// to(c, sum_i x(i) rows[i m + c]) for all classes c < m; rows (n, m), aligned. The sums are in V.
-template <class V, class X, class To>
-__device__ void multiply_column(int n, int m, const V* rows, X x, To to) {
-  constexpr int kTogether = 8;  // loads under way at once
+// How many columns a thread takes at once, if by_fours(): sums in double of four take too many registers.
+template <class V>
+constexpr int kMostColumns = sizeof(V) == sizeof(double) ? 1 : 4;
+
+// A thread's neighbouring columns.
+template <class T, int kColumns>
+struct Columns {
+  T of[kColumns];
+};
+
+// to(c, sums) with the sums over i of x(i) rows[i m + c], for all classes c < m and each of the columns of x(i); rows
+// (n, m), aligned. The sums are in V. Loads of the next samples are under way while those of the last are computed
+// with.
+template <int kColumns, class V, class X, class To>
+__device__ void multiply_columns(int n, int m, const V* rows, X x, To to) {
+  constexpr int kTogether = kColumns == 1 ? 8 : 4;
+  using Values = decltype(x(0));
   each_group_of_classes(m, [&](int first, int count) {
-    V sum[kClasses] = {};
+    Columns<V, kColumns> sum[kClasses] = {};
+    Values next[kTogether];
+    auto load = [&](int from) {
+#pragma unroll
+      for (int q = 0; q < kTogether; ++q) next[q] = x(from + q < n ? from + q : n - 1);
+    };
+    load(0);
 #pragma unroll 1
     for (int from = 0; from < n; from += kTogether) {
-      V value[kTogether];
+      Values value[kTogether];
 #pragma unroll
-      for (int q = 0; q < kTogether; ++q) value[q] = V(x(from + q < n ? from + q : n - 1));
+      for (int q = 0; q < kTogether; ++q) value[q] = next[q];
+      load(from + kTogether);
 #pragma unroll
       for (int q = 0; q < kTogether; ++q) {
-        const V* row = rows + (from + q < n ? from + q : n - 1) * m + first;
+        if (from + q >= n) break;
+        const V* row = rows + (from + q) * m + first;
         Four<V> of_class = {};
         if (m % kClasses == 0) {
           of_class = four(row);
@@ -53,7 +74,10 @@ __device__ void multiply_column(int n, int m, const V* rows, X x, To to) {
         }
 #pragma unroll
         for (int c = 0; c < kClasses; ++c) {
-          if (c < count) sum[c] += (from + q < n ? value[q] : V(0)) * of_class.of[c];
+#pragma unroll
+          for (int j = 0; j < kColumns; ++j) {
+            if (c < count) sum[c].of[j] += V(value[q].of[j]) * of_class.of[c];
+          }
         }
       }
     }
@@ -107,6 +131,22 @@ class Features {
   __device__ int features() const { return d_; }
   __device__ Value operator()(int i, int j) const { return Value(X_[sample_[i] * stride_n_ + j * stride_d_]); }
 
+  // Features j and on of sample i: one, or where by_fours() four that are read at once.
+  template <int kColumns>
+  __device__ Columns<Value, kColumns> columns(int i, int j) const {
+    if constexpr (kColumns == 1) {
+      return {{(*this)(i, j)}};
+    } else {
+      static_assert(kColumns == 4, "one, or four");
+      const Quad quad = *reinterpret_cast<const Quad*>(X_ + sample_[i] * stride_n_ + j);
+      return {{Value(quad.of[0]), Value(quad.of[1]), Value(quad.of[2]), Value(quad.of[3])}};
+    }
+  }
+  __device__ bool by_fours() const {
+    return stride_d_ == 1 && stride_n_ % 4 == 0 && d_ % 4 == 0 &&
+           reinterpret_cast<std::size_t>(X_) % alignof(Quad) == 0;
+  }
+
   // The Gram matrix X X^T, (n, n).
   __device__ void gram(const Team& team, double* K) const {
     team.each_by_warp(n_ * (n_ + 1) / 2, [&](int e, int lane) {
@@ -120,6 +160,10 @@ class Features {
   }
 
  private:
+  struct alignas(4 * sizeof(F) < 16 ? 4 * sizeof(F) : 16) Quad {
+    F of[4];
+  };
+
   const F* X_;
   const int* sample_;
   int n_, d_;

@@ -21,13 +21,14 @@ class SparsePrimalMap : public NoVariables {
         features_(features),
         n_(samples.n),
         d_(features.features()),
+        width_(rounded_up(d_, 4)),
         longest_(longest),
         ratio_(samples.lambda1 / samples.lambda2),
         A_(memory.take<double>(std::size_t(n_) * samples.m)),
         next_(memory.take<double>(std::size_t(n_) * samples.m)),
         scores_(memory.take<double>(std::size_t(n_) * samples.m)),
         screening_(memory.take<T>(std::size_t(n_) * samples.m)),
-        gathered_(memory.take_scratch<Value>(std::size_t(n_) * d_)),
+        gathered_(memory.take_scratch<Value>(n_ * width_)),
         V_(memory.take_scratch<double>(std::size_t(samples.m) * d_)),
         product_(memory.take_scratch<double>(std::size_t(samples.m) * d_)),
         norm_(memory.take_scratch<double>(d_)),
@@ -94,7 +95,7 @@ class SparsePrimalMap : public NoVariables {
   template <class Curvature>
   __device__ void add_curvature(Curvature& into) {
     into.add(
-        gathered_, ld(), count_, [&](int a) { return alpha(a); }, [&](int a) { return beta(a); },
+        gathered_, width_, count_, [&](int a) { return alpha(a); }, [&](int a) { return beta(a); },
         [&](int c, int a) { return unit(c, a); });
   }
 
@@ -105,7 +106,7 @@ class SparsePrimalMap : public NoVariables {
     find(into.team, keep);
     gather(into.team);
     into.add(
-        gathered_, ld(), count_, [&](int a) { return alpha(index_[a]); }, [&](int a) { return beta(index_[a]); },
+        gathered_, width_, count_, [&](int a) { return alpha(index_[a]); }, [&](int a) { return beta(index_[a]); },
         [&](int c, int a) { return unit(c, index_[a]); });
   }
 
@@ -178,7 +179,7 @@ class SparsePrimalMap : public NoVariables {
   __device__ int words() const { return (d_ + kWarp - 1) / kWarp; }
   // The candidates' features; a copy of the pointer, which a member's would be read anew after all that is written.
   __device__ auto gathered() const {
-    return [x = gathered_, ld = ld()](int i, int a) { return x[i * ld + a]; };
+    return [x = gathered_, width = width_](int i, int a) { return x[i * width + a]; };
   }
 
   // X^T R for the columns x(i, a), a < count. next_, where nothing is kept between evaluations, has the rows aligned.
@@ -189,37 +190,61 @@ class SparsePrimalMap : public NoVariables {
     double* const aligned = next_;
     team.each(n * m, [&](int e) { aligned[e] = rows[e]; });
     team.each(count, [&](int a) {
-      multiply_column(
-          n, m, aligned, [&](int i) { return x(i, a); }, [&](int c, double value) { planes[c * ld + a] = value; });
+      multiply_columns<1>(
+          n, m, aligned, [&](int i) { return Columns<decltype(x(i, a)), 1>{{x(i, a)}}; },
+          [&](int c, const Columns<double, 1>& sum) { planes[c * ld + a] = sum.of[0]; });
     });
   }
 
   // Makes the candidates those whose squared norm is above `least`, and keeps the largest of the others.
   __device__ void screen(const Team& team, T least) {
+    if (features_.by_fours()) {
+      screen_columns<kMostColumns<T>>(team, least);
+    } else {
+      screen_columns<1>(team, least);
+    }
+    collect(team);
+  }
+
+  template <int kColumns>
+  __device__ void screen_columns(const Team& team, T least) {
+    constexpr int kLanes = kWarp / kColumns;  // whose bits make a word
     const int n = n_, d = d_, m = samples_.m;
     const Features<F> features = features_;
     const T* const rows = screening_;
     unsigned* const on_bits = bits_;
-    double nearest = 0;
-    team.each_by_warp(words(), [&](int word, int lane) {
-      const int j = word * kWarp + lane;
-      T squares = 0, last = 0;
+    T nearest = 0;
+    team.each_by_warp((words() + kColumns - 1) / kColumns, [&](int group, int lane) {
+      const int j = (group * kWarp + lane) * kColumns;
+      Columns<T, kColumns> squares = {}, last = {};
       if (j < d) {
-        multiply_column(
-            n, m, rows, [=](int i) { return features(i, j); },
-            [&](int, T value) {
-              squares += value * value;
-              last += value;
+        multiply_columns<kColumns>(
+            n, m, rows, [=](int i) { return features.template columns<kColumns>(i, j); },
+            [&](int, const Columns<T, kColumns>& sum) {
+#pragma unroll
+              for (int q = 0; q < kColumns; ++q) {
+                squares.of[q] += sum.of[q] * sum.of[q];
+                last.of[q] += sum.of[q];
+              }
             });
       }
-      squares += last * last;
-      const bool on = j < d_ && !(squares <= least);
-      const unsigned bits = __ballot_sync(kAllLanes, on);
-      if (lane == 0) bits_[word] = bits;
-      if (!on && j<d_&& double(squares)> nearest) nearest = squares;
+      unsigned bits = 0;
+#pragma unroll
+      for (int q = 0; q < kColumns; ++q) {
+        const T square = squares.of[q] + last.of[q] * last.of[q];
+        if (j + q >= d) continue;
+        if (!(square <= least)) {
+          bits |= 1u << (lane * kColumns + q) % kWarp;
+        } else if (square > nearest) {
+          nearest = square;
+        }
+      }
+#pragma unroll
+      for (int step = 1; step < kLanes; step *= 2) bits |= __shfl_xor_sync(kAllLanes, bits, step);
+      const int word = group * kColumns + lane / kLanes;
+      if (lane % kLanes == 0 && word < words()) on_bits[word] = bits;
     });
-    nearest_off_ = -team.least(team.threads(), [&](int) { return -nearest; });
-    collect(team);
+    nearest_off_ = -team.least(team.threads(), [&](int) { return -double(nearest); });
   }
 
   template <class Keep>
@@ -250,12 +275,13 @@ class SparsePrimalMap : public NoVariables {
   SPARSEDIS_ONCE __device__ void gather(const Team& team) {
     constexpr int kTogether = 8;  // loads under way at once
     const int count = count_, n = n_;
-    const std::ptrdiff_t ld = this->ld();
+    const std::ptrdiff_t width = width_;
     const Features<F> features = features_;
     Value* const to = gathered_;
     const int* const index = index_;
-    team.each(count, [&](int a) {
-      const int j = index[a];
+    team.each(int(rounded_up(count, 4)), [&](int a) {
+      const bool there = a < count;
+      const int j = index[there ? a : count - 1];
 #pragma unroll 1
       for (int from = 0; from < n; from += kTogether) {
         Value value[kTogether];
@@ -263,7 +289,7 @@ class SparsePrimalMap : public NoVariables {
         for (int q = 0; q < kTogether; ++q) value[q] = features(from + q < n ? from + q : n - 1, j);
 #pragma unroll
         for (int q = 0; q < kTogether; ++q) {
-          if (from + q < n) to[(from + q) * ld + a] = value[q];
+          if (from + q < n) to[(from + q) * width + a] = there ? value[q] : Value(0);
         }
       }
     });
@@ -302,12 +328,13 @@ class SparsePrimalMap : public NoVariables {
   const Samples& samples_;
   const Features<F>& features_;
   int n_, d_, count_ = 0;
+  std::size_t width_;                     // of a row of gathered_
   double longest_, ratio_, penalty_ = 0;  // ratio_: lambda1 / lambda2
   double nearest_off_ = 0;                // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
   bool evaluated_ = false;
   double *A_, *next_, *scores_;
   T* screening_;
-  Value* gathered_;  // (n, d): the candidates' features
+  Value* gathered_;  // (n, width): the candidates' features, then zeros up to a multiple of four
   double *V_, *product_, *norm_, *inverse_, *shrinkage_;
   int* index_;
   unsigned* bits_;

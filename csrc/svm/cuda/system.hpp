@@ -22,7 +22,7 @@ class NewtonSystem {
     const Team& team;
     NewtonSystem& system;
 
-    // `count` features, the columns of x (n, ld); alpha(a), beta(a), unit(c, a) for a < count.
+    // `count` features, the columns of x (n, ld), as multiply() reads them; alpha(a), beta(a), unit(c, a) of each.
     template <class X, class Alpha, class Beta, class Unit>
     __device__ void add(const X* x, std::ptrdiff_t ld, int count, Alpha alpha, Beta beta, Unit unit) {
       system.add(team, x, ld, count, alpha, beta, unit);
@@ -31,21 +31,21 @@ class NewtonSystem {
     __device__ void add_gram(const double* K, double scale) { system.add_gram(team, K, scale); }
   };
 
-  __device__ NewtonSystem(Memory& memory, const Samples& samples)
+  // features: at most so many are added at once.
+  __device__ NewtonSystem(Memory& memory, const Samples& samples, int features)
       : samples_(samples),
         n_(samples.n),
-        slice_(samples.n * samples.m),
-        z_(memory.take<T>(padded(samples.n * samples.m) * slice_.stride, kLargestSlice)),
-        x_(memory.take<T>(padded(samples.n) * slice_.stride)),
-        scaled_(memory.take<T>(padded(samples.n) * slice_.stride)),
-        planes_(memory.take<T>(std::size_t(samples.k) * slice_.columns)),
-        matrix_(memory, samples.n * samples.m) {
+        width_(rounded_up(features, 4)),
+        slice_size_((padded(samples.n * samples.m) + padded(samples.n)) * kSliceStride),
+        slices_(memory.take<T>(shared_size(samples), ~std::size_t(0))),
+        matrix_(memory, samples.n * samples.m, slices_) {
     const int order = n_ * samples.m;
     reduced_ = memory.take<T>(Cholesky<T>::padded(order));
+    rows_ = memory.take<Row>(order);
     pivot_ = memory.take<int>(n_);
     first_ = memory.take<int>(n_ + 1);
-    rows_ = memory.take<Row>(order);
     gram_ = memory.take<T>(std::size_t(n_) * (n_ + 1) / 2);
+    planes_ = memory.take_scratch<T>(width_ * (samples.k + 1));
   }
 
   // free (n, k): not 0 where an entry belongs to the system; every row's largest entry of L does. Null: all do.
@@ -106,10 +106,18 @@ class NewtonSystem {
 
   // 50 roundings of T: a relative ridge of this much is no more than that.
   static constexpr double kRidge = 50 * (sizeof(T) == 8 ? 2.220446049250313e-16 : 1.1920929e-7);
-  // Of Z's slice in shared memory, in bytes.
-  static constexpr std::size_t kLargestSlice = std::size_t(48) << 10;
+  // Two slices in turn, where the matrix is small, need half the barriers.
+  static constexpr int kOrderOfTwoSlices = 128;
 
   __device__ static std::size_t padded(int rows) { return rounded_up(rows, kTile); }
+  // Slices and, when they are no longer needed, the factor's inverse corners.
+  __device__ static int slices(int order) { return order <= kOrderOfTwoSlices ? 2 : 1; }
+  __device__ static std::size_t shared_size(const Samples& samples) {
+    const int order = samples.n * samples.m;
+    const std::size_t of_slices = slices(order) * (padded(order) + padded(samples.n)) * kSliceStride;
+    const std::size_t of_inverse = Cholesky<T>::inverse_size(order);
+    return of_slices > of_inverse ? of_slices : of_inverse;
+  }
 
   SPARSEDIS_ONCE __device__ void number_entries(const Team& team, const double* L, const unsigned char* free) {
     const int k = samples_.k;
@@ -137,64 +145,100 @@ class NewtonSystem {
     matrix_.resize(order);
   }
 
-  // Slices of the features pass through shared memory: x_, the features times their sample's weight, the same times the
-  // root of alpha, and the root of beta times the units of all classes; then Z's rows of them.
+  // Sums up the features' products: first what all slices are made of, planes of the root of beta times the units of
+  // all classes, and of the root of alpha.
   template <class X, class Alpha, class Beta, class Unit>
   __device__ void add(const Team& team, const X* x, std::ptrdiff_t ld, int count, Alpha alpha, Beta beta, Unit unit) {
+    const int k = samples_.k, m = samples_.m;
+    const std::size_t width = width_;
+    T* const planes = planes_;
+    team.each(int(rounded_up(count, 4)), [&](int a) {
+      const bool there = a < count;
+      const T root = there ? std::sqrt(T(beta(a))) : T(0);
+      double last = 0;
+      for (int c = 0; c < m; ++c) {
+        const double direction = there ? unit(c, a) : 0;
+        planes[c * width + a] = root * T(direction);
+        last -= direction;
+      }
+      planes[m * width + a] = root * T(last);
+      planes[k * width + a] = there ? std::sqrt(T(alpha(a))) : T(0);
+    });
+    multiply(team, x, ld, count);
+  }
+
+  // Slices of a few features pass through shared memory: Z's rows, which are the features times their sample's weight
+  // and the difference of two planes, then the samples' rows, times the root of alpha. x (n, ld): ld is a multiple of
+  // 4, and so many features from `count` on are 0 as make it one.
+  template <class X>
+  SPARSEDIS_ONCE __device__ void multiply(const Team& team, const X* x, std::ptrdiff_t ld, int count) {
+    constexpr int kGroups = kSlice / 4, kTogether = 2;
     // Copies: what members point to would be read anew after everything that is written.
-    const int n = n_, k = samples_.k, m = samples_.m;
+    const int n = n_, order = matrix_.order(), turns = slices(n * samples_.m);
     const double* const s = samples_.s;
     const Row* const rows = rows_;
-    T *const z = z_, *const staged = x_, *const scaled = scaled_, *const planes = planes_;
-    const Slice slice = slice_;
+    const T *const planes = planes_, *const alphas = planes_ + samples_.k * width_;
+    const std::size_t width = width_, size = slice_size_;
+    T* const slices = slices_;
     const Precision precision = precision_;
-    auto rounded = [=](T value) { return precision == Precision::tf32 ? tensor_cores::rounded(value) : value; };
-    const SymmetricTiles whole(matrix_.order()), samples(n);
-    const int together = team.warps() * HeldTiles<T>::kHeld;
-#pragma unroll 1
-    for (int first = 0; first < whole.count + samples.count; first += together) {
-      HeldTiles<T> held(team, first, whole, samples);
-      const int last = (first + together < whole.count ? first + together : whole.count) - 1;
-      const NeededStrips needed(first, first <= last ? last : first);
-#pragma unroll 1
-      for (int from = 0; from < count; from += slice.columns) {
-        team.distribute(k * slice.columns, [&](int e) {
-          const int c = e >> slice.shift, a = from + (e & (slice.columns - 1));
-          double direction = 0;
-          if (a < count && c < m) {
-            direction = unit(c, a);
-          } else if (a < count) {
-            for (int other = 0; other < m; ++other) direction -= unit(other, a);
-          }
-          planes[e] = a < count ? std::sqrt(T(beta(a))) * T(direction) : T(0);
-        });
-        team.each(int(padded(n)) * slice.columns, [&](int e) {
-          const int i = e >> slice.shift, p = e & (slice.columns - 1), a = from + p, at = i * slice.stride + p;
-          const bool there = i < n && a < count;
-          const T value = there ? T(s[i]) * T(x[i * ld + a]) : T(0);
-          staged[at] = value;
-          scaled[at] = there ? rounded(value * std::sqrt(T(alpha(a)))) : T(0);
-        });
-        team.each(first <= last ? whole.strips * kTile * (slice.columns / 4) : 0, [&](int e) {
-          const int row = e * 4 >> slice.shift, p = e * 4 & (slice.columns - 1);
-          if (!needed(row / kTile)) return;
-          Four<T> value = {};
-          if (row < whole.rows) {
-            const Row at = rows[row];
-            const Four<T> features = four(staged + at.sample * slice.stride + p);
-            const Four<T> own = four(planes + at.label * slice.columns + p);
-            const Four<T> pivot = four(planes + at.pivot * slice.columns + p);
+    const TwoProducts products{SymmetricTiles(order), SymmetricTiles(n)};
+    const int above = products.one.strips * kTile, entries = products.strips() * kTile * kGroups;
+    auto row = [=](int r, int a) {
+      Four<T> value = {};
+      if (a >= count) return value;
+      if (r < order) {
+        const Row at = rows[r];
+        const T weight = T(s[at.sample]);
+        const Four<X> features = four(x + at.sample * ld + a);
+        const Four<T> own = four(planes + at.label * width + a), pivot = four(planes + at.pivot * width + a);
 #pragma unroll
-            for (int q = 0; q < 4; ++q) value.of[q] = rounded(features.of[q] * (own.of[q] - pivot.of[q]));
-          }
-          four(z + row * slice.stride + p) = value;
-        });
-        held.multiply(team, z, scaled, slice, precision);
-        team.wait();
+        for (int q = 0; q < 4; ++q) value.of[q] = weight * T(features.of[q]) * (own.of[q] - pivot.of[q]);
+      } else if (r >= above && r < above + n) {
+        const T weight = T(s[r - above]);
+        const Four<X> features = four(x + (r - above) * ld + a);
+        const Four<T> alpha = four(alphas + a);
+#pragma unroll
+        for (int q = 0; q < 4; ++q) value.of[q] = weight * T(features.of[q]) * alpha.of[q];
       }
-      held.store(team, whole, matrix_.row(0), samples, gram_);
+      if (precision == Precision::tf32) {
+#pragma unroll
+        for (int q = 0; q < 4; ++q) value.of[q] = tensor_cores::rounded(value.of[q]);
+      }
+      return value;
+    };
+#pragma unroll 1
+    for (int first = 0; first < products.count();) {
+      HeldTiles<T> held(team, products, first);
+      const NeededStrips needed(products, first, first + held.held() - 1);
+      int turn = 0;
+#pragma unroll 1
+      for (int from = 0; from < count; from += kSlice) {
+        T* const slice = slices + turn * size;
+        turn = turn + 1 < turns ? turn + 1 : 0;
+#pragma unroll 1
+        for (int begin = team.thread(); begin < entries; begin += kTogether * team.threads()) {
+          Four<T> value[kTogether];
+          bool there[kTogether];
+#pragma unroll
+          for (int t = 0; t < kTogether; ++t) {
+            const int e = begin + t * team.threads();
+            there[t] = e < entries && needed(e / (kTile * kGroups));
+            if (there[t]) value[t] = row(e / kGroups, from + e % kGroups * 4);
+          }
+#pragma unroll
+          for (int t = 0; t < kTogether; ++t) {
+            const int e = begin + t * team.threads();
+            if (there[t]) four(slice + e / kGroups * kSliceStride + e % kGroups * 4) = value[t];
+          }
+        }
+        team.wait();
+        held.multiply(team, slice, precision);
+        if (turns == 1) team.wait();
+      }
+      held.store(team, products, matrix_.row(0), gram_);
+      first += held.held();
+      team.wait();
     }
-    team.wait();
   }
 
   SPARSEDIS_ONCE __device__ void add_gram(const Team& team, const double* K, double scale) {
@@ -237,13 +281,12 @@ class NewtonSystem {
 
   const Samples& samples_;
   int n_;
-  Slice slice_;
-  // Of a slice; they are used more than the factor's inverse corners, which come last.
-  T *z_, *x_, *scaled_, *planes_;
+  std::size_t width_, slice_size_;  // of a plane; of a slice
+  T* slices_;
   Cholesky<T> matrix_;
   Precision precision_ = Precision::tf32;
-  T *reduced_, *gram_;
-  int *pivot_, *first_;  // of a sample: its pivot, its first row in the system
+  T *reduced_, *gram_, *planes_;  // planes (k + 1, width)
+  int *pivot_, *first_;           // of a sample: its pivot, its first row in the system
   Row* rows_;
 };
 

@@ -78,6 +78,7 @@ SPARSEDIS_ONCE __device__ bool valid(const Team& team, const Problems<F>& proble
   const F* X = problems.X + index * problems.stride[0];
   const double infinite = team.sum(d, [&](int j) {
     double count = 0;
+#pragma unroll 8
     for (int i = 0; i < all; ++i) count += !std::isfinite(double(X[i * problems.stride[1] + j * problems.stride[2]]));
     return count;
   });

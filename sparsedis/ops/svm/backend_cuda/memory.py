@@ -13,12 +13,14 @@ _ALIGN = 16
 _DOUBLE, _INT, _FLAG = 8, 4, 1
 # What launch.hpp keeps at the start of the shared memory: the team's pads and the next task.
 FIXED = 2 * 16 * _DOUBLE + _ALIGN
-# Arrays above this size are taken from scratch memory (csrc/common/cuda/memory.hpp), but for the Newton matrix with its
-# inverse corners, and a slice of a symmetric product of up to three times as much.
+# Arrays above this size are taken from scratch memory (csrc/common/cuda/memory.hpp), but for the Newton matrix and the
+# slices of what it is made of.
 _SMALL = 16 << 10
-_SLICE = 48 << 10
-# Of products.hpp: rows of a tile, and of a block of the factor.
-_TILE = 16
+_ANY = 1 << 62
+# Of products.hpp and cholesky.hpp: rows of a tile, and of a block of the factor; from one row of a slice, or of an
+# inverse corner, to the next. Of system.hpp: the largest order with two slices.
+_TILE, _STRIDE = 16, 20
+_ORDER_OF_TWO_SLICES = 128
 
 
 class Shape(NamedTuple):
@@ -112,11 +114,16 @@ def shared_bytes(shape: Shape, products: int, limit: int) -> int:
     everything = FIXED + small.shared_bytes() + system.shared_bytes()
     if everything <= limit:
         return everything
-    matrix = _Arrays()
+    matrix, slices = _Arrays(), _Arrays()
     _add_matrix(matrix, shape, products)
-    if FIXED + matrix.shared_bytes() <= limit:
+    _add_slices(slices, shape, products)
+    if FIXED + slices.shared_bytes() + matrix.shared_bytes() <= limit:
         return limit
     return min(limit, everything - matrix.shared_bytes())
+
+
+def _by_fours(features: int) -> int:
+    return (features + 3) // 4 * 4
 
 
 def _padded(rows: int) -> int:
@@ -145,35 +152,41 @@ def _add_primal_map(arrays: _Arrays, shape: Shape, products: int, value: int) ->
     for _ in range(3):
         arrays.add(shape.order, _DOUBLE)
     arrays.add(shape.order, products)
-    arrays.add(n * d, value, 0)
+    arrays.add(n * _by_fours(d), value, 0)
     for count in (shape.m * d, shape.m * d, d, d, d):
         arrays.add(count, _DOUBLE, 0)
     arrays.add(d, _INT, 0)
     arrays.add((d + 31) // 32, _INT, 0)
 
 
+def _add_slices(arrays: _Arrays, shape: Shape, products: int) -> None:
+    """Of a symmetric product; the factor's inverse corners take their place. Two slices for small matrices: a larger
+    task may be one of them without the samples that have no weight."""
+    rows = _padded(shape.order) + _padded(shape.n)
+    order = min(shape.order, _ORDER_OF_TWO_SLICES)
+    two = 2 * (_padded(order) + _padded(order // shape.m))
+    arrays.add(max(rows, two) * _STRIDE, products, _ANY)
+
+
 def _add_matrix(arrays: _Arrays, shape: Shape, products: int) -> None:
     order = shape.order
-    arrays.add(order * (order + 1) // 2, products, 1 << 62)
-    arrays.add(_padded(order) * _TILE, products, 1 << 62)
+    arrays.add(order * (order + 1) // 2, products, _ANY)
 
 
 def _add_system(arrays: _Arrays, shape: Shape, products: int) -> None:
-    n, _, k = shape
+    n, d, k = shape
     order = shape.order
-    columns = 32 if order <= 128 else 16  # of a slice, whose rows are 4 further apart
-    arrays.add(_padded(order) * (columns + 4), products, _SLICE)
-    for _ in range(2):
-        arrays.add(_padded(n) * (columns + 4), products)
-    arrays.add(k * columns, products)
+    _add_slices(arrays, shape, products)
     _add_matrix(arrays, shape, products)
     arrays.add(4 * (_TILE * 4 + 4) + _TILE * 4, products)
+    arrays.add(_TILE * _STRIDE, products)
     arrays.add(_padded(order), products)
     arrays.add(1, _INT)
     arrays.add(_padded(order), products)
-    for count in (n, n + 1, order):
+    for count in (order, n, n + 1):
         arrays.add(count, _INT)
     arrays.add(n * (n + 1) // 2, products)
+    arrays.add((k + 1) * _by_fours(d), products, 0)
 
 
 def _add_finish(arrays: _Arrays, shape: Shape) -> None:
