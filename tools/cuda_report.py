@@ -1,6 +1,7 @@
 """Compile every CUDA kernel for every architecture, and report what it takes: registers, stack, spills, shared memory.
 
 python tools/cuda_report.py [--arch sm_80,sm_90] [--kernel adjoint] [--feature float] [--classes 5] [--json FILE]
+                            [--keep]
 
 Needs NVRTC (pip install 'sparsedis[cuda]'), and no device.
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from sparsedis.ops.common.cuda import nvrtc
+from sparsedis.ops.common.cuda.programs import cached
 from sparsedis.ops.svm.backend_cuda import (
     KERNELS,
     THREAD_LIMITS,
@@ -43,18 +45,22 @@ SHAPES = {"5-way 1-shot": Shape(5, 640, 5), "5-way 5-shot": Shape(25, 640, 5), "
 
 
 def report(
-    architectures: Sequence[str], kernels: Sequence[str], feature: str, classes: int
+    architectures: Sequence[str], kernels: Sequence[str], feature: str, classes: int, *, keep: bool = False
 ) -> Iterator[dict[str, Any]]:
     """One object for every kernel, limit of threads and architecture.
 
     threads: that it is compiled for; registers: of a thread; stack, spill: bytes of a thread, spill being stores and
-    loads of all functions; shared: bytes of static shared memory; blocks: of a multiprocessor at once, by shape, with
-    the dynamic shared memory of it, for the shapes that are launched with it.
+    loads of all functions, around_calls those of the kernel itself; shared: bytes of static shared memory; blocks: of a
+    multiprocessor at once, by shape, with the dynamic shared memory of it, for the shapes that are launched with it.
+    keep: what is compiled goes into the cache, where a process with the same NVRTC finds it.
     """
     for kernel, limit, architecture in product(kernels, THREAD_LIMITS, architectures):
         start = perf_counter()
-        log = nvrtc.compile_program(program(kernel, feature, classes, limit), architecture, "--ptxas-options=-v").log
-        numbers = resources(log)
+        compiled = program(kernel, feature, classes, limit)
+        done = nvrtc.compile_program(compiled, architecture, "--ptxas-options=-v")
+        if keep:
+            cached(compiled, nvrtc.description(architecture), ".cubin", _writing(done.code))
+        numbers = resources(done.log)
         blocks = {
             name: _blocks(kernel, architecture, numbers["registers"], shape)
             for name, shape in SHAPES.items()
@@ -72,9 +78,19 @@ def report(
         }
 
 
+def _writing(code: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(code)
+
+    return write
+
+
 def resources(log: str) -> dict[str, int]:
-    """What ptxas says of a kernel and the functions that it calls."""
+    """What ptxas says of a kernel and the functions that it calls; around_calls: what of the spill is the kernel's own,
+    which keeps registers from the functions that it calls."""
+    own = re.search(r"entry function .*\n.*Function properties.*\n(.*)", log)
     return {
+        "around_calls": sum(map(int, re.findall(r"(\d+) bytes spill", own[1]))) if own else 0,
         "registers": max(map(int, re.findall(r"Used (\d+) registers", log))),
         "stack": max(map(int, re.findall(r"(\d+) bytes stack frame", log))),
         "spill": sum(map(int, re.findall(r"(\d+) bytes spill", log))),
@@ -98,6 +114,7 @@ def main() -> None:
     parser.add_argument("--kernel", default=",".join(KERNELS), help="separated by commas")
     parser.add_argument("--feature", default="float", choices=["float", "double", "Half", "BFloat16"])
     parser.add_argument("--classes", type=int, default=5)
+    parser.add_argument("--keep", action="store_true", help="in the cache, for devices that are not here")
     parser.add_argument("--json", type=Path, help="write the objects to this file")
     given = parser.parse_args()
     if reason := nvrtc.available():
@@ -106,12 +123,13 @@ def main() -> None:
         if unknown := set(chosen.split(",")) - set(known):
             raise SystemExit(f"{name}: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
     rows = []
-    columns = ("threads", "arch", "registers", "stack", "spill", "shared", "seconds")
-    print(f"{'kernel':<16}", *(f"{name:>9}" for name in columns), " blocks", flush=True)
-    for row in report(given.arch.split(","), given.kernel.split(","), given.feature, given.classes):
+    columns = ("threads", "arch", "registers", "stack", "spill", "around_calls", "shared", "seconds")
+    print(f"{'kernel':<16}", *(f"{name:>12}" for name in columns), " blocks", flush=True)
+    chosen = given.arch.split(","), given.kernel.split(",")
+    for row in report(*chosen, given.feature, given.classes, keep=given.keep):
         rows.append(row)
         blocks = ", ".join(f"{name} {count}" for name, count in row["blocks"].items())
-        print(f"{row['kernel']:<16}", *(f"{row[name]:>9}" for name in columns), f" {blocks}", flush=True)
+        print(f"{row['kernel']:<16}", *(f"{row[name]:>12}" for name in columns), f" {blocks}", flush=True)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1) + "\n")
 

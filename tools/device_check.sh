@@ -10,6 +10,12 @@
 #     python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
 #         -d .device/wheels tyro docstring-parser typeguard cmeel cmeel-eigen moreau
+#
+# and kernels that NVRTC of the same version has compiled ahead into .device/cache:
+#
+#     for feature in float double Half BFloat16; do for classes in 2 5 20 33; do
+#       SPARSEDIS_CACHE=.device/cache python tools/cuda_report.py --keep --arch sm_90 --feature $feature --classes $classes
+#     done; done
 set -u
 cd "$(dirname "$0")/.."
 end=$(($(date +%s) + ${SECONDS_ALLOWED:-530}))
@@ -44,6 +50,7 @@ if compgen -G ".device/wheels/*.whl" >/dev/null; then
   "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target /tmp/site .device/wheels/*.whl
 fi
 export PYTHONPATH=$PWD:/tmp/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PATH=/tmp/site/bin:$PATH
+if [[ -d .device/cache ]]; then SPARSEDIS_CACHE=${SPARSEDIS_CACHE:-$PWD/.device/cache}; fi
 export SPARSEDIS_CACHE=${SPARSEDIS_CACHE:-/tmp/sparsedis-device-check}
 device=${DEVICE:-cuda} batches="8 1024 4096 64" seconds=${SPEED_SECONDS:-100}
 unset SPARSEDIS_CUDA_EMULATION TRITON_INTERPRET
@@ -78,9 +85,8 @@ say "build-cpp $(find sparsedis/ops -name '_cpp*.so' | wc -l) modules"
 {
   step speed $((seconds + 50)) "$python" tools/device_speed.py --device "$device" --batches $batches \
     --seconds "$seconds" --json "$out/speed.json"
-  for shape in "5 5 640 8" "5 15 1600 132" "5 5 16000 8"; do
-    step "ncu-${shape// /-}" 45 ncu --clock-control none --kernel-name 'regex:solve_in|adjoint' --launch-count 3 \
-      --set basic --section MemoryWorkloadAnalysis --section WarpStateStats $(driver --shape $shape)
+  for shape in "5 5 640 8" "5 15 1600 16" "5 15 16000 8"; do
+    step "profile-${shape// /-}" 45 "$python" tools/device_profile.py --shape $shape
   done
 }
 grep -hE "contender=|encoder=" "$logs/speed.log" 2>/dev/null | cut -c1-190 | tee -a "$table"

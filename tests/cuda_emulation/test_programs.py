@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sparsedis.ops.common.cuda.emulation import Emulation
 from sparsedis.ops.common.cuda.programs import Program, cached, sources
 from sparsedis.ops.svm.backend_cuda import KERNELS, program
 from tests.tasks import random_task
+from tools import device_profile
 from tools.cuda_report import ARCHITECTURES, resources
 
 VERBOSE = "--ptxas-options=-v"
@@ -129,6 +131,38 @@ def needs_nvrtc() -> None:
         pytest.skip(reason)
 
 
+class TestProfileOfADevice:
+    """What tools/device_profile.py makes of samples and a disassembly."""
+
+    DISASSEMBLY = """
+        //## File "/csrc/a.hpp", line 3
+.text.solve:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+        //## File "/csrc/b.hpp", line 7 inlined at "/csrc/a.hpp", line 4
+.L_x_1:
+        /*0010*/                   CALL.REL.NOINC `($solve$_ZN9sparsedis4cuda5otherEi) ;
+$solve$_ZN9sparsedis4cuda5otherEi:
+        /*0020*/                   RET.REL.NODEC R2 `(solve) ;
+"""
+
+    def test_samples_by_function_and_line(self):
+        samples = {0x100: Counter(), 0x110: Counter(barrier=3), 0x120: Counter(wait=6, barrier=1)}
+        found = device_profile.attributed(self.DISASSEMBLY, samples)
+        assert found == {
+            (".text.solve", "a.hpp:3"): Counter(),
+            (".text.solve", "b.hpp:7"): Counter(barrier=3),
+            ("$solve$_ZN9sparsedis4cuda5otherEi", "b.hpp:7"): Counter(wait=6, barrier=1),
+        }
+
+    def test_a_table_has_the_largest_shares(self):
+        shares = {"small": Counter(barrier=3), "none": Counter(), "large": Counter(wait=6, barrier=1)}
+        assert device_profile.table(shares, 5) == [
+            " 70.0%  large: wait 85%, barrier 14%",
+            " 30.0%  small: barrier 100%",
+        ]
+        assert len(device_profile.table(shares, 1)) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("needs_nvrtc")
 class TestNvrtc:
@@ -147,9 +181,10 @@ class TestNvrtc:
     def test_kernels_of_float_features_compile_without_spills(self, kernel, architecture):
         done = nvrtc.compile_program(program(kernel, "float", 5), architecture, VERBOSE)
         assert done.code[:4] == b"\x7fELF"
-        # Around calls: solve_in_float on sm_90. What solve_in_double spills does not matter: few tasks come to it.
-        allowed = {"solve_in_float": 64 if architecture == "sm_90" else 0, "solve_in_double": 32, "adjoint": 0}
-        assert resources(done.log)["spill"] <= allowed[kernel]
+        found = resources(done.log)
+        assert found["spill"] == found["around_calls"]
+        # Kept while the Newton matrix is made; solve_in_double, which few tasks come to, has less room.
+        assert found["around_calls"] <= {"solve_in_float": 128, "solve_in_double": 512, "adjoint": 0}[kernel]
 
     def test_a_planted_spill_is_seen(self, tmp_path, monkeypatch):
         """A kernel that may take a quarter of the registers."""

@@ -11,7 +11,7 @@ from sparsedis import extras
 from sparsedis.ops.common.cuda.programs import Program, sources
 
 # --split-compile: threads of the compiler, 0 for all cores.
-_OPTIONS = ("--std=c++17", "--split-compile=0")
+OPTIONS: tuple[str, ...] = ("--std=c++17", "--split-compile=0")
 
 
 class Compiled(NamedTuple):
@@ -41,7 +41,7 @@ def version() -> tuple[int, int]:
 
 def description(architecture: str) -> str:
     """Everything beside the program that its code depends on."""
-    return f"NVRTC {version()} {_OPTIONS} {architecture}"
+    return f"NVRTC {version()} {OPTIONS} {architecture}"
 
 
 def compile_program(program: Program, architecture: str, *extra: str) -> Compiled:
@@ -53,7 +53,7 @@ def compile_program(program: Program, architecture: str, *extra: str) -> Compile
     from cuda.bindings import nvrtc
 
     path = sources() / program.path
-    options = [f"--gpu-architecture={architecture}", *_OPTIONS, f"-I{path.parent}", *program.flags(), *extra]
+    options = [f"--gpu-architecture={architecture}", *OPTIONS, f"-I{path.parent}", *program.flags(), *extra]
     encoded = [option.encode() for option in options]
     handle = checked(nvrtc.nvrtcCreateProgram(path.read_bytes(), str(path).encode(), 0, [], []))
     try:
