@@ -45,6 +45,21 @@ def test_any_amount_of_shared_memory_gives_the_same_bits(way, shots, d, dtype, r
     assert_same_bits(solve_and_differentiate(X, y, relative, lambda2), plenty)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_features_read_four_at_once_and_one_by_one_give_the_same_bits(dtype):
+    """Rows that begin at multiples of four features, and in some tasks of a batch, or in all, do not."""
+    X, y = random_task(0, way=3, shots=3, d=40, batch=3, dtype=dtype)
+    batch, n, d = X.shape
+    given = {"lambda1": 0.5, "lambda2": 10.0, "n_classes": 3, "backend": "cuda"}
+    expected = solve_svm(X, y, **given)
+    for row, task, first in ((d, n * d + 1, 0), (d, n * d, 1), (d + 4, n * (d + 4), 4), (d + 1, n * (d + 1), 0)):
+        storage = torch.full((batch * task + first,), torch.nan, dtype=dtype)
+        view = storage[first:].as_strided(X.shape, (task, row, 1))
+        view.copy_(X)
+        found = solve_svm(view, y, **given)
+        assert_same_bits([found.weights, found.dual, found.margin], [expected.weights, expected.dual, expected.margin])
+
+
 def test_samples_without_weight_can_make_the_matrix_small_enough_for_two_slices(monkeypatch):
     """Which are more than the one slice of all samples."""
     X, y = random_task(0, way=5, shots=7, d=40, dtype=torch.float32)

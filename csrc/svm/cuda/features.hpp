@@ -138,7 +138,11 @@ class Features {
       return {{(*this)(i, j)}};
     } else {
       static_assert(kColumns == 4, "one, or four");
-      const Quad quad = *reinterpret_cast<const Quad*>(X_ + sample_[i] * stride_n_ + j);
+      const F* const at = X_ + sample_[i] * stride_n_ + j;
+#ifdef SPARSEDIS_EMULATION
+      emulation::check(reinterpret_cast<std::size_t>(at) % alignof(Quad) == 0, "four features begin where none may");
+#endif
+      const Quad quad = *reinterpret_cast<const Quad*>(at);
       return {{Value(quad.of[0]), Value(quad.of[1]), Value(quad.of[2]), Value(quad.of[3])}};
     }
   }
