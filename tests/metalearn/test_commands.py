@@ -355,7 +355,7 @@ def test_the_preset_of_omniglot(omniglot_folder: Path, here: Path, capsys: pytes
     small = ["--data", f"omniglot:{omniglot_folder}", "--way", "5", "--iterations", "2", "--threads", "1"]
     assert cli.main(["train", "--preset", "omniglot", *small, "--out", "run"]) == 0
     config = load_run(here / "run")[1]
-    assert replace(config, data="", way=20, iterations=2500, threads=None) == replace(
+    assert replace(config, data="", way=20, iterations=7500, threads=None) == replace(
         PRESETS["omniglot"].settled(), data=""
     )
     said = capsys.readouterr().out
