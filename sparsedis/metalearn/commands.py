@@ -101,6 +101,8 @@ class Evaluate:
     """Number of tasks."""
     seed: command_line.OptionalInt = None
     """Of the tasks; the default is the run's."""
+    lambda1: command_line.OptionalFloat = None
+    """Weight of the group Lasso, as a multiple of each task's own scale; the default is the run's."""
     json: command_line.OptionalFile = None
     """File to write the result to."""
     reliability: command_line.OptionalFile = None
@@ -109,13 +111,15 @@ class Evaluate:
     """.npz file for the features that every task uses: active (E, d), classes (E, way), class_names, accuracy (E,)."""
 
     def run(self) -> None:
-        from sparsedis.metalearn.learner import load_run
+        from sparsedis.metalearn.learner import load_run, with_lambda1
 
         for name in ("json", "reliability", "patterns"):
             command_line.check_file(name, getattr(self, name))
         if self.patterns and self.patterns.suffix != ".npz":
             raise ValueError(f"patterns: expected a name that ends in .npz, got {str(self.patterns)!r}")
         learner, config = load_run(self.run_dir)
+        if self.lambda1 is not None:
+            config = with_lambda1(learner, config, self.lambda1)
         if self.protocol == "omniglot-one-shot":
             self._one_shot(learner)
         else:
@@ -155,7 +159,9 @@ class Evaluate:
             if self.patterns:
                 files.write(self.patterns, patterns(details, data.class_names))
         finally:  # of a file that cannot be written the result is at least shown
-            console().print(tables.evaluations([result], f"{data.name}, {self.split} split, seed {result.seed}"))
+            weight = "" if self.lambda1 is None else f", lambda1 = {self.lambda1:g}"
+            title = f"{data.name}, {self.split} split, seed {result.seed}{weight}"
+            console().print(tables.evaluations([result], title))
 
     def _one_shot(self, learner: Learner) -> None:
         from sparsedis.data import omniglot_one_shot

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,21 @@ def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner
         return Learner(config, shape, encoder), config
 
     return folder.load_best(out, build)
+
+
+def with_lambda1(learner: Learner, config: TrainConfig, lambda1: float) -> TrainConfig:
+    """Give the learner's head another weight of the group Lasso than it was trained with; returns the new settings.
+
+    Raises:
+        ValueError: the head has none, or learns it; or it is negative.
+    """
+    if "lambda1" in config.learn:
+        raise ValueError(f"lambda1: expected none for a head that learns it, got {lambda1}")
+    changed = replace(config, lambda1=lambda1)
+    trained = learner.head.state_dict()
+    learner.head = _head(changed).to(learner.device)
+    learner.head.load_state_dict(trained)
+    return changed
 
 
 def _head(config: TrainConfig) -> SparseHead | Prototypes:

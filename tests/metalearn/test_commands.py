@@ -20,6 +20,7 @@ from sparsedis.metalearn import figures, tables
 from sparsedis.metalearn.config import PRESETS, TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation
 from sparsedis.metalearn.figures import usage
+from sparsedis.metalearn.learner import with_lambda1
 from sparsedis.metalearn.profile import profile
 from sparsedis.metalearn.results import Entry, pooled
 from sparsedis.metalearn.train import load_run, train
@@ -119,6 +120,24 @@ def test_what_evaluate_saves(trained: Path, here: Path) -> None:
         assert patterns["classes"].shape == (30, 3)
         assert patterns["class_names"][0] == "Alphabet0/character01"
     assert 0 < result["calibration_error"] < 1
+
+
+@pytest.mark.slow
+def test_another_lambda1_than_in_training(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same features of the encoder, fitted with more or fewer of them."""
+    used = []
+    for given in ([], ["--lambda1", "0.1"], ["--lambda1", "0.6"]):
+        assert cli.main(["evaluate", str(trained), "--episodes", "20", "--json", "x.json", *given]) == 0
+        used.append(json.loads((here / "x.json").read_text())["features_used"])
+    assert used[0] == used[1] > used[2] > 0
+    assert "lambda1 = 0.6" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(trained), "--lambda1=-1"]) == 2
+    assert "lambda1: expected a finite number >= 0, got -1" in capsys.readouterr().err
+    learner, config = load_run(trained)
+    with pytest.raises(ValueError, match="expected none for the head ridge"):
+        with_lambda1(learner, config.with_head("ridge"), 0.1)
+    with pytest.raises(ValueError, match="a head that learns it"):
+        with_lambda1(learner, replace(config, learn=("lambda1",)), 0.1)
 
 
 @pytest.mark.slow
