@@ -174,14 +174,16 @@ def render(report: Report) -> str:
 def written(out: Path, make: Callable[[], Path], console: Console) -> Iterator[None]:
     """Make the report of a folder when the block has ended or was interrupted, and print where it is.
 
+    An interruption while it is made makes it again: a run that is finished is not gone on with, so nobody else would.
+
     A report that cannot be made is a line on the console, and costs nothing else.
     """
     try:
         yield
+        _attempt(out, make, console)
     except KeyboardInterrupt:
         _attempt(out, make, console)
         raise
-    _attempt(out, make, console)
 
 
 def _attempt(out: Path, make: Callable[[], Path], console: Console) -> None:

@@ -103,6 +103,22 @@ def test_a_report_that_fails_loses_nothing(tmp_path: Path, capsys: pytest.Captur
     assert done == [1]
 
 
+def test_a_report_that_is_interrupted_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its run may be finished, and is not gone on with."""
+    calls = []
+
+    def make() -> Path:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return tmp_path / report.REPORT
+
+    with pytest.raises(KeyboardInterrupt), report.written(tmp_path, make, tables.console()):
+        pass
+    assert len(calls) == 2
+    assert capsys.readouterr().out == f"report: {tmp_path / report.REPORT}\n"
+
+
 def test_a_report_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Report("title", "summary", [], [])
     assert report.write(tmp_path, page) == tmp_path / "report.html"
