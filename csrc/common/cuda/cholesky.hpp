@@ -17,10 +17,11 @@ class Cholesky {
   static constexpr int kBlock = 16;
 
   __device__ static std::size_t padded(int order) { return rounded_up(order, kBlock); }
-  // Of the inverse corners, which a caller lends the memory for.
-  __device__ static std::size_t inverse_size(int order) { return padded(order) * kInverseStride; }
+  // Rows of inverse corners stand further apart than they are long: lanes read one each, from different banks.
+  static constexpr int kInverseStride = kBlock + 4;
 
-  // For matrices up to that order; inverse (inverse_size(largest),), aligned: needed from factor() to the last solve().
+  // For matrices up to that order. inverse (padded(largest), kInverseStride), aligned, which the caller lends: the
+  // inverse corners, from factor() to the last solve().
   __device__ Cholesky(Memory& memory, int largest, T* inverse) : inverse_(inverse) {
     matrix_ = memory.take<T>(std::size_t(largest) * (largest + 1) / 2, ~std::size_t(0));
     corner_ = memory.take<T>(kSteps * kStepSize + kBlock * kStep);
@@ -105,8 +106,7 @@ class Cholesky {
   // A corner is factored a few columns at a time. Of each step corner_ holds the columns, row by row, and the
   // reciprocals of the diagonal.
   static constexpr int kStep = 4, kSteps = kBlock / kStep, kStepSize = kBlock * kStep + kStep;
-  // Rows of inverse corners stand further apart than they are long: lanes read one each, from different banks.
-  static constexpr int kInverseStride = kBlock + 4, kHalf = kBlock / 2;
+  static constexpr int kHalf = kBlock / 2;
   // The smallest normal number: with less, a reciprocal root is infinite.
   static constexpr T kLeastPivot = sizeof(T) == 8 ? 2.2250738585072014e-308 : 1.17549435e-38f;
 

@@ -37,8 +37,10 @@ class NewtonSystem {
         n_(samples.n),
         width_(rounded_up(features, 4)),
         slice_size_((padded(samples.n * samples.m) + padded(samples.n)) * kSliceStride),
-        slices_(memory.take<T>(shared_size(samples), ~std::size_t(0))),
+        slices_(memory.take<T>(slices(samples.n * samples.m) * slice_size_, ~std::size_t(0))),
         matrix_(memory, samples.n * samples.m, slices_) {
+    static_assert(Cholesky<T>::kInverseStride <= kSliceStride,
+                  "inverse corners, of fewer rows, take the slices' place");
     const int order = n_ * samples.m;
     reduced_ = memory.take<T>(Cholesky<T>::padded(order));
     rows_ = memory.take<Row>(order);
@@ -110,14 +112,7 @@ class NewtonSystem {
   static constexpr int kOrderOfTwoSlices = 128;
 
   __device__ static std::size_t padded(int rows) { return rounded_up(rows, kTile); }
-  // Slices and, when they are no longer needed, the factor's inverse corners.
   __device__ static int slices(int order) { return order <= kOrderOfTwoSlices ? 2 : 1; }
-  __device__ static std::size_t shared_size(const Samples& samples) {
-    const int order = samples.n * samples.m;
-    const std::size_t of_slices = slices(order) * (padded(order) + padded(samples.n)) * kSliceStride;
-    const std::size_t of_inverse = Cholesky<T>::inverse_size(order);
-    return of_slices > of_inverse ? of_slices : of_inverse;
-  }
 
   SPARSEDIS_ONCE __device__ void number_entries(const Team& team, const double* L, const unsigned char* free) {
     const int k = samples_.k;
