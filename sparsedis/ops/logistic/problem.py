@@ -69,6 +69,12 @@ class Problem:
         tensors = {field.name: getattr(self, field.name)[index] for field in fields(self) if field.name != "intercept"}
         return replace(self, **tensors)
 
+    def columns(self, index: Tensor) -> Problem:
+        """The problems in the features that ``index`` (B, m) picks, ascending, an intercept's among them."""
+        features = self.features.gather(2, index[:, None].expand(-1, self.features.shape[1], -1))
+        lambda1, lambda2 = self.lambda1.gather(1, index), self.lambda2.gather(1, index)
+        return replace(self, features=features, lambda1=lambda1, lambda2=lambda2)
+
     @property
     def frequencies(self) -> Tensor:
         """Share of every class, (B, 1, k)."""
@@ -193,17 +199,25 @@ def certificate(problem: Problem, W: Tensor, rounded: Tensor | None = None) -> C
     return Certificate(Y - a * A, gap, gap / at_zero.clamp_min(_TINY), objective)
 
 
+def proximal_argument(problem: Problem, W: Tensor) -> Tensor:
+    """Z_j = X_j^T diag(c) (Y - p) + W_j X_j^T diag(c) X_j / 2, (B, d, k).
+
+    It is what proximal block coordinate descent thresholds, 1/2 being the bound on the softmax's curvature: a row is
+    off where ||Z_j|| <= lambda1.
+    """
+    _, slope = probabilities(problem, problem.features @ W)
+    return (problem.weight * problem.features**2).sum(1)[..., None] / 2 * W - problem.features.mT @ slope
+
+
 def kink_margin(problem: Problem, W: Tensor) -> Tensor:
     """How far solutions W are from a kink, (B,), >= 0: min_j | ||Z_j|| / lambda1 - 1 |, inf without lambda1.
 
-    Z_j = X_j^T diag(c) (Y - p) + W_j X_j^T diag(c) X_j / 2 is what proximal block coordinate descent thresholds, 1/2
-    being the bound on the softmax's curvature: a row is off while ||Z_j|| <= lambda1. The margin is that of the
-    correlation for a row that is off, and (X_j^T diag(c) X_j / 2 + lambda2) ||W_j|| / lambda1 for one that is on.
+    Z is :func:`proximal_argument`. The margin is that of the correlation for a row that is off, and
+    (X_j^T diag(c) X_j / 2 + lambda2) ||W_j|| / lambda1 for one that is on.
     """
-    _, slope = probabilities(problem, problem.features @ W)
-    Z = (problem.weight * problem.features**2).sum(1)[..., None] / 2 * W - problem.features.mT @ slope
     sparse = problem.lambda1 > 0
-    return torch.where(sparse, (row_norms(Z) / torch.where(sparse, problem.lambda1, 1) - 1).abs(), torch.inf).amin(1)
+    share = row_norms(proximal_argument(problem, W)) / torch.where(sparse, problem.lambda1, 1)
+    return torch.where(sparse, (share - 1).abs(), torch.inf).amin(1)
 
 
 def zero_threshold(problem: Problem) -> Tensor:

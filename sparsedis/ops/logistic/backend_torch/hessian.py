@@ -8,7 +8,7 @@ Adding one number to a row changes no probability, and all gradients' rows sum t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,14 @@ _CONDITION, _REFINEMENTS = 1e8, 2
 _MEMORY = 1 << 30
 
 
+class Curvature(NamedTuple):
+    """D_j = across (1 - u u^T) + along u u^T of rows: u (B, a, k) of length 1 or 0, across and along (B, a)."""
+
+    unit: Tensor
+    across: Tensor
+    along: Tensor
+
+
 def damped_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
     """H^-1 right at probabilities p (B, n, k), H shifted by rounding where it may be singular.
 
@@ -36,43 +44,57 @@ def damped_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
     Returns:
         (B, a, k), likewise.
     """
-    return _solve(rows, p, right, support.damped_step)
+    return _solve(rows, _curvature(rows), p, right, support.damped_step, _fewer_samples(rows))
 
 
 def least_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
     """H^+ right, of least norm where H is singular; otherwise as :func:`damped_step`."""
-    return _solve(rows, p, right, support.least_step)
+    return _solve(rows, _curvature(rows), p, right, support.least_step, _fewer_samples(rows))
 
 
-def _solve(rows: Rows, p: Tensor, right: Tensor, by_factor: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+def interior_step(rows: Rows, D: Curvature, p: Tensor, right: Tensor) -> Tensor:
+    """As :func:`damped_step`, but with another D > 0, of a barrier; by the smaller of the systems."""
+    return _solve(rows, D, p, right, support.damped_step, rows.X.shape[2] > rows.X.shape[1])
+
+
+def _solve(
+    rows: Rows,
+    D: Curvature,
+    p: Tensor,
+    right: Tensor,
+    by_factor: Callable[[Tensor, Tensor, Tensor], Tensor],
+    in_samples: bool,
+) -> Tensor:
     n, k = p.shape[1:]
-    in_samples = _fewer_samples(rows)
 
-    def run(p: Tensor, right: Tensor, *columns: Tensor) -> tuple[Tensor]:
-        part = Rows(*columns)
+    def run(p: Tensor, right: Tensor, X: Tensor, weight: Tensor, present: Tensor, *own: Tensor) -> tuple[Tensor]:
+        D = Curvature(*own)
         if in_samples:
-            return (_in_samples(part, p, right),)
-        entries = part.present.repeat_interleave(k, dim=1)
-        return (by_factor(_hessian(part, p), entries, right.flatten(1)).unflatten(1, (-1, k)),)
+            return (_in_samples(X * present[:, None], weight, D, p, right),)
+        entries = present.repeat_interleave(k, dim=1)
+        return (by_factor(_hessian(X, weight, D, p), entries, right.flatten(1)).unflatten(1, (-1, k)),)
 
     order = k * (n if in_samples else rows.X.shape[2])
-    columns = [getattr(rows, field.name) for field in fields(rows)]
-    return apply_in_slices(run, (p, right, *columns), 3 * 8 * order**2, _MEMORY)[0]
+    tensors = (p, right, rows.X, rows.weight, rows.present, *D)
+    return apply_in_slices(run, tensors, 3 * 8 * order**2, _MEMORY)[0]
 
 
-def _bend(rows: Rows) -> tuple[Tensor, Tensor]:
-    """u (B, a, k) and lambda1/||W_j|| (B, a), 0 for rows at zero."""
+def _curvature(rows: Rows) -> Curvature:
+    """That of the penalties, 1 in rows that are not present."""
     norms = row_norms(rows.W)
     bend = torch.where(norms > 0, rows.lambda1 / norms.clamp_min(_TINY), 0)
-    return rows.W / norms.clamp_min(_TINY)[..., None], bend
+    return Curvature(
+        rows.W / norms.clamp_min(_TINY)[..., None],
+        torch.where(rows.present, bend + rows.lambda2, 1),
+        torch.where(rows.present, rows.lambda2, 1),
+    )
 
 
-def _hessian(rows: Rows, p: Tensor) -> Tensor:
+def _hessian(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor) -> Tensor:
     """H, (B, a k, a k); along what moves nothing filled up with the loss's own curvature."""
-    X = rows.X
     batch, _, a = X.shape
     k = p.shape[2]
-    weighted = rows.weight * p
+    weighted = sample_weight * p
     H = X.new_zeros(batch, a, k, a, k)
     for c in range(k):
         for e in range(c + 1):
@@ -80,15 +102,11 @@ def _hessian(rows: Rows, p: Tensor) -> Tensor:
             block = (factor[..., None] * X).mT @ X
             H[:, :, c, :, e] = block
             H[:, :, e, :, c] = block
-    unit, bend = _bend(rows)
     eye = torch.eye(k, dtype=X.dtype, device=X.device)
     each = torch.arange(a, device=X.device)
-    fill = (rows.weight * X**2).sum(1)[..., None, None] / k
-    own = (
-        bend[..., None, None] * (eye - unit[..., :, None] * unit[..., None, :])
-        + rows.lambda2[..., None, None] * eye
-        + fill / k
-    )
+    fill = (sample_weight * X**2).sum(1)[..., None, None] / k
+    along = D.unit[..., :, None] * D.unit[..., None, :]
+    own = D.across[..., None, None] * (eye - along) + D.along[..., None, None] * along + fill / k
     H[:, each, :, each, :] += own.transpose(0, 1)
     return H.reshape(batch, a * k, a * k)
 
@@ -97,22 +115,22 @@ def _fewer_samples(rows: Rows) -> bool:
     """Whether systems are smaller in the samples, and as well-conditioned as :func:`_in_samples` needs them."""
     if rows.X.shape[2] <= rows.X.shape[1]:
         return False
-    most = (rows.present * (rows.weight * rows.X**2).sum(1)).sum(1)
-    least = torch.where(rows.present, rows.lambda2, torch.inf).amin(1)
-    return bool((most <= _CONDITION * least).all())
+    squares = (rows.present * (rows.weight * rows.X**2).sum(1)).sum(1)
+    return bool(well_conditioned(squares, torch.where(rows.present, rows.lambda2, torch.inf).amin(1)).all())
 
 
-def _in_samples(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
+def well_conditioned(squares: Tensor, lambda2: Tensor) -> Tensor:
+    """Whether a system in the samples is well-conditioned in rows whose features have these ``squares`` in sum."""
+    return squares <= _CONDITION * lambda2
+
+
+def _in_samples(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor, right: Tensor) -> Tensor:
     """H^-1 right by a system of order n k: with S_i = R_i R_i^T and A = R^T X, Woodbury's identity
 
     H^-1 = D^-1 - D^-1 A^T (1 + A D^-1 A^T)^-1 A D^-1.
     """
-    X = rows.X * rows.present[:, None]
     n, k = p.shape[1:]
-    unit, bend = _bend(rows)
-    # D is `across` on what is orthogonal to u and `along` on u; a row that is not present is alone with a 1.
-    across = torch.where(rows.present, bend + rows.lambda2, 1)[..., None]
-    along = torch.where(rows.present, rows.lambda2, 1)[..., None]
+    unit, across, along = D.unit, D.across[..., None], D.along[..., None]
 
     def split(values: Tensor, on_rest: Tensor, on_unit: Tensor) -> Tensor:
         return on_rest * values + (on_unit - on_rest) * (values * unit).sum(-1, keepdim=True) * unit
@@ -120,7 +138,7 @@ def _in_samples(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
     root = p.sqrt()
     eye = torch.eye(k, dtype=X.dtype, device=X.device)
     # diag(p) - p p^T = diag(root) (1 - root root^T) diag(root), and a projection is its own square.
-    R = (rows.weight.sqrt() * root)[..., None] * (eye - root[..., :, None] * root[..., None, :])
+    R = (sample_weight.sqrt() * root)[..., None] * (eye - root[..., :, None] * root[..., None, :])
 
     def forth(values: Tensor) -> Tensor:  # A, to (B, n, k)
         return torch.einsum("bnce,bnc->bne", R, X @ values)
@@ -138,8 +156,9 @@ def _in_samples(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
             kernel[:, :, c, :, e] = block
             kernel[:, :, e, :, c] = block
     system = torch.einsum("bnce,bncmd,bmdf->bnemf", R, kernel, R).reshape(len(X), n * k, n * k)
-    system.diagonal(dim1=1, dim2=2).add_(1)
-    factor = torch.linalg.cholesky(system)
+    diagonal = system.diagonal(dim1=1, dim2=2)
+    diagonal += 1 + 10 * torch.finfo(X.dtype).eps * diagonal.amax(1, keepdim=True)
+    factor = torch.linalg.cholesky_ex(system)[0]
 
     def approximate(residual: Tensor) -> Tensor:
         values = split(residual, 1 / across, 1 / along)

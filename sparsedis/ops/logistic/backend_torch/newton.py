@@ -1,4 +1,4 @@
-"""Sweeps of block coordinate descent or entering rows find the active ones, Newton's method their values."""
+"""Sweeps of block coordinate descent or an interior point find the active rows, Newton's method their values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from sparsedis.ops.common.precision import ROUNDING
-from sparsedis.ops.logistic.backend_torch.hessian import damped_step
+from sparsedis.ops.logistic.backend_torch.hessian import damped_step, well_conditioned
+from sparsedis.ops.logistic.backend_torch.interior import interior_point
 from sparsedis.ops.logistic.backend_torch.rows import Rows, active_rows
 from sparsedis.ops.logistic.problem import Certificate, Problem, certificate, loss, penalty, probabilities, row_norms
 from sparsedis.solution import Status
@@ -14,8 +15,8 @@ from sparsedis.solution import Status
 # Checks without a better gap or a lower objective after which a task has stalled.
 _PATIENCE = 20
 # Iterations that begin with sweeps, so many each, and then take so many Newton steps. Most tasks need no others; where
-# features are close to dependent sweeps take hundreds.
-_SWEEP_ITERATIONS, _SWEEPS, _STEPS = 10, 5, 10
+# features are close to dependent sweeps would take hundreds.
+_SWEEP_ITERATIONS, _SWEEPS, _STEPS = 5, 5, 10
 # Rows that a sweep tries at least.
 _FEWEST = 16
 # In the other iterations: rows that enter at once, one and one for every so many that are in; and Newton steps.
@@ -31,9 +32,10 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
     are those that they were and the gap is no better.
 
     The first iterations are some sweeps of proximal block coordinate descent, which let rows in and out until the
-    active ones stay, and some Newton steps on the active rows, where the objective is smooth. In the others only the
-    rows that violate the optimality conditions most enter before the Newton steps; they begin at the start where the
-    sweeps have left more rows than samples. All lower the objective; once the active rows are right Newton's
+    active ones stay, and some Newton steps on the active rows, where the objective is smooth. Tasks that these do not
+    solve, or in which they let in more rows than the samples determine, begin again from an interior point, whose
+    number of steps depends little on the task. In later iterations only the rows that violate the optimality conditions
+    most enter before the Newton steps. All but that start lower the objective; once the active rows are right Newton's
     convergence holds.
 
     Returns:
@@ -47,6 +49,7 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
     n_iter = torch.zeros(batch, dtype=torch.int64, device=W.device)
     status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), int(Status.MAX_ITER))
     since = torch.zeros_like(n_iter)
+    restarted = torch.zeros_like(since, dtype=torch.bool)
     going = (~(at.relative_gap <= goal)).nonzero()[:, 0]
     part, W = problem.take(going), W[going]
     for iteration in range(1, max_iter + 1):
@@ -54,17 +57,14 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
             break
         active = row_norms(W) > 0
         sweeping = iteration <= _SWEEP_ITERATIONS
-        if sweeping:
-            W = _sweeps(part, W)
-        else:
-            if iteration == _SWEEP_ITERATIONS + 1:
-                W, restarted = _restart_crowded(part, W)
-                lowest[going[restarted]] = torch.inf
-            W = _enter(part, W)
-        for _ in range(_STEPS if sweeping else _STEPS_AFTER_ENTRY):
-            W, moved = _newton_step(part, W)
-            if not bool(moved.any()):
-                break
+        W = _sweeps(part, W) if sweeping else _enter(part, W)
+        restarting = _crowded(part, W) | (iteration == _SWEEP_ITERATIONS)
+        restarting &= ~restarted[going] & (part.lambda1 > 0).any(1)
+        if bool(restarting.any()):
+            W[restarting] = interior_point(part.take(restarting), W[restarting])
+            restarted[going[restarting]] = True
+            lowest[going[restarting]] = torch.inf
+        W = _newton_steps(part, W, _STEPS if sweeping else _STEPS_AFTER_ENTRY)
         now = certificate(part, W)
         better = now.relative_gap < at.relative_gap[going]
         progress = better | (now.objective < lowest[going])
@@ -105,11 +105,12 @@ def _sweeps(problem: Problem, W: Tensor) -> Tensor:
     return W
 
 
-def _restart_crowded(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
-    """W, but the start where it has more rows than there are samples; and (B,) bool: where."""
-    size = ((row_norms(W) > 0) & (problem.lambda1 > 0)).sum(1)
-    crowded = size > (problem.weight > 0).sum((1, 2))
-    return torch.where(crowded[:, None, None], problem.start(), W), crowded
+def _crowded(problem: Problem, W: Tensor) -> Tensor:
+    """(B,) bool: where W has more rows than the samples determine, and lambda2 is too small to choose among them."""
+    on = (row_norms(W) > 0) & (problem.lambda1 > 0)
+    determined = (problem.weight > 0).sum((1, 2)) * (W.shape[2] - 1)
+    squares = (on * (problem.weight * problem.features**2).sum(1)).sum(1)
+    return (on.sum(1) > determined) & ~well_conditioned(squares, problem.lambda2[:, 0])
 
 
 def _enter(problem: Problem, W: Tensor) -> Tensor:
@@ -147,6 +148,26 @@ def _worst(problem: Problem, slope: Tensor, active: Tensor, count: Tensor) -> Te
     violation = torch.where(active, 0, (row_norms(problem.features.mT @ slope) - problem.lambda1).clamp_min(0))
     rank = violation.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return (violation > 0) & (rank < count[:, None])
+
+
+def _newton_steps(problem: Problem, W: Tensor, most: int) -> Tensor:
+    """Newton steps on the active rows, in each task until they do nothing, ``most`` at most."""
+    W = W.clone()
+    moving = torch.arange(len(W), device=W.device)
+    for _ in range(most):
+        moved = torch.zeros_like(moving, dtype=torch.bool)
+        sizes = ((row_norms(W[moving]) > 0) | (problem.lambda1[moving] == 0)).sum(1)
+        # Tasks whose numbers of rows are alike, as all pay for the most.
+        classes = sizes.clamp_min(8).double().log2().ceil()
+        for size in classes.unique():
+            chosen = classes == size
+            index = moving[chosen]
+            whole = len(index) == len(W)
+            W[index], moved[chosen] = _newton_step(problem if whole else problem.take(index), W[index])
+        moving = moving[moved]
+        if len(moving) == 0:
+            break
+    return W
 
 
 def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sparsedis.ops.logistic.problem import Problem, row_norms
@@ -45,6 +46,13 @@ class Rows:
         X = problem.features.gather(2, index[:, None].expand(-1, problem.features.shape[1], -1))
         lambda1, lambda2 = problem.lambda1.gather(1, index), problem.lambda2.gather(1, index)
         return cls(X, _take(W, present, index), lambda1, lambda2, problem.weight, present, index)
+
+    @classmethod
+    def all(cls, problem: Problem, W: Tensor) -> Rows:
+        """All rows of W (B, d, k)."""
+        index = torch.arange(W.shape[1], device=W.device).expand(W.shape[:2])
+        present = torch.ones_like(index, dtype=torch.bool)
+        return cls(problem.features, W, problem.lambda1, problem.lambda2, problem.weight, present, index)
 
     def take(self, values: Tensor) -> Tensor:
         """(B, d, k) -> (B, a, k), 0 where there is none."""
