@@ -31,7 +31,7 @@ DATA = FewShotData(
 )  # fmt: skip
 GRIDS = {
     "evaluate": tables.evaluations([EVALUATION], "[bold]omniglot, test split"),
-    "one-shot": tables.one_shot(OneShot(0.1234, {"run01": 0.25, "run02": 0.05}, 0.5, None)),
+    "one-shot": tables.one_shot(OneShot(0.1234, {"run01": 0.25, "run02": 0.05}, 0.5, None), 0.12),
     "profile": tables.profile(Profile({"head forward": [1234.5], "head backward": [67.8]}), TrainConfig()),
     "sources": tables.sources(),
     "files": tables.files([File(Path("miniImageNet_category_split_val.pickle"), 123_456_789, "0123abcd" * 8, None)]),

@@ -13,7 +13,9 @@ from sparsedis.metalearn.config import HEADS, PRESETS, Head, Preset, TrainConfig
 from sparsedis.runs import command_line, jobs
 
 if TYPE_CHECKING:
+    from sparsedis.metalearn.evaluate import Evaluation
     from sparsedis.metalearn.learner import Learner
+    from sparsedis.metalearn.omniglot_one_shot import OneShot
 
 Settings = tyro.conf.OmitArgPrefixes[TrainConfig]
 
@@ -153,14 +155,13 @@ class Evaluate:
         result, details = examine(learner, encode(learner, data, self.split), episodes)
         try:
             if self.json:
-                files.write_json(self.json, asdict(result))
+                files.write_json(self.json, self._written(result))
             if self.reliability:
                 files.write(self.reliability, figures.reliability(details.bins))
             if self.patterns:
                 files.write(self.patterns, patterns(details, data.class_names))
         finally:  # of a file that cannot be written the result is at least shown
-            weight = "" if self.lambda1 is None else f", lambda1 = {self.lambda1:g}"
-            title = f"{data.name}, {self.split} split, seed {result.seed}{weight}"
+            title = f"{data.name}, {self.split} split, seed {result.seed}{tables.other_weight(self.lambda1)}"
             console().print(tables.evaluations([result], title))
 
     def _one_shot(self, learner: Learner) -> None:
@@ -180,9 +181,13 @@ class Evaluate:
         result = one_shot(learner, omniglot_one_shot.load(self.data, learner.shape[1]))
         try:
             if self.json:
-                files.write_json(self.json, asdict(result))
+                files.write_json(self.json, self._written(result))
         finally:
-            console().print(tables.one_shot(result))
+            console().print(tables.one_shot(result, self.lambda1))
+
+    def _written(self, result: Evaluation | OneShot) -> dict[str, Any]:
+        """What --json writes, with lambda1 where it is not that of the training."""
+        return asdict(result) | ({} if self.lambda1 is None else {"lambda1": self.lambda1})
 
 
 @dataclass(frozen=True)

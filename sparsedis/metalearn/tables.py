@@ -39,16 +39,21 @@ def evaluations(results: Sequence[Evaluation], title: str) -> Grid:
     return Grid(("task", "episodes", "accuracy", "features used", "certified", "ECE"), rows, title, note=note)
 
 
-def one_shot(result: OneShot) -> Grid:
-    """One row per run, and one for all."""
+def one_shot(result: OneShot, lambda1: float | None = None) -> Grid:
+    """One row per run, and one for all; ``lambda1`` where it is not that of the training."""
     rows = [(name, percent(error)) for name, error in result.error_per_run.items()]
     return Grid(
         ("run", "error"),
         [*rows, (f"all {len(rows)}", percent(result.error, 2))],
-        title="Omniglot, within-alphabet one-shot classification",
+        title=f"Omniglot, within-alphabet one-shot classification{other_weight(lambda1)}",
         note=f"features used {percent(result.features_used)}, solves certified {percent(result.certified)}",
         rules=(len(rows),),
     )
+
+
+def other_weight(lambda1: float | None) -> str:
+    """What a title adds where the group Lasso has another weight than in training."""
+    return "" if lambda1 is None else f", lambda1 = {lambda1:g}"
 
 
 def profile(measured: Profile, config: TrainConfig) -> Grid:

@@ -50,8 +50,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_runs(here / "all_runs")
     arguments = ["evaluate", str(trained), "--protocol", "omniglot-one-shot", "--data", str(data)]
+    assert cli.main([*arguments, "--json", "result.json", "--lambda1", "0.2"]) == 0
+    result = json.loads((here / "result.json").read_text())
+    assert result["lambda1"] == 0.2
+    assert "lambda1 = 0.2" in capsys.readouterr().out
     assert cli.main([*arguments, "--json", "result.json"]) == 0
     result = json.loads((here / "result.json").read_text())
+    assert "lambda1" not in result
     assert list(result["error_per_run"]) == ["run01", "run02", "run03"]
     assert result["error"] == pytest.approx(sum(result["error_per_run"].values()) / 3)
     assert result["error"] < 0.5, "chance is 0.8"
@@ -128,7 +133,9 @@ def test_another_lambda1_than_in_training(trained: Path, here: Path, capsys: pyt
     used = []
     for given in ([], ["--lambda1", "0.1"], ["--lambda1", "0.6"]):
         assert cli.main(["evaluate", str(trained), "--episodes", "20", "--json", "x.json", *given]) == 0
-        used.append(json.loads((here / "x.json").read_text())["features_used"])
+        written = json.loads((here / "x.json").read_text())
+        assert written.get("lambda1") == (float(given[1]) if given else None)
+        used.append(written["features_used"])
     assert used[0] == used[1] > used[2] > 0
     assert "lambda1 = 0.6" in capsys.readouterr().out
     assert cli.main(["evaluate", str(trained), "--lambda1=-1"]) == 2
