@@ -150,7 +150,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _commands(argv: list[str]) -> Any:
-    """The commands; the defaults of train and compare are those of the preset that the command line names."""
+    """The commands; the defaults of those that train are those of the preset that the command line names."""
     import tyro
 
     from sparsedis.disentangle.commands import Disentangle, DisentangleSweep, Shapes3d, Synthetic
@@ -161,7 +161,8 @@ def _commands(argv: list[str]) -> Any:
     settings = PRESETS.get(_preset(argv), PRESETS["quick"])
     training = Annotated[Train, tyro.conf.subcommand("train", default=Train(config=settings))]
     comparing = Annotated[Compare, tyro.conf.subcommand("compare", default=Compare(config=settings))]
-    few_shot = training | Evaluate | comparing | Sweep | Data
+    sweeping = Annotated[Sweep, tyro.conf.subcommand("sweep", default=Sweep(config=settings))]
+    few_shot = training | Evaluate | comparing | sweeping | Data
     return few_shot | Synthetic | Disentangle | DisentangleSweep | Shapes3d | Report | Info
 
 

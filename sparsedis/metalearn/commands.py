@@ -248,6 +248,8 @@ class Sweep:
     """Dense heads to train for comparison."""
     seeds: tuple[int, ...] = (0,)
     """One run each."""
+    preset: Preset = "quick"
+    """Settings to begin with; options change them."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/sweep")
     """Folder of the runs and of the results."""
     workers: tyro.conf.OmitArgPrefixes[jobs.Workers] = jobs.HERE

@@ -72,7 +72,7 @@ def run_all(
     """
     check_seeds(seeds)
     if configs[0].left_out == () and not folds and not tasks.read(configs[0]).splits["test"]:
-        raise ValueError("left_out: expected a group to test on, or cross_validate, got none to compare by")
+        raise ValueError("left_out: expected a group to test on, or compare's --cross-validate, got none")
     variants: list[tuple[TrainConfig, list[Job]]] = []
     for config in configs:
         same = replace(config, data=absolute(config.data)).settled()

@@ -369,6 +369,10 @@ def test_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--preset", "metaoptnet", "--help"]) == 0
     assert "60000" in capsys.readouterr().out
     assert cli.main(["train", "--preset", "slow"]) == 2
+    for command in ("compare", "sweep"):
+        capsys.readouterr()
+        assert cli.main([command, "--preset", "metaoptnet", "--help"]) == 0
+        assert "60000" in capsys.readouterr().out
     assert PRESETS["quick"] == TrainConfig()
     for head in ("svm", "ridge"):  # the head brings its own hyperparameters, whatever the preset's are
         assert cli.main(["train", "--head", head, "--data", "omniglot:nowhere"]) == 2
@@ -392,7 +396,7 @@ def test_the_preset_of_omniglot(omniglot_folder: Path, here: Path, capsys: pytes
     assert cli.main(["evaluate", "run", "--protocol", "omniglot-one-shot", "--data", str(data)]) == 0
     capsys.readouterr()
     assert cli.main(["compare", "--preset", "omniglot", *small, "--out", "none"]) == 2
-    assert "left_out: expected a group to test on, or cross_validate, got none to compare by" in capsys.readouterr().err
+    assert "left_out: expected a group to test on, or compare's --cross-validate, got none" in capsys.readouterr().err
     assert not (here / "none").exists() or not list((here / "none").iterdir())
     few = ["--test-episodes", "4", "--heads", "group-lasso-svm", "ridge", "--seeds", "0", "--cross-validate"]
     assert cli.main(["compare", "--preset", "omniglot", *small, *few, "--out", "cv"]) == 0
