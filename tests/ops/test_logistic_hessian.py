@@ -69,6 +69,29 @@ def test_the_step_solves_the_system(solve, memory, n, d, k, lambda2, in_samples,
     torch.testing.assert_close(got, right, rtol=0, atol=1e-12 * max(1.0, size))
 
 
+@pytest.mark.parametrize(("n", "d", "k", "lambda2"), [(8, 30, 4, 0.1), (30, 8, 3, 0.1), (60, 30, 5, 0.0)])
+def test_large_systems_are_solved_by_conjugate_gradients(n, d, k, lambda2, monkeypatch):
+    problem, W, chosen = task(n=n, d=d, k=k, lambda1=0.05, lambda2=lambda2, off=3)
+    rows = Rows.of(problem, W, chosen)
+    p, _ = probabilities(problem, problem.features @ W)
+    right = rows.take(torch.randn(W.shape, generator=torch.Generator().manual_seed(0), dtype=F64))
+    right = right - right.mean(-1, keepdim=True)
+    expected = hessian.damped_step(rows, p, right)
+    monkeypatch.setattr(hessian, "_LARGE", 0)
+    with monkeypatch.context() as without_factor:
+        without_factor.delattr(hessian, "_solve")
+        by_products = hessian.damped_step(rows, p, right)
+    error = torch.linalg.vector_norm(by_products - expected) / torch.linalg.vector_norm(expected)
+    assert 0 < error < 1e-6
+    assert not by_products[~rows.present].any()
+    # The first task is done after few products, as its right side is zero; the others have the factor.
+    monkeypatch.setattr(hessian, "_PRODUCTS", 2)
+    right[0] = 0
+    expected[0] = 0
+    mixed = hessian.damped_step(rows, p, right)
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-9 * expected.abs().max().item())
+
+
 def test_an_intercept_is_solved_by_the_factor():
     """It has no penalty, which a system in the samples would divide by."""
     problem, W, chosen = task(n=6, d=20, k=3, lambda1=0.05, lambda2=0.1, intercept=True)

@@ -1,4 +1,5 @@
-"""Linear systems with the Hessian of P in some rows of W: by a factor of order a k, or of order n k where n is smaller.
+"""Linear systems with the Hessian of P in some rows of W: by a factor of order a k, or of order n k where n is smaller,
+or by conjugate gradients where both are large.
 
 With x_i (a,) the features of these rows, the Hessian is D + sum_i (x_i x_i^T) (x) S_i: the loss has the curvature
 S_i = c_i (diag(p_i) - p_i p_i^T), the penalties have D_j = lambda1/||W_j|| (1 - u u^T) + lambda2, u = W_j/||W_j||.
@@ -21,6 +22,8 @@ from sparsedis.ops.logistic.problem import row_norms
 _TINY = torch.finfo(torch.float64).tiny
 # The largest condition of a system in the samples; refinements make up for what it costs.
 _CONDITION, _REFINEMENTS = 1e8, 2
+# From this order of a factor on conjugate gradients are tried: with so many products, to this residual.
+_LARGE, _PRODUCTS, _RESIDUAL = 800, 100, 1e-9
 # Scratch memory, in bytes, that the tasks solved together may take.
 _MEMORY = 1 << 30
 
@@ -36,6 +39,8 @@ class Curvature(NamedTuple):
 def damped_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
     """H^-1 right at probabilities p (B, n, k), H shifted by rounding where it may be singular.
 
+    Where the factor would be large conjugate gradients are tried first, to a relative residual of ``_RESIDUAL``.
+
     Args:
         rows: the rows.
         p: (B, n, k).
@@ -44,7 +49,14 @@ def damped_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
     Returns:
         (B, a, k), likewise.
     """
-    return _solve(rows, _curvature(rows), p, right, support.damped_step, _fewer_samples(rows))
+    D, in_samples = _curvature(rows), _fewer_samples(rows)
+    if _order(rows, p, in_samples) < _LARGE:
+        return _solve(rows, D, p, right, support.damped_step, in_samples)
+    step, left = _by_conjugate_gradients(rows, D, p, right)
+    if bool(left.any()):
+        D, rest = Curvature(*(value[left] for value in D)), rows.tasks(left)
+        step[left] = _solve(rest, D, p[left], right[left], support.damped_step, in_samples)
+    return step
 
 
 def least_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
@@ -65,7 +77,7 @@ def _solve(
     by_factor: Callable[[Tensor, Tensor, Tensor], Tensor],
     in_samples: bool,
 ) -> Tensor:
-    n, k = p.shape[1:]
+    k = p.shape[2]
 
     def run(p: Tensor, right: Tensor, X: Tensor, weight: Tensor, present: Tensor, *own: Tensor) -> tuple[Tensor]:
         D = Curvature(*own)
@@ -74,9 +86,13 @@ def _solve(
         entries = present.repeat_interleave(k, dim=1)
         return (by_factor(_hessian(X, weight, D, p), entries, right.flatten(1)).unflatten(1, (-1, k)),)
 
-    order = k * (n if in_samples else rows.X.shape[2])
     tensors = (p, right, rows.X, rows.weight, rows.present, *D)
-    return apply_in_slices(run, tensors, 3 * 8 * order**2, _MEMORY)[0]
+    return apply_in_slices(run, tensors, 3 * 8 * _order(rows, p, in_samples) ** 2, _MEMORY)[0]
+
+
+def _order(rows: Rows, p: Tensor, in_samples: bool) -> int:
+    """The order of the matrix that is factored."""
+    return p.shape[2] * rows.X.shape[1 if in_samples else 2]
 
 
 def _curvature(rows: Rows) -> Curvature:
@@ -102,13 +118,55 @@ def _hessian(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor) -> Tenso
             block = (factor[..., None] * X).mT @ X
             H[:, :, c, :, e] = block
             H[:, :, e, :, c] = block
-    eye = torch.eye(k, dtype=X.dtype, device=X.device)
     each = torch.arange(a, device=X.device)
-    fill = (sample_weight * X**2).sum(1)[..., None, None] / k
-    along = D.unit[..., :, None] * D.unit[..., None, :]
-    own = D.across[..., None, None] * (eye - along) + D.along[..., None, None] * along + fill / k
-    H[:, each, :, each, :] += own.transpose(0, 1)
+    fill = (sample_weight * X**2).sum(1)[..., None, None] / k**2
+    H[:, each, :, each, :] += (_own(D, k) + fill).transpose(0, 1)
     return H.reshape(batch, a * k, a * k)
+
+
+def _own(D: Curvature, k: int) -> Tensor:
+    """D's matrices, (B, a, k, k)."""
+    eye = torch.eye(k, dtype=D.unit.dtype, device=D.unit.device)
+    along = D.unit[..., :, None] * D.unit[..., None, :]
+    return D.across[..., None, None] * (eye - along) + D.along[..., None, None] * along
+
+
+def _by_conjugate_gradients(rows: Rows, D: Curvature, p: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """H^-1 right, (B, a, k), and where it is not reached, (B,) bool; preconditioned by H's blocks of single rows."""
+    X, present = rows.X * rows.present[:, None], rows.present[..., None]
+    k = p.shape[2]
+    squares = rows.weight * X**2
+    both = (p[..., :, None] * p[..., None, :]).flatten(2)
+    blocks = _own(D, k) - (squares.mT @ both).unflatten(2, (k, k))
+    # Along what moves nothing, as in `_hessian`.
+    blocks += squares.sum(1)[..., None, None] / k**2
+    blocks.diagonal(dim1=2, dim2=3).add_(squares.mT @ p)
+    inverse = torch.linalg.inv_ex(blocks)[0]
+
+    def product(values: Tensor) -> Tensor:
+        along = X @ values
+        turn = rows.weight * p * (along - (p * along).sum(-1, keepdim=True))
+        on_unit = (D.along - D.across)[..., None] * (values * D.unit).sum(-1, keepdim=True) * D.unit
+        return D.across[..., None] * values + on_unit + X.mT @ turn
+
+    def inner(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum((1, 2), keepdim=True)
+
+    step, residual = torch.zeros_like(right), right * present
+    goal = _RESIDUAL**2 * inner(residual, residual)
+    towards = direction = (inverse @ residual[..., None])[..., 0]
+    size = inner(residual, towards)
+    for _ in range(_PRODUCTS):
+        bent = product(direction)
+        length = size / inner(direction, bent).clamp_min(_TINY)
+        step, residual = step + length * direction, residual - length * bent
+        if bool((inner(residual, residual) <= goal).all()):
+            break
+        towards = (inverse @ residual[..., None])[..., 0]
+        size, before = inner(residual, towards), size
+        direction = towards + size / before.clamp_min(_TINY) * direction
+    left = ~(inner(residual, residual) <= goal)[:, 0, 0]
+    return step, left
 
 
 def _fewer_samples(rows: Rows) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -53,6 +53,10 @@ class Rows:
         index = torch.arange(W.shape[1], device=W.device).expand(W.shape[:2])
         present = torch.ones_like(index, dtype=torch.bool)
         return cls(problem.features, W, problem.lambda1, problem.lambda2, problem.weight, present, index)
+
+    def tasks(self, index: Tensor) -> Rows:
+        """Those of the tasks that ``index`` picks."""
+        return Rows(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def take(self, values: Tensor) -> Tensor:
         """(B, d, k) -> (B, a, k), 0 where there is none."""
