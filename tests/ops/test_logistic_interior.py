@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsedis import logistic_lambda1_max, solve_logistic
+from sparsedis import Status, logistic_lambda1_max, solve_logistic
 from sparsedis.ops.logistic.backend_torch import interior
 from sparsedis.ops.logistic.problem import Problem, certificate, probabilities, row_norms, zero_threshold
 from sparsedis.ops.logistic.signature import Inputs
@@ -64,6 +64,14 @@ def test_rows_that_are_off_are_at_zero():
     assert (on < 60).all()
 
 
+@pytest.mark.parametrize("seed", [12, 18, 27])
+def test_rows_of_little_weight_are_kept(seed):
+    """Rows whose share of the objective is too small for the multipliers to tell: a proximal step does."""
+    problem = drawn(seed)
+    W = interior.interior_point(problem, problem.start())
+    assert certificate(problem, W).relative_gap.max() < 1e-9
+
+
 def test_the_pool_grows_until_few_rows_outside_violate_their_conditions():
     problem = random_problem(n=10, d=2000, k=3, relative=1e-3, lambda2=1e-2)
     first = 10 * 3
@@ -109,6 +117,20 @@ def test_tasks_that_sweeps_do_not_solve_take_few_iterations(seed):
     solution = solve_logistic(batch.features, batch.targets, sample_weight=batch.sample_weight, **batch.options)
     assert solution.certified.all()
     assert solution.n_iter.max() <= 16
+
+
+def test_what_rounding_keeps_above_tol_is_one_of_precision():
+    """Weights of 1e5 whose scores nearly cancel."""
+    batch = hunt_operations.draw("logistic", 116)
+    solution = solve_logistic(batch.features, batch.targets, sample_weight=batch.sample_weight, **batch.options)
+    assert solution.weights[41].abs().max() > 9e4
+    others = torch.arange(len(batch.features)) != 41
+    assert solution.certified[others].all()
+    options = {key: value[41] if torch.is_tensor(value) else value for key, value in batch.options.items()}
+    arguments = batch.features[41], batch.targets[41]
+    weight = batch.sample_weight[41]
+    assert solve_logistic(*arguments, sample_weight=weight, **options | {"tol": 1e-14}).status == Status.PRECISION
+    assert solve_logistic(*arguments, sample_weight=weight, **options | {"tol": 1e-9}).certified
 
 
 @pytest.mark.parametrize("relative", [0.02, 1e-3])

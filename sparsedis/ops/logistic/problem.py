@@ -199,6 +199,19 @@ def certificate(problem: Problem, W: Tensor, rounded: Tensor | None = None) -> C
     return Certificate(Y - a * A, gap, gap / at_zero.clamp_min(_TINY), objective)
 
 
+def attainable(problem: Problem, W: Tensor) -> Tensor:
+    """A relative gap that rounding may keep any W close to this one from going below, (B,).
+
+    The scores of x_i are rounded by eps |x_i|^T |W|, its probabilities by that times 1 - p_y at most, and the gap, in
+    which the products of V and W are sums over samples of these differences times scores, by |x_i|^T |W| times that.
+    """
+    p, _ = probabilities(problem, problem.features @ W)
+    sizes = (problem.features.abs() @ W.abs()).amax(-1, keepdim=True)
+    unsure = (p * (1 - problem.targets)).sum(-1, keepdim=True)
+    left = torch.finfo(W.dtype).eps * (problem.weight * unsure * sizes**2).sum((1, 2))
+    return left / loss(problem, problem.features @ problem.start()).clamp_min(_TINY)
+
+
 def proximal_argument(problem: Problem, W: Tensor) -> Tensor:
     """Z_j = X_j^T diag(c) (Y - p) + W_j X_j^T diag(c) X_j / 2, (B, d, k).
 

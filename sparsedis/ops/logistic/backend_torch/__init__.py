@@ -12,7 +12,7 @@ from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.logistic.backend_torch.hessian import least_step
 from sparsedis.ops.logistic.backend_torch.newton import solve
 from sparsedis.ops.logistic.backend_torch.rows import Rows, active_rows
-from sparsedis.ops.logistic.problem import Problem, certificate, kink_margin, loss_slope, row_norms
+from sparsedis.ops.logistic.problem import Problem, attainable, certificate, kink_margin, loss_slope, row_norms
 from sparsedis.ops.logistic.signature import Differentials, Inputs, Options, Saved
 
 _TINY = torch.finfo(torch.float64).tiny
@@ -28,9 +28,10 @@ class TorchBackend(AnyDevice):
             problem = Problem.of(Inputs(*tensors), options.n_classes, options.intercept)
             W, at, n_iter, status = solve(problem, options.tol, options.max_iter)
             weights = W.to(returned_dtype(inputs.features.dtype))
+            own = at.relative_gap
             if weights.dtype != W.dtype:
-                own, at = at.relative_gap, certificate(problem, W, weights.to(W.dtype))
-                status = status_as_returned(status, own, at.relative_gap, options.tol)
+                at = certificate(problem, W, weights.to(W.dtype))
+            status = status_as_returned(status, own, at.relative_gap, options.tol, attainable(problem, W))
             active = (weights[:, : inputs.features.shape[2]] != 0).any(-1)
             return Outputs(weights, *at, n_iter, status, active, kink_margin(problem, W))
 
