@@ -166,7 +166,7 @@ def _by_conjugate_gradients(rows: Rows, D: Curvature, p: Tensor, right: Tensor) 
         size, before = inner(residual, towards), size
         direction = towards + size / before.clamp_min(_TINY) * direction
     left = ~(inner(residual, residual) <= goal)[:, 0, 0]
-    return step, left
+    return step - step.mean(-1, keepdim=True), left
 
 
 def _fewer_samples(rows: Rows) -> bool:

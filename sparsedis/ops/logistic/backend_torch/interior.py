@@ -159,6 +159,8 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
     )
     right = torch.where(cone[..., None], side * (in_t / corner)[..., None], 0) - gradient
     dW = interior_step(Rows.all(problem, W), curvature, p, right)
+    # A row without a penalty is free along what moves nothing: rounding moves it there.
+    dW = dW - dW.mean(-1, keepdim=True)
     dt = torch.where(cone, -(in_t + (side * dW).sum(-1)) / corner, 0)
     turn = dW + 2 * w * (w * dW).sum(-1, keepdim=True)
     dZ = torch.where(cone[..., None], -in_W - Z - side * dt[..., None] - inverse[..., None] * turn, 0)
