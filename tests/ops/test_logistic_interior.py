@@ -42,7 +42,7 @@ def test_few_steps_lead_close_to_the_solution(seed, monkeypatch):
         return taken(*args)
 
     monkeypatch.setattr(interior, "_step", counted)
-    monkeypatch.setattr(interior, "_sparse", lambda problem, point: point.W)
+    monkeypatch.setattr(interior, "_sparse", lambda part, point: (point.W, certificate(part, point.W).relative_gap))
     gap = certificate(problem, interior._interior_point(problem)).relative_gap
     assert gap.max() < 1e-4
     assert gap.median() < 1e-11
@@ -90,6 +90,19 @@ def test_systems_that_would_be_too_large_are_not_tried(monkeypatch):
     assert not interior.interior_point(problem, problem.start()).any()
     monkeypatch.setattr(interior, "_LARGEST_ORDER", 18)
     assert interior.interior_point(problem, problem.start()).any()
+
+
+def test_tasks_too_large_for_it_are_solved_without(monkeypatch):
+    batch = hunt_operations.draw("logistic", 35)
+    arguments = (batch.features, batch.targets)
+    options = batch.options | {"sample_weight": batch.sample_weight}
+    usual = solve_logistic(*arguments, **options)
+    monkeypatch.setattr(interior, "_LARGEST_ORDER", 1)
+    monkeypatch.delattr(interior, "_interior_point")
+    without = solve_logistic(*arguments, **options)
+    assert usual.certified.all()
+    assert without.certified.all()
+    assert usual.n_iter.max() < without.n_iter.max()
 
 
 def test_the_boundary_of_the_cones_is_where_they_say():

@@ -37,7 +37,7 @@ class Curvature(NamedTuple):
 
 
 def damped_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
-    """H^-1 right at probabilities p (B, n, k), H shifted by rounding where it may be singular.
+    """H^-1 right at probabilities p (B, n, k); a factor is shifted by rounding, as H may be singular.
 
     Where the factor would be large conjugate gradients are tried first, to a relative residual of ``_RESIDUAL``.
 
@@ -52,7 +52,10 @@ def damped_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
     D, in_samples = _curvature(rows), _fewer_samples(rows)
     if _order(rows, p, in_samples) < _LARGE:
         return _solve(rows, D, p, right, support.damped_step, in_samples)
-    step, left = _by_conjugate_gradients(rows, D, p, right)
+    a, k = right.shape[1:]
+    tensors = (rows.X * rows.present[:, None], rows.weight, p, right * rows.present[..., None], *D)
+    task_bytes = 8 * (5 * a * k**2 + 2 * p.shape[1] * k**2 + 3 * p.shape[1] * a)
+    step, left = apply_in_slices(_by_conjugate_gradients, tensors, task_bytes, _MEMORY)
     if bool(left.any()):
         D, rest = Curvature(*(value[left] for value in D)), rows.tasks(left)
         step[left] = _solve(rest, D, p[left], right[left], support.damped_step, in_samples)
@@ -131,11 +134,13 @@ def _own(D: Curvature, k: int) -> Tensor:
     return D.across[..., None, None] * (eye - along) + D.along[..., None, None] * along
 
 
-def _by_conjugate_gradients(rows: Rows, D: Curvature, p: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """H^-1 right, (B, a, k), and where it is not reached, (B,) bool; preconditioned by H's blocks of single rows."""
-    X, present = rows.X * rows.present[:, None], rows.present[..., None]
-    k = p.shape[2]
-    squares = rows.weight * X**2
+def _by_conjugate_gradients(X: Tensor, weight: Tensor, p: Tensor, right: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
+    """H^-1 right, (B, a, k), and where it is not reached, (B,) bool; preconditioned by H's blocks of single rows.
+
+    X and right are 0 in rows that are not present; ``own`` is D's.
+    """
+    D, k = Curvature(*own), p.shape[2]
+    squares = weight * X**2
     both = (p[..., :, None] * p[..., None, :]).flatten(2)
     blocks = _own(D, k) - (squares.mT @ both).unflatten(2, (k, k))
     # Along what moves nothing, as in `_hessian`.
@@ -145,14 +150,14 @@ def _by_conjugate_gradients(rows: Rows, D: Curvature, p: Tensor, right: Tensor) 
 
     def product(values: Tensor) -> Tensor:
         along = X @ values
-        turn = rows.weight * p * (along - (p * along).sum(-1, keepdim=True))
+        turn = weight * p * (along - (p * along).sum(-1, keepdim=True))
         on_unit = (D.along - D.across)[..., None] * (values * D.unit).sum(-1, keepdim=True) * D.unit
         return D.across[..., None] * values + on_unit + X.mT @ turn
 
     def inner(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum((1, 2), keepdim=True)
 
-    step, residual = torch.zeros_like(right), right * present
+    step, residual = torch.zeros_like(right), right
     goal = _RESIDUAL**2 * inner(residual, residual)
     towards = direction = (inverse @ residual[..., None])[..., 0]
     size = inner(residual, towards)
@@ -216,7 +221,7 @@ def _in_samples(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor, right
     system = torch.einsum("bnce,bncmd,bmdf->bnemf", R, kernel, R).reshape(len(X), n * k, n * k)
     diagonal = system.diagonal(dim1=1, dim2=2)
     diagonal += 1 + 10 * torch.finfo(X.dtype).eps * diagonal.amax(1, keepdim=True)
-    factor = torch.linalg.cholesky_ex(system)[0]
+    factor, failed = torch.linalg.cholesky_ex(system)
 
     def approximate(residual: Tensor) -> Tensor:
         values = split(residual, 1 / across, 1 / along)
@@ -226,4 +231,4 @@ def _in_samples(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor, right
     step = approximate(right)
     for _ in range(_REFINEMENTS):
         step = step + approximate(right - split(step, across, along) - back(forth(step)))
-    return step
+    return torch.where((failed == 0)[:, None, None], step, split(right, 1 / across, 1 / along))

@@ -30,7 +30,7 @@ _TO_BOUNDARY = 0.99
 # mu falls by a factor between the first two, by no less than the last while z is above _NEAR times lambda1.
 _LEAST, _MOST, _HELD, _NEAR = 0.05, 0.8, 0.8, 2.0
 _HALVINGS = 30
-# Rows without a penalty get this share of the largest feature's weight as curvature, for systems in the samples.
+# Rows without a penalty get this share of their feature's weight as curvature, for systems in the samples.
 _FREE = 1e-10
 # A row outside the pool violates its condition by this share of lambda1; so many, relative to the pool, may enter
 # later.
@@ -54,6 +54,11 @@ class _Point:
         return _Point(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
+def affordable(problem: Problem) -> bool:
+    """Whether systems are of an order that is tried."""
+    return problem.targets.shape[2] * min(problem.features.shape[1:]) <= _LARGEST_ORDER
+
+
 def interior_point(problem: Problem, W: Tensor) -> Tensor:
     """W (B, d, k) close to the solutions, with the rows at zero that are zero there as far as this tells.
 
@@ -66,14 +71,16 @@ def interior_point(problem: Problem, W: Tensor) -> Tensor:
         problem: tasks with lambda1 > 0.
         W: what tells which rows the pool should hold first.
     """
-    n, d, k = *problem.features.shape[1:], W.shape[2]
-    if k * min(n, d) > _LARGEST_ORDER:
+    if not affordable(problem):
         return problem.start()
+    n, d, k = *problem.features.shape[1:], W.shape[2]
     result, size = torch.empty_like(W), n * k
     going = torch.arange(len(W), device=W.device)
     while len(going) > 0:
         size = min(size, d)
-        urgency = row_norms(proximal_argument(problem, W)) / problem.lambda1  # infinite without a penalty
+        urgency = torch.where(
+            problem.lambda1 > 0, row_norms(proximal_argument(problem, W)) / problem.lambda1, torch.inf
+        )
         pool = urgency.argsort(dim=1, descending=True)[:, :size].sort(dim=1).values
         rows = pool[..., None].expand(-1, -1, k)
         W = torch.zeros_like(W).scatter_(1, rows, _interior_point(problem.columns(pool)))
@@ -88,7 +95,8 @@ def interior_point(problem: Problem, W: Tensor) -> Tensor:
 def _interior_point(problem: Problem) -> Tensor:
     """The same for all features."""
     start = problem.start()
-    result, least = start.clone(), start.new_full((len(start),), torch.inf)
+    result, own = start.clone(), start.new_full((len(start),), torch.inf)
+    least = own.clone()
     going = torch.arange(len(start), device=start.device)
     cone = problem.lambda1 > 0
     at_zero = loss(problem, problem.features @ start)
@@ -98,8 +106,11 @@ def _interior_point(problem: Problem) -> Tensor:
         point, length = _step(problem, point, length)
         gap = certificate(problem, point.W).relative_gap
         better = gap < least[going]
-        result[going[better]] = _sparse(problem.take(better), point.take(better))
         least[going[better]] = gap[better]
+        index = going[better]
+        found, found_gap = _sparse(problem.take(better), point.take(better))
+        improved = found_gap < own[index]
+        result[index[improved]], own[index[improved]] = found[improved], found_gap[improved]
         since = torch.where(better | _far(problem, point), 0, since + 1)
         kept = (gap > _GOAL) & (since < _PATIENCE)
         going, length, since = going[kept], length[kept], since[kept]
@@ -151,7 +162,7 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
     in_t = torch.where(cone, z + dz - mu[:, None] * t / primal, 0)
     in_W = torch.where(cone[..., None], mu[:, None, None] * W / primal[..., None], 0)
     gradient = X.mT @ slope + l2[..., None] * W + in_W
-    free = _FREE * (problem.weight * X**2).sum(1).amax(1, keepdim=True)
+    free = _FREE * (problem.weight * X**2).sum(1)
     curvature = Curvature(
         unit=w / size.sqrt().clamp_min(_TINY)[..., None],
         across=torch.where(cone, inverse, free) + l2,
@@ -183,6 +194,7 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
             break
         step = torch.where(waiting, step / 2, step)
     step = torch.where(waiting, 0, step)
+    dt, dW = torch.where(waiting[:, None], 0, dt), torch.where(waiting[:, None, None], 0, dW)  # not 0 times NaN
     dual_step = (_TO_BOUNDARY * _to_boundary(cone, z, Z, dz, dZ)).clamp_max(1)
     a, b = step[:, None], dual_step[:, None]
     moved = _Point(t + a * dt, W + a[..., None] * dW, z + b * dz, Z + b[..., None] * dZ)
@@ -200,11 +212,12 @@ def _to_boundary(cone: Tensor, t: Tensor, W: Tensor, dt: Tensor, dW: Tensor) -> 
     return torch.where(meets, c / (root - b).clamp_min(_TINY), torch.inf).amin(1)
 
 
-def _sparse(problem: Problem, point: _Point) -> Tensor:
-    """W with rows at zero: by the multipliers, or as a proximal step would; what has the smaller gap."""
+def _sparse(problem: Problem, point: _Point) -> tuple[Tensor, Tensor]:
+    """W with rows at zero, by the multipliers or as a proximal step would, whichever has the smaller gap; and that."""
     cone = problem.lambda1 > 0
     on = row_norms(point.Z) >= (1 - _ON) * point.z
     stays = row_norms(proximal_argument(problem, point.W)) > problem.lambda1
     first, second = (torch.where((chosen | ~cone)[..., None], point.W, 0) for chosen in (on, stays))
-    better = certificate(problem, second).relative_gap < certificate(problem, first).relative_gap
-    return torch.where(better[:, None, None], second, first)
+    gaps = [certificate(problem, W).relative_gap for W in (first, second)]
+    better = gaps[1] < gaps[0]
+    return torch.where(better[:, None, None], second, first), torch.where(better, gaps[1], gaps[0])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsedis.ops.common.precision import ROUNDING
 from sparsedis.ops.logistic.backend_torch.hessian import damped_step, well_conditioned
-from sparsedis.ops.logistic.backend_torch.interior import interior_point
+from sparsedis.ops.logistic.backend_torch.interior import affordable, interior_point
 from sparsedis.ops.logistic.backend_torch.rows import Rows, active_rows
 from sparsedis.ops.logistic.problem import Certificate, Problem, certificate, loss, penalty, probabilities, row_norms
 from sparsedis.solution import Status
@@ -58,7 +58,7 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
         active = row_norms(W) > 0
         sweeping = iteration <= _SWEEP_ITERATIONS
         W = _sweeps(part, W) if sweeping else _enter(part, W)
-        restarting = _crowded(part, W) | (iteration == _SWEEP_ITERATIONS)
+        restarting = _crowded(part, W) | (iteration == _SWEEP_ITERATIONS and affordable(part))
         restarting &= ~restarted[going] & (part.lambda1 > 0).any(1)
         if bool(restarting.any()):
             W[restarting] = interior_point(part.take(restarting), W[restarting])
@@ -158,7 +158,7 @@ def _newton_steps(problem: Problem, W: Tensor, most: int) -> Tensor:
         moved = torch.zeros_like(moving, dtype=torch.bool)
         sizes = ((row_norms(W[moving]) > 0) | (problem.lambda1[moving] == 0)).sum(1)
         # Tasks whose numbers of rows are alike, as all pay for the most.
-        classes = sizes.clamp_min(8).double().log2().ceil()
+        classes = sizes.clamp_min(8).to(W.dtype).log2().ceil()
         for size in classes.unique():
             chosen = classes == size
             index = moving[chosen]
