@@ -21,7 +21,7 @@ _MEMORY = 1 << 30
 
 
 class TorchBackend(AnyDevice):
-    """Block coordinate descent and Newton's method in torch's operations."""
+    """Block coordinate descent, an interior point and Newton's method in torch's operations."""
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         def run(*tensors: Tensor) -> Outputs:

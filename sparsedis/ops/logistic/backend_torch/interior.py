@@ -27,7 +27,7 @@ _TINY = torch.finfo(torch.float64).tiny
 _GOAL, _STEPS, _PATIENCE = 1e-12, 100, 10
 # Share of the way to the cones' boundary.
 _TO_BOUNDARY = 0.99
-# mu falls by a factor between the first two, by no less than the last while z is above _NEAR times lambda1.
+# mu falls by a factor between the first two, by the third while z is above _NEAR times lambda1.
 _LEAST, _MOST, _HELD, _NEAR = 0.05, 0.8, 0.8, 2.0
 _HALVINGS = 30
 # Rows without a penalty get this share of their feature's weight as curvature, for systems in the samples.
@@ -144,7 +144,7 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
     products = torch.where(cone, t * z + (W * Z).sum(-1), 0)
     centring = ((1 - length) ** 2).clamp(_LEAST, _MOST)
     far = _far(problem, point)
-    mu = torch.where(far, centring.clamp_min(_HELD), centring) * products.sum(1) / cone.sum(1)
+    mu = torch.where(far, _HELD, centring) * products.sum(1) / cone.sum(1)
     dz = torch.where(cone, torch.where(far, 1, 1 - centring)[:, None] * (problem.lambda1 - z), 0)
 
     # The scaling: its square's inverse is inverse (2 (w0, -w) (w0, -w)^T - J) with J = diag(1, -1, ..., -1).
