@@ -192,11 +192,12 @@ class Policy {
       // A few iterations asked for are not exceeded by thousands of others.
       if (!is_large(samples_) || options_.max_iter < kNewtonIterations) return false;
       const double lipschitz = device_.lipschitz();
-      const std::int64_t steps = first_order_steps(samples_, device_.features(), lipschitz);
+      const bool gram = samples_.lambda1 == 0 && samples_.n <= device_.features();
+      const std::int64_t steps = first_order_steps(samples_, gram ? samples_.n : device_.features(), lipschitz);
       if (steps == 0) return false;
       const Scope scope(device_);
       bool solved = false;
-      if (samples_.lambda1 == 0 && samples_.n <= device_.features()) {
+      if (gram) {
         auto primal = device_.gram_primal_map();
         solved = first_order_on(primal, lipschitz, steps);
       } else if (suits_float()) {

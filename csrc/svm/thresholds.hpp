@@ -44,10 +44,13 @@ constexpr double kOwnTol = 0.9;
 // --- First-order steps before Newton (first_order_steps in algorithm/first_order.hpp) ---
 
 // Least order n (k-1) of the Newton matrix for a try.
-constexpr int kFirstOrderOrder = 800;
+constexpr int kFirstOrderOrder = 400;
 // Steps that cost half of Newton's usual iterations, by the flops of a factor and of a step; a step costs as much for
 // each entry of L, whose row is projected, as so many features do. Fitted to times of both on a CPU.
 constexpr double kFirstOrderShare = 0.4, kEntryCost = 340;
+// The part of these steps that tasks without a group Lasso try, however many are expected: most need fewer, and of
+// those that do not the try is an eighth of what they take.
+constexpr double kFirstOrderTrial = 0.25;
 // Steps to a gap of kFinishGap, in units of n/k sqrt(lipschitz): between a half and twice as many in tasks of 2 to 20
 // samples a class, 1 <= lipschitz <= 1e5.
 constexpr double kExpectedSteps = 3;

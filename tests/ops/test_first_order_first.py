@@ -58,6 +58,17 @@ def test_solutions_and_gradients_are_those_of_newton(kind, backend):
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
 
+@needs_cpp
+def test_no_iteration_of_newton_for_separable_tasks_of_many_classes():
+    # More steps are expected than are affordable; and once at rounding the finish has no direction left.
+    generator = torch.Generator().manual_seed(0)
+    y = (torch.arange(80) % 16).expand(8, -1)
+    X = torch.randn(8, 80, 640, generator=generator) + torch.randn(8, 16, 640, generator=generator)[:, y[0]]
+    solution = solve_svm(X, y, lambda1=0.0, lambda2=1.0, backend="cpp")
+    assert (solution.n_iter <= 4).all()
+    assert (solution.relative_gap < 1e-4).all()  # of weights rounded to float
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_newton_takes_over_where_the_steps_do_not_end(backend):
     hard = {"lambda2": 1e-3, "backend": backend, "batch": 1}
@@ -103,18 +114,21 @@ def test_the_compiled_kernels_take_matrices_of_order_thousands(way, shots, d):
 
 
 def test_steps_are_tried_where_they_cost_less():
-    def tried(way, shots, d, lambda2=1.0):
+    def tried(way, shots, d, lambda2=1.0, lambda1=1.0):
         X, y = random_task(1, way=way, shots=shots, d=d)
-        one = torch.ones(1, dtype=F64)
-        problem, _ = normalised(Inputs(X, y, one, lambda2 * one, 0 * one, torch.ones(y.shape, dtype=F64)), way)
-        chosen, steps = first_order_steps(problem)
-        return steps if chosen else 0
+        one, weight = torch.ones(1, dtype=F64), torch.ones(y.shape, dtype=F64)
+        problem, _ = normalised(Inputs(X, y, lambda1 * one, lambda2 * one, 0 * one, weight), way)
+        return int(first_order_steps(problem))
 
     assert tried(5, 15, 640) == 0 < tried(12, 7, 90)  # a small matrix
     assert tried(20, 5, 640) < tried(20, 8, 640) < tried(20, 8, 100)
     assert tried(20, 5, 16000) == 0
     assert tried(20, 5, 640, 1e-3) == 0
     assert tried(2, 600, 20) == 0  # many samples a class
+    # Without a group Lasso some of the steps are tried however many are expected.
+    assert tried(20, 8, 640, lambda1=0.0) == tried(20, 8, 640)
+    assert 0 < tried(20, 8, 640, 1e-3, lambda1=0.0) < tried(20, 8, 640) / 3
+    assert tried(5, 15, 640, 1e-3, lambda1=0.0) == 0
 
 
 @pytest.mark.parametrize(("n", "d"), [(30, 8), (8, 30), (1, 5), (40, 40)])

@@ -60,7 +60,7 @@ class Finish {
       ++progress.n_iter;
       team.each(samples_.n, [&](int i) { dual_gradient_row(samples_, L_, primal_.scores(), i, g_); });
       if (turn > 0 && release(team)) stale = false;
-      if (!direction(team, stale)) return false;
+      if (!direction(team, stale)) return near_rounding(best);  // a gradient of rounding has none
       stale = true;
       if (!step(team, now, persistence.halvings)) return near_rounding(best);
       progress.record_best(team, L_, size_, now);

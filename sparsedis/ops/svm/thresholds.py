@@ -17,11 +17,12 @@ FLOAT_ITERATIONS = 60
 FALLBACK_STEPS = 5000
 CHECK_EVERY = 10
 
-# First-order steps before newton: from which order of its matrix on, how many, and how many are expected; fewer
-# iterations of newton than the last are not exceeded so.
-FIRST_ORDER_ORDER = 800
+# First-order steps before newton: from which order of its matrix on, how many, the part of them that is tried without a
+# group Lasso where more are expected, and how many are; fewer iterations of newton than the last are not exceeded so.
+FIRST_ORDER_ORDER = 400
 FIRST_ORDER_SHARE = 0.4
 ENTRY_COST = 340
+FIRST_ORDER_TRIAL = 0.25
 EXPECTED_STEPS = 3
 NEWTON_ITERATIONS = 200
 

@@ -23,6 +23,7 @@ from sparsedis.ops.svm.thresholds import (
     FIRST_ORDER_ORDER,
     FIRST_ORDER_PATIENCE,
     FIRST_ORDER_SHARE,
+    FIRST_ORDER_TRIAL,
 )
 
 
@@ -34,18 +35,19 @@ def lipschitz(problem: Problem) -> Tensor:
     return (largest / problem.lambda2 + problem.rho).clamp_min(torch.finfo(largest.dtype).tiny)
 
 
-def first_order_steps(problem: Problem) -> tuple[Tensor, int]:
-    """Which tasks to try before newton, (B,) bool, and with how many steps, which cost half of newton's iterations.
+def first_order_steps(problem: Problem) -> Tensor:
+    """How many steps to try before newton, (B,) int64: 0 where its matrix is small, else what costs half of newton.
 
-    The tasks are those whose matrix is large, and that are not expected to take more.
+    Where more are expected to be needed it is a part of them without a group Lasso, which often needs fewer, or 0.
     """
     batch, n, d, k = problem.shape
     order = n * (k - 1)
     if order < FIRST_ORDER_ORDER:
-        return torch.zeros(batch, dtype=torch.bool, device=problem.features.device), 0
+        return torch.zeros(batch, dtype=torch.int64, device=problem.features.device)
     affordable = FIRST_ORDER_SHARE * order**2 / (ENTRY_COST + d)
     expected = EXPECTED_STEPS * n / k * lipschitz(problem).sqrt()
-    return expected <= affordable, int(affordable)
+    trial = torch.where(problem.lambda1 == 0, FIRST_ORDER_TRIAL, 0.0)
+    return (torch.where(expected <= affordable, 1.0, trial) * affordable).long()
 
 
 def fista(problem: Problem, tol: float, max_iter: int) -> Progress:

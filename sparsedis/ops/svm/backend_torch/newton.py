@@ -305,24 +305,23 @@ def newton(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> 
 def _first_order_first(problem: Problem, progress: Progress, tol: float, max_iter: int, exact: bool) -> Tensor:
     """Try first-order steps, with the finish, where they are likely to cost less; (B,) bool, the tasks not solved."""
     rest = torch.ones_like(progress.certified)
-    # A few iterations asked for are not exceeded by thousands of others.
-    chosen, steps = first_order_steps(problem) if max_iter >= NEWTON_ITERATIONS else (~rest, 0)
-    index = chosen.nonzero()[:, 0]
-    if len(index) == 0:
-        return rest
-    problem = problem.take(index)
+    if max_iter < NEWTON_ITERATIONS:
+        return rest  # a few iterations asked for are not exceeded by thousands of others
     finishing = exact or tol < FINISH_GAP
-    done = fista(problem, FINISH_GAP if finishing else tol, steps)
-    near = done.certified.nonzero()[:, 0]
-    if finishing:
-        finished = finish_solution(problem.take(near), done.dual[near])
-        done.offer(near, finished.dual, finished.relative_gap)
-        ended = finished.settled & (finished.relative_gap <= tol)
-        near = near[ended]
-        progress.n_iter[index[near]] = finished.turns[ended]
-    solved = index[near]
-    progress.offer(solved, done.dual[near], done.relative_gap[near])
-    rest[solved] = False
+    count = first_order_steps(problem)
+    for steps in count[count > 0].unique().tolist():
+        index = (count == steps).nonzero()[:, 0]
+        done = fista(problem.take(index), FINISH_GAP if finishing else tol, steps)
+        near = done.certified.nonzero()[:, 0]
+        if finishing:
+            finished = finish_solution(problem.take(index[near]), done.dual[near])
+            done.offer(near, finished.dual, finished.relative_gap)
+            ended = finished.settled & (finished.relative_gap <= tol)
+            near = near[ended]
+            progress.n_iter[index[near]] = finished.turns[ended]
+        solved = index[near]
+        progress.offer(solved, done.dual[near], done.relative_gap[near])
+        rest[solved] = False
     return rest
 
 
