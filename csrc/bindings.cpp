@@ -148,19 +148,20 @@ void adjoint_lasso_of(std::array<std::int64_t, 3> shape, std::array<std::int64_t
 // The thresholds that the other backends share, under their names in thresholds.py.
 py::dict thresholds() {
   using namespace py::literals;
-  return py::dict("FRACTION_TO_BOUNDARY"_a = kFractionToBoundary, "SHORT_STEP"_a = kShortStep,
-                  "CURVATURE_CUT"_a = kCurvatureCut, "LARGEST_START"_a = kLargestStart,
-                  "SMALLEST_START"_a = kSmallestStart, "SMALLEST_START_FEW_FEATURES"_a = kSmallestStartFewFeatures,
-                  "START_BARRIER"_a = kStartBarrier, "START_NORM"_a = kStartNorm, "START_SLACK"_a = kStartSlack,
-                  "START_PRODUCT"_a = kStartProduct, "LIGHT_STRENGTH"_a = kLightStrength,
-                  "LIGHT_STRENGTH_FEW_FEATURES"_a = kLightStrengthFewFeatures, "FULL_STRENGTH"_a = kFullStrength,
-                  "LIGHT_ITERATIONS"_a = kLightIterations, "LIGHT_GAP"_a = kLightGap,
-                  "NEWTON_PATIENCE"_a = kNewtonPatience, "FIRST_ORDER_PATIENCE"_a = kFirstOrderPatience,
-                  "FLOAT_ITERATIONS"_a = kFloatIterations, "FALLBACK_STEPS"_a = kFallbackSteps,
-                  "FIRST_ORDER_ORDER"_a = kFirstOrderOrder, "FIRST_ORDER_SHARE"_a = kFirstOrderShare,
-                  "ENTRY_COST"_a = kEntryCost, "FIRST_ORDER_TRIAL"_a = kFirstOrderTrial,
-                  "EXPECTED_STEPS"_a = kExpectedSteps, "NEWTON_ITERATIONS"_a = kNewtonIterations,
-                  "SHORT_STEPS"_a = kShortSteps, "CHECK_EVERY"_a = kCheckEvery, "FINISH_GAP"_a = kFinishGap);
+  return py::dict(
+      "FRACTION_TO_BOUNDARY"_a = kFractionToBoundary, "SHORT_STEP"_a = kShortStep, "CURVATURE_CUT"_a = kCurvatureCut,
+      "LARGEST_START"_a = kLargestStart, "SMALLEST_START"_a = kSmallestStart,
+      "SMALLEST_START_FEW_FEATURES"_a = kSmallestStartFewFeatures, "START_BARRIER"_a = kStartBarrier,
+      "START_NORM"_a = kStartNorm, "START_SLACK"_a = kStartSlack, "START_PRODUCT"_a = kStartProduct,
+      "LIGHT_STRENGTH"_a = kLightStrength, "LIGHT_STRENGTH_FEW_FEATURES"_a = kLightStrengthFewFeatures,
+      "FULL_STRENGTH"_a = kFullStrength, "LIGHT_ITERATIONS"_a = kLightIterations, "LIGHT_GAP"_a = kLightGap,
+      "NEWTON_PATIENCE"_a = kNewtonPatience, "FIRST_ORDER_PATIENCE"_a = kFirstOrderPatience,
+      "FLOAT_ITERATIONS"_a = kFloatIterations, "FALLBACK_STEPS"_a = kFallbackSteps,
+      "FIRST_ORDER_ORDER"_a = kFirstOrderOrder, "FIRST_ORDER_SHARE"_a = kFirstOrderShare, "ENTRY_COST"_a = kEntryCost,
+      "FIRST_ORDER_TRIAL"_a = kFirstOrderTrial, "EXPECTED_STEPS"_a = kExpectedSteps,
+      "NEWTON_ITERATIONS"_a = kNewtonIterations, "SHORT_STEPS"_a = kShortSteps, "CHECK_EVERY"_a = kCheckEvery,
+      "FINISH_GAP"_a = kFinishGap, "WELL_ROUNDED"_a = kWellRounded, "LENGTHEN_LEAST"_a = kLengthenLeast,
+      "LENGTHEN_FACTOR"_a = kLengthenFactor, "LENGTHEN_MOST"_a = kLengthenMost);
 }
 
 // The optional builds of this module that run on this processor, the best first. For the baseline build: the others

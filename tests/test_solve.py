@@ -111,6 +111,30 @@ GRID = [
 ]
 
 
+@pytest.mark.parametrize("lambda2", [1.0, 1e-3])
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_separable_tasks_are_certified_in_float32(lambda2, mean):
+    """Weights rounded to the wrong side of a margin cost more than the small objective; a little longer they do not."""
+    generator = torch.Generator().manual_seed(0)
+    y = (torch.arange(20) % 4).expand(2, -1)
+    X = torch.randn(2, 20, 60, generator=generator) + mean
+    solution = solve_svm(X, y, lambda1=0.0, lambda2=lambda2)
+    assert solution.certified.all()
+    assert (solution.relative_gap < 4e-6).all()
+    exact = solve_svm(X.double(), y, lambda1=0.0, lambda2=lambda2).weights
+    torch.testing.assert_close(solution.weights.double(), exact, rtol=3e-6, atol=1e-6 * float(exact.abs().max()))
+    for i in range(len(X)):
+        features, W, L = (value[i].numpy().astype(np.longdouble) for value in (X, solution.weights, solution.dual))
+        Y = np.eye(4, dtype=np.longdouble)[y[i].numpy()]
+        scores = features @ W
+        hinge = (1 - Y + scores - (Y * scores).sum(1, keepdims=True)).max(1).sum()
+        objective = hinge + lambda2 / 2 * (W**2).sum()
+        off = L * (1 - Y)
+        V = features.T @ (Y * off.sum(1, keepdims=True) - off)
+        gap = objective - (off.sum() - (V**2).sum() / (2 * lambda2))
+        assert gap / objective <= solution.relative_gap[i].numpy()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("way", "shots", "d", "lambda2", "relative"), GRID)

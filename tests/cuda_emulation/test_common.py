@@ -39,6 +39,7 @@ from tests.test_solve import (  # noqa: F401
     test_oracle_conic_solver,
     test_oracle_crammer_singer,
     test_permutations,
+    test_separable_tasks_are_certified_in_float32,
     test_strided_features_are_read_as_they_are,
     test_tasks_stop_on_their_own,
     test_throw_names_the_task_and_its_gap,

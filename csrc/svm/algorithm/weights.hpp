@@ -49,14 +49,18 @@ SPARSEDIS_HOST_DEVICE Rounding rounding_of(const Team& team, const Samples& samp
   return {error, error + kUnitRoundoff * lengths * terms};
 }
 
-// Writes the weights of the active features at L (n, k) into W (d, k) and active (d,), which are 0 before; `primal` is
-// of all features. F is the type of W. memory: weights_size() values.
+// Weights as rounded, without their margin.
+struct Rounded {
+  Certificate certificate;
+  double attainable;
+};
+
+// Writes `length` times the weights of the active features at L (n, k), at which `primal` was evaluated last.
 template <class F, class Team, class PrimalMap>
-SPARSEDIS_HOST_DEVICE Weights write_weights(const Team& team, const Samples& samples, PrimalMap& primal,
-                                            const double* L, F* W, bool* active, double* memory) {
+SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Rounded write_rounded(const Team& team, const Samples& samples, PrimalMap& primal,
+                                                           const double* L, double length, F* W, bool* active,
+                                                           double* memory) {
   const int k = samples.k, m = samples.m;
-  primal.evaluate(team, L);
-  const double of_entries = entry_margin(team, samples, L, primal.scores()), of_features = primal.margin(team, L);
   const std::ptrdiff_t ld = primal.ld();
   double *planes = memory, *scores = memory + m * ld;
   const int count = primal.candidates();
@@ -75,7 +79,7 @@ SPARSEDIS_HOST_DEVICE Weights write_weights(const Team& team, const Samples& sam
     double mean = 0, along = 0, squares = 0, distance = 0;
     for (int c = 0; c < k; ++c) {
       const double exact = c < m ? primal.W(c, a) : last;
-      to[c] = F(exact);
+      to[c] = F(length * exact);
       const double rounded = double(to[c]);
       mean += rounded / k;
       along += rounded * (c < m ? primal.unit(c, a) : last_unit);
@@ -102,7 +106,35 @@ SPARSEDIS_HOST_DEVICE Weights write_weights(const Team& team, const Samples& sam
   primal.apply_candidates(team, planes, scores);
   Certificate at = certificate(team, samples, L, scores, penalty);
   at.gap += slack + rounding.error;
-  return {at, of_entries < of_features ? of_entries : of_features, rounding.attainable};
+  return {at, rounding.attainable};
+}
+
+// Writes the weights of the active features at L (n, k) into W (d, k) and active (d,), which are 0 before; `primal` is
+// of all features. F is the type of W. memory: weights_size() values.
+//
+// Rounding to float takes samples off their margin, to both sides, and what is lost on the one may be much beside a
+// small objective. Weights that are longer by a few roundings have all of them on the right side, at hardly more.
+template <class F, class Team, class PrimalMap>
+SPARSEDIS_HOST_DEVICE Weights write_weights(const Team& team, const Samples& samples, PrimalMap& primal,
+                                            const double* L, F* W, bool* active, double* memory) {
+  primal.evaluate(team, L);
+  const double of_entries = entry_margin(team, samples, L, primal.scores()), of_features = primal.margin(team, L);
+  auto write = [&](double longer) { return write_rounded(team, samples, primal, L, 1 + longer, W, active, memory); };
+  Rounded best = write(0);
+  if (sizeof(F) < sizeof(double)) {
+    double chosen = 0, written = 0;
+    for (double longer = kLengthenLeast; longer <= kLengthenMost; longer *= kLengthenFactor) {
+      if (best.certificate.relative() <= kWellRounded) break;
+      const Rounded next = write(longer);
+      written = longer;
+      if (next.certificate.relative() < best.certificate.relative()) {
+        best = next;
+        chosen = longer;
+      }
+    }
+    if (chosen != written) write(chosen);
+  }
+  return {best.certificate, of_entries < of_features ? of_entries : of_features, best.attainable};
 }
 
 }  // namespace sparsedis

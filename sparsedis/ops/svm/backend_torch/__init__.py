@@ -32,9 +32,17 @@ class TorchBackend(AnyDevice):
             problem, scale = normalised(Inputs(*tensors), options.n_classes)
             done = SOLVERS[options.solver](problem, options.tol, options.max_iter, options.exact)
             at = certificate(problem, done.dual)
-            weights = at.weights.to(returned_dtype(inputs.features.dtype))
-            scores = problem.features @ weights.to(at.weights.dtype)
-            return outputs(problem, scale, done.dual, at, weights, scores, done.n_iter, done.status, options.tol)
+            return outputs(
+                problem,
+                scale,
+                done.dual,
+                at,
+                lambda weights: problem.features @ weights,
+                done.n_iter,
+                done.status,
+                options.tol,
+                returned_dtype(inputs.features.dtype),
+            )
 
         return Outputs(*apply_in_slices(run, inputs, _task_bytes(inputs.features, options.n_classes), _MEMORY))
 

@@ -40,13 +40,20 @@ def solve(inputs: Inputs, options: Options) -> Outputs:
                 refine(tasks, progress, tol, max_iter)
         everyone = torch.ones_like(progress.going)
         at = check(tasks, progress.exact, everyone, torch.float64, store=True)
-        scale = tasks.scale[:, None, None]
         shrunk = block_soft_threshold(at.V, at.norms, tasks.lambda1) / tasks.lambda2[:, None, None]
         at_dual = Certificate(at.V, at.norms, shrunk, at.scores, at.gap, at.objective)
-        weights = (shrunk * scale).to(returned_dtype(features.dtype))
-        scores = products.scores(tasks, weights.to(torch.float64) / scale, everyone, torch.float64)
-        n_iter, status = progress.n_iter.to(torch.int64), progress.status(tol)
-        return outputs(tasks, divisor, progress.exact, at_dual, weights, scores, n_iter, status, tol, scale)
+        return outputs(
+            tasks,
+            divisor,
+            progress.exact,
+            at_dual,
+            lambda weights: products.scores(tasks, weights, everyone, torch.float64),
+            progress.n_iter.to(torch.int64),
+            progress.status(tol),
+            tol,
+            returned_dtype(features.dtype),
+            tasks.scale[:, None, None],
+        )
 
     size = memory.task_bytes(features.shape, options.n_classes, options.solver)
     return Outputs(*apply_in_slices(run, inputs, size, memory.LARGEST))
