@@ -42,8 +42,8 @@ _GUIDE = (
         ("sparsedis train",),
     ),
     (
-        "3. Test what was trained on other tasks.",
-        ("sparsedis evaluate runs/pictograms-group-lasso-svm-0 --shot 10",),
+        "3. Test what was trained on other tasks; --out leaves a report of that too.",
+        ("sparsedis evaluate runs/pictograms-group-lasso-svm-0 --shot 10 --out runs/ten-shot",),
     ),
     (
         "4. Compare classifiers with the same encoder, or weigh accuracy against the number of features used. An hour "

@@ -12,7 +12,7 @@ import tyro
 
 @dataclass(frozen=True)
 class Report:
-    """Make report.html of a run, a comparison or a sweep again, from the files in its folder.
+    """Make report.html of a run, an evaluation, a comparison or a sweep again, from the files in its folder.
 
     Runs of earlier versions have a report of what their files hold. What needs the data set is left out where it is not
     found.
@@ -51,4 +51,5 @@ def _writer(out: Path) -> Callable[[Path], Path]:
     if runs := runs_in(out) if out.is_dir() else []:  # of a comparison or a sweep that has no results yet
         return metalearn.write_comparison if "head" in read_json(runs[0] / CONFIG) else disentangle.write_sweep
     names = ", ".join(dict.fromkeys(name for name, _ in writers))
-    raise FileNotFoundError(f"report: expected a run, a comparison or a sweep in {out}, found none of {names} there")
+    kinds = "a run, an evaluation, a comparison or a sweep"
+    raise FileNotFoundError(f"report: expected {kinds} in {out}, found none of {names} there")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparsedis import cli
 from sparsedis.metalearn.config import TrainConfig
 from sparsedis.metalearn.train import train
 from sparsedis.runs import plots, report
@@ -90,10 +91,11 @@ def everything() -> Report:
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium")
 def test_reports_in_a_browser(quick: TrainConfig, tmp_path: Path) -> None:
     train(replace(quick, iterations=2, validate_every=2, test_episodes=5), tmp_path / "run")
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--episodes", "5", "--out", str(tmp_path / "test")]) == 0
     (tmp_path / "all").mkdir()
     report.write(tmp_path / "all", everything())
-    measured, said = measure(tmp_path, ["run/report.html", "all/report.html"])
-    assert len(measured) == 4
+    measured, said = measure(tmp_path, ["run/report.html", "test/report.html", "all/report.html"])
+    assert len(measured) == 6
     for page in measured:
         assert page["outside"] == []
         assert page["width"] <= page["room"]  # type: ignore[operator]

@@ -13,10 +13,10 @@ from sparsedis.disentangle import figures, shapes3d, tables
 from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.results import CORRELATIONS, Results
 from sparsedis.disentangle.world import World, fit, load_run
-from sparsedis.runs import command_line, environment, folder
+from sparsedis.runs import command_line, folder
 from sparsedis.runs import report as page
 from sparsedis.runs.report import Block, Note, Picture, Report, Section, Tiles
-from sparsedis.runs.tables import duration, percent
+from sparsedis.runs.tables import percent
 
 SWEEP = "sweep.json"
 """The file that a sweep leaves its results in."""
@@ -56,7 +56,9 @@ def write_run(out: Path, world: World | None = None) -> Path:
     """
     settings = page.read_json(out / folder.CONFIG)
     lines = folder.read_metrics(out / folder.METRICS)
-    results = _results(page.read_json(out / folder.RESULTS)) if (out / folder.RESULTS).is_file() else None
+    results = None
+    if (out / folder.RESULTS).is_file():
+        results = page.recorded(Results, page.read_json(out / folder.RESULTS), ica_missing=None)
     done = max((line["iteration"] for line in lines), default=0)
     command = _command(settings)
     if results:
@@ -73,12 +75,10 @@ def write_run(out: Path, world: World | None = None) -> Path:
         state = f"The run is not finished: its log ends at step {done} of {settings.get('iterations')}."
         outcome = Section("Result", _WORDS, [page.unfinished(out, command)])
         facts = [("steps done", f"{done} of {settings.get('iterations')}")]
-    if seconds := environment.seconds(out):
-        facts.append(("time", duration(seconds)))
     report = Report(
         f"Disentanglement with an inner {settings.get('inner')} regression",
         f"{_ABOUT} {state}",
-        facts,
+        [*facts, *page.time_taken(out)],
         [
             outcome,
             page.course(out, figures.curves, _CURVES),
@@ -133,14 +133,6 @@ WRITERS: dict[tuple[str, str], Callable[[Path], Path]] = {
     (SWEEP, "summary"): write_sweep,
 }
 """What writes the report of a folder, by a file in it and a name that its JSON object has."""
-
-
-def _results(values: Mapping[str, Any]) -> Results:
-    """Results of this version or an earlier one, which had fewer fields."""
-    try:
-        return Results(**{"ica_missing": None, **values})
-    except TypeError as error:
-        raise ValueError(f"report: the results are damaged: {error}") from error
 
 
 def _command(settings: Mapping[str, Any]) -> str:

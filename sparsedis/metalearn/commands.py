@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,9 +15,12 @@ from sparsedis.metalearn.config import HEADS, PRESETS, Head, Preset, TrainConfig
 from sparsedis.runs import command_line, jobs
 
 if TYPE_CHECKING:
+    from sparsedis.data import Episodes
+    from sparsedis.data.omniglot_one_shot import Run
     from sparsedis.metalearn.evaluate import Evaluation
     from sparsedis.metalearn.learner import Learner
     from sparsedis.metalearn.omniglot_one_shot import OneShot
+    from sparsedis.runs.tables import Grid
 
 Settings = tyro.conf.OmitArgPrefixes[TrainConfig]
 
@@ -105,6 +110,8 @@ class Evaluate:
     """Of the tasks; the default is the run's."""
     lambda1: command_line.OptionalFloat = None
     """Weight of the group Lasso, as a multiple of each task's own scale; the default is the run's."""
+    out: command_line.OptionalFolder = None
+    """New folder for the result and its report.html; by default there is none."""
     json: command_line.OptionalFile = None
     """File to write the result to."""
     reliability: command_line.OptionalFile = None
@@ -113,8 +120,15 @@ class Evaluate:
     """.npz file for the features that every task uses: active (E, d), classes (E, way), class_names, accuracy (E,)."""
 
     def run(self) -> None:
+        from sparsedis.metalearn import report
         from sparsedis.metalearn.learner import load_run, with_lambda1
+        from sparsedis.metalearn.results import ONE_SHOT, PATTERNS, RELIABILITY, Tested, TestedFolder
+        from sparsedis.runs import files
+        from sparsedis.runs.report import written
+        from sparsedis.runs.tables import console
 
+        out, shown = self.out, console()
+        left = TestedFolder(out) if out else None
         for name in ("json", "reliability", "patterns"):
             command_line.check_file(name, getattr(self, name))
         if self.patterns and self.patterns.suffix != ".npz":
@@ -122,24 +136,30 @@ class Evaluate:
         learner, config = load_run(self.run_dir)
         if self.lambda1 is not None:
             config = with_lambda1(learner, config, self.lambda1)
-        if self.protocol == "omniglot-one-shot":
-            self._one_shot(learner)
-        else:
-            self._episodes(learner, config)
+        test = self._one_shot(learner) if self.protocol == ONE_SHOT else self._episodes(learner, config)
+        make = written(out, lambda: report.write_evaluation(out, learner, test.asked), shown) if out else nullcontext()
+        with make:
+            try:
+                if left:
+                    run = str(self.run_dir.absolute())
+                    tested = Tested(run, self.protocol, test.name, test.data, self.lambda1, (test.result,))
+                    left.write(tested, test.others, learner.device)
+                if self.json:
+                    lambda1 = {} if self.lambda1 is None else {"lambda1": self.lambda1}
+                    files.write_json(self.json, asdict(test.result) | lambda1)
+                for path, name in ((self.reliability, RELIABILITY), (self.patterns, PATTERNS)):
+                    if path:
+                        files.write(path, test.others[name]())
+            finally:  # of a file that cannot be written the result is at least shown
+                shown.print(test.table)
 
-    def _episodes(self, learner: Learner, config: TrainConfig) -> None:
-        from sparsedis.data import load
-        from sparsedis.data.sources import SOURCES, resolve
+    def _episodes(self, learner: Learner, config: TrainConfig) -> _Test:
+        from sparsedis.data.sources import absolute
         from sparsedis.metalearn import figures, tables, tasks
         from sparsedis.metalearn.evaluate import encode, examine, patterns
-        from sparsedis.runs import files
-        from sparsedis.runs.tables import console
+        from sparsedis.metalearn.results import PATTERNS, RELIABILITY
 
-        if self.data is None:
-            data = tasks.read(config)
-        else:
-            source = SOURCES[resolve(self.data)[0]]
-            data = load(self.data, config.image_size if source.resizes else None)
+        data = tasks.read(config, self.data)
         if data.images.shape[1] != learner.shape[0]:
             kind = "images of {} channels" if len(learner.shape) == 3 else "rows of {} features"
             raise ValueError(f"data: expected {kind.format(learner.shape[0])}, got {data.images.shape[1]}")
@@ -153,23 +173,24 @@ class Evaluate:
             **{name: value for name, value in (("way", self.way), ("seed", self.seed)) if value is not None},
         )
         result, details = examine(learner, encode(learner, data, self.split), episodes)
-        try:
-            if self.json:
-                files.write_json(self.json, self._written(result))
-            if self.reliability:
-                files.write(self.reliability, figures.reliability(details.bins))
-            if self.patterns:
-                files.write(self.patterns, patterns(details, data.class_names))
-        finally:  # of a file that cannot be written the result is at least shown
-            title = f"{data.name}, {self.split} split, seed {result.seed}{tables.other_weight(self.lambda1)}"
-            console().print(tables.evaluations([result], title))
+        title = f"{data.name}, {self.split} split, seed {result.seed}{tables.other_weight(self.lambda1)}"
+        return _Test(
+            data.name,
+            None if self.data is None else absolute(self.data),
+            episodes,
+            result,
+            tables.evaluations([result], title),
+            {
+                PATTERNS: lambda: patterns(details, data.class_names),
+                RELIABILITY: lambda: figures.reliability(details.bins),
+            },
+        )
 
-    def _one_shot(self, learner: Learner) -> None:
+    def _one_shot(self, learner: Learner) -> _Test:
+        from sparsedis import paths
         from sparsedis.data import omniglot_one_shot
         from sparsedis.metalearn import tables
         from sparsedis.metalearn.omniglot_one_shot import one_shot
-        from sparsedis.runs import files
-        from sparsedis.runs.tables import console
 
         if self.data is None:
             raise ValueError("data: expected the path of all_runs.zip, or of its folder, for omniglot-one-shot")
@@ -178,16 +199,22 @@ class Evaluate:
                 raise ValueError(f"{name}: expected none for omniglot-one-shot")
         if len(learner.shape) != 3 or learner.shape[0] != 1 or learner.shape[1] != learner.shape[2]:
             raise ValueError(f"omniglot-one-shot: expected a learner of square grey images, got one of {learner.shape}")
-        result = one_shot(learner, omniglot_one_shot.load(self.data, learner.shape[1]))
-        try:
-            if self.json:
-                files.write_json(self.json, self._written(result))
-        finally:
-            console().print(tables.one_shot(result, self.lambda1))
+        path = paths.expanded(self.data).absolute()
+        runs = omniglot_one_shot.load(path, learner.shape[1])
+        result = one_shot(learner, runs)
+        return _Test("Omniglot's one-shot runs", str(path), runs, result, tables.one_shot(result, self.lambda1))
 
-    def _written(self, result: Evaluation | OneShot) -> dict[str, Any]:
-        """What --json writes, with lambda1 where it is not that of the training."""
-        return asdict(result) | ({} if self.lambda1 is None else {"lambda1": self.lambda1})
+
+@dataclass(frozen=True)
+class _Test:
+    """A test by :class:`Evaluate`: what was asked, what came out, and what makes the content of files."""
+
+    name: str
+    data: str | None
+    asked: Episodes | Sequence[Run]
+    result: Evaluation | OneShot
+    table: Grid
+    others: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

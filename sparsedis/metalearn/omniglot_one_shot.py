@@ -20,12 +20,14 @@ class OneShot:
         error_per_run: by the name of the run.
         features_used: fraction of the features that a run's classifier uses, mean over runs.
         certified: fraction of the runs solved to their certificate; None for a head without certificates.
+        largest_gap: largest relative duality gap of the runs' solves; None for a head without certificates.
     """
 
     error: float
     error_per_run: dict[str, float]
     features_used: float
     certified: float | None
+    largest_gap: float | None = None
 
 
 @torch.no_grad()
@@ -36,7 +38,7 @@ def one_shot(learner: Learner, runs: Sequence[Run]) -> OneShot:
     """
     training = learner.encoder.training
     learner.encoder.eval()
-    wrong, total, used, certified = 0, 0, [], []
+    wrong, total, used, certified, gaps = 0, 0, [], [], []
     per_run = {}
     for run in runs:
         way = len(run.training)
@@ -46,7 +48,14 @@ def one_shot(learner: Learner, runs: Sequence[Run]) -> OneShot:
         per_run[run.name] = errors / len(run.labels)
         wrong, total = wrong + errors, total + len(run.labels)
         used.append(output.active.double().mean().item())
-        certified.append(learner.certified())
+        if (solution := learner.head.last_solution) is not None:
+            certified.append(solution.certified.double().mean().item())
+            gaps.append(solution.relative_gap.max().item())
     learner.encoder.train(training)
-    known = [fraction for fraction in certified if fraction is not None]
-    return OneShot(wrong / total, per_run, sum(used) / len(used), sum(known) / len(runs) if known else None)
+    return OneShot(
+        wrong / total,
+        per_run,
+        sum(used) / len(used),
+        sum(certified) / len(runs) if certified else None,
+        max(gaps, default=None),
+    )

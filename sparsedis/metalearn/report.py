@@ -1,4 +1,4 @@
-"""report.html of a run of few-shot learning, of a comparison and of a sweep, from the files in their folders."""
+"""report.html of a run of few-shot learning, an evaluation, a comparison or a sweep, from the files in its folder."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sparsedis.data import Episodes, FewShotData
+from sparsedis.data import Episodes, FewShotData, omniglot_one_shot
+from sparsedis.data.omniglot_one_shot import Run
 from sparsedis.metalearn import figures, tables, tasks
 from sparsedis.metalearn.config import HEAD_TITLES, PRESETS, TrainConfig
 from sparsedis.metalearn.evaluate import Evaluation
-from sparsedis.metalearn.learner import Learner, load_run
-from sparsedis.metalearn.results import PATTERNS, Entry, Pooled, best
-from sparsedis.runs import command_line, environment, folder
+from sparsedis.metalearn.learner import Learner, load_run, with_lambda1
+from sparsedis.metalearn.omniglot_one_shot import OneShot
+from sparsedis.metalearn.results import ONE_SHOT, PATTERNS, RELIABILITY, Entry, Pooled, Tested, best
+from sparsedis.runs import command_line, folder
 from sparsedis.runs import report as page
 from sparsedis.runs.report import Block, Note, Picture, Report, Section, Stripes, Tiles
-from sparsedis.runs.tables import duration, percent
+from sparsedis.runs.tables import percent
 
 COMPARE, SWEEP = "compare", "sweep"
 """Stems of the result files of the two commands."""
@@ -33,9 +35,13 @@ _CLASSES, _SUPPORT, _QUERIES = 10, 5, 3  # of an example, at most so many are sh
 _ROWS, _COLUMNS = 60, 800  # of the features used by class
 
 _WORDS = (
-    "N-way K-shot: a task has N classes that the encoder was not trained on, with K images each to learn from. ± is "
-    "half of the 95% interval over tasks. Features used: of all that the encoder gives, the fraction that a task's "
-    "classifier uses. Certified: the fraction of tasks that are solved as well as asked for."
+    "N-way K-shot: a task has N classes, with K images each to learn from. ± is half of the 95% interval over tasks. "
+    "Features used: of all that the encoder gives, the fraction that a task's classifier uses. Certified: the fraction "
+    "of tasks that are solved as well as asked for."
+)
+_ONE_SHOT = (
+    "A run is a task: the characters of an alphabet, one image each to learn from, and images by another drawer to "
+    "tell apart. Error: the fraction of these that are taken for another character."
 )
 _ECE = "ECE: how far the confidences are from the accuracy, on average."
 _USAGE = (
@@ -43,6 +49,7 @@ _USAGE = (
     "class use the feature, from never (dark) to always (bright). At the right, the mean over all features."
 )
 _CURVES = "Accuracy, and the fraction of features used, on tasks of the training and of the validation classes."
+_CONFIDENCE = "How often the classifiers are right, by how sure they are; on the diagonal they know how often that is."
 _EXAMPLES = (
     "The first task of the test, not chosen for its result: the classifier sees the support images with their classes, "
     "and then says of which class the queries are."
@@ -70,6 +77,7 @@ def write_run(out: Path, data: FewShotData | None = None, encoder: nn.Module | N
         return _examples([("", load_run(out, copy.deepcopy(encoder))[0])], settings, data)
 
     steps, head = settings.get("iterations"), str(settings.get("head"))
+    again = shlex.join(["sparsedis", "evaluate", str(out)])
     done = max((line["iteration"] for line in lines), default=0)
     command = _command(settings)
     if results is not None:
@@ -88,18 +96,69 @@ def write_run(out: Path, data: FewShotData | None = None, encoder: nn.Module | N
     report = Report(
         f"Few-shot learning on {_name(settings)}: {head}",
         summary,
-        _facts(tests, lines, steps, environment.seconds(out)),
+        [*(_facts(tests) or _first_facts(done, steps, lines)), *page.time_taken(out)],
         [
             outcome,
             page.course(out, figures.curves, _CURVES),
             page.section("Examples", _EXAMPLES, examples),
-            page.section("Features used by class", _USAGE, lambda: _usage(out / PATTERNS)),
+            page.section("Features used by class", _USAGE, lambda: _usage(out / PATTERNS, again)),
             page.certificates([(_kind(one), one.certified, one.largest_gap) for one in tests], lines),
             page.settings(settings, "sparsedis train", command),
             page.circumstances([out]),
         ],
     )
     return page.write(out, report)
+
+
+def write_evaluation(out: Path, learner: Learner | None = None, asked: Episodes | Sequence[Run] | None = None) -> Path:
+    """Write the report of an evaluation; returns its path.
+
+    Args:
+        out: the folder of the evaluation.
+        learner: as it was tested; loaded again by default.
+        asked: the tasks that it was tested on; made again by default.
+
+    Raises:
+        FileNotFoundError: there is no evaluation in the folder.
+        ValueError: its results are damaged.
+    """
+    values = page.read_json(out / folder.RESULTS)
+    [result] = values["tests"]
+    test = page.recorded(OneShot, result) if values["protocol"] == ONE_SHOT else _evaluation(result)
+    tested = page.recorded(Tested, {**values, "tests": (test,)})
+
+    def examples() -> Sequence[Block]:
+        return [_first(learner, asked) if learner and asked else _first(*_again(tested))]
+
+    settings = {name: getattr(tested, name) for name in ("protocol", "data", "lambda1")}
+    if isinstance(test, OneShot):
+        about, table, kind = _ONE_SHOT, tables.one_shot(test, tested.lambda1), "runs"
+        facts = [("error", percent(test.error, 2)), ("features used", percent(test.features_used))]
+    else:
+        about, table, kind = f"{_WORDS} {_ECE}", tables.evaluations([test], ""), _kind(test)
+        facts = _facts([test])
+        settings |= {name: getattr(test, name) for name in ("split", "way", "shot", "query", "episodes", "seed")}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    command = shlex.join(["sparsedis", "evaluate", tested.run, *options])
+    sections = [Section("Result", about, [table]), page.section("Examples", _EXAMPLES, examples)]
+    if isinstance(test, Evaluation):
+        sections += [
+            page.section("Features used by class", _USAGE, lambda: _usage(out / PATTERNS, command)),
+            page.section("Confidence", _CONFIDENCE, lambda: _confidence(out / RELIABILITY)),
+        ]
+    sections += [
+        page.certificates([(kind, test.certified, test.largest_gap)]),
+        page.settings({"run": tested.run, **settings}, "sparsedis evaluate", command),
+        page.circumstances([out]),
+    ]
+    summary = (
+        "An encoder was trained to give features of images, so that a small classifier, fitted to a few images of "
+        f"every class, recognises other images of these classes. Here the learner of {tested.run} is tested on "
+        f"{tested.name}."
+    )
+    title = f"{Path(tested.run).name}, tested on {tested.name}"
+    return page.write(out, Report(title, summary, [*facts, *page.time_taken(out)], sections))
 
 
 def write_comparison(out: Path) -> Path:
@@ -126,6 +185,7 @@ def write_sweep(out: Path) -> Path:
 
 WRITERS: dict[tuple[str, str], Callable[[Path], Path]] = {
     (folder.CONFIG, "head"): write_run,
+    (folder.RESULTS, "protocol"): write_evaluation,
     (f"{COMPARE}.json", "entries"): write_comparison,
     (f"{SWEEP}.json", "entries"): write_sweep,
 }
@@ -181,11 +241,7 @@ def _command(settings: Mapping[str, Any]) -> str:
 
 
 def _evaluation(values: Mapping[str, Any]) -> Evaluation:
-    """An evaluation of this version or an earlier one, which had fewer fields."""
-    try:
-        return Evaluation(**{"calibration_error": None, **values})
-    except TypeError as error:
-        raise ValueError(f"report: the results are damaged: {error}") from error
+    return page.recorded(Evaluation, values, calibration_error=None)
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
@@ -201,26 +257,27 @@ def _kind(test: Evaluation) -> str:
     return f"{test.way}-way {test.shot}-shot"
 
 
-def _facts(
-    tests: Sequence[Evaluation], lines: Sequence[Mapping[str, Any]], steps: Any, seconds: float
-) -> list[tuple[str, str]]:
-    """The numbers at the top: of the tests or, where there are none yet, of the last validation."""
+def _facts(tests: Sequence[Evaluation]) -> list[tuple[str, str]]:
+    """The numbers at the top."""
     facts = []
     for one in tests:
         facts.append((f"accuracy, {_kind(one)}", tables.with_interval(one.accuracy, one.ci95, 1)))
         facts.append((f"features used, {_kind(one)}", percent(one.features_used)))
-    if not tests:
-        facts.append(("steps done", f"{max((line['iteration'] for line in lines), default=0)} of {steps}"))
-        validations = [line for line in lines if line["split"] == "validation"]
-        facts += [("last validation", percent(line["accuracy"])) for line in validations[-1:]]
-    return [*facts, ("time", duration(seconds))] if seconds else facts
+    return facts
 
 
-def _usage(path: Path) -> Sequence[Block]:
-    """The features that classes use, from the file that the run's last test left."""
+def _first_facts(done: int, steps: Any, lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The numbers at the top of a run without tests."""
+    validations = [line for line in lines if line["split"] == "validation"]
+    last = [("last validation", percent(line["accuracy"])) for line in validations[-1:]]
+    return [("steps done", f"{done} of {steps}"), *last]
+
+
+def _usage(path: Path, command: str) -> Sequence[Block]:
+    """The features that classes use, from the file that the last test left; ``command`` tests again."""
     if not path.is_file():
-        again = shlex.join(["sparsedis", "evaluate", str(path.parent), "--patterns", str(path)])
-        return [Note(f"Not available: there is no {PATTERNS}, which a run writes at its end. This measures it:", again)]
+        again = f"{command} --patterns {shlex.quote(str(path))}"
+        return [Note(f"Not available: there is no {PATTERNS}, which comes with the tests. This measures it:", again)]
     with np.load(path) as found:
         active, classes = torch.from_numpy(found["active"]), torch.from_numpy(found["classes"])
         names = found["class_names"].tolist()
@@ -239,6 +296,36 @@ def _usage(path: Path) -> Sequence[Block]:
     return [Note(f"The first {_ROWS} of {len(seen)} classes; {PATTERNS} has all of them."), stripes]
 
 
+def _confidence(path: Path) -> Sequence[Block]:
+    """The reliability diagram that a test has left."""
+    if not path.is_file():
+        return [Note(f"Not available: there is no {path.name}.")]
+    return [Picture(path.read_bytes(), _CONFIDENCE)]
+
+
+def _again(tested: Tested) -> tuple[Learner, Episodes | Sequence[Run]]:
+    """The learner of an evaluation, as it was tested, and what it was asked."""
+    learner, config = load_run(tested.run)
+    if tested.lambda1 is not None:
+        config = with_lambda1(learner, config, tested.lambda1)
+    [test] = tested.tests
+    if isinstance(test, OneShot):
+        return learner, omniglot_one_shot.load(str(tested.data), learner.shape[1])
+    data = tasks.read(config, tested.data)
+    return learner, tasks.episodes(
+        config, data, test.split, test.shot, test.query, test.episodes, way=test.way, seed=test.seed
+    )
+
+
+def _first(learner: Learner, asked: Episodes | Sequence[Run]) -> Tiles:
+    """The first task of an evaluation."""
+    if isinstance(asked, Episodes):
+        return _episode("", learner, asked)
+    run, way = asked[0], len(asked[0].training)
+    names = [f"character {i + 1}" for i in range(way)]
+    return _task(f"{run.name}, {way}-way 1-shot", learner, names, run.training, run.test, run.labels)
+
+
 def _examples(
     learners: Sequence[tuple[str, Learner]], settings: Mapping[str, Any], data: FewShotData | None, shots: int = 2
 ) -> Sequence[Block]:
@@ -250,35 +337,52 @@ def _examples(
     return [_episode(title, learner, episodes) for episodes in tests[-shots:] for title, learner in learners]
 
 
-@torch.no_grad()
 def _episode(title: str, learner: Learner, episodes: Episodes) -> Tiles:
     """The first task, as a learner in evaluation mode answers it."""
-    data, batch, way = episodes.data, episodes.batch(0, 1), episodes.way
-    support, query = (learner.encode(data.images[where[0]]).float()[None] for where in (batch.support, batch.query))
-    output = learner.head(query, support, batch.support_labels.to(learner.device), way)
-    answers = output.logits[0].argmax(-1).cpu().reshape(way, -1)
-    images = batch.support[0].reshape(way, -1), batch.query[0].reshape(way, -1)
-    names = [data.class_names[data.labels[own[0]]] for own in images[0]]
-    rows = []
-    for label in range(min(way, _CLASSES)):
-        seen = [page.tile(data.images[i]) for i in images[0][label, :_SUPPORT].tolist()]
-        asked = []
-        for i, answer in zip(images[1][label, :_QUERIES].tolist(), answers[label].tolist(), strict=False):
-            right = answer == label
-            asked.append(page.tile(data.images[i], "" if right else f"taken for {names[answer]}", right))
-        rows.append((names[label], (seen, asked)))
-    active, number = int(output.active[0].sum()), output.active.shape[-1]
-    correct = (answers == torch.arange(way)[:, None]).double().mean().item()
-    shown = (
-        " Not all images are shown."
-        if way > _CLASSES or images[0].shape[1] > _SUPPORT or answers.shape[1] > _QUERIES
-        else ""
+    data, batch = episodes.data, episodes.batch(0, 1)
+    classes = data.labels[batch.support[0, :: episodes.shot]].tolist()
+    return _task(
+        f"{title + ', ' if title else ''}{episodes.way}-way {episodes.shot}-shot",
+        learner,
+        [data.class_names[label] for label in classes],
+        data.images[batch.support[0]],
+        data.images[batch.query[0]],
+        batch.query_labels[0],
     )
+
+
+@torch.no_grad()
+def _task(title: str, learner: Learner, names: Sequence[str], support: Tensor, query: Tensor, labels: Tensor) -> Tiles:
+    """A task, as a learner in evaluation mode answers it.
+
+    Args:
+        title: above it.
+        learner: the learner.
+        names: of the classes.
+        support: (way shot, ...), class by class.
+        query: (q, ...).
+        labels: (q,), the class of every query.
+    """
+    way, shot = len(names), len(support) // len(names)
+    given = torch.arange(way, device=learner.device).repeat_interleave(shot)[None]
+    features = [learner.encode(images).float()[None] for images in (query, support)]
+    output = learner.head(*features, given, way)
+    answers = output.logits[0].argmax(-1).cpu()
+    right, rows, shown = answers == labels, [], 0
+    for label, name in enumerate(names[:_CLASSES]):
+        seen = [page.tile(image) for image in support[label * shot : (label + 1) * shot][:_SUPPORT]]
+        asked = [
+            page.tile(query[i], "" if right[i] else f"taken for {names[answers[i]]}", bool(right[i]))
+            for i in (labels == label).nonzero()[:_QUERIES, 0].tolist()
+        ]
+        rows.append((name, (seen, asked)))
+        shown += len(seen) + len(asked)
+    active, number = int(output.active[0].sum()), output.active.shape[-1]
     return Tiles(
-        f"{title + ', ' if title else ''}{way}-way {episodes.shot}-shot",
-        f"The classifier uses {active:,} of {number:,} features; {percent(correct)} of the {answers.numel()} queries "
-        f"are right.{shown}",
-        (f"support: {episodes.shot} of each class to learn from", "queries: ✓ right, ✗ wrong"),
+        title,
+        f"The classifier uses {active:,} of {number:,} features; {percent(right.double().mean().item())} of the "
+        f"{len(query)} queries are right.{' Not all images are shown.' if shown < len(support) + len(query) else ''}",
+        (f"support: {shot} of each class to learn from", "queries: ✓ right, ✗ wrong"),
         rows,
     )
 

@@ -3,19 +3,28 @@
 To the files of every run (:mod:`sparsedis.runs.folder`) a finished run of few-shot learning adds
 
 patterns.npz   the features that every task of the last test uses, as :func:`sparsedis.metalearn.evaluate.patterns`
+
+The folder of an evaluation has patterns.npz, the results.json of :class:`Tested`, environment.json, seconds.json,
+report.html and
+
+reliability.png   accuracy by confidence
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sparsedis.metalearn.evaluate import Evaluation
-from sparsedis.runs import folder
+import torch
 
-PATTERNS = "patterns.npz"
+from sparsedis.metalearn.evaluate import Evaluation
+from sparsedis.metalearn.omniglot_one_shot import OneShot
+from sparsedis.runs import environment, files, folder
+
+PATTERNS, RELIABILITY = "patterns.npz", "reliability.png"
+ONE_SHOT = "omniglot-one-shot"
 
 _Z = 1.96
 
@@ -33,6 +42,59 @@ class Results:
     iteration: int
     validation: float | None
     tests: tuple[Evaluation, ...]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What an evaluation tested; the content of results.json in its folder.
+
+    Attributes:
+        run: absolute path of the folder of the learner's run.
+        protocol: "episodes" or ``ONE_SHOT``.
+        name: of the data set.
+        data: the data set as the command line names it, with an absolute path; None for that of the run.
+        lambda1: the weight of the group Lasso; None for that of the training.
+        tests: the one result.
+    """
+
+    run: str
+    protocol: str
+    name: str
+    data: str | None
+    lambda1: float | None
+    tests: tuple[Evaluation | OneShot]
+
+
+class TestedFolder:
+    """The folder that an evaluation leaves, and the time that it takes from here on.
+
+    Raises:
+        FileExistsError, PermissionError, ValueError: as :func:`sparsedis.runs.folder.check_empty`.
+    """
+
+    def __init__(self, out: Path) -> None:
+        folder.check_empty(out)
+        self.out = out
+        self._clock = environment.Clock(out)
+
+    def write(self, tested: Tested, others: Mapping[str, Callable[[], bytes]], device: torch.device) -> None:
+        """Make the folder, with the results as its last file.
+
+        Args:
+            tested: the results.
+            others: what makes the content of other files, by their names.
+            device: of the learner.
+
+        Raises:
+            FileExistsError, PermissionError, ValueError: as before: since then the folder may have got files.
+        """
+        folder.check_empty(self.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        for name, make in others.items():
+            files.write(self.out / name, make())
+        environment.write(self.out, device)
+        self._clock.save()
+        files.write_json(self.out / folder.RESULTS, asdict(tested))
 
 
 def read(out: str | Path) -> Results:

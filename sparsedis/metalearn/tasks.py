@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from sparsedis.data import Episodes, FewShotData, load
+from sparsedis.data.sources import SOURCES, resolve
 from sparsedis.metalearn.config import TrainConfig
 
 
-def read(config: TrainConfig) -> FewShotData:
-    """The data set that the settings name.
+def read(config: TrainConfig, other: str | None = None) -> FewShotData:
+    """The data set that the settings name, or another one, whole, with images of the same size.
+
+    Args:
+        config: the settings.
+        other: "NAME" or "NAME:PATH".
 
     Raises:
         ValueError, FileNotFoundError: as :func:`sparsedis.data.load`.
     """
-    return load(config.data, config.image_size, config.left_out)
+    if other is None:
+        return load(config.data, config.image_size, config.left_out)
+    return load(other, config.image_size if SOURCES[resolve(other)[0]].resizes else None)
 
 
 def of_training(config: TrainConfig, data: FewShotData, length: int) -> Episodes:

@@ -54,13 +54,22 @@ def check(out: Path, config: RunConfig, resume: bool) -> None:
         PermissionError: the folder cannot be written.
         ValueError: it is a file; the run there is damaged or has other settings.
     """
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(f"out: expected a folder, got {str(out)!r}, but {str(existing)!r} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"out: expected a folder that can be written, got {str(out)!r}")
+    _check_place(out)
     lock.check(out / LOCK, f"out: {out}")
     _check_run(out, config, resume)
+
+
+def check_empty(out: Path) -> None:
+    """Whether a folder can be made, or is there and has nothing in it that new files would mix with or replace.
+
+    Raises:
+        FileExistsError: there is something in it.
+        PermissionError: the folder cannot be written.
+        ValueError: it is a file.
+    """
+    _check_place(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise FileExistsError(f"out: expected a new or an empty folder, got {str(out)!r}, which is not empty")
 
 
 @contextmanager
@@ -82,6 +91,14 @@ def claim(out: Path, config: RunConfig, resume: bool, main: bool = True) -> Iter
     with lock.held(out / LOCK, f"out: {out}"):
         _check_run(out, config, resume)
         yield
+
+
+def _check_place(out: Path) -> None:
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"out: expected a folder, got {str(out)!r}, but {str(existing)!r} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"out: expected a folder that can be written, got {str(out)!r}")
 
 
 def _check_run(out: Path, config: RunConfig, resume: bool) -> None:

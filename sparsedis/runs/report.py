@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -31,6 +31,8 @@ from sparsedis.runs import environment, files, folder, plots, tables
 from sparsedis.runs.tables import Grid
 
 REPORT = "report.html"
+
+T = TypeVar("T")
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _LARGE = 200_000  # bytes of a PNG image from which on it is reduced to 256 colours
@@ -214,6 +216,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def recorded(kind: Callable[..., T], values: Mapping[str, Any], **missing: Any) -> T:
+    """Results of this version or an earlier one.
+
+    Args:
+        kind: the dataclass of the results.
+        values: its fields, as a file has them.
+        missing: the values of fields that earlier versions did not write.
+
+    Raises:
+        ValueError: the fields are others.
+    """
+    try:
+        return kind(**{**missing, **values})
+    except TypeError as error:
+        raise ValueError(f"report: the results are damaged: {error}") from error
+
+
 def runs_in(out: Path) -> list[Path]:
     """The folders of runs in a folder, by name."""
     return sorted(path for path in out.iterdir() if (path / folder.CONFIG).is_file())
@@ -315,6 +334,12 @@ def courses(runs: Sequence[Path], key: str, label: str, about: str) -> Section:
         return [Picture(plots.overlay(lines, key, label), about)]
 
     return section("Course of training", about, make)
+
+
+def time_taken(out: Path) -> list[tuple[str, str]]:
+    """The time that a run has taken, as a fact; none where it is not recorded."""
+    seconds = environment.seconds(out)
+    return [("time", tables.duration(seconds))] if seconds else []
 
 
 def settings(values: Mapping[str, Any], program: str, command: str = "") -> Section:

@@ -1,13 +1,16 @@
 """The commands beside train, from the command line, on small data."""
 
+import html
 import json
 import os
 import pickle
 import re
+import shlex
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +18,10 @@ import torch
 from torch import nn
 
 from sparsedis import cli
-from sparsedis.data import SPLITS
-from sparsedis.metalearn import figures, tables
+from sparsedis.data import SPLITS, omniglot_one_shot
+from sparsedis.metalearn import figures, report, results, tables, tasks
 from sparsedis.metalearn.config import PRESETS, TrainConfig
-from sparsedis.metalearn.evaluate import Evaluation
+from sparsedis.metalearn.evaluate import Evaluation, examine
 from sparsedis.metalearn.figures import usage
 from sparsedis.metalearn.learner import with_lambda1
 from sparsedis.metalearn.profile import profile
@@ -70,6 +73,183 @@ def test_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixt
     before = result["error"]
     assert cli.main([*arguments, "--json", "result.json"]) == 0
     assert json.loads((here / "result.json").read_text())["error"] >= 1 - before
+
+
+def facts_of(text: str) -> dict[str, str]:
+    """The numbers at the top of a report."""
+    return dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", text))
+
+
+def undated(text: str) -> str:
+    return re.sub(r"on \d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
+
+
+def test_the_report_of_an_evaluation(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", str(trained), "--episodes", "30", "--shot", "1", "--lambda1", "0.2", "--out", "a/b"]
+    assert cli.main([*arguments, "--json", "x.json"]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("report: a/b/report.html\n")
+    assert "lambda1 = 0.2" in said
+    out = here / "a" / "b"
+    names = ["environment.json", "patterns.npz", "reliability.png", "report.html", "results.json", "seconds.json"]
+    assert sorted(file.name for file in out.iterdir()) == names
+    values = json.loads((out / "results.json").read_text())
+    [test] = values["tests"]
+    assert values == {
+        "run": str(trained),
+        "protocol": "episodes",
+        "name": "omniglot",
+        "data": None,
+        "lambda1": 0.2,
+        "tests": [test],
+    }
+    assert {**test, "lambda1": 0.2} == json.loads((here / "x.json").read_text())
+    text = (out / "report.html").read_text()
+    assert_self_contained(text)
+    assert "Not available" not in text
+    assert "Not recorded" not in text
+    assert re.findall(r"<h2>(.*?)</h2>", text) == [
+        "Result",
+        "Examples",
+        "Features used by class",
+        "Confidence",
+        "Certificates",
+        "Settings",
+        "Environment and time",
+    ]
+    facts = facts_of(text)
+    assert facts["accuracy, 3-way 1-shot"] == f"{100 * test['accuracy']:.1f}% ± {100 * test['ci95']:.1f}"
+    assert facts["features used, 3-way 1-shot"] == f"{100 * test['features_used']:.1f}%"
+    assert f"{test['largest_gap']:.1e}" in text
+
+    # The first task, answered with the weight of the group Lasso that was asked for.
+    learner, config = load_run(trained)
+    config = with_lambda1(learner, config, 0.2)
+    episodes = tasks.episodes(config, tasks.read(config), "test", 1, config.later_query, 1)
+    [block] = report._examples([("", learner)], replace(config, test_shots=(1,)).as_json(), episodes.data)
+    assert block.about in text  # type: ignore[union-attr]
+    assert text.count('class="tile right"') + text.count('class="tile wrong"') == 3 * min(config.later_query, 3)
+
+    # It is made again from the folder; the command that it gives does the same again.
+    (out / "report.html").unlink()
+    assert cli.main(["report", "a/b"]) == 0
+    assert undated((out / "report.html").read_text()) == undated(text)
+    command = html.unescape(re.search(r"<code>sparsedis (.*?)</code>", text)[1])  # type: ignore[index]
+    assert cli.main([*shlex.split(command), "--json", "again.json"]) == 0
+    assert (here / "again.json").read_text() == (here / "x.json").read_text()
+
+    # Without the learner there is still a report of what the folder holds.
+    (out / "results.json").write_text(json.dumps({**values, "run": "/nowhere"}))
+    for name in ("patterns.npz", "reliability.png", "environment.json", "seconds.json"):
+        (out / name).unlink()
+    assert cli.main(["report", "a/b"]) == 0
+    text = (out / "report.html").read_text()
+    assert text.count("Not available") == 3
+    assert "sparsedis evaluate /nowhere " in text
+    assert "time" not in facts_of(text)
+    (out / "results.json").write_text(json.dumps({**values, "tests": []}))
+    capsys.readouterr()
+    assert cli.main(["report", "a/b"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_report_of_an_evaluation_on_other_data(
+    trained: Path, omniglot_folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the working directory is when it is made again."""
+    (here / "run").symlink_to(trained)
+    (here / "data").symlink_to(omniglot_folder)
+    arguments = ["evaluate", "run", "--data", "omniglot:data", "--episodes", "2", "--split", "train"]
+    assert cli.main([*arguments, "--out", "out"]) == 0
+    text = (here / "out" / "report.html").read_text()
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert cli.main(["report", "../out"]) == 0
+    assert undated((here / "out" / "report.html").read_text()) == undated(text)
+    assert "Not available" not in text
+    assert (
+        f"sparsedis evaluate {here / 'run'} --protocol episodes --data omniglot:{here / 'data'} --split train" in text
+    )
+
+
+@pytest.mark.parametrize("place", ["file", "file/out", "{run}", "full"])
+def test_where_an_evaluation_is_not_written(
+    trained: Path, here: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    """Nothing that is there is replaced or mixed with, and that is said before anything is computed."""
+    (here / "file").write_text("x")
+    (here / "full").mkdir()
+    (here / "full" / "report.html").write_text("x")
+    before = {file.name: file.read_bytes() for file in trained.iterdir()}
+    assert cli.main(["evaluate", str(trained), "--out", place.format(run=trained), "--json", "x.json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"sparsedis: out: expected (a folder, got .* is a file|a new or an empty folder, .*)\n", err)
+    assert {file.name: file.read_bytes() for file in trained.iterdir()} == before
+    assert (here / "full" / "report.html").read_text() == "x"
+    assert sorted(file.name for file in here.iterdir()) == ["file", "full"]
+
+
+def test_an_evaluation_that_is_not_written(
+    trained: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its table is shown; no results stand for what is incomplete; and a report that fails costs nothing else."""
+    arguments = ["evaluate", str(trained), "--episodes", "2", "--out"]
+
+    def broken(*_: object) -> Path:
+        raise ValueError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write_evaluation", broken)
+        assert cli.main([*arguments, "a"]) == 0
+    assert capsys.readouterr().out.endswith("report: not written: broken\n")
+    assert (here / "a" / "results.json").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(results.environment, "write", broken)
+        assert cli.main([*arguments, "b"]) == 2
+    out, err = capsys.readouterr()
+    assert "3-way 2-shot" in out
+    assert err == "sparsedis: broken\n"
+    assert not (here / "b" / "results.json").exists()
+    assert not (here / "b" / "report.html").exists()
+
+    def meanwhile(*_: object) -> Any:
+        (here / "c").mkdir()
+        (here / "c" / "config.json").write_text("{}")
+        return examine(*_)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("sparsedis.metalearn.evaluate.examine", meanwhile)
+    assert cli.main([*arguments, "c"]) == 2
+    assert "which is not empty" in capsys.readouterr().err
+    assert [file.name for file in (here / "c").iterdir()] == ["config.json"]
+
+
+@pytest.mark.slow
+def test_the_report_of_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_runs(here / "all_runs")
+    arguments = ["evaluate", str(trained), "--protocol", "omniglot-one-shot", "--data", "all_runs", "--out", "out"]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.endswith("report: out/report.html\n")
+    [test] = json.loads((here / "out" / "results.json").read_text())["tests"]
+    assert 0 < test["largest_gap"] < 1e-5
+    text = (here / "out" / "report.html").read_text()
+    assert_self_contained(text)
+    assert "Not available" not in text
+    assert facts_of(text)["error"] == f"{100 * test['error']:.2f}%"
+    assert f"{test['largest_gap']:.1e}" in text
+    assert f"--protocol omniglot-one-shot --data {data}" in text
+    run = omniglot_one_shot.load(data)[0]
+    wrong = round(test["error_per_run"]["run01"] * len(run.labels))
+    assert text.count('class="tile wrong"') == text.count("taken for character") == wrong
+    assert text.count('class="tile right"') == len(run.labels) - wrong
+    # Every character has one image to learn from, and of its row are the queries of it alone.
+    rows = text.split('<div class="row c2">')[1:]
+    assert [re.search(r"<div>(.*?)</div>", row)[1] for row in rows] == [  # type: ignore[index]
+        f"character {i + 1}" for i in range(len(run.training))
+    ]
+    (here / "out" / "report.html").unlink()
+    assert cli.main(["report", "out"]) == 0
+    assert undated((here / "out" / "report.html").read_text()) == undated(text)
 
 
 @pytest.mark.slow

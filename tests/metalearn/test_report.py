@@ -227,7 +227,7 @@ def test_many_classes_and_features_stay_small(tmp_path: Path) -> None:
         accuracy=np.ones(100),
         class_names=np.array([f"class{i}" for i in range(400)]),
     )
-    note, stripes = report._usage(tmp_path / "patterns.npz")
+    note, stripes = report._usage(tmp_path / "patterns.npz", "")
     assert note.text.startswith("The first 60 of ")  # type: ignore[union-attr]
     assert stripes.values.shape == (60, 800)  # type: ignore[union-attr]
     assert sum(len(report.page._stripe(row)) for row in stripes.values) < 200_000  # type: ignore[union-attr]

@@ -115,7 +115,20 @@ def test_a_file_is_no_folder(tmp_path: Path, name: str) -> None:
         folder.check(tmp_path / name, Config(), resume=False)
 
 
+def test_a_folder_for_new_files_alone(tmp_path: Path) -> None:
+    folder.check_empty(tmp_path)
+    folder.check_empty(tmp_path / "a" / "b")
+    (tmp_path / ".lock").write_text("")
+    with pytest.raises(FileExistsError, match=rf"^out: expected a new or an empty folder, got '{tmp_path}', which is "):
+        folder.check_empty(tmp_path)
+    with pytest.raises(ValueError, match=r"^out: expected a folder, got '.*/\.lock', but '.*/\.lock' is a file$"):
+        folder.check_empty(tmp_path / ".lock")
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))  # root may write anywhere
     with pytest.raises(PermissionError, match=r"^out: expected a folder that can be written, got '.*a/b'$"):
         folder.check(tmp_path / "a" / "b", Config(), resume=False)
+    with pytest.raises(PermissionError, match=r"^out: expected a folder that can be written, got '.*a/b'$"):
+        folder.check_empty(tmp_path / "a" / "b")

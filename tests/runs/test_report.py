@@ -180,11 +180,13 @@ def test_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("", "", "report: expected a run, a comparison or a sweep in folder, found none of config.json, compare.json"),
+        ("", "", "report: expected a run, an evaluation, a comparison or a sweep in folder, found none of config"),
         ("config.json", "{", "report: folder/config.json is damaged: "),
         ("config.json", "[1]", "report: folder/config.json is damaged: expected a JSON object"),
         ("config.json", "[" * 10**5, "report: folder/config.json is damaged"),
-        ("config.json", "{}", "report: expected a run, a comparison or a sweep in folder"),
+        ("config.json", "{}", "report: expected a run, an evaluation, a comparison or a sweep in folder"),
+        ("results.json", "{}", "report: expected a run, an evaluation, a comparison or a sweep in folder"),
+        ("results.json", '{"protocol": 3}', "report: the files in folder are damaged: KeyError"),
         ("sweep.json", '{"entries": 3, "config": {}}', "report: the files in folder are damaged"),
         ("sweep.json", '{"summary": [], "vary": 1, "runs": []}', "report: expected a run in the folder, found none"),
         ("compare.json", '{"entries": [{"row": 0}]}', "report: the files in folder are damaged: KeyError"),
