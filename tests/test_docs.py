@@ -50,6 +50,21 @@ def blocks(page: str) -> list[str]:
     return ["\n" * page.count("\n", 0, match.start(1)) + match[1] for match in found]
 
 
+def test_the_changelog_keeps_its_format() -> None:
+    """Keep a Changelog's: versions, newest first, each with kinds of changes; the version is known to it."""
+    page = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    head, *versions = re.split(r"^## ", page, flags=re.MULTILINE)
+    assert "keepachangelog.com" in head
+    assert versions[0].startswith("Unreleased\n")
+    assert all(re.match(r"\[?\d+\.\d+\.\d+\]? - \d{4}-\d\d-\d\d\n", version) for version in versions[1:])
+    assert sparsedis.__version__ in head + "".join(version.partition("\n")[0] for version in versions)
+    for version in versions:
+        kinds = re.findall(r"^### (.+)$", version, re.MULTILINE)
+        known = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+        assert set(kinds) <= set(known)
+        assert len(set(kinds)) == len(kinds)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_to_files(page: Path) -> None:
     assert not broken(page.read_text(encoding="utf-8"), page.parent)
