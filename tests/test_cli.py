@@ -1,3 +1,4 @@
+import ast
 import io
 import json
 import os
@@ -7,11 +8,13 @@ import subprocess
 import sys
 import time
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+import sparsedis
 from sparsedis import cli
 from sparsedis.metalearn import tasks
 from sparsedis.metalearn.config import TrainConfig
@@ -95,6 +98,15 @@ def test_what_prints_and_ends(arguments: list[str], here: Path, capsys: pytest.C
     captured = capsys.readouterr()
     assert captured.out.count("\n") > 3
     assert captured.err == ""
+
+
+def test_options_are_described_by_one_line() -> None:
+    """Where a field's docstring breaks the line, the help that tyro makes of it does too, wherever that is."""
+    for path in Path(sparsedis.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for field, text in pairwise(node.body) if isinstance(node, ast.ClassDef) else ():
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    assert "\n" not in ast.literal_eval(text.value), f"{path}: {ast.unparse(field)}"
 
 
 def test_no_command(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

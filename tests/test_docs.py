@@ -10,7 +10,9 @@ import sparsedis
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")] + sorted(
+    DOCS.rglob("*.md")
+)
 # Pages whose Python runs, from the first block to the last.
 RUNNING = [DOCS / "index.md", *sorted((DOCS / "guide").glob("*.md"))]
 
@@ -63,6 +65,15 @@ def test_the_changelog_keeps_its_format() -> None:
         known = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
         assert set(kinds) <= set(known)
         assert len(set(kinds)) == len(kinds)
+
+
+def test_the_gallery_is_two_clicks_from_the_readme() -> None:
+    """By its list, which has every script with its title, where the site is not built."""
+    assert "](examples/README.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    titles = [script.read_text(encoding="utf-8").splitlines()[1] for script in EXAMPLES]
+    links = [f"- [{title}]({script.name})" for title, script in zip(titles, EXAMPLES, strict=True)]
+    assert re.findall(r"^- \[.*?\]\(.*?\)", page, re.MULTILINE) == links
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

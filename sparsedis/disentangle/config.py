@@ -76,8 +76,7 @@ class DisentangleConfig(RunConfig):
     rho: float = 0.9
     """Correlation of any two factors before they are restricted to the grid."""
     lambda1: float = 0.1
-    """Weight of the inner penalty: of the Lasso as a multiple of the task's lambda1_max, of ridge (its lambda2) of the
-    mean squared norm of a sample."""
+    """Weight of the inner penalty, as a multiple of lambda1_max (Lasso), or of a sample's mean squared norm (ridge)."""
     tasks: str = "bernoulli"
     """Coefficients: bernoulli, fixed-K, blocks-K, finite-K, laplace, gaussian."""
     noise: float = 1.0

@@ -102,16 +102,13 @@ class TrainConfig(RunConfig):
     learning_rate: float = 1e-3
     """Initial learning rate."""
     lambda1: float | None = None
-    """Weight of the group Lasso, as a multiple of one that turns all features of the task off; the default is the
-    head's: 0.1 for the SVM, 0.02 for logistic regression."""
+    """Weight of the group Lasso; 1 turns all features of a task off. The default: 0.1 for SVMs, 0.02 for logistic."""
     lambda2: float | None = None
-    """Weight of the squared norm; the default is the head's: 60 for the SVMs, 0.1 for ridge (a multiple of the mean
-    squared norm of a sample), 0.01 for logistic regression."""
+    """Of the squared norm. The default: 60 for SVMs, 0.01 for logistic; ridge 0.1 of a sample's mean squared norm."""
     dual_reg: float | None = None
     """Smoothing of the hinge of the SVMs; the default, 0, is the exact hinge."""
     logit_scale: float | None = None
-    """Initial value of the trainable scale of the logits; the default is the head's: 5, for ridge 10, for logistic
-    regression 2."""
+    """Initial value of the trainable scale of the logits. The default: 5, for ridge 10, for logistic regression 2."""
     width: int = 64
     """Channels of the encoder's first block."""
     final_width: int | None = None
@@ -139,26 +136,21 @@ class TrainConfig(RunConfig):
     image_size: int | None = None
     """Side to which images of a folder, or Omniglot's, are scaled."""
     episodes: Literal["within-alphabet"] | None = None
-    """Take the classes of a task from one group of the data set, such as an alphabet of Omniglot; the default is any
-    classes of the split."""
+    """Take the classes of a task from one group, such as an alphabet of Omniglot; the default is any of the split."""
     left_out: tuple[str, ...] | None = None
-    """Groups of classes, such as alphabets, to test on; the encoder is trained on all others, and that of the last step
-    is tested. None given: train on all groups but those that are published for tests. The default is the split of the
-    data set, with validation."""
+    """Groups of classes, such as alphabets, to test on; all others train. None named: all train. Default: the split."""
     align: Literal["ink"] | None = None
     """Shift and scale every image, ahead of the encoder, so that its bright ink has a common centre and size."""
     augment: Augmentation = "none"
     """Random changes of the training images."""
     micro_batch: int | None = None
-    """Tasks per pass of the encoder, over which batch normalisation takes its statistics; the default is the batch. The
-    solves are one call in any case."""
+    """Tasks per pass of the encoder, which share the statistics of batch normalisation; the default is the batch."""
     optimizer: Optimizer = "adam"
     """Adam, or SGD with Nesterov momentum 0.9."""
     weight_decay: float = 0.0
     """Weight decay of the optimiser."""
     schedule: Schedule = "cosine"
-    """Of the learning rate: cosine decay to 0, or times 0.06, 0.012 and 0.0024 from 1/3, 2/3 and 5/6 of the steps
-    on."""
+    """Of the learning rate: cosine decay to 0, or times 0.06, 0.012, 0.0024 from 1/3, 2/3, 5/6 of the steps on."""
     label_smoothing: float = 0.0
     """Probability taken from the right class, and shared by the others, in the loss."""
     validation_shot: int | None = None

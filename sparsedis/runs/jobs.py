@@ -47,11 +47,9 @@ class Workers:
     """
 
     jobs: OptionalInt = None
-    """Runs at a time on this machine, each in its own process with an equal part of the cores, unless --threads says
-    how many; the default is one after another."""
+    """Runs at a time here, each a process with an equal part of the cores, or --threads; the default is one by one."""
     scheduler: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")] = None
-    """Dask scheduler, tcp://HOST:8786, whose workers execute the runs, on one thread unless --threads says how many;
-    the folder of the runs has to be on a file system that they share."""
+    """Dask scheduler, tcp://HOST:8786, whose workers, with the same file system, run on one thread or --threads."""
 
     def __post_init__(self) -> None:
         if self.jobs is not None:
