@@ -12,6 +12,7 @@ import secrets
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +92,8 @@ class Cluster:
 
     def submit(self, job: Job) -> Future[Outcome]:
         """The outcome to be of a run."""
-        future: Future[Outcome] = self._executor.submit(_keep, job, self._terms)
+        there = replace(job, out=job.out.absolute())  # workers have working directories of their own
+        future: Future[Outcome] = self._executor.submit(_keep, there, self._terms)
         self._futures.append(future)
         return future
 

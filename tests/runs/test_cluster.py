@@ -57,6 +57,15 @@ def test_a_cluster_as_one_process(scheduler: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_relative_folder(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that of the command; the workers have working directories of their own."""
+    monkeypatch.chdir(tmp_path)
+    run = small.job(Path("runs"))
+    assert execute([run], Workers(scheduler=scheduler))[0] == {}
+    assert (tmp_path / "runs" / run.name / folder.RESULTS).is_file()
+
+
+@pytest.mark.slow
 def test_an_interruption_stops_the_runs(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They have saved a checkpoint and ended when the command does."""
     run = small.job(tmp_path, iterations=10_000, save_every=10_000, validate_every=10_000, pause=0.01)
