@@ -48,7 +48,7 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 
 sphinx_gallery_conf = {
-    "examples_dirs": str(HERE.parent / "examples"),
+    "examples_dirs": str(HERE.parent / "examples"),  # GALLERY_HEADER.txt goes ahead of README.md, the code host's page
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",

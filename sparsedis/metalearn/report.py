@@ -49,7 +49,10 @@ _USAGE = (
     "class use the feature, from never (dark) to always (bright). At the right, the mean over all features."
 )
 _CURVES = "Accuracy, and the fraction of features used, on tasks of the training and of the validation classes."
-_CONFIDENCE = "How often the classifiers are right, by how sure they are; on the diagonal they know how often that is."
+_CONFIDENCE = (
+    "Accuracy by confidence: a bar that ends on the diagonal at 0.8 says that of the answers given with a confidence "
+    "of 80% as many are right. Below, how many answers are given with which confidence."
+)
 _EXAMPLES = (
     "The first task of the test, not chosen for its result: the classifier sees the support images with their classes, "
     "and then says of which class the queries are."
