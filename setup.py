@@ -21,7 +21,9 @@ from setuptools.errors import CompileError
 PACKAGE = "sparsedis.ops"
 # The longest to compile first.
 SOURCES = ["csrc/svm/cpu/kernels.cpp", "csrc/lasso/cpu/kernels.cpp", "csrc/bindings.cpp"]
-FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
+# Python's own flags have -fwrapv, with which loops over ints are not vectorised.
+FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-fno-wrapv"]
+FLAGS += ["-pthread"]
 # A module for each: the same code, so one of them must not see another's functions, and the best that runs is imported.
 INSTRUCTION_SETS = {
     "baseline": [],

@@ -19,11 +19,11 @@ namespace sparsedis::cpu {
 template <class T>
 class Cholesky {
  public:
-  // Packets of 32 bytes at most: wider ones leave a panel of too few.
-  static constexpr int kWidth = std::min(cpu::kWidth<T>, int(32 / sizeof(T)));
-  using Packet = typename Eigen::internal::find_best_packet<T, kWidth>::type;
-  // Columns computed at once: with three packets of rows, twelve accumulators of AVX2's sixteen registers.
-  static constexpr int kGroup = kWidth * int(sizeof(T)) / 8;
+  static constexpr int kWidth = cpu::kWidth<T>;
+  using Packet = cpu::Packet<T>;
+  // Columns computed at once: with three packets of rows, twelve accumulators of AVX2's sixteen registers. Eight would
+  // suit AVX-512's registers, but not the corners on the diagonal, which are factored entry by entry.
+  static constexpr int kGroup = std::min(kWidth * int(sizeof(T)) / 8, 4);
   static constexpr int kPackets = 12 / kGroup;
   static constexpr int kRows = kPackets * kWidth;
 
@@ -179,6 +179,8 @@ class Cholesky {
         sum[r][c] = pmul(sum[r][c], scale);
         pstore(to + c * kRows + r * kWidth, sum[r][c]);
       }
+      // What is above the diagonal is 0, so that solve() may take whole packets.
+      if (diagonal) std::fill(to + c * kRows, to + c * kRows + column % kRows + c, T(0));
     }
     return true;
   }
@@ -220,11 +222,23 @@ class Cholesky {
     for (int r = 0; r < kPackets; ++r) {
       pstore(x + r * kWidth, psub(pload<Packet>(x + r * kWidth), padd(sum[0][r], sum[1][r])));
     }
-    const T* corner = own + std::size_t(panel) * kRows * kRows;
     const int rows = std::min(kRows, order_ - panel * kRows);
-    for (int q = 0; q < rows; ++q) {
-      x[q] *= inverse_[panel * kRows + q];
-      for (int r = q + 1; r < rows; ++r) x[r] -= corner[q * kRows + r] * x[q];
+    for (int q = 0; q < rows; q += kGroup) {
+      const T *columns = own + std::size_t(panel * kRows + q) * kRows, *inverse = inverse_ + panel * kRows + q;
+      T solved[kGroup];
+      for (int c = 0; c < kGroup; ++c) {
+        T value = x[q + c];
+        for (int e = 0; e < c; ++e) value -= columns[e * kRows + q + c] * solved[e];
+        solved[c] = value * inverse[c];
+      }
+      for (int r = (q + kGroup) / kWidth * kWidth; r < kRows; r += kWidth) {
+        Packet value = pload<Packet>(x + r);
+        for (int c = 0; c < kGroup; ++c) {
+          value = psub(value, pmul(pload<Packet>(columns + c * kRows + r), pset1<Packet>(solved[c])));
+        }
+        pstore(x + r, value);
+      }
+      std::copy(solved, solved + kGroup, x + q);
     }
   }
 
@@ -232,14 +246,29 @@ class Cholesky {
     using namespace Eigen::internal;
     const T* own = matrix_ + panel_offset(panel);
     T* x = x_ + std::size_t(panel) * kRows;
-    const T* corner = own + std::size_t(panel) * kRows * kRows;
     const int rows = std::min(kRows, order_ - panel * kRows);
-    for (int q = rows - 1; q >= 0; --q) {
-      for (int r = q + 1; r < rows; ++r) x[q] -= corner[q * kRows + r] * x[r];
-      x[q] *= inverse_[panel * kRows + q];
+    alignas(64) T solved[kRows] = {};  // 0 for what is not
+    for (int q = rows - kGroup; q >= 0; q -= kGroup) {
+      const T *columns = own + std::size_t(panel * kRows + q) * kRows, *inverse = inverse_ + panel * kRows + q;
+      Packet sum[kGroup];
+      for (int c = 0; c < kGroup; ++c) sum[c] = pset1<Packet>(T(0));
+      for (int r = (q + kGroup) / kWidth * kWidth; r < kRows; r += kWidth) {
+        const Packet other = pload<Packet>(solved + r);
+        for (int c = 0; c < kGroup; ++c) sum[c] = pmadd(pload<Packet>(columns + c * kRows + r), other, sum[c]);
+      }
+      T value[kGroup];
+      for (int c = kGroup - 1; c >= 0; --c) {
+        value[c] = x[q + c] - predux(sum[c]);
+        for (int e = c + 1; e < kGroup; ++e) value[c] -= columns[c * kRows + q + e] * value[e];
+        value[c] *= inverse[c];
+      }
+      std::copy(value, value + kGroup, solved + q);
     }
     Packet factor[kPackets];
-    for (int r = 0; r < kPackets; ++r) factor[r] = pload<Packet>(x + r * kWidth);
+    for (int r = 0; r < kPackets; ++r) {
+      factor[r] = pload<Packet>(solved + r * kWidth);
+      pstore(x + r * kWidth, factor[r]);
+    }
     for (int p = 0; p < panel * kRows; ++p) {
       Packet sum = pmul(pload<Packet>(own + std::size_t(p) * kRows), factor[0]);
       for (int r = 1; r < kPackets; ++r) {

@@ -315,10 +315,17 @@ class SparsePrimalMap : public NoVariables {
     square_norms(planes_, kBlock, m_, length, square_norm_);
     if (count_ - first_ + here > capacity_) take_gathered();
     int found = 0;
-    for (int j = 0; j < here; ++j) {
-      found_[found] = j;
-      found += square_norm_[j] > least;
-      nearest_off_ = square_norm_[j] > least || square_norm_[j] < nearest_off_ ? nearest_off_ : square_norm_[j];
+    for (int from = 0; from < here; from += kWidth<T>) {
+      const T largest = Eigen::internal::predux_max(Eigen::internal::ploadu<Packet<T>>(square_norm_ + from));
+      if (largest <= least) {  // nearly all packets, where there are many features
+        nearest_off_ = std::max(nearest_off_, largest);
+        continue;
+      }
+      for (int j = from; j < std::min(here, from + kWidth<T>); ++j) {
+        found_[found] = j;
+        found += square_norm_[j] > least;
+        nearest_off_ = square_norm_[j] > least ? nearest_off_ : std::max(nearest_off_, square_norm_[j]);
+      }
     }
     for (int a = 0; a < found; ++a) index_[count_ + a] = feature(found_[a]);
     for (int i = 0; i < n_; ++i) {
