@@ -377,6 +377,17 @@ def test_integer_tasks_end(features, dual_reg, solver):
     torch.testing.assert_close(solution.objective, exact.objective, rtol=1e-2 if solver == "fista" else 1e-5, atol=0)
 
 
+def test_separable_tasks_are_certified_in_float32():
+    """Weights a little longer than the rounded ones keep every sample on the right side of its margin."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(2, 20, 60, generator=generator).to(DEVICE)
+    y = (torch.arange(20, device=DEVICE) % 4).expand(2, -1)
+    ours, theirs = (solve_svm(X, y, lambda1=0.0, lambda2=1e-3, backend=backend) for backend in ("triton", "torch"))
+    assert ours.certified.all()
+    assert (ours.relative_gap < 4e-6).all()
+    torch.testing.assert_close(ours.weights, theirs.weights, rtol=3e-6, atol=1e-6 * float(theirs.weights.abs().max()))
+
+
 @pytest.mark.parametrize(
     ("way", "shots", "d"),
     [
