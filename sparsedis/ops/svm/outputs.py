@@ -1,5 +1,4 @@
-"""Outputs of the backends written in Python: the weights, rounded to the dtype in which they are returned, and their
-certificate."""
+"""Outputs of the backends written in Python: weights rounded to the dtype that is returned, and their certificate."""
 
 from __future__ import annotations
 
