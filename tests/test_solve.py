@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import sparsedis
 from sparsedis import NotCertifiedError, Status, solve_svm, svm_lambda1_max
+from sparsedis.ops.svm import naive
 from tests.tasks import random_task
 
 # Every test here runs with every backend.
@@ -133,6 +134,21 @@ def test_separable_tasks_are_certified_in_float32(lambda2, mean):
         V = features.T @ (Y * off.sum(1, keepdims=True) - off)
         gap = objective - (off.sum() - (V**2).sum() / (2 * lambda2))
         assert gap / objective <= solution.relative_gap[i].numpy()
+
+
+def test_weights_are_made_longer_for_what_rounding_adds_only():
+    """A loose point's own gap is no reason: its weights are W(L), rounded."""
+    generator = torch.Generator().manual_seed(0)
+    y = (torch.arange(20) % 4).expand(2, -1)
+    X = torch.randn(2, 20, 60, generator=generator)
+    lambda1 = 0.05 * svm_lambda1_max(X, y)
+    solution = solve_svm(X, y, lambda1=lambda1, lambda2=1.0, tol=1e-2, solver="fista")
+    assert (solution.relative_gap > 1e-4).all()
+    one = torch.ones((), dtype=torch.float64)
+    for i in range(len(X)):
+        L, Y = solution.dual[i].double(), torch.eye(4, dtype=torch.float64)[y[i]]
+        exact = naive.weights(L, Y, torch.ones_like(Y[:, 0]), X[i].double(), lambda1[i].double(), one)
+        torch.testing.assert_close(solution.weights[i].double(), exact, rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.slow

@@ -121,8 +121,8 @@ constexpr int kCheckEvery = 10;
 
 // Of float: the distance of 1 and the next number.
 constexpr double kFloatEpsilon = 1.1920928955078125e-07;
-// A relative gap that is usual for float. Above it weights are tried that are longer by a part of this much, then
-// by a factor more, and at most: twice that is added to the relative gap, which is still below the usual tol.
+// What rounding usually adds to the relative gap. Above it weights are tried that are longer by a part of this much,
+// then by a factor more, and at most: twice that is added to the relative gap, which is still below the usual tol.
 constexpr double kWellRounded = 8 * kFloatEpsilon;
 constexpr double kLengthenLeast = kFloatEpsilon, kLengthenFactor = 4, kLengthenMost = 16 * kFloatEpsilon;
 

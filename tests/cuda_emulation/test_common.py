@@ -44,6 +44,7 @@ from tests.test_solve import (  # noqa: F401
     test_tasks_stop_on_their_own,
     test_throw_names_the_task_and_its_gap,
     test_weight_zero_is_an_absent_sample,
+    test_weights_are_made_longer_for_what_rounding_adds_only,
 )
 
 pytestmark = [pytest.mark.usefixtures("backend"), pytest.mark.slow]

@@ -117,14 +117,15 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Rounded write_rounded(const Team& team, con
 template <class F, class Team, class PrimalMap>
 SPARSEDIS_HOST_DEVICE Weights write_weights(const Team& team, const Samples& samples, PrimalMap& primal,
                                             const double* L, F* W, bool* active, double* memory) {
-  primal.evaluate(team, L);
+  const double penalty = primal.evaluate(team, L);
+  const double before = certificate(team, samples, L, primal.scores(), penalty).relative();
   const double of_entries = entry_margin(team, samples, L, primal.scores()), of_features = primal.margin(team, L);
   auto write = [&](double longer) { return write_rounded(team, samples, primal, L, 1 + longer, W, active, memory); };
   Rounded best = write(0);
   if (sizeof(F) < sizeof(double)) {
     double chosen = 0, written = 0;
     for (double longer = kLengthenLeast; longer <= kLengthenMost; longer *= kLengthenFactor) {
-      if (best.certificate.relative() <= kWellRounded) break;
+      if (best.certificate.relative() - before <= kWellRounded) break;
       const Rounded next = write(longer);
       written = longer;
       if (next.certificate.relative() < best.certificate.relative()) {

@@ -65,9 +65,12 @@ def outputs(
 
     best = rounded(0)
     longer = LENGTHEN_LEAST
-    while dtype == torch.float32 and longer <= LENGTHEN_MOST and bool((best.relative_gap > WELL_ROUNDED).any()):
+    while dtype == torch.float32 and longer <= LENGTHEN_MOST:
+        badly_rounded = best.relative_gap - at.relative_gap > WELL_ROUNDED
+        if not badly_rounded.any():
+            break
         stretched = rounded(longer)
-        better = (best.relative_gap > WELL_ROUNDED) & (stretched.relative_gap < best.relative_gap)
+        better = badly_rounded & (stretched.relative_gap < best.relative_gap)
         best = _Rounded(
             torch.where(better[:, None, None], stretched.weights, best.weights),
             *(torch.where(better, new, old) for new, old in zip(stretched[1:], best[1:], strict=True)),

@@ -41,8 +41,8 @@ START_PRODUCT = 0.2
 
 FINISH_GAP = 1e-3
 
-# Weights in float32: a relative gap that is usual; what they are made longer by where it is above that, at least, the
-# factor from one try to the next, and at most.
+# Weights in float32: what rounding usually adds to the relative gap; what they are made longer by where it adds more,
+# at least, the factor from one try to the next, and at most.
 WELL_ROUNDED = 8 * 2.0**-23
 LENGTHEN_LEAST = 2.0**-23
 LENGTHEN_FACTOR = 4
