@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from sparsedis.extras import explained
 from sparsedis.runs import output
@@ -150,15 +150,17 @@ def _run(argv: list[str]) -> int:
 
 
 def _commands(argv: list[str]) -> Any:
-    """The commands; the defaults of those that train are those of the preset that the command line names."""
+    """The commands; the defaults of those that train are those of the preset and head that the command line names."""
     import tyro
 
     from sparsedis.disentangle.commands import Disentangle, DisentangleSweep, Shapes3d, Synthetic
     from sparsedis.metalearn.commands import Compare, Data, Evaluate, Sweep, Train
-    from sparsedis.metalearn.config import PRESETS
+    from sparsedis.metalearn.config import HEADS, PRESETS, Head, preset
     from sparsedis.reports import Report
 
-    settings = PRESETS.get(_preset(argv), PRESETS["quick"])
+    named, head = _value(argv, "--preset"), _value(argv, "--head")
+    known = cast(Head, head) if head in HEADS else None
+    settings = preset(named if named in PRESETS else "quick", known)
     training = Annotated[Train, tyro.conf.subcommand("train", default=Train(config=settings))]
     comparing = Annotated[Compare, tyro.conf.subcommand("compare", default=Compare(config=settings))]
     sweeping = Annotated[Sweep, tyro.conf.subcommand("sweep", default=Sweep(config=settings))]
@@ -180,13 +182,14 @@ def _guide(columns: int) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _preset(argv: list[str]) -> str:
+def _value(argv: list[str], option: str) -> str | None:
+    """What the command line gives for an option."""
     for i, word in enumerate(argv):
-        if word == "--preset":
+        if word == option:
             return "".join(argv[i + 1 : i + 2])
-        if word.startswith("--preset="):
+        if word.startswith(f"{option}="):
             return word.partition("=")[2]
-    return "quick"
+    return None
 
 
 def _summary(box: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from sparsedis.metalearn.config import HEADS, PRESETS, Head, Preset, TrainConfig
+from sparsedis.metalearn.config import HEADS, Head, Preset, TrainConfig, preset
 from sparsedis.runs import command_line, jobs
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Train:
 
     def _next(self) -> list[tuple[str, str]]:
         """What people do after training, with the command."""
-        settings = command_line.words(self.config.with_head(PRESETS["quick"].head), PRESETS["quick"])
+        settings = command_line.words(self.config.with_head(preset("quick").head), preset("quick"))
         test = ["sparsedis", "evaluate", str(self._folder())]
         compare = ["sparsedis", "compare", *settings]
         if self.config.left_out == ():  # nothing of this data may be left to test on
@@ -82,7 +82,9 @@ class Train:
 
     def _resume_command(self) -> str:
         words = ["sparsedis", "train", *([] if self.preset == "quick" else ["--preset", self.preset])]
-        words += command_line.words(self.config, PRESETS[self.preset])
+        head = self.config.head
+        words += [] if head == preset(self.preset).head else ["--head", head]
+        words += command_line.words(self.config, preset(self.preset, head))
         return shlex.join([*words, "--out", str(self._folder()), "--resume"])
 
 

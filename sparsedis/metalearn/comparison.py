@@ -39,7 +39,7 @@ def variants(config: TrainConfig, heads: Sequence[Head], grid: Sequence[float]) 
         different("lambda1_grid", grid)
     found = []
     for head in heads:
-        own = config if head == config.head else config.with_head(head)
+        own = config.with_head(head)
         sparse = HEADS[head].lambda1 is not None
         found += [replace(own, lambda1=value) for value in grid] if sparse and grid else [own]
     return found

@@ -222,7 +222,9 @@ class TrainConfig(RunConfig):
         return replace(self, **values)
 
     def with_head(self, head: Head) -> TrainConfig:
-        """The same settings with another head, and the default hyperparameters of that head."""
+        """The same settings with that head; where it is another one, with its own default hyperparameters."""
+        if head == self.head:
+            return self
         return replace(self, head=head, learn=(), lambda1=None, lambda2=None, dual_reg=None, logit_scale=None)
 
 
@@ -262,6 +264,7 @@ PRESETS: dict[str, TrainConfig] = {
         query=3,
         batch=1,
         iterations=7500,
+        lambda1=0.12,
         episodes="within-alphabet",
         left_out=(),
         align="ink",
@@ -271,3 +274,9 @@ PRESETS: dict[str, TrainConfig] = {
         test_query=1,
     ),
 }
+
+
+def preset(name: str, head: Head | None = None) -> TrainConfig:
+    """The settings of a preset, with its own head or another one (:meth:`TrainConfig.with_head`)."""
+    settings = PRESETS[name]
+    return settings if head is None else settings.with_head(head)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sparsedis.data import Episodes, FewShotData, omniglot_one_shot
 from sparsedis.data.omniglot_one_shot import Run
 from sparsedis.metalearn import figures, tables, tasks
-from sparsedis.metalearn.config import HEAD_TITLES, PRESETS, TrainConfig
+from sparsedis.metalearn.config import HEAD_TITLES, TrainConfig, preset
 from sparsedis.metalearn.evaluate import Evaluation
 from sparsedis.metalearn.learner import Learner, load_run, with_lambda1
 from sparsedis.metalearn.omniglot_one_shot import OneShot
@@ -237,9 +237,8 @@ def _command(settings: Mapping[str, Any]) -> str:
         config = TrainConfig.from_json(settings)
     except ValueError:
         return ""
-    default = PRESETS["quick"]
-    head = [] if config.head == default.head else ["--head", config.head]
-    words = command_line.words(config, default.with_head(config.head).settled())
+    head = [] if config.head == preset("quick").head else ["--head", config.head]
+    words = command_line.words(config, preset("quick", config.head).settled())
     return shlex.join(["sparsedis", "train", *head, *words])
 
 

@@ -554,6 +554,11 @@ def test_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main([command, "--preset", "metaoptnet", "--help"]) == 0
         assert "60000" in capsys.readouterr().out
     assert PRESETS["quick"] == TrainConfig()
+    assert cli.main(["train", "--preset", "omniglot", "--head", "nearest"]) == 2
+    for words in (["--head", "ridge"], ["--head=group-lasso-logistic"]):
+        capsys.readouterr()
+        assert cli.main(["train", "--preset", "omniglot", *words, "--help"]) == 0
+        assert "0.12" not in capsys.readouterr().out  # the weight of the preset's own head
     for head in ("svm", "ridge"):  # the head brings its own hyperparameters, whatever the preset's are
         assert cli.main(["train", "--head", head, "--data", "omniglot:nowhere"]) == 2
         assert "nowhere" in capsys.readouterr().err
