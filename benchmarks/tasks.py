@@ -216,6 +216,9 @@ class Encoder:
 
     def _trained(self) -> Path:
         config = TrainConfig(
+            final_width=64,
+            fewer_shots=(),
+            lambda1=0.1,
             iterations=self._iterations,
             validate_every=self._iterations,
             validation_episodes=1,

@@ -149,6 +149,7 @@ def quick(omniglot_folder: Path) -> TrainConfig:
         batch=2,
         iterations=14,
         width=8,
+        final_width=8,
         validate_every=5,
         validation_episodes=5,
         test_episodes=20,

@@ -27,7 +27,7 @@ class Hyperparameters(NamedTuple):
 
 
 HEADS: dict[str, Hyperparameters] = {  # the default hyperparameters
-    "group-lasso-svm": Hyperparameters(0.1, 60.0, 0.0, 5.0),
+    "group-lasso-svm": Hyperparameters(0.12, 60.0, 0.0, 5.0),
     "svm": Hyperparameters(None, 60.0, 0.0, 5.0),
     "ridge": Hyperparameters(None, 0.1, None, 10.0),
     "prototypes": Hyperparameters(None, None, None, 5.0),
@@ -91,9 +91,11 @@ class TrainConfig(RunConfig):
     """Classes per task."""
     shot: int = 5
     """Support images per class in training and validation."""
+    fewer_shots: tuple[int, ...] = (1,)
+    """In training every task is also fitted to so few of its support images per class; those not below shot are not."""
     query: int = 10
     """Query images per class."""
-    iterations: int = 600
+    iterations: int = 300
     """Steps of the outer optimiser."""
     seed: int = 0
     """Of the initial weights and of all episodes."""
@@ -102,7 +104,7 @@ class TrainConfig(RunConfig):
     learning_rate: float = 1e-3
     """Initial learning rate."""
     lambda1: float | None = None
-    """Weight of the group Lasso; 1 turns all features of a task off. The default: 0.1 for SVMs, 0.02 for logistic."""
+    """Weight of the group Lasso; 1 turns all features of a task off. The default: 0.12 for SVMs, 0.02 for logistic."""
     lambda2: float | None = None
     """Of the squared norm. The default: 60 for SVMs, 0.01 for logistic; ridge 0.1 of a sample's mean squared norm."""
     dual_reg: float | None = None
@@ -112,8 +114,8 @@ class TrainConfig(RunConfig):
     width: int = 64
     """Channels of the encoder's first block."""
     final_width: int | None = None
-    """Channels of conv4's last block: more features for little; the default is the width."""
-    validate_every: int = 200
+    """Channels of conv4's last block: more features for little; the default is four times the width."""
+    validate_every: int = 100
     """Steps between validations; the best of them is what is tested."""
     validation_episodes: int = 200
     """Tasks per validation."""
@@ -132,7 +134,7 @@ class TrainConfig(RunConfig):
     learn: tuple[Literal["lambda1", "lambda2", "dual_reg"], ...] = ()
     """Hyperparameters of the head that are trained too."""
     encoder: Encoder = "conv4"
-    """From images to features: 576 of 28x28 images by conv4; identity is for tables of features."""
+    """From images to features: 2304 of 28x28 images by conv4; identity is for tables of features."""
     image_size: int | None = None
     """Side to which images of a folder, or Omniglot's, are scaled."""
     episodes: Literal["within-alphabet"] | None = None
@@ -173,6 +175,10 @@ class TrainConfig(RunConfig):
             raise ValueError(f"test_shots: expected one number or more, got {self.test_shots!r}")
         for shot in self.test_shots:
             whole("test_shots", shot, 1)
+        if not isinstance(self.fewer_shots, tuple):
+            raise ValueError(f"fewer_shots: expected numbers, got {self.fewer_shots!r}")
+        for shot in self.fewer_shots:
+            whole("fewer_shots", shot, 1)
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(f"micro_batch: expected a divisor of batch, {self.batch}, got {self.micro_batch}")
         if self.align not in (None, "ink"):
@@ -215,6 +221,16 @@ class TrainConfig(RunConfig):
         """Query images per class in validation and tests."""
         return self.query if self.test_query is None else self.test_query
 
+    @property
+    def last_channels(self) -> int | None:
+        """Channels of conv4's last block; None for another encoder."""
+        return self.final_width or 4 * self.width if self.encoder == "conv4" else self.final_width
+
+    @property
+    def training_shots(self) -> tuple[int, ...]:
+        """Support images per class that every training task is fitted to, in ascending order; ``shot`` is the last."""
+        return (*sorted({shot for shot in self.fewer_shots if shot < self.shot}), self.shot)
+
     def settled(self) -> TrainConfig:
         """The same settings with all hyperparameters as numbers; 0 for those that the head does not have."""
         own = self.hyperparameters._asdict()
@@ -235,6 +251,7 @@ PRESETS: dict[str, TrainConfig] = {
         data="miniimagenet",
         encoder="resnet12",
         shot=15,
+        fewer_shots=(),
         query=6,
         iterations=60_000,
         batch=8,
@@ -264,7 +281,6 @@ PRESETS: dict[str, TrainConfig] = {
         query=3,
         batch=1,
         iterations=7500,
-        lambda1=0.12,
         episodes="within-alphabet",
         left_out=(),
         align="ink",

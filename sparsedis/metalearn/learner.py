@@ -46,7 +46,7 @@ class Learner(nn.Module):
         if encoder is not None and config.final_width is not None:
             raise ValueError(f"final_width: expected none for an encoder of your own, got {config.final_width}")
         self.shape = tuple(shape)
-        self.encoder = build(config.encoder, shape, config.width, config.final_width) if encoder is None else encoder
+        self.encoder = build(config.encoder, shape, config.width, config.last_channels) if encoder is None else encoder
         self.head = _head(config)
         if config.augment != "none" and len(shape) != 3:
             raise ValueError(f"augment: expected none for inputs of shape {self.shape}, got {config.augment!r}")
@@ -54,7 +54,7 @@ class Learner(nn.Module):
         if config.align and len(shape) != 3:
             raise ValueError(f"align: expected none for inputs of shape {self.shape}, got {config.align!r}")
         self.aligned = config.align is not None
-        self.micro_batch, self.seed = config.micro_batch, config.seed
+        self.micro_batch, self.seed, self.shots = config.micro_batch, config.seed, config.training_shots
         self.statistics = RunningStatistics(self.encoder)
 
     @property
@@ -63,6 +63,9 @@ class Learner(nn.Module):
 
     def forward(self, episodes: Episode, way: int, first: int | None = None) -> HeadOutput:
         """Logits (B, q, way) of the query images of a batch of episodes, and the features used (B, d).
+
+        In training there are as many for each of the F ``training_shots`` of the settings, one after the other: (F B,
+        q, way) and (F B, d). The head is fitted to the first images of every class, and at last to all of them.
 
         Args:
             episodes: as :meth:`sparsedis.data.Episodes.images` or ``raw`` gives them, stacked.
@@ -74,7 +77,21 @@ class Learner(nn.Module):
         n = episodes.support.shape[1]
         # One pass, so that support and query share the statistics of the batch normalisation.
         features = self.features(torch.cat([episodes.support, episodes.query], 1), first)
-        return self.head(features[:, n:], features[:, :n], episodes.support_labels.to(self.device), way)
+        return self.classify(features[:, n:], features[:, :n], episodes.support_labels, way)
+
+    def classify(self, query: Tensor, support: Tensor, support_labels: Tensor, way: int) -> HeadOutput:
+        """As :meth:`forward`, of features (B, q, d) and (B, n, d) with labels (B, n), one class after the other."""
+        labels, fits = support_labels.to(self.device), len(self.shots) if self.training else 1
+        if fits == 1:
+            return self.head(query, support, labels, way)
+        # One batch for all: images that a fit does not have get weight 0.
+        tasks, n = labels.shape
+        place = torch.arange(n, device=self.device) % (n // way)
+        member = torch.stack([place < shot for shot in self.shots]).to(support.dtype)
+        weight = member.repeat_interleave(tasks, 0)
+        return self.head(
+            query.repeat(fits, 1, 1), support.repeat(fits, 1, 1), labels.repeat(fits, 1), way, sample_weight=weight
+        )
 
     def features(self, images: Tensor, first: int | None = None) -> Tensor:
         """Features (B, m, d) of the images (B, m, ...) of B episodes, ``micro_batch`` episodes at a time.

@@ -35,8 +35,8 @@ def learning_rate(config: TrainConfig, done: int) -> float:
 
 
 def loss(config: TrainConfig, logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, q, k) and labels (B, q), with the settings' label smoothing."""
-    flat, right = logits.flatten(0, 1), labels.flatten()
+    """Mean cross-entropy, with the settings' label smoothing, of logits (F B, q, k), the labels (B, q) F times over."""
+    flat, right = logits.flatten(0, 1), labels.repeat(len(logits) // len(labels), 1).flatten()
     if not config.label_smoothing:
         return F.cross_entropy(flat, right)
     # PyTorch distributes the probability over all k classes, including the right one.

@@ -78,7 +78,7 @@ def profile(config: TrainConfig, steps: int = 20) -> Profile:
                 leaf = features.detach().requires_grad_()
             n = batch.support.shape[1]
             with part("head forward"):
-                output = learner.head(leaf[:, n:], leaf[:, :n], batch.support_labels.to(device), config.way)
+                output = learner.classify(leaf[:, n:], leaf[:, :n], batch.support_labels, config.way)
                 loss = optimization.loss(config, output.logits, batch.query_labels.to(device))
             optimizer.zero_grad()
             with part("head backward"):

@@ -164,8 +164,9 @@ class _Run(loop.Loop):
             output = self._module(batch, config.way, first)
             labels = batch.query_labels.to(self.learner.device)
             loss = optimization.loss(config, output.logits, labels)
-            accuracy = (output.logits.argmax(-1) == labels).double().mean()
-            used = output.active.double().mean()
+            whole = slice(-len(labels), None)  # the fits to all support images
+            accuracy = (output.logits[whole].argmax(-1) == labels).double().mean()
+            used = output.active[whole].double().mean()
             certified = self.learner.certified()
             measured = torch.stack([loss.detach().double(), accuracy, used])
             fraction = measured.new_tensor([0.0 if certified is None else certified])
@@ -251,12 +252,13 @@ def _introduction(run: _Run, data: FewShotData) -> str:
     grouped = ", each within one group of classes" if config.episodes else ""
     chosen = f"{validation} to choose the best learner by" if validation else "none to choose among learners by"
     kind = "rows of features" if data.images.dim() == 2 else "images of " + "x".join(map(str, data.images.shape[1:]))
+    shots = " and of ".join(map(str, reversed(config.training_shots)))
     parameters = sum(parameter.numel() for parameter in run.learner.encoder.parameters())
     return "\n".join(
         (
             f"data: {data.name}, {kind}; {train} classes to train on, {chosen}, {test} others to test it on",
             f"encoder: {config.encoder}, {parameters:,} parameters",
-            f"head: {config.head}, {HEAD_TITLES[config.head]}; fitted to {config.way} classes of {config.shot} images "
+            f"head: {config.head}, {HEAD_TITLES[config.head]}; fitted to {config.way} classes of {shots} images "
             f"in every task, and judged by {config.query} other images of each",
             f"work: {config.batch} tasks per step{grouped}, steps {run.progress.iteration} to {config.iterations}, "
             f"{validating}then tests",

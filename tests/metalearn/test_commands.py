@@ -20,7 +20,7 @@ from torch import nn
 from sparsedis import cli
 from sparsedis.data import SPLITS, omniglot_one_shot
 from sparsedis.metalearn import figures, report, results, tables, tasks
-from sparsedis.metalearn.config import PRESETS, TrainConfig
+from sparsedis.metalearn.config import PRESETS, TrainConfig, preset
 from sparsedis.metalearn.evaluate import Evaluation, examine
 from sparsedis.metalearn.figures import usage
 from sparsedis.metalearn.learner import with_lambda1
@@ -311,7 +311,7 @@ def test_what_evaluate_saves(trained: Path, here: Path) -> None:
 def test_another_lambda1_than_in_training(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same features of the encoder, fitted with more or fewer of them."""
     used = []
-    for given in ([], ["--lambda1", "0.1"], ["--lambda1", "0.6"]):
+    for given in ([], ["--lambda1", "0.12"], ["--lambda1", "0.6"]):
         assert cli.main(["evaluate", str(trained), "--episodes", "20", "--json", "x.json", *given]) == 0
         written = json.loads((here / "x.json").read_text())
         assert written.get("lambda1") == (float(given[1]) if given else None)
@@ -554,11 +554,12 @@ def test_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main([command, "--preset", "metaoptnet", "--help"]) == 0
         assert "60000" in capsys.readouterr().out
     assert PRESETS["quick"] == TrainConfig()
-    assert cli.main(["train", "--preset", "omniglot", "--head", "nearest"]) == 2
-    for words in (["--head", "ridge"], ["--head=group-lasso-logistic"]):
+    assert cli.main(["train", "--preset", "metaoptnet", "--head", "nearest"]) == 2
+    assert preset("metaoptnet", "ridge").hyperparameters.logit_scale == 10  # its own, not the preset's
+    for words, shown in ([], True), (["--head", "ridge"], False), (["--head=svm"], False):
         capsys.readouterr()
-        assert cli.main(["train", "--preset", "omniglot", *words, "--help"]) == 0
-        assert "0.12" not in capsys.readouterr().out  # the weight of the preset's own head
+        assert cli.main(["train", "--preset", "metaoptnet", *words, "--help"]) == 0
+        assert ("(default: 1.0)" in capsys.readouterr().out) == shown
     for head in ("svm", "ridge"):  # the head brings its own hyperparameters, whatever the preset's are
         assert cli.main(["train", "--head", head, "--data", "omniglot:nowhere"]) == 2
         assert "nowhere" in capsys.readouterr().err

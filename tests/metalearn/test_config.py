@@ -35,6 +35,8 @@ def test_difference(quick: TrainConfig) -> None:
     [
         ({"way": 1}, "way: expected a whole number >= 2, got 1"),
         ({"shot": True}, "shot: expected a whole number >= 1, got True"),
+        ({"fewer_shots": (1, 0)}, "fewer_shots: expected a whole number >= 1, got 0"),
+        ({"fewer_shots": 1}, "fewer_shots: expected numbers, got 1"),
         ({"iterations": 2.5}, r"iterations: expected a whole number >= 1, got 2\.5"),
         ({"seed": 2**32}, "seed: expected a whole number <= 4294967295, got 4294967296"),
         ({"threads": 1025}, "threads: expected a whole number <= 1024, got 1025"),
@@ -75,7 +77,7 @@ def test_json_of_something_else(settings: object) -> None:
 
 
 def test_every_head_brings_its_hyperparameters() -> None:
-    assert TrainConfig().hyperparameters == (0.1, 60.0, 0.0, 5.0)
+    assert TrainConfig().hyperparameters == (0.12, 60.0, 0.0, 5.0)
     changed = TrainConfig(lambda1=0.4, learn=("lambda1",), seed=3)
     assert changed.hyperparameters == (0.4, 60.0, 0.0, 5.0)
     assert changed.with_head("ridge") == TrainConfig(head="ridge", seed=3)

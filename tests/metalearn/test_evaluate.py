@@ -31,7 +31,7 @@ def test_the_same_as_episode_by_episode(few_shot_data: FewShotData, head: str) -
 
 
 def test_only_the_split_is_encoded_and_the_mode_is_kept(few_shot_data: FewShotData) -> None:
-    learner = Learner(TrainConfig(width=4), (1, 8, 8))
+    learner = Learner(TrainConfig(width=4, final_width=4), (1, 8, 8))
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     features = encode(learner, few_shot_data, "validation")
     inside = torch.isin(few_shot_data.labels, torch.tensor(few_shot_data.splits["validation"]))
@@ -85,7 +85,7 @@ def test_calibration_error(few_shot_data: FewShotData) -> None:
             probability.scatter_(2, chosen[..., None], confidence[..., None])
             return HeadOutput(probability.log(), torch.zeros(len(query), 4, dtype=torch.bool))
 
-    learner = Learner(TrainConfig(width=4), (1, 8, 8))
+    learner = Learner(TrainConfig(width=4, final_width=4), (1, 8, 8))
     learner.head = Known()  # type: ignore[assignment]
     episodes = Episodes(few_shot_data, "test", way=2, shot=2, query=4, length=60)
     result, details = examine(learner, encode(learner, few_shot_data, "test"), episodes)

@@ -51,6 +51,26 @@ def test_passes_give_the_gradients_of_one_pass(few_shot_data: FewShotData, head:
         torch.testing.assert_close(came[name], expected[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_training_fits_the_head_to_fewer_images_too(few_shot_data: FewShotData, head: str) -> None:
+    """To the first image of every class, as if there were no others, and to all."""
+    learner = made(replace(CONFIG.with_head(head), shot=2, fewer_shots=(1, 2, 7)), few_shot_data).double()
+    assert learner.shots == (1, 2)
+    images = batch(few_shot_data)
+    images = images._replace(support=images.support.double() / 255, query=images.query.double() / 255)
+    learner.encoder.eval()
+    output = learner(images, 3)
+    features = learner.features(torch.cat([images.support, images.query], 1))
+    support, query = features[:, :6], features[:, 6:]
+    few = learner.head(query, support[:, ::2], images.support_labels[:, ::2], 3)
+    every = learner.head(query, support, images.support_labels, 3)
+    torch.testing.assert_close(output.logits, torch.cat([few.logits, every.logits]), rtol=1e-5, atol=1e-7)
+    assert torch.equal(output.active, torch.cat([few.active, every.active]))
+    assert not torch.allclose(few.logits, every.logits, rtol=1e-2)
+    expected = sum(optimization.loss(CONFIG, each.logits, images.query_labels) for each in (few, every)) / 2
+    torch.testing.assert_close(optimization.loss(CONFIG, output.logits, images.query_labels), expected)
+
+
 @pytest.mark.parametrize("encoder", ["conv4", "resnet12", "r2d2"])
 def test_what_is_run_again_is_what_was_kept(
     few_shot_data: FewShotData, encoder: str, monkeypatch: pytest.MonkeyPatch
@@ -114,7 +134,8 @@ def test_an_encoder_of_ones_own(few_shot_data: FewShotData) -> None:
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU())
     config = replace(CONFIG, encoder="custom", micro_batch=2)
     learner = Learner(config, (1, 8, 8), encoder)
-    assert learner(batch(few_shot_data), 3).logits.shape == (4, 9, 3)
+    assert learner(batch(few_shot_data), 3).logits.shape == (8, 9, 3)  # to one image per class, and to all
+    assert learner.eval()(batch(few_shot_data), 3).logits.shape == (4, 9, 3)
     for wrong in ((config, None), (CONFIG, encoder)):
         with pytest.raises(ValueError, match="encoder: a module is given exactly for 'custom'"):
             Learner(wrong[0], (1, 8, 8), wrong[1])
@@ -131,6 +152,6 @@ def test_a_table_of_features() -> None:
         splits={"train": (0, 1, 2, 3), "validation": (4,), "test": (5,)},
     )
     learner = Learner(replace(CONFIG, encoder="identity"), (7,))
-    assert learner(batch(data), 3).active.shape == (4, 7)
+    assert learner.eval()(batch(data), 3).active.shape == (4, 7)
     with pytest.raises(ValueError, match=r"augment: expected none for inputs of shape \(7,\)"):
         Learner(replace(CONFIG, encoder="identity", augment="crop-flip"), (7,))
