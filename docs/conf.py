@@ -38,7 +38,15 @@ myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # a module's forward has its own; torch's docstrings are not ours to render
-autodoc_type_aliases = {"ArrayLike": "ArrayLike", "Array": "Array"}  # else unions of a line each
+autodoc_type_aliases = {
+    "ArrayLike": "ArrayLike",  # else unions of a line each
+    "Array": "Array",
+    "OptionalInt": "int | None",  # without what the command line is told of them
+    "OptionalFloat": "float | None",
+    "Grouping": "Literal['within-alphabet'] | None",
+    "Groups": "tuple[str, ...] | None",
+    "Align": "Literal['ink'] | None",
+}
 autodoc_typehints_format = "short"
 autosummary_generate = False
 napoleon_google_docstring = True

@@ -100,6 +100,19 @@ def test_what_prints_and_ends(arguments: list[str], here: Path, capsys: pytest.C
     assert captured.err == ""
 
 
+def test_defaults_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real ones, those of the preset too; where None is the default the text says what that stands for."""
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in COMMANDS.split(", "):
+        assert cli.main([command, "--help"]) == 0
+        assert "(default: None" not in capsys.readouterr().out
+    assert cli.main(["train", "--preset", "metaoptnet", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "for logistic regression 2. (default: 1.0) --width" in text
+    assert "the default is that of training. (default: 15) --precision" in text
+    assert "--threads INT CPU threads; the default is PyTorch's. --device" in text
+
+
 def test_options_are_described_by_one_line() -> None:
     """Where a field's docstring breaks the line, the help that tyro makes of it does too, wherever that is."""
     for path in Path(sparsedis.__file__).parent.rglob("*.py"):

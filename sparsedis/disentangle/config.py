@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from sparsedis.disentangle.factors import Factors
 from sparsedis.disentangle.tasks import TaskDistribution
+from sparsedis.runs.command_line import OptionalFloat, OptionalInt
 from sparsedis.runs.config import RunConfig
 
 Inner = Literal["lasso", "ridge"]
@@ -127,11 +128,11 @@ class DisentangleConfig(RunConfig):
     """Steps between lines of metrics.jsonl."""
     save_every: int = 100
     """Steps between checkpoints to resume from."""
-    threads: int | None = None
+    threads: OptionalInt = None
     """CPU threads; the default is PyTorch's."""
     device: str = "cpu"
     """Where to train, as PyTorch names it: cpu, cuda, mps..."""
-    clip_norm: float | None = None
+    clip_norm: OptionalFloat = None
     """Scale down gradients of a larger norm, over all parameters, to this one; the default leaves them."""
 
     def __post_init__(self) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import tyro
 
 from sparsedis.data.augmentation import Augmentation
 from sparsedis.models import encoders
+from sparsedis.runs.command_line import OptionalFloat, OptionalInt, shown_default
 from sparsedis.runs.config import RunConfig, whole
 
 Head = Literal["group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic"]
@@ -15,6 +18,10 @@ Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["cosine", "metaoptnet"]
 Precision = Literal["no", "bf16", "fp16"]
 Preset = Literal["quick", "metaoptnet", "omniglot"]
+_UNSHOWN = tyro.conf.arg(help_behavior_hint=shown_default)
+Grouping = Annotated[Literal["within-alphabet"] | None, _UNSHOWN]
+Groups = Annotated[tuple[str, ...] | None, _UNSHOWN]
+Align = Annotated[Literal["ink"] | None, _UNSHOWN]
 
 
 class Hyperparameters(NamedTuple):
@@ -103,17 +110,17 @@ class TrainConfig(RunConfig):
     """Tasks per step, over all processes."""
     learning_rate: float = 1e-3
     """Initial learning rate."""
-    lambda1: float | None = None
+    lambda1: OptionalFloat = None
     """Weight of the group Lasso; 1 turns all features of a task off. The default: 0.12 for SVMs, 0.02 for logistic."""
-    lambda2: float | None = None
+    lambda2: OptionalFloat = None
     """Of the squared norm. The default: 60 for SVMs, 0.01 for logistic; ridge 0.1 of a sample's mean squared norm."""
-    dual_reg: float | None = None
+    dual_reg: OptionalFloat = None
     """Smoothing of the hinge of the SVMs; the default, 0, is the exact hinge."""
-    logit_scale: float | None = None
+    logit_scale: OptionalFloat = None
     """Initial value of the trainable scale of the logits. The default: 5, for ridge 10, for logistic regression 2."""
     width: int = 64
     """Channels of the encoder's first block."""
-    final_width: int | None = None
+    final_width: OptionalInt = None
     """Channels of conv4's last block: more features for little; the default is four times the width."""
     validate_every: int = 100
     """Steps between validations; the best of them is what is tested."""
@@ -127,7 +134,7 @@ class TrainConfig(RunConfig):
     """Steps between lines of metrics.jsonl."""
     save_every: int = 100
     """Steps between checkpoints to resume from."""
-    threads: int | None = None
+    threads: OptionalInt = None
     """CPU threads; the default is PyTorch's."""
     device: str = "cpu"
     """Where to train, as PyTorch names it: cpu, cuda, mps..."""
@@ -135,17 +142,17 @@ class TrainConfig(RunConfig):
     """Hyperparameters of the head that are trained too."""
     encoder: Encoder = "conv4"
     """From images to features: 2304 of 28x28 images by conv4; identity is for tables of features."""
-    image_size: int | None = None
-    """Side to which images of a folder, or Omniglot's, are scaled."""
-    episodes: Literal["within-alphabet"] | None = None
+    image_size: OptionalInt = None
+    """Side to which images of a folder, or Omniglot's, are scaled; the default is their own, for Omniglot 28."""
+    episodes: Grouping = None
     """Take the classes of a task from one group, such as an alphabet of Omniglot; the default is any of the split."""
-    left_out: tuple[str, ...] | None = None
+    left_out: Groups = None
     """Groups of classes, such as alphabets, to test on; all others train. None named: all train. Default: the split."""
-    align: Literal["ink"] | None = None
-    """Shift and scale every image, ahead of the encoder, so that its bright ink has a common centre and size."""
+    align: Align = None
+    """Ahead of the encoder, give the bright ink of every image a common centre and size; the default leaves images."""
     augment: Augmentation = "none"
     """Random changes of the training images."""
-    micro_batch: int | None = None
+    micro_batch: OptionalInt = None
     """Tasks per pass of the encoder, which share the statistics of batch normalisation; the default is the batch."""
     optimizer: Optimizer = "adam"
     """Adam, or SGD with Nesterov momentum 0.9."""
@@ -155,15 +162,15 @@ class TrainConfig(RunConfig):
     """Of the learning rate: cosine decay to 0, or times 0.06, 0.012, 0.0024 from 1/3, 2/3, 5/6 of the steps on."""
     label_smoothing: float = 0.0
     """Probability taken from the right class, and shared by the others, in the loss."""
-    validation_shot: int | None = None
+    validation_shot: OptionalInt = None
     """Support images per class in validation; the default is that of training."""
-    test_query: int | None = None
+    test_query: OptionalInt = None
     """Query images per class in validation and tests; the default is that of training."""
     precision: Precision = "no"
     """Mixed precision of the encoder; the solves are never below float32."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
-    clip_norm: float | None = None
+    clip_norm: OptionalFloat = None
     """Scale down gradients of a larger norm, over all parameters, to this one; the default leaves them."""
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from sparsedis.metalearn.omniglot_one_shot import OneShot
 from sparsedis.metalearn.results import ONE_SHOT, PATTERNS, RELIABILITY, Entry, Pooled, Tested, best
 from sparsedis.runs import command_line, folder
 from sparsedis.runs import report as page
-from sparsedis.runs.report import Block, Note, Picture, Report, Section, Stripes, Tiles
+from sparsedis.runs.report import Block, Links, Note, Picture, Report, Section, Stripes, Tiles
 from sparsedis.runs.tables import percent
 
 COMPARE, SWEEP = "compare", "sweep"
@@ -144,7 +145,10 @@ def write_evaluation(out: Path, learner: Learner | None = None, asked: Episodes 
     settings = {name: value for name, value in settings.items() if value is not None}
     options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     command = shlex.join(["sparsedis", "evaluate", tested.run, *options])
-    sections = [Section("Result", about, [table]), page.section("Examples", _EXAMPLES, examples)]
+    sections = [
+        Section("Result", about, [table, *_link_to_run(out, Path(tested.run))]),
+        page.section("Examples", _EXAMPLES, examples),
+    ]
     if isinstance(test, Evaluation):
         sections += [
             page.section("Features used by class", _USAGE, lambda: _usage(out / PATTERNS, command)),
@@ -317,6 +321,17 @@ def _again(tested: Tested) -> tuple[Learner, Episodes | Sequence[Run]]:
     return learner, tasks.episodes(
         config, data, test.split, test.shot, test.query, test.episodes, way=test.way, seed=test.seed
     )
+
+
+def _link_to_run(out: Path, run: Path) -> Sequence[Block]:
+    """A link from the report in a folder to that of a run, if it has one."""
+    if not (run / page.REPORT).is_file():
+        return []
+    try:
+        path = os.path.relpath(run / page.REPORT, out)
+    except ValueError:  # on another drive of Windows
+        return []
+    return [Links([(f"Report of the run {run.name}", Path(path).as_posix())])]
 
 
 def _first(learner: Learner, asked: Episodes | Sequence[Run]) -> Tiles:

@@ -69,7 +69,7 @@ class TestedFolder:
     """The folder that an evaluation leaves, and the time that it takes from here on.
 
     Raises:
-        FileExistsError, PermissionError, ValueError: as :func:`sparsedis.runs.folder.check_empty`.
+        BlockingIOError, FileExistsError, PermissionError, ValueError: as :func:`sparsedis.runs.folder.check_empty`.
     """
 
     def __init__(self, out: Path) -> None:
@@ -86,15 +86,14 @@ class TestedFolder:
             device: of the learner.
 
         Raises:
-            FileExistsError, PermissionError, ValueError: as before: since then the folder may have got files.
+            BlockingIOError, FileExistsError: another process writes to the folder, or has written to it since.
         """
-        folder.check_empty(self.out)
-        self.out.mkdir(parents=True, exist_ok=True)
-        for name, make in others.items():
-            files.write(self.out / name, make())
-        environment.write(self.out, device)
-        self._clock.save()
-        files.write_json(self.out / folder.RESULTS, asdict(tested))
+        with folder.claim_empty(self.out):
+            for name, make in others.items():
+                files.write(self.out / name, make())
+            environment.write(self.out, device)
+            self._clock.save()
+            files.write_json(self.out / folder.RESULTS, asdict(tested))
 
 
 def read(out: str | Path) -> Results:

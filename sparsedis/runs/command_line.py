@@ -13,11 +13,17 @@ import tyro
 
 from sparsedis.runs import folder, tables
 
-# Options whose help shows what to write, and no default: None, which the docstring explains.
-OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
-OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
-OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+
+def shown_default(default: str) -> str:
+    """What the help says of a default: nothing of None, which the docstring explains."""
+    return "" if default == "None" else f"(default: {default})"
+
+
+# Options that may be None; the help shows what to write.
+OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=shown_default)]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=shown_default)]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=shown_default)]
+OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=shown_default)]
 
 
 def words(config: Any, default: Any) -> list[str]:
@@ -36,7 +42,7 @@ def words(config: Any, default: Any) -> list[str]:
 
 @contextmanager
 def resumable(out: Path, command: str) -> Iterator[None]:
-    """Print the resume command if the run in the folder is interrupted, or add it to the error if there is one already.
+    """Print the resume command if the run in the folder is interrupted, or add it to the error if it is there already.
 
     Raises:
         ValueError: for FileExistsError, with the command.
@@ -44,6 +50,8 @@ def resumable(out: Path, command: str) -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
+        if not (out / folder.CONFIG).exists():  # an evaluation's folder, which has no run to resume
+            raise
         raise ValueError(f"{error} (to resume: {command})") from error
     except KeyboardInterrupt:
         if (out / folder.CONFIG).exists():

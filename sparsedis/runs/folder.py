@@ -49,7 +49,7 @@ def check(out: Path, config: RunConfig, resume: bool) -> None:
 
     Raises:
         BlockingIOError: another process writes to the folder.
-        FileExistsError: the folder holds a run, and ``resume`` is not set.
+        FileExistsError: the folder holds a run or an evaluation, and ``resume`` is not set.
         FileNotFoundError: there is no run to resume.
         PermissionError: the folder cannot be written.
         ValueError: it is a file; the run there is damaged or has other settings.
@@ -63,13 +63,14 @@ def check_empty(out: Path) -> None:
     """Whether a folder can be made, or is there and has nothing in it that new files would mix with or replace.
 
     Raises:
+        BlockingIOError: another process writes to the folder.
         FileExistsError: there is something in it.
         PermissionError: the folder cannot be written.
         ValueError: it is a file.
     """
     _check_place(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise FileExistsError(f"out: expected a new or an empty folder, got {str(out)!r}, which is not empty")
+    lock.check(out / LOCK, f"out: {out}")
+    _check_nothing(out)
 
 
 @contextmanager
@@ -93,6 +94,20 @@ def claim(out: Path, config: RunConfig, resume: bool, main: bool = True) -> Iter
         yield
 
 
+@contextmanager
+def claim_empty(out: Path) -> Iterator[None]:
+    """Make the folder, where it is missing, and keep all others from it until the block ends.
+
+    Raises:
+        BlockingIOError, FileExistsError: as :func:`check_empty`, which is to be called first: since then another
+            process has begun to write to the folder, or has ended.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with lock.held(out / LOCK, f"out: {out}"):
+        _check_nothing(out)
+        yield
+
+
 def _check_place(out: Path) -> None:
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -101,10 +116,20 @@ def _check_place(out: Path) -> None:
         raise PermissionError(f"out: expected a folder that can be written, got {str(out)!r}")
 
 
+def _check_nothing(out: Path) -> None:
+    if out.is_dir() and not all(path.name.startswith(LOCK) for path in out.iterdir()):
+        raise FileExistsError(f"out: expected a new or an empty folder, got {str(out)!r}, which is not empty")
+
+
 def _check_run(out: Path, config: RunConfig, resume: bool) -> None:
     if not resume:
-        if existing := [name for name in FILES if (out / name).exists()]:
-            raise FileExistsError(f"out: {out} already holds {existing[0]}; resume that run, or choose another folder")
+        existing = [name for name in FILES if (out / name).exists()]
+        if CONFIG in existing:
+            raise FileExistsError(f"out: {out} already holds {CONFIG}; resume that run, or choose another folder")
+        if existing == [RESULTS]:
+            raise FileExistsError(f"out: {out} holds an evaluation, not a run; choose another folder")
+        if existing:
+            raise FileExistsError(f"out: {out} already holds {existing[0]}; choose another folder")
         return
     path = out / CONFIG
     if not path.is_file():

@@ -117,6 +117,10 @@ def test_the_report_of_an_evaluation(trained: Path, here: Path, capsys: pytest.C
         "Settings",
         "Environment and time",
     ]
+    assert text.count('<a href="') - text.count('<a href="#') == 1
+    [link] = re.findall(r'<a href="([^#].*?)">Report of the run run</a>', text)
+    assert (out / link).samefile(trained / "report.html")
+    assert not Path(link).is_absolute()
     facts = facts_of(text)
     assert facts["accuracy, 3-way 1-shot"] == f"{100 * test['accuracy']:.1f}% ± {100 * test['ci95']:.1f}"
     assert facts["features used, 3-way 1-shot"] == f"{100 * test['features_used']:.1f}%"
@@ -145,6 +149,7 @@ def test_the_report_of_an_evaluation(trained: Path, here: Path, capsys: pytest.C
     assert cli.main(["report", "a/b"]) == 0
     text = (out / "report.html").read_text()
     assert text.count("Not available") == 3
+    assert "Report of the run" not in text
     assert "sparsedis evaluate /nowhere " in text
     assert "time" not in facts_of(text)
     (out / "results.json").write_text(json.dumps({**values, "tests": []}))
@@ -212,6 +217,26 @@ def test_an_evaluation_that_is_not_written(
     assert err == "sparsedis: broken\n"
     assert not (here / "b" / "results.json").exists()
     assert not (here / "b" / "report.html").exists()
+
+    # Begun where another one, with the same folder, is about to write its first file.
+    second = []
+
+    def at_once(*_: object) -> bytes:
+        if not second:
+            second.append(None)
+            second[0] = cli.main([*arguments, "d"])
+        return b""
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsedis.metalearn.evaluate.patterns", at_once)
+        assert cli.main([*arguments, "d"]) == 0
+    assert second == [2]
+    assert f"sparsedis: out: d is in use by process {os.getpid()} on host" in capsys.readouterr().err
+    assert "report.html" in {file.name for file in (here / "d").iterdir()}
+
+    # Training does not take its folder either, and says what is there.
+    assert cli.main(["train", "--out", "d"]) == 2
+    assert capsys.readouterr().err == "sparsedis: out: d holds an evaluation, not a run; choose another folder\n"
 
     def meanwhile(*_: object) -> Any:
         (here / "c").mkdir()

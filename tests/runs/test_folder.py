@@ -118,12 +118,36 @@ def test_a_file_is_no_folder(tmp_path: Path, name: str) -> None:
 def test_a_folder_for_new_files_alone(tmp_path: Path) -> None:
     folder.check_empty(tmp_path)
     folder.check_empty(tmp_path / "a" / "b")
-    (tmp_path / ".lock").write_text("")
+    (tmp_path / ".hidden").write_text("")
     with pytest.raises(FileExistsError, match=rf"^out: expected a new or an empty folder, got '{tmp_path}', which is "):
         folder.check_empty(tmp_path)
-    with pytest.raises(ValueError, match=r"^out: expected a folder, got '.*/\.lock', but '.*/\.lock' is a file$"):
-        folder.check_empty(tmp_path / ".lock")
-    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
+    with pytest.raises(ValueError, match=r"^out: expected a folder, got '.*/\.hidden', but '.*/\.hidden' is a file$"):
+        folder.check_empty(tmp_path / ".hidden")
+    assert [file.name for file in tmp_path.iterdir()] == [".hidden"]
+
+
+def test_one_process_alone_claims_an_empty_folder(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b"
+    with folder.claim_empty(out):
+        with pytest.raises(BlockingIOError, match=f"is in use by process {os.getpid()} on host"):
+            folder.check_empty(out)
+        with pytest.raises(BlockingIOError), folder.claim_empty(out):
+            pass
+        assert {file.name for file in out.iterdir()} <= {folder.LOCK, f"{folder.LOCK}-holder"}
+        (out / "file").touch()
+    assert [file.name for file in out.iterdir()] == ["file"]
+    with pytest.raises(FileExistsError, match="which is not empty"), folder.claim_empty(out):
+        pass
+
+
+def test_a_folder_with_results_and_no_settings(tmp_path: Path) -> None:
+    """That of an evaluation, where there is no run to resume; or what is left of a run."""
+    (tmp_path / folder.RESULTS).write_text("{}")
+    with pytest.raises(FileExistsError, match=r"holds an evaluation, not a run; choose another folder$"):
+        folder.check(tmp_path, Config(), resume=False)
+    (tmp_path / folder.METRICS).write_text("")
+    with pytest.raises(FileExistsError, match=r"already holds metrics\.jsonl; choose another folder$"):
+        folder.check(tmp_path, Config(), resume=False)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
