@@ -105,7 +105,7 @@ def solve_svm(
     l1, l2, reg = (per_task(value, batch, working, features.device) for value in parameters.values())
     weight = _reduced(weights_of(sample_weight, features, working), reduction)
     if relative and not is_zero(parameters["lambda1"]):
-        l1 = times_scale(l1, svm.lambda1_max(features.detach(), labels, weight, classes))
+        l1 = times_scale(l1, svm.lambda1_max(features.detach(), labels, weight, classes, False))
     inputs = Inputs(features, labels, l1, l2, reg, weight)
     exact = may_be_differentiated(features, *parameters.values())
     options = Options(classes, solver, float(tol), steps, exact)
@@ -142,7 +142,7 @@ def svm_lambda1_max(
     features, labels, sample_weight, single = task_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)
     weight = _reduced(weights_of(sample_weight, features, working_dtype(features.device)), reduction)
-    result = svm.lambda1_max(features.detach(), labels, weight, classes)
+    result = svm.lambda1_max(features.detach(), labels, weight, classes, True)
     return result[0] if single else result
 
 

@@ -229,7 +229,7 @@ def test_opcheck_adjoint(backend):
 @pytest.mark.slow
 def test_opcheck_lambda1_max():
     X, y, *_, weight = operation_arguments(False)
-    torch.library.opcheck(svm.lambda1_max.custom, [X, y, weight, 3])
+    torch.library.opcheck(svm.lambda1_max.custom, [X, y, weight, 3, True])
 
 
 def test_without_a_group_lasso_a_feature_that_happens_to_be_off_has_a_gradient():

@@ -117,7 +117,7 @@ def test_block_soft_threshold_of_a_zero_row_is_zero():
 
 def test_zero_threshold_certifies_the_zero_solution():
     problem = make(4, lambda1=0.0)
-    bound = zero_threshold(problem)
+    bound = zero_threshold(problem.features, problem.targets.argmax(-1), problem.weight[..., 0], 3)
     # A feasible point with V below the bound everywhere: L uniform over the other classes.
     L = (1 - problem.targets) / (problem.targets.shape[2] - 1)
     at = certificate(make(4, lambda1=float(bound.max()) * (1 + 1e-12)), L)

@@ -432,8 +432,12 @@ BAD = [
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD)
 def test_bad_input(change, error, message):
-    with pytest.raises(error, match=message):
-        solve_svm(**{**GOOD, **change})
+    for relative in (False, True):  # where svm_lambda1_max, which sees the values first, leaves them to the solve
+        with pytest.raises(error, match=message):
+            solve_svm(**{**GOOD, **change, "relative": relative})
+    if change.keys() & {"features", "labels", "sample_weight", "n_classes"}:
+        with pytest.raises(error, match=message):
+            svm_lambda1_max(**{name: value for name, value in {**GOOD, **change}.items() if name != "lambda1"})
 
 
 def test_public_names():

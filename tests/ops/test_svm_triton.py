@@ -76,7 +76,7 @@ def problems(n, d, k, batch=2, dtype=F64, lambda1=0.2, lambda2=5.0, rho=(0.0, 0.
     if n > 2:
         weight[0, 1], weight[-1, 2] = 0, 2
     X = X.to(dtype)
-    l1 = lambda1 * svm.lambda1_max(X, y, weight, k)
+    l1 = lambda1 * svm.lambda1_max(X, y, weight, k, True)
     one = torch.ones(batch, dtype=F64)
     l2 = lambda2 * one
     arguments = [value.to(DEVICE) for value in (X, y, l1, l2, torch.tensor(rho, dtype=F64)[:batch] * l2, weight)]

@@ -3,12 +3,12 @@
 from torch import Tensor
 
 from sparsedis.ops.common.operation import Operation, value_per_task
-from sparsedis.ops.common.precision import working_dtype
+from sparsedis.ops.common.precision import working
 from sparsedis.ops.svm.backend_cpp import CppBackend
 from sparsedis.ops.svm.backend_cuda import CudaBackend
 from sparsedis.ops.svm.backend_torch import TorchBackend
 from sparsedis.ops.svm.backend_triton import TritonBackend
-from sparsedis.ops.svm.problem import normalised, zero_threshold
+from sparsedis.ops.svm.problem import zero_threshold
 from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved, check_tasks, check_values, shapes
 
 OPERATION = Operation(
@@ -24,9 +24,12 @@ OPERATION = Operation(
 
 
 @value_per_task("svm_lambda1_max")
-def lambda1_max(features: Tensor, labels: Tensor, sample_weight: Tensor, n_classes: int) -> Tensor:
-    """Upper bound on the smallest lambda1 with W = 0, (B,), in the working precision."""
-    check_tasks(features, labels, sample_weight, n_classes)
-    one = sample_weight.new_ones(len(features), dtype=working_dtype(features.device))
-    problem, scale = normalised(Inputs(features, labels, one, one, one, sample_weight), n_classes)
-    return scale * zero_threshold(problem)
+def lambda1_max(features: Tensor, labels: Tensor, sample_weight: Tensor, n_classes: int, check: bool) -> Tensor:
+    """Upper bound on the smallest lambda1 with W = 0, (B,), in the working precision.
+
+    Bad values are refused with ``check`` only: ahead of a solve, which refuses them anyway, that takes longer than the
+    rest, and on a GPU waits for it.
+    """
+    if check:
+        check_tasks(features, labels, sample_weight, n_classes)
+    return zero_threshold(working(features), labels, working(sample_weight), n_classes)

@@ -251,11 +251,15 @@ def complementarity_margin(problem: Problem, dual: Tensor, at: Certificate) -> T
     return torch.minimum(entries, features)
 
 
-def zero_threshold(problem: Problem) -> Tensor:
+def zero_threshold(features: Tensor, labels: Tensor, weight: Tensor, n_classes: int) -> Tensor:
     """max_j ||X_j^T diag(s)(Y - (1-Y)/(k-1))||, (B,): from this lambda1 on, W = 0 is a solution.
 
-    Sufficient, not tight: an upper bound on the smallest such lambda1.
+    Sufficient, not tight: an upper bound on the smallest such lambda1. Features (B, n, d) and weights (B, n) are in the
+    working precision.
     """
-    Y = problem.targets
-    rows = problem.weight * (Y - (1 - Y) / (Y.shape[2] - 1))
-    return row_norms(correlation(problem, rows)).amax(1)
+    largest = weight.amax(1, keepdim=True)
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))  # the squares of the norms may underflow
+    share = (weight / scale)[..., None]
+    own = labels[..., None] == torch.arange(n_classes, device=labels.device)
+    rows = torch.where(own, share, share * (-1 / (n_classes - 1)))
+    return scale[:, 0] * row_norms(features.mT @ rows).amax(1)
