@@ -126,24 +126,22 @@ def test_padded_support(task):
 
 
 @pytest.mark.slow
-def test_head_under_compile(task):
-    support, labels, query, _ = task
-    head = GroupLassoSVM(0.2, learn=("lambda1",))
-    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(query, support, labels, 3).logits, head(query, support, labels, 3).logits)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_compile_once_for_all_shapes(name, task):
+    """And keep no solution then, whose values are not at hand."""
     support, labels, query, _ = task
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    head = HEADS[name](learn=("lambda2",))
+    learn = ("lambda2",) if name == "ridge" else ("lambda1", "lambda2")
+    head = HEADS[name](learn=learn, throw=True)
     compiled = torch.compile(head, fullgraph=True, backend="aot_eager", dynamic=True)
     for views in ((query[:, 5:], support, labels), (query[:, 1:, 2:], support[:, 2:, 2:], labels[:, 2:])):
         given = *(view.contiguous() for view in views), 3
-        torch.testing.assert_close(compiled(*given).logits, head(*given).logits)
+        expected = head(*given).logits
+        assert head.last_solution.certified.all()
+        torch.testing.assert_close(compiled(*given).logits, expected)
+        assert head.last_solution is None
+        copy.deepcopy(head)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
@@ -151,7 +149,6 @@ def test_heads_compile_once_for_all_shapes(name, task):
 @pytest.mark.parametrize("name", HEADS)
 def test_no_solution_is_kept_whose_values_are_not_at_hand(name, task):
     support, labels, query, _ = task
-    torch._dynamo.reset()
     head = HEADS[name](throw=True, tol=1e-3)
     given = query, support, labels, 3
 
@@ -170,8 +167,7 @@ def test_no_solution_is_kept_whose_values_are_not_at_hand(name, task):
         with pytest.raises(ValueError, match="features"):
             head(query, support * float("nan"), labels, 3)
 
-    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
-    for call in (lambda: compiled(*given), under_vmap, under_grad, on_fakes, that_fails):
+    for call in (under_vmap, under_grad, on_fakes, that_fails):
         head(*given)
         assert head.last_solution.certified.all()
         call()
