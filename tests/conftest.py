@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -69,10 +70,17 @@ def importable() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Paths that nothing is at: pytest makes no folder without a look at those of all tests before."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) / "sparsedis" for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder: tests leave the user's alone, and find nothing of each other's."""
-    folder = tmp_path_factory.mktemp("cache") / "sparsedis"
+    folder = next(caches)
     monkeypatch.setenv("SPARSEDIS_CACHE", str(folder))
     monkeypatch.delenv("SPARSEDIS_DATA", raising=False)
     return folder
