@@ -7,6 +7,7 @@ the light are fixed, and the room rotates about the object. Everything is determ
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def trace(scale: float, shape: str, orientations: tuple[float, ...]) -> Tensor:
     }
     result = []
     for orientation in orientations:
-        wall, is_floor, is_sky = _room(math.radians(orientation), eye, directions, light)
+        wall, is_floor, is_sky = _room(orientation)
         shade["sky"] = (is_sky & ~hit).float()
         shade["wall"] = wall * ~(is_floor | is_sky | hit)
         maps = torch.stack([shade[name] * (is_floor & ~hit) if name == "floor" else shade[name] for name in MAPS], -1)
@@ -113,8 +114,11 @@ def _lights(count: int) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.normalize(light, dim=0), torch.nn.functional.normalize(jittered, dim=-1)
 
 
-def _room(angle: float, eye: Tensor, directions: Tensor, light: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+@lru_cache(maxsize=15)  # the orientations of 3D Shapes, each seen with 32 objects
+def _room(orientation: float) -> tuple[Tensor, Tensor, Tensor]:
     """Light on the wall that each ray meets, where the floor is met before it, and where the ray passes above it."""
+    angle, eye, directions = math.radians(orientation), torch.tensor(_CAMERA), _view()
+    light, _ = _lights(len(directions))
     nearest = torch.full((len(directions),), _INFINITE)
     shade = torch.zeros(len(directions))
     for side in range(4):
