@@ -21,7 +21,7 @@ def drawn(kind: str) -> list[tuple[SmoothTask, Exact]]:
     return list(smooth_tasks(kind, COUNT, largest=120))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS, scope="module")  # the backends after each other, on the same draws
 def test_error_quantiles_at_default_settings(kind, backend):
     errors = [gradient_errors(task, at, backend, torch.float32) for task, at in drawn(kind)]
     for name in ("X", *SCALARS):
