@@ -39,18 +39,6 @@ print(info.report())
 """
 
 
-def run(code: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, check=False)
-
-
-@pytest.mark.slow
-def test_the_core_needs_torch_and_numpy_only():
-    """Nor does it import the readers of data sets."""
-    done = run(SOLVE)
-    assert done.returncode == 0, done.stderr
-    assert "svm, torch" in done.stdout
-
-
 COMMANDS = """
 import runpy
 
@@ -64,9 +52,13 @@ for arguments in [], ["train"], ["info"], ["--help"]:
 
 
 @pytest.mark.slow
-def test_the_command_line_says_which_extra_it_needs():
-    done = run(COMMANDS)
-    assert done.stdout == 4 * "2\n"
+def test_the_core_needs_torch_and_numpy_only():
+    """Nor does it import the readers of data sets; and the command line says which extra it needs."""
+    command = [sys.executable, "-c", BLOCK + SOLVE + COMMANDS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "svm, torch" in done.stdout
+    assert done.stdout.endswith("\n" + 4 * "2\n")
     assert done.stderr == 4 * "sparsedis: tyro is not installed; pip install 'sparsedis[train]'\n"
 
 

@@ -360,6 +360,7 @@ def test_throw_names_the_task_and_its_gap():
     assert reported.n_iter[1] == 5
 
 
+@pytest.mark.slow
 def test_an_unreachable_tolerance_is_reported_as_one_of_precision():
     X, y = random_task(13)
     solution = solve_svm(X, y, lambda1=1.0, tol=1e-30, max_iter=200)
