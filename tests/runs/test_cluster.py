@@ -37,9 +37,14 @@ def execute(runs: list[Job], workers: Workers) -> tuple[dict[str, str], str]:
 
 
 @pytest.mark.slow
-def test_a_cluster_as_one_process(scheduler: str, tmp_path: Path) -> None:
-    """The same bytes, though a worker is killed in the middle of a run, which goes on from its checkpoint elsewhere."""
-    runs = [small.job(tmp_path / "cluster", fault="keeper-once", seed=1), small.job(tmp_path / "cluster", seed=2)]
+def test_a_cluster_as_one_process(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes, though a worker is killed in the middle of a run, which goes on from its checkpoint elsewhere.
+
+    A relative folder is that of the command; the workers have working directories of their own.
+    """
+    monkeypatch.chdir(tmp_path)
+    out = Path("cluster")
+    runs = [small.job(out, fault="keeper-once", seed=1), small.job(out, seed=2)]
     failures, text = execute(runs, Workers(scheduler=scheduler))
     assert failures == {}
     (first, killed), (second, _) = small.starts(runs[0])
@@ -48,21 +53,13 @@ def test_a_cluster_as_one_process(scheduler: str, tmp_path: Path) -> None:
         os.kill(killed, 0)
     assert f"{runs[1].name}: done" in text
     assert "no workers" not in text
-    assert not list((tmp_path / "cluster").glob(".*")), "the token is gone"
+    assert (tmp_path / out / runs[1].name / folder.RESULTS).is_file()
+    assert not list(out.glob(".*")), "the token is gone"
     assert json.loads((runs[0].out / folder.CONFIG).read_text())["threads"] == 1
 
     in_turn = [small.job(tmp_path / "in turn", threads=1, seed=seed) for seed in (1, 2)]
     assert execute(in_turn, HERE)[0] == {}
     small.assert_same_numbers(runs, in_turn)
-
-
-@pytest.mark.slow
-def test_a_relative_folder(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is that of the command; the workers have working directories of their own."""
-    monkeypatch.chdir(tmp_path)
-    run = small.job(Path("runs"))
-    assert execute([run], Workers(scheduler=scheduler))[0] == {}
-    assert (tmp_path / "runs" / run.name / folder.RESULTS).is_file()
 
 
 @pytest.mark.slow
