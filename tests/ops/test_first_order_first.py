@@ -42,6 +42,7 @@ def solve(way=12, shots=7, d=90, dtype=F64, weight=False, batch=2, **options):
     return solution, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_solutions_and_gradients_are_those_of_newton(kind, backend):
@@ -91,6 +92,7 @@ def test_a_loose_tolerance_needs_no_finish(backend):
     assert (solution.n_iter == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_any_batch_has_the_same_bits(backend):
     X, y = random_task(3, way=12, shots=7, d=90, batch=3)

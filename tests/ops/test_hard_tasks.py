@@ -35,6 +35,7 @@ def test_a_start_near_the_bounds_is_left(seed, task, backend):
     assert solution.n_iter < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [pytest.param("cpp", marks=NEEDS_CPP), "torch"])
 @pytest.mark.parametrize(("seed", "task"), FALSE)
 def test_what_rounding_hides_is_not_certified(seed, task, backend):
@@ -45,6 +46,7 @@ def test_what_rounding_hides_is_not_certified(seed, task, backend):
     assert solve_svm(X, y, **options | {"tol": 1e-2}).certified
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [pytest.param("cpp", marks=NEEDS_CPP), "torch"])
 def test_a_stall_at_rounding_is_one_of_precision(backend):
     X, y, options = one("svm", 1025, 54, backend=backend)

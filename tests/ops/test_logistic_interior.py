@@ -32,6 +32,7 @@ def random_problem(*, n, d, k, relative, lambda2, batch=4, seed=0):
 
 
 # Two samples, low rank with noise, few samples, features far from zero, and others; lambda1 to 1e-6 of its maximum.
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 5, 6, 7, 12, 19, 27, 32, 36])
 def test_few_steps_lead_close_to_the_solution(seed, monkeypatch):
     problem, steps = drawn(seed), []
@@ -49,6 +50,7 @@ def test_few_steps_lead_close_to_the_solution(seed, monkeypatch):
     assert len(steps) < 90
 
 
+@pytest.mark.slow
 def test_an_intercept_is_in_no_cone():
     problem = drawn(36, intercept=True)
     W = interior.interior_point(problem, problem.start())
@@ -65,6 +67,7 @@ def test_rows_that_are_off_are_at_zero():
     assert (on < 60).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [12, 18, 27])
 def test_rows_of_little_weight_are_kept(seed):
     """Rows whose share of the objective is too small for the multipliers to tell: a proximal step does."""
@@ -73,6 +76,7 @@ def test_rows_of_little_weight_are_kept(seed):
     assert certificate(problem, W).relative_gap.max() < 1e-9
 
 
+@pytest.mark.slow
 def test_the_pool_grows_until_few_rows_outside_violate_their_conditions():
     problem = random_problem(n=10, d=2000, k=3, relative=1e-3, lambda2=1e-2)
     first = 10 * 3
@@ -92,6 +96,7 @@ def test_systems_that_would_be_too_large_are_not_tried(monkeypatch):
     assert interior.interior_point(problem, problem.start()).any()
 
 
+@pytest.mark.slow
 def test_tasks_too_large_for_it_are_solved_without(monkeypatch):
     batch = hunt_operations.draw("logistic", 35)
     arguments = (batch.features, batch.targets)
@@ -125,6 +130,7 @@ def test_the_boundary_of_the_cones_is_where_they_say():
     assert not inside(torch.where(meets, longest, 0) * (1 + 1e-6))[meets].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [6, 7, 32])  # 25 to 121 iterations, of up to 30 Newton steps, without this start
 def test_tasks_that_sweeps_do_not_solve_take_few_iterations(seed):
     batch = hunt_operations.draw("logistic", seed)
@@ -133,6 +139,7 @@ def test_tasks_that_sweeps_do_not_solve_take_few_iterations(seed):
     assert solution.n_iter.max() <= 16
 
 
+@pytest.mark.slow
 def test_what_rounding_keeps_above_tol_is_one_of_precision():
     """Weights of 1e5 whose scores nearly cancel."""
     batch = hunt_operations.draw("logistic", 116)
