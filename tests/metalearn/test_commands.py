@@ -620,7 +620,7 @@ def test_an_encoder_of_ones_own(quick: TrainConfig, tmp_path: Path) -> None:
     def made() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.BatchNorm1d(30), nn.ReLU())
 
-    config = replace(quick, encoder="custom")
+    config = replace(quick, encoder="custom", final_width=None)
     torch.manual_seed(0)
     results = train(config, tmp_path / "run", encoder=made())
     learner, held = load_run(tmp_path / "run", made())
