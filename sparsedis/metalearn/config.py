@@ -34,7 +34,7 @@ class Hyperparameters(NamedTuple):
 
 
 HEADS: dict[str, Hyperparameters] = {  # the default hyperparameters
-    "group-lasso-svm": Hyperparameters(0.12, 60.0, 0.0, 5.0),
+    "group-lasso-svm": Hyperparameters(0.05, 60.0, 0.0, 5.0),
     "svm": Hyperparameters(None, 60.0, 0.0, 5.0),
     "ridge": Hyperparameters(None, 0.1, None, 10.0),
     "prototypes": Hyperparameters(None, None, None, 5.0),
@@ -111,7 +111,7 @@ class TrainConfig(RunConfig):
     learning_rate: float = 1e-3
     """Initial learning rate."""
     lambda1: OptionalFloat = None
-    """Weight of the group Lasso; 1 turns all features of a task off. The default: 0.12 for SVMs, 0.02 for logistic."""
+    """Weight of the group Lasso; 1 turns all features of a task off. The default: 0.05 for SVMs, 0.02 for logistic."""
     lambda2: OptionalFloat = None
     """Of the squared norm. The default: 60 for SVMs, 0.01 for logistic; ridge 0.1 of a sample's mean squared norm."""
     dual_reg: OptionalFloat = None
@@ -121,7 +121,7 @@ class TrainConfig(RunConfig):
     width: int = 64
     """Channels of the encoder's first block."""
     final_width: OptionalInt = None
-    """Channels of conv4's last block: more features for little; the default is four times the width."""
+    """Channels of conv4's last block: more features for little; the default is eight times the width."""
     validate_every: int = 100
     """Steps between validations; the best of them is what is tested."""
     validation_episodes: int = 200
@@ -141,7 +141,7 @@ class TrainConfig(RunConfig):
     learn: tuple[Literal["lambda1", "lambda2", "dual_reg"], ...] = ()
     """Hyperparameters of the head that are trained too."""
     encoder: Encoder = "conv4"
-    """From images to features: 2304 of 28x28 images by conv4; identity is for tables of features."""
+    """From images to features: 4608 of 28x28 images by conv4; identity is for tables of features."""
     image_size: OptionalInt = None
     """Side to which images of a folder, or Omniglot's, are scaled; the default is their own, for Omniglot 28."""
     episodes: Grouping = None
@@ -231,7 +231,7 @@ class TrainConfig(RunConfig):
     @property
     def last_channels(self) -> int | None:
         """Channels of conv4's last block; None for another encoder."""
-        return self.final_width or 4 * self.width if self.encoder == "conv4" else self.final_width
+        return self.final_width or 8 * self.width if self.encoder == "conv4" else self.final_width
 
     @property
     def training_shots(self) -> tuple[int, ...]:
@@ -285,6 +285,7 @@ PRESETS: dict[str, TrainConfig] = {
         width=24,
         way=20,
         shot=1,
+        lambda1=0.12,
         query=3,
         batch=1,
         iterations=7500,

@@ -336,7 +336,7 @@ def test_what_evaluate_saves(trained: Path, here: Path) -> None:
 def test_another_lambda1_than_in_training(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same features of the encoder, fitted with more or fewer of them."""
     used = []
-    for given in ([], ["--lambda1", "0.12"], ["--lambda1", "0.6"]):
+    for given in ([], ["--lambda1", "0.05"], ["--lambda1", "0.6"]):
         assert cli.main(["evaluate", str(trained), "--episodes", "20", "--json", "x.json", *given]) == 0
         written = json.loads((here / "x.json").read_text())
         assert written.get("lambda1") == (float(given[1]) if given else None)

@@ -77,7 +77,7 @@ def test_json_of_something_else(settings: object) -> None:
 
 
 def test_every_head_brings_its_hyperparameters() -> None:
-    assert TrainConfig().hyperparameters == (0.12, 60.0, 0.0, 5.0)
+    assert TrainConfig().hyperparameters == (0.05, 60.0, 0.0, 5.0)
     changed = TrainConfig(lambda1=0.4, learn=("lambda1",), seed=3)
     assert changed.hyperparameters == (0.4, 60.0, 0.0, 5.0)
     assert changed.with_head("ridge") == TrainConfig(head="ridge", seed=3)

@@ -142,6 +142,7 @@ COMMAND = (
 
 EVERYTHING = {
     "encoder": "resnet12",
+    "final_width": None,
     "width": 2,
     "augment": "crop-flip",
     "batch": 4,
@@ -195,7 +196,7 @@ def test_a_run_is_not_overwritten(quick: TrainConfig, whole: Path) -> None:
 
 
 def test_resume_with_other_settings(quick: TrainConfig, whole: Path) -> None:
-    with pytest.raises(ValueError, match=r"resume: lambda1: the run in .*whole has 0\.12, got 0\.3"):
+    with pytest.raises(ValueError, match=r"resume: lambda1: the run in .*whole has 0\.05, got 0\.3"):
         train(replace(quick, lambda1=0.3), whole, resume=True)
 
 
