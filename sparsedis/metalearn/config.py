@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -227,6 +228,15 @@ class TrainConfig(RunConfig):
     def later_query(self) -> int:
         """Query images per class in validation and tests."""
         return self.query if self.test_query is None else self.test_query
+
+    @classmethod
+    def from_json(cls, settings: Any) -> TrainConfig:
+        """As :meth:`RunConfig.from_json`. Before there was ``fewer_shots``, none and no wider block was the default."""
+        if isinstance(settings, Mapping) and "fewer_shots" not in settings:
+            settings = {**settings, "fewer_shots": []}
+            if settings.get("encoder") == "conv4" and settings.get("final_width") is None:
+                settings["final_width"] = settings.get("width")
+        return super().from_json(settings)
 
     @property
     def last_channels(self) -> int | None:

@@ -25,6 +25,16 @@ def test_a_setting_that_earlier_versions_did_not_have(quick: TrainConfig) -> Non
         TrainConfig.from_json(settings)
 
 
+def test_runs_of_versions_with_other_defaults(quick: TrainConfig) -> None:
+    """Trained with all images only, and by an encoder of one width."""
+    settings = replace(quick, final_width=None).as_json()
+    del settings["fewer_shots"]
+    assert TrainConfig.from_json(settings) == replace(quick, fewer_shots=(), final_width=quick.width)
+    settings = replace(quick, encoder="r2d2", final_width=None).as_json()
+    del settings["fewer_shots"]
+    assert TrainConfig.from_json(settings) == replace(quick, encoder="r2d2", final_width=None, fewer_shots=())
+
+
 def test_difference(quick: TrainConfig) -> None:
     assert quick.difference(quick) is None
     assert quick.difference(replace(quick, lambda2=3.0)) == "lambda2"
