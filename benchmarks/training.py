@@ -27,14 +27,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.published import CG_ITERATIONS, STEPS, Layer
+from benchmarks.peers.published import CG_ITERATIONS, RTOL, STEPS, Layer
 from benchmarks.tasks import Tasks
 from sparsedis import svm_lambda1_max
 from sparsedis.metalearn import optimization, tasks
 from sparsedis.metalearn.config import TrainConfig
-from sparsedis.metalearn.evaluate import Evaluation, encode, evaluate
+from sparsedis.metalearn.evaluate import encode, evaluate
 from sparsedis.metalearn.learner import Learner
 from sparsedis.nn import GroupLassoSVM, HeadOutput
+from sparsedis.runs import files
 
 LAMBDA1, LAMBDA2, LOGIT_SCALE = 0.1, 60.0, 5.0
 REACHED = 0.9
@@ -53,7 +54,7 @@ class _PublishedWeights(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return ctx.layer.gradients(grads[0], CG_ITERATIONS, None, 1e-5)[0], None, None, None
+        return ctx.layer.gradients(grads[0], CG_ITERATIONS, None, RTOL)[0], None, None, None
 
 
 class Published(nn.Module):
@@ -118,12 +119,10 @@ def run(name: str, seed: int, iterations: int, every: int) -> dict[str, Any]:
     return {"head": name, "seed": seed, "curve": curve, "seconds_per_step": seconds / iterations, "tests": tests}
 
 
-def _tests(learner: Learner, features: Any, config: TrainConfig, data: Any) -> dict[int, tuple[float, float, float]]:
-    """Per number of shots: accuracy, half of its 95% interval, features used."""
-    results: dict[int, Evaluation] = {
-        episodes.shot: evaluate(learner, features, episodes) for episodes in tasks.of_tests(config, data)
-    }
-    return {shot: (test.accuracy, test.ci95 or 0.0, test.features_used) for shot, test in results.items()}
+def _tests(learner: Learner, features: Any, config: TrainConfig, data: Any) -> dict[str, tuple[float, float, float]]:
+    """Per number of shots, as JSON names it: accuracy, half of its 95% interval, features used."""
+    results = [evaluate(learner, features, episodes) for episodes in tasks.of_tests(config, data)]
+    return {str(test.shot): (test.accuracy, test.ci95 or 0.0, test.features_used) for test in results}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -170,8 +169,8 @@ def main() -> None:
         for name in options.heads:
             if any(row["head"] == name and row["seed"] == seed for row in rows):
                 continue
-            rows.append(json.loads(json.dumps(run(name, seed, options.iterations, options.every))))
-            options.out.write_text(json.dumps({"settings": settings, "runs": rows}, indent=1))
+            rows.append(run(name, seed, options.iterations, options.every))
+            files.write_json(options.out, {"settings": settings, "runs": rows})
     print(table(rows))
 
 

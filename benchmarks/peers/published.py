@@ -21,7 +21,7 @@ from benchmarks.tasks import Case, Tasks
 from sparsedis.info import installed_version
 
 STEPS, CG_ITERATIONS = 5, 5
-_RTOL = 1e-5  # torchopt's own: conjugate gradients stop at this share of the right-hand side
+RTOL = 1e-5  # torchopt's own: conjugate gradients stop at this share of the right-hand side
 _TINY = 1e-30
 
 
@@ -37,7 +37,7 @@ class PublishedByHand:
         steps: int = STEPS,
         cg_iterations: int = CG_ITERATIONS,
         ridge: float | None = None,
-        rtol: float = _RTOL,
+        rtol: float = RTOL,
     ) -> None:
         self.steps, self.cg_iterations, self.ridge, self.rtol = steps, cg_iterations, ridge, rtol
 
