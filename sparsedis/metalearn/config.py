@@ -295,6 +295,7 @@ PRESETS: dict[str, TrainConfig] = {
         width=24,
         way=20,
         shot=1,
+        fewer_shots=(),
         lambda1=0.12,
         query=3,
         batch=1,
