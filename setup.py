@@ -20,7 +20,8 @@ from setuptools.errors import CompileError
 
 PACKAGE = "sparsedis.ops"
 # The longest to compile first.
-SOURCES = ["csrc/svm/cpu/kernels.cpp", "csrc/lasso/cpu/kernels.cpp", "csrc/bindings.cpp"]
+KERNELS = ["csrc/svm/cpu/kernels.cpp", "csrc/lasso/cpu/kernels.cpp"]
+BINDINGS = "csrc/bindings.cpp"  # the same for all instruction sets: compiled once, for the first
 # Python's own flags have -fwrapv, with which loops over ints are not vectorised.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-fno-wrapv"]
 FLAGS += ["-pthread"]
@@ -60,8 +61,8 @@ def extensions(value: str) -> list[Extension]:
     return [
         Extension(
             f"{PACKAGE}._cpp_{name}",
-            SOURCES,
-            define_macros=[("SPARSEDIS_MODULE", f"_cpp_{name}"), ("NDEBUG", "1"), ("EIGEN_MPL2_ONLY", "1")],
+            [*KERNELS, BINDINGS],
+            define_macros=[("NDEBUG", "1"), ("EIGEN_MPL2_ONLY", "1")],
             extra_compile_args=[*FLAGS, *flags],
             extra_link_args=["-pthread"],
             # "auto" installs without what cannot be compiled; sparsedis.info then says so.
@@ -143,6 +144,7 @@ class Build(build_ext):
         include = [f"-I{folder}" for folder in self.compiler.include_dirs]  # Python's
         for package, headers in (("pybind11", Path(pybind11.get_include())), ("cmeel-eigen", eigen())):
             include += ["-isystem", self._link(package, headers)]
+        bindings = str((self.folder / BINDINGS).with_suffix(".o"))
         with open(self.folder / "build.ninja", "w", encoding="utf-8") as file:
             manifest = ninja.Writer(file, width=10**6)
             manifest.variable("builddir", str(self.folder))
@@ -154,9 +156,12 @@ class Build(build_ext):
                 manifest.rule(f"compile{name}", command, depfile="$out.d", deps="gcc")
                 linker = ninja.escape(shlex.join([*self.compiler.linker_so_cxx, *ext.extra_link_args]))
                 manifest.rule(f"link{name}", f"{linker} $in -o $out")
-                objects = [str((self.folder / name / source).with_suffix(".o")) for source in ext.sources]
-                for source, target in zip(ext.sources, objects, strict=True):
+                objects = [str((self.folder / name / source).with_suffix(".o")) for source in KERNELS]
+                for source, target in zip(KERNELS, objects, strict=True):
                     manifest.build(target, f"compile{name}", source)
+                if ext is self.extensions[0]:
+                    manifest.build(bindings, f"compile{name}", BINDINGS)
+                objects.append(bindings)
                 manifest.build(str(self._module(ext)), f"link{name}", objects)
 
     def _link(self, package: str, headers: Path) -> str:

@@ -179,10 +179,7 @@ std::vector<std::string> instruction_sets() {
   return result;
 }
 
-}  // namespace
-
-#define SPARSEDIS_EXPAND(name, module) PYBIND11_MODULE(name, module)
-SPARSEDIS_EXPAND(SPARSEDIS_MODULE, module) {
+void define(py::module_& module) {
   cpu::poll = &handle_signals;
   module.def("instruction_sets", &instruction_sets);
   module.def("thresholds", &thresholds);
@@ -196,3 +193,11 @@ SPARSEDIS_EXPAND(SPARSEDIS_MODULE, module) {
   module.def("adjoint_lasso_float32", &adjoint_lasso_of<float>);
   module.def("adjoint_lasso_float64", &adjoint_lasso_of<double>);
 }
+
+}  // namespace
+
+// This file is compiled once: the same object is linked with the kernels of every instruction set, and Python looks for
+// the entry point that has the name of the module.
+PYBIND11_MODULE(_cpp_baseline, module) { define(module); }
+PYBIND11_MODULE(_cpp_avx2, module) { define(module); }
+PYBIND11_MODULE(_cpp_avx512, module) { define(module); }
