@@ -8,7 +8,8 @@ from torch import Tensor
 from sparsedis.ops.common.backend import Outputs
 from sparsedis.ops.common.batches import status_as_returned
 from sparsedis.ops.common.precision import returned_dtype
-from sparsedis.ops.lasso.problem import Certificate, attainable, certificate, kink_margin
+from sparsedis.ops.common.primal import Certificate
+from sparsedis.ops.lasso.problem import attainable, certificate, kink_margin
 
 
 def outputs(

@@ -8,21 +8,12 @@ the bound |V_j| <= lambda1 where lambda2 = 0, the dual objective is D(t) = sum_i
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from sparsedis.ops.common.primal import Certificate
+
 _TINY = torch.finfo(torch.float64).tiny
-
-
-class Certificate(NamedTuple):
-    """What the residual says about weights."""
-
-    dual: Tensor  # t, (B, n), 0 for absent samples
-    gap: Tensor  # (B,)
-    relative_gap: Tensor  # gap / P(0), (B,)
-    objective: Tensor  # P(w), (B,)
 
 
 def certificate(

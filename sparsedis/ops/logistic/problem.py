@@ -11,13 +11,13 @@ entropy; an intercept adds the constraint that its row of V is zero.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sparsedis.ops.common.least_squares import normalised_weights
 from sparsedis.ops.common.precision import working_dtype
+from sparsedis.ops.common.primal import Certificate
 from sparsedis.ops.logistic.signature import Inputs
 
 _TINY = torch.finfo(torch.float64).tiny
@@ -118,15 +118,6 @@ def loss_slope(problem: Problem, p: Tensor) -> Tensor:
     """
     others = p * (1 - problem.targets)
     return problem.weight * (others - problem.targets * others.sum(-1, keepdim=True))
-
-
-class Certificate(NamedTuple):
-    """What one pass over the features says about weights."""
-
-    dual: Tensor  # L, (B, n, k)
-    gap: Tensor  # (B,)
-    relative_gap: Tensor  # gap / P(0), (B,)
-    objective: Tensor  # P(W), (B,)
 
 
 def certificate(problem: Problem, W: Tensor, rounded: Tensor | None = None) -> Certificate:

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from sparsedis.ops.common.least_squares import normal_equations
-from sparsedis.ops.common.precision import ROUNDING
+from sparsedis.ops.common.primal import Certificate, Progress
 from sparsedis.ops.common.support import damped_step, least_step
 from sparsedis.ops.lasso.backend_torch.wide import is_wide
-from sparsedis.ops.lasso.problem import Certificate, certificate
-from sparsedis.solution import Status
+from sparsedis.ops.lasso.problem import certificate
 
-# Checks without a better gap or a lower objective after which a task has stalled.
-PATIENCE = 20
 # Iterations that begin with sweeps. Most tasks need no others; where features are close to dependent sweeps take
 # thousands.
 SWEEP_ITERATIONS = 2
@@ -38,10 +35,8 @@ def descend(
     tol: float,
     max_iter: int,
 ) -> tuple[Tensor, Certificate, Tensor, Tensor]:
-    """Solve every task to a relative gap of ``tol``, and on to rounding, as the gradient takes the right support.
-
-    Rounding is a gap of 1e-13 or, where that is too small for the features, an iteration after which all signs are as
-    they were and the gap is no better.
+    """Solve every task to a relative gap of ``tol``, and on to rounding (:meth:`Progress.record`, the active set being
+    the signs of w).
 
     The first iterations are some sweeps of coordinate descent, which let features in and out until the signs stay, and
     then the minimum over the orthant that the signs span. The others, an active-set method, let in only the features
@@ -53,20 +48,11 @@ def descend(
     Returns:
         The best w (B, d), its certificate, and n_iter and status, (B,) each.
     """
-    batch = len(features)
-    goal = min(tol, ROUNDING)
     tasks = _Tasks.begin(features, targets, weight, lambda1, lambda2)
-    best = tasks.w.clone()
-    at = tasks.certify()
-    lowest = at.objective.clone()
-    n_iter = torch.zeros(batch, dtype=torch.int64, device=best.device)
-    status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), int(Status.MAX_ITER))
-    since = torch.zeros_like(n_iter)
-    going = (~(at.relative_gap <= goal)).nonzero()[:, 0]
-    if len(going) < batch:
-        tasks = tasks.take(going)
+    progress = Progress(tasks.w, tasks.certify(), tol)
+    tasks = tasks.take(progress.index)
     for iteration in range(1, max_iter + 1):
-        if len(going) == 0:
+        if len(progress.index) == 0:
             break
         signs = tasks.w.sign()
         sweeping = iteration <= SWEEP_ITERATIONS
@@ -74,28 +60,14 @@ def descend(
             tasks.sweeps()
         else:
             if iteration == SWEEP_ITERATIONS + 1:
-                lowest[going[tasks.restart_crowded()]] = torch.inf
+                progress.restart(tasks.restart_crowded())
             tasks.enter()
         tasks.solve_on_support(SOLVES if sweeping else features.shape[2] + 1)
-        now = tasks.certify()
-        better = now.relative_gap < at.relative_gap[going]
-        progress = better | (now.objective < lowest[going])
-        lowest[going] = torch.minimum(lowest[going], now.objective)
-        improved = going[better]
-        best[improved] = tasks.w[better]
-        for old, new in zip(at, now, strict=True):
-            old[improved] = new[better]
-        since[going] = torch.where(progress, 0, since[going] + 1)
-        n_iter[going] = iteration
-        certified = at.relative_gap[going] <= tol
-        settled = certified & ~better & (tasks.w.sign() == signs).all(1)
-        ended = settled | (since[going] >= PATIENCE) | ~torch.isfinite(now.relative_gap)
-        status[going[certified]] = int(Status.CERTIFIED)
-        status[going[ended & ~certified]] = int(Status.STALLED)
-        kept = ~ended & ~(at.relative_gap[going] <= goal)
-        if not bool(kept.all()):
-            going, tasks = going[kept], tasks.take(kept)
-    return best, at, n_iter, status
+        at = tasks.certify()
+        continues = progress.record(tasks.w, at, (tasks.w.sign() == signs).all(1), iteration)
+        if not bool(continues.all()):
+            tasks = tasks.take(continues)
+    return progress.weights, progress.certificate, progress.n_iter, progress.status
 
 
 @dataclass

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sparsedis.ops.common.least_squares import normal_equations
 from sparsedis.ops.common.precision import ROUNDING
+from sparsedis.ops.common.primal import Certificate, Progress
 from sparsedis.ops.common.support import least_step, least_step_by_samples
-from sparsedis.ops.lasso.problem import Certificate, certificate
+from sparsedis.ops.lasso.problem import certificate
 from sparsedis.solution import Status
 
 # Up to this many features the Gram matrix is formed even with fewer samples.
@@ -49,40 +50,35 @@ def descend_in_working_sets(
         working set after ``max_iter`` iterations.
     """
     _, n, d = features.shape
-    goal = min(tol, ROUNDING)
     w = torch.zeros_like(features[:, 0])
     to_minimum = torch.zeros_like(lambda1)
     dense = lambda1 == 0
     if bool(dense.any()):
         w[dense], to_minimum[dense] = _least_squares(*(v[dense] for v in (features, targets, weight, lambda2)))
     at = certificate(features, targets, weight, lambda1, lambda2, w, to_minimum)
+    progress = Progress(w, at, tol)
     n_iter = dense.to(torch.int64)
     status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), int(Status.STALLED))
-    going = (~dense & ~(at.relative_gap <= goal)).nonzero()[:, 0]
+    progress.index = index = progress.index[~dense[progress.index]]
     size = min(max(2 * n, ALWAYS_GRAM), d)
-    while len(going):
-        X, y, c, l1, l2, now = (v[going] for v in (features, targets, weight, lambda1, lambda2, w))
-        chosen = _most_violating(X, y, c, l2, now, size)
+    while len(index):
+        X, y, c, l1, l2, w = (v[index] for v in (features, targets, weight, lambda1, lambda2, progress.weights))
+        chosen = _most_violating(X, y, c, l2, w, size)
         inner, _, taken, ended = descend(_columns(X, chosen), y, c, l1, l2, tol, max_iter)
-        now = torch.zeros_like(now).scatter(1, chosen, inner)
-        found = certificate(X, y, c, l1, l2, now, torch.zeros_like(l1))
-        better = found.relative_gap < at.relative_gap[going]
-        improved = going[better]
-        w[improved] = now[better]
-        for old, new in zip(at, found, strict=True):
-            old[improved] = new[better]
-        n_iter[going] += taken
-        certified = at.relative_gap[going] <= tol
-        status[going] = torch.where(certified, int(Status.CERTIFIED), ended)
+        w = torch.zeros_like(w).scatter(1, chosen, inner)
+        better = progress.offer(w, certificate(X, y, c, l1, l2, w, torch.zeros_like(l1)))
+        n_iter[index] += taken
+        gap = progress.certificate.relative_gap[index]
+        certified, spent = gap <= tol, n_iter[index] >= max_iter
         # Where the inner solve was certified and the task is not, features outside violate the conditions.
-        status[going[~certified & (ended == Status.CERTIFIED)]] = int(Status.STALLED)
-        spent = n_iter[going] >= max_iter
-        status[going[spent & ~certified]] = int(Status.MAX_ITER)
-        kept = ~(at.relative_gap[going] <= goal) & ~(certified & ~better) & ~spent
+        ended = torch.where(ended == Status.CERTIFIED, int(Status.STALLED), ended)
+        ended = torch.where(spent, int(Status.MAX_ITER), ended)
+        status[index] = torch.where(certified, int(Status.CERTIFIED), ended)
         if size == d:
             break
-        going, size = going[kept], min(max(2 * size, int((w != 0).sum(1).max()) + n), d)
-    return w, at, n_iter, status
+        progress.index = index = index[~(gap <= min(tol, ROUNDING)) & ~(certified & ~better) & ~spent]
+        size = min(max(2 * size, int((progress.weights != 0).sum(1).max()) + n), d)
+    return progress.weights, progress.certificate, n_iter, status
 
 
 def support_step(features: Tensor, weight: Tensor, lambda2: Tensor, active: Tensor, gradient: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from sparsedis.ops.common.backend import Request
 from sparsedis.ops.common.least_squares import normal_equations
+from sparsedis.ops.common.primal import Certificate
 from sparsedis.ops.common.triton_device import TritonDevices
 from sparsedis.ops.lasso.backend_torch import TorchBackend, descent
-from sparsedis.ops.lasso.problem import Certificate, certificate
+from sparsedis.ops.lasso.problem import certificate
 from sparsedis.solution import Status
 
 # Largest number of features: a program holds their Gram matrix and its factor.

@@ -12,8 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsedis.ops.common.precision import ROUNDING
+from sparsedis.ops.common.primal import PATIENCE
 from sparsedis.ops.common.triton_launch import launch
-from sparsedis.ops.lasso.backend_torch.descent import IN_PER_ENTRY, PATIENCE, SOLVES, SWEEP_ITERATIONS, SWEEPS
+from sparsedis.ops.lasso.backend_torch.descent import IN_PER_ENTRY, SOLVES, SWEEP_ITERATIONS, SWEEPS
 
 # Sizes that a program is compiled for, in features, and its warps: no spills up to 32 features, 232 to 288 bytes
 # for each thread at 64 on NVIDIA's (344 with 8 warps, 1672 with 4; 408 with the matrix read again where needed).

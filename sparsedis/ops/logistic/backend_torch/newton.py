@@ -5,15 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedis.ops.common.precision import ROUNDING
+from sparsedis.ops.common.primal import Certificate, Progress
 from sparsedis.ops.logistic.backend_torch.hessian import damped_step, well_conditioned
 from sparsedis.ops.logistic.backend_torch.interior import affordable, interior_point
 from sparsedis.ops.logistic.backend_torch.rows import Rows, active_rows
-from sparsedis.ops.logistic.problem import Certificate, Problem, certificate, loss, penalty, probabilities, row_norms
-from sparsedis.solution import Status
+from sparsedis.ops.logistic.problem import Problem, certificate, loss, penalty, probabilities, row_norms
 
-# Checks without a better gap or a lower objective after which a task has stalled.
-_PATIENCE = 20
 # Iterations that begin with sweeps, so many each, and then take so many Newton steps. Most tasks need no others; where
 # features are close to dependent sweeps would take hundreds.
 _SWEEP_ITERATIONS, _SWEEPS, _STEPS = 5, 5, 10
@@ -26,10 +23,8 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certificate, Tensor, Tensor]:
-    """Solve every task to a relative gap of ``tol``, and on to rounding, as the gradient takes the right rows.
-
-    Rounding is a gap of 1e-13 or, where that is too small for the features, an iteration after which the active rows
-    are those that they were and the gap is no better.
+    """Solve every task to a relative gap of ``tol``, and on to rounding (:meth:`Progress.record`, the active set being
+    the rows that are not zero).
 
     The first iterations are some sweeps of proximal block coordinate descent, which let rows in and out until the
     active ones stay, and some Newton steps on the active rows, where the objective is smooth. Tasks that these do not
@@ -41,49 +36,28 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
     Returns:
         The best W (B, d, k), its certificate, and n_iter and status, (B,) each.
     """
-    goal = min(tol, ROUNDING)
     W = problem.start()
-    best, at = W.clone(), certificate(problem, W)
-    batch = len(W)
-    lowest = at.objective.clone()
-    n_iter = torch.zeros(batch, dtype=torch.int64, device=W.device)
-    status = torch.where(at.relative_gap <= tol, int(Status.CERTIFIED), int(Status.MAX_ITER))
-    since = torch.zeros_like(n_iter)
-    restarted = torch.zeros_like(since, dtype=torch.bool)
-    going = (~(at.relative_gap <= goal)).nonzero()[:, 0]
-    part, W = problem.take(going), W[going]
+    progress = Progress(W, certificate(problem, W), tol)
+    restarted = torch.zeros_like(progress.n_iter, dtype=torch.bool)
+    part, W = problem.take(progress.index), W[progress.index]
     for iteration in range(1, max_iter + 1):
-        if len(going) == 0:
+        if len(progress.index) == 0:
             break
         active = row_norms(W) > 0
         sweeping = iteration <= _SWEEP_ITERATIONS
         W = _sweeps(part, W) if sweeping else _enter(part, W)
         restarting = _crowded(part, W) | (iteration == _SWEEP_ITERATIONS and affordable(part))
-        restarting &= ~restarted[going] & (part.lambda1 > 0).any(1)
+        restarting &= ~restarted[progress.index] & (part.lambda1 > 0).any(1)
         if bool(restarting.any()):
             W[restarting] = interior_point(part.take(restarting), W[restarting])
-            restarted[going[restarting]] = True
-            lowest[going[restarting]] = torch.inf
+            restarted[progress.index[restarting]] = True
+            progress.restart(restarting)
         W = _newton_steps(part, W, _STEPS if sweeping else _STEPS_AFTER_ENTRY)
-        now = certificate(part, W)
-        better = now.relative_gap < at.relative_gap[going]
-        progress = better | (now.objective < lowest[going])
-        lowest[going] = torch.minimum(lowest[going], now.objective)
-        improved = going[better]
-        best[improved] = W[better]
-        for old, new in zip(at, now, strict=True):
-            old[improved] = new[better]
-        since[going] = torch.where(progress, 0, since[going] + 1)
-        n_iter[going] = iteration
-        certified = at.relative_gap[going] <= tol
-        settled = certified & ~better & ((row_norms(W) > 0) == active).all(1)
-        ended = settled | (since[going] >= _PATIENCE) | ~torch.isfinite(now.relative_gap)
-        status[going[certified]] = int(Status.CERTIFIED)
-        status[going[ended & ~certified]] = int(Status.STALLED)
-        kept = ~ended & ~(at.relative_gap[going] <= goal)
-        if not bool(kept.all()):
-            going, part, W = going[kept], part.take(kept), W[kept]
-    return best, at, n_iter, status
+        same = ((row_norms(W) > 0) == active).all(1)
+        continues = progress.record(W, certificate(part, W), same, iteration)
+        if not bool(continues.all()):
+            part, W = part.take(continues), W[continues]
+    return progress.weights, progress.certificate, progress.n_iter, progress.status
 
 
 def _sweeps(problem: Problem, W: Tensor) -> Tensor:
