@@ -62,6 +62,11 @@ constexpr double kFractionToBoundary = 0.995;
 // A predictor shorter than this damps the corrector's second-order term, which holds for a whole step, by its length:
 // undamped the term points out of the interior, and the first steps are lost.
 constexpr double kShortStep = 0.1;
+// Gondzio's corrector: how much longer a step it aims at, and the least product L Z there as a part of the centre,
+// the largest one's inverse.
+constexpr double kFurther = 0.3, kProductBand = 0.1;
+// Least order n (k-1) of the Newton matrix for it: below, a solve costs about as much as all else.
+constexpr int kCorrectorOrder = 64;
 // Steps of less than kShortStep one after another after which the start is taken to be too near the bounds.
 constexpr int kShortSteps = 10;
 // The start, L = (1 - theta) Y + theta/k: bounds of theta, so that it is not too close to an end. With fewer features

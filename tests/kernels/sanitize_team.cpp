@@ -87,6 +87,11 @@ class Team {
   }
 
   template <class F>
+  void each_entry(int rows, int columns, F f) const {
+    each(rows * columns, [&](int e) { f(e / columns, e % columns); });
+  }
+
+  template <class F>
   void once(F f) const {
     if (rank_ == 0) f();
     shared_.wait();
@@ -206,6 +211,7 @@ class PrimalMap : public NoVariables {
 class System {
  public:
   using Own = cpu::NewtonSystem<double>;
+  static constexpr bool kSolvesAreCheap = Own::kSolvesAreCheap;
 
   explicit System(Own& own) : own_(own) {}
 

@@ -4,6 +4,8 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
+#include <type_traits>
 
 namespace sparsedis::cpu {
 
@@ -16,9 +18,23 @@ constexpr int kPad = 16;
 
 constexpr std::ptrdiff_t padded(std::ptrdiff_t count) { return (count + kPad - 1) / kPad * kPad; }
 
+// A packet of T from values of type S: float is converted in registers, where double products of it are asked for.
+template <class T, class S>
+inline Packet<T> load_as(const S* x) {
+  if constexpr (std::is_same_v<S, T>) {
+    return Eigen::internal::ploadu<Packet<T>>(x);
+  } else {
+    typedef S From __attribute__((vector_size(kWidth<T> * sizeof(S))));
+    typedef T To __attribute__((vector_size(kWidth<T> * sizeof(T))));
+    From from;
+    std::memcpy(&from, x, sizeof from);
+    return (Packet<T>)__builtin_convertvector(from, To);
+  }
+}
+
 // out[r, c] += <a_r, b_c>: R x C dot products in registers.
-template <int R, int C, class T>
-inline void dot_tile(const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, int length, T* out,
+template <int R, int C, class S, class T>
+inline void dot_tile(const S* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, int length, T* out,
                      std::ptrdiff_t ldo) {
   using namespace Eigen::internal;
   Packet<T> sum[R][C];
@@ -27,7 +43,7 @@ inline void dot_tile(const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t 
   }
   for (int j = 0; j < length; j += kWidth<T>) {
     Packet<T> left[R];
-    for (int r = 0; r < R; ++r) left[r] = ploadu<Packet<T>>(a + r * lda + j);
+    for (int r = 0; r < R; ++r) left[r] = load_as<T>(a + r * lda + j);
     for (int c = 0; c < C; ++c) {
       const Packet<T> right = ploadu<Packet<T>>(b + c * ldb + j);
       for (int r = 0; r < R; ++r) sum[r][c] = pmadd(left[r], right, sum[r][c]);
@@ -38,34 +54,36 @@ inline void dot_tile(const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t 
   }
 }
 
-// 4 x 3 accumulators, 3 + 1 operands: the sixteen registers of AVX2. Strips of rows stay in the first cache while all
-// columns pass.
-constexpr int kTileRows = 4, kTileColumns = 3, kStripRows = 24;
+// 4 x 3 accumulators, 3 + 1 operands: the sixteen registers of AVX2. AVX-512 has twice as many. Strips of rows stay in
+// the first cache while all columns pass.
+constexpr int kTileRows = 4, kTileColumns = kWidth<double> < 8 ? 3 : 4, kStripRows = 24;
 
-template <int R, class T>
-inline void dot_tile_columns(int columns, const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, int length,
+template <int R, class S, class T>
+inline void dot_tile_columns(int columns, const S* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, int length,
                              T* out, std::ptrdiff_t ldo) {
   switch (columns) {
     case 1:
       return dot_tile<R, 1>(a, lda, b, ldb, length, out, ldo);
     case 2:
       return dot_tile<R, 2>(a, lda, b, ldb, length, out, ldo);
-    default:
+    case 3:
       return dot_tile<R, 3>(a, lda, b, ldb, length, out, ldo);
+    default:
+      return dot_tile<R, kTileColumns>(a, lda, b, ldb, length, out, ldo);
   }
 }
 
 // out (rows, columns) += A B^T for A (rows, length) and B (columns, length), length a multiple of the packet. `lower`:
 // the tiles on and below the diagonal only.
-template <class T>
-void add_dot_products(const T* a, std::ptrdiff_t lda, int rows, const T* b, std::ptrdiff_t ldb, int columns, int length,
+template <class S, class T>
+void add_dot_products(const S* a, std::ptrdiff_t lda, int rows, const T* b, std::ptrdiff_t ldb, int columns, int length,
                       T* out, std::ptrdiff_t ldo, bool lower) {
   for (int strip = 0; strip < rows; strip += kStripRows) {
     const int end = std::min(strip + kStripRows, rows);
     for (int c = 0; c < (lower ? std::min(end, columns) : columns); c += kTileColumns) {
       const T* right = b + c * ldb;
       for (int r = lower && c > strip ? c / kTileRows * kTileRows : strip; r < end; r += kTileRows) {
-        const T* left = a + r * lda;
+        const S* left = a + r * lda;
         T* to = out + r * ldo + c;
         const int height = std::min(kTileRows, end - r);
         const int width = std::min(kTileColumns, (lower ? std::min(r + height, columns) : columns) - c);
@@ -88,8 +106,8 @@ void add_dot_products(const T* a, std::ptrdiff_t lda, int rows, const T* b, std:
 }
 
 // C planes at once: out[c, j] = sum_i coefficient[i, c] x_i[j], J packets of features wide.
-template <int C, int J, class T>
-inline void combine_tile(const T* const* x, std::ptrdiff_t from, int rows, const T* coefficient, int ld, T* out,
+template <int C, int J, class S, class T>
+inline void combine_tile(const S* const* x, std::ptrdiff_t from, int rows, const T* coefficient, int ld, T* out,
                          std::ptrdiff_t ldo) {
   using namespace Eigen::internal;
   Packet<T> sum[C][J];
@@ -98,7 +116,7 @@ inline void combine_tile(const T* const* x, std::ptrdiff_t from, int rows, const
   }
   for (int i = 0; i < rows; ++i) {
     Packet<T> value[J];
-    for (int j = 0; j < J; ++j) value[j] = ploadu<Packet<T>>(x[i] + from + j * kWidth<T>);
+    for (int j = 0; j < J; ++j) value[j] = load_as<T>(x[i] + from + j * kWidth<T>);
     for (int c = 0; c < C; ++c) {
       const Packet<T> factor = pset1<Packet<T>>(coefficient[i * ld + c]);
       for (int j = 0; j < J; ++j) sum[c][j] = pmadd(factor, value[j], sum[c][j]);
@@ -109,8 +127,8 @@ inline void combine_tile(const T* const* x, std::ptrdiff_t from, int rows, const
   }
 }
 
-template <int C, class T>
-inline void combine_planes(const T* const* x, int length, int rows, const T* coefficient, int ld, T* out,
+template <int C, class S, class T>
+inline void combine_planes(const S* const* x, int length, int rows, const T* coefficient, int ld, T* out,
                            std::ptrdiff_t ldo) {
   int j = 0;
   for (; j + 2 * kWidth<T> <= length; j += 2 * kWidth<T>) {
@@ -121,8 +139,8 @@ inline void combine_planes(const T* const* x, int length, int rows, const T* coe
 
 // out (planes, length) = coefficient^T X for X given by its rows, coefficient (rows, planes); length a multiple of the
 // packet.
-template <class T>
-void combine(const T* const* x, int length, int rows, const T* coefficient, int planes, T* out, std::ptrdiff_t ldo) {
+template <class S, class T>
+void combine(const S* const* x, int length, int rows, const T* coefficient, int planes, T* out, std::ptrdiff_t ldo) {
   for (int c = 0; c < planes; c += 4) {
     const T* factors = coefficient + c;
     T* to = out + c * ldo;

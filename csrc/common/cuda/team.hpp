@@ -45,6 +45,11 @@ class Team {
     wait();
   }
 
+  template <class F>
+  __device__ void each_entry(int rows, int columns, F f) const {
+    each(rows * columns, [&](int e) { f(e / columns, e % columns); });
+  }
+
   // each() without its barrier.
   template <class F>
   __device__ void distribute(int count, F f) const {

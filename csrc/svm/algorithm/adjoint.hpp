@@ -68,10 +68,8 @@ class Adjoint {
     });
     primal_derivative(count);
     primal_.apply_candidates(team_, J_, scratch_);
-    team_.each(size, [&](int e) {
-      const int i = e / k_, l = e % k_;
-      rhs_[e] = l < m_ ? -samples_.s[i] * scratch_[i * m_ + l] : 0;
-    });
+    team_.each_entry(n, k_,
+                     [&](int i, int l) { rhs_[i * k_ + l] = l < m_ ? -samples_.s[i] * scratch_[i * m_ + l] : 0; });
     system_.solve(team_, free_, bounds_, rhs_, q_, kAdjointResidual, kAdjointSteps);
 
     correlate_weighted(q_, J_);
@@ -133,10 +131,7 @@ class Adjoint {
 
   // X^T diag(s) rows (n, k) over the candidates: vectors.
   SPARSEDIS_HOST_DEVICE void correlate_weighted(const double* rows, double* planes) {
-    team_.each(samples_.n * m_, [&](int e) {
-      const int i = e / m_;
-      scratch_[e] = samples_.s[i] * rows[i * k_ + e % m_];
-    });
+    team_.each_entry(samples_.n, m_, [&](int i, int c) { scratch_[i * m_ + c] = samples_.s[i] * rows[i * k_ + c]; });
     primal_.correlate_candidates(team_, scratch_, planes);
   }
 

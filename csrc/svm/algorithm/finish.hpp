@@ -83,7 +83,7 @@ class Finish {
 
   SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Certificate evaluate(const Team& team, const double* L) {
     const double penalty = primal_.evaluate(team, L);
-    return certificate(team, samples_, L, primal_.scores(), penalty);
+    return certificate(team, samples_, L, primal_.scores(), penalty, rhs_);
   }
 
   // Row i of `to`, from z (k,), whose free entries lack `missing` of the sum 1; again where the sum is off by more than

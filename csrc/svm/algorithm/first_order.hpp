@@ -28,7 +28,7 @@ SPARSEDIS_HOST_DEVICE inline std::int64_t first_order_steps(const Samples& sampl
 }
 
 SPARSEDIS_HOST_DEVICE inline std::size_t fista_size(std::size_t n, std::size_t k) { return 4 * n * k; }
-SPARSEDIS_HOST_DEVICE inline std::size_t bcd_size(std::size_t n, std::size_t k) { return n * k + 3 * k; }
+SPARSEDIS_HOST_DEVICE inline std::size_t bcd_size(std::size_t n, std::size_t k) { return n * k + 3 * k + n; }
 
 // Step 1/lipschitz; momentum restarted when it points uphill (Beck and Teboulle 2009; O'Donoghue and Candes 2015).
 // Counts on from progress.n_iter. finish(): tries to go to rounding from the best point, first at a gap of finish_gap.
@@ -45,8 +45,8 @@ SPARSEDIS_HOST_DEVICE void fista(const Team& team, const Samples& samples, Prima
   for (std::int64_t iteration = first; iteration <= max_iter; ++iteration) {
     if ((iteration - first) % kCheckEvery == 0 || iteration == max_iter) {
       const double penalty = primal.evaluate(team, dual);
-      if (!progress.record(team, dual, size, certificate(team, samples, dual, primal.scores(), penalty), iteration))
-        return;
+      const Certificate now = certificate(team, samples, dual, primal.scores(), penalty, g);
+      if (!progress.record(team, dual, size, now, iteration)) return;
       if (progress.relative_gap <= finish_gap) {
         if (finish()) return;
         finish_gap = kFinishAgain * progress.relative_gap;
@@ -76,11 +76,11 @@ template <class Team, class PrimalMap, class Sweep>
 SPARSEDIS_HOST_DEVICE void bcd(const Team& team, const Samples& samples, PrimalMap& primal, Sweep& sweep,
                                double* memory, Progress& progress, std::int64_t max_iter) {
   const int n = samples.n, k = samples.k, m = samples.m;
-  double *dual = memory, *g = memory + n * k, *next = g + k, *change = next + k;
+  double *dual = memory, *g = memory + n * k, *next = g + k, *change = next + k, *hinges = change + k;
   team.each(n * k, [&](int e) { dual[e] = 1.0 / k; });
   for (std::int64_t iteration = 0; iteration <= max_iter; ++iteration) {
     const double penalty = primal.evaluate(team, dual);
-    const Certificate now = certificate(team, samples, dual, primal.scores(), penalty);
+    const Certificate now = certificate(team, samples, dual, primal.scores(), penalty, hinges);
     if (!progress.record(team, dual, n * k, now, iteration) || iteration == max_iter) return;
     sweep.restart(team, dual);
     for (int i = 0; i < n; ++i) {

@@ -72,11 +72,11 @@ class FreeSystem {
   SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE void multiply(const Team& team, const double* bounds) {
     const int k = samples_.k, m = samples_.m;
     double *rows = scratch_, *scores = Mp_;
-    team.each(samples_.n * m, [&](int e) { rows[e] = samples_.s[e / m] * p_[e / m * k + e % m]; });
+    team.each_entry(samples_.n, m, [&](int i, int l) { rows[i * m + l] = samples_.s[i] * p_[i * k + l]; });
     primal_.multiply(team, rows, scores);
     team.each(samples_.n * m, [&](int e) { rows[e] = scores[e]; });
-    team.each(samples_.n * k, [&](int e) {
-      const int i = e / k, l = e % k;
+    team.each_entry(samples_.n, k, [&](int i, int l) {
+      const int e = i * k + l;
       Mp_[e] = bounds[e] * p_[e] + (l < m ? samples_.s[i] * rows[i * m + l] : 0);
     });
   }

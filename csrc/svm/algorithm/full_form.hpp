@@ -113,10 +113,8 @@ class FullForm {
   SPARSEDIS_HOST_DEVICE void complete(const Team& team, const double* dL) {
     const int k = samples_.k;
     double* rows = rows_ + std::size_t(samples_.n) * m_;
-    team.each(samples_.n * m_, [&](int e) {
-      const int i = e / m_;
-      rows[e] = -samples_.s[i] * dL[i * k + e % m_] / lambda1_;
-    });
+    team.each_entry(samples_.n, m_,
+                    [&](int i, int c) { rows[i * m_ + c] = -samples_.s[i] * dL[i * k + c] / lambda1_; });
     base_.correlate(team, rows, dU_);  // dV, until it is dU
     team.each(d_, [&](int j) {
       const double stretch = 1 + lambda2_ * th_[j], u = u_[j];

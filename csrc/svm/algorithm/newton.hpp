@@ -33,13 +33,19 @@ struct NoVariables {
   SPARSEDIS_HOST_DEVICE void move(const Team&, double) const {}
 };
 
-// (n, k) arrays of one task.
+// (n, k) arrays of one task. product: dL dZ of the predictor, which the corrector takes off its targets; corrected:
+// what a further corrector takes off them.
 struct Point {
-  double *L, *Z, *dL, *dZ, *product, *gradient, *bounds, *rhs;
+  double *L, *Z, *dL, *dZ, *product, *corrected, *gradient, *bounds, *rhs;
   double* shift;  // (n, m)
-  SPARSEDIS_HOST_DEVICE static std::size_t size(std::size_t n, std::size_t k) { return 9 * n * k; }
+  SPARSEDIS_HOST_DEVICE void exchange_products() {
+    double* const before = product;
+    product = corrected;
+    corrected = before;
+  }
+  SPARSEDIS_HOST_DEVICE static std::size_t size(std::size_t n, std::size_t k) { return 10 * n * k; }
   SPARSEDIS_HOST_DEVICE void place(double* at, std::size_t n, std::size_t k) {
-    double** const all[] = {&L, &Z, &dL, &dZ, &product, &gradient, &bounds, &rhs, &shift};
+    double** const all[] = {&L, &Z, &dL, &dZ, &product, &corrected, &gradient, &bounds, &rhs, &shift};
     for (double** one : all) {
       *one = at;
       at += n * k;
@@ -75,26 +81,27 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE void place_start(const Team& team, const Sa
   const int k = samples.k;
   const double least = d < samples.n ? kSmallestStartFewFeatures : kSmallestStart;
   theta = theta < least ? least : theta > kLargestStart ? kLargestStart : theta;
-  team.each(samples.n * k, [&](int e) {
-    at.L[e] = (samples.is_label(e / k, e % k) ? 1 - theta : 0) + theta / k;
+  team.each_entry(samples.n, k, [&](int i, int l) {
+    const int e = i * k + l;
+    at.L[e] = (samples.is_label(i, l) ? 1 - theta : 0) + theta / k;
     at.Z[e] = kStartBarrier * (theta / k) / at.L[e];
   });
 }
 
 // A direction for targets `centre - damping * product` of the products L Z and of the form's own pairs.
+// damping 0: the predictor's, whose products are not known yet.
 template <class Team, class Form, class System>
 SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE void direction(const Team& team, const Samples& samples, Form& form,
                                                     const System& system, Point& at, double centre, double damping) {
-  const int k = samples.k, m = samples.m;
+  const int k = samples.k, m = samples.m, size = samples.n * k;
   const bool shifted = form.shift(team, centre, damping, at.shift);
   auto target = [&](int e) { return damping == 0 ? centre : centre - damping * at.product[e]; };
-  team.each(samples.n * k, [&](int e) {
-    const int i = e / k;
-    const double moved = shifted ? samples.s[i] * entry(at.shift, m, i, e % k) : 0;
-    at.rhs[e] = moved - at.gradient[e] + target(e) / at.L[e];
-  });
+  team.each(size, [&](int e) { at.rhs[e] = target(e) / at.L[e] - at.gradient[e]; });
+  if (shifted) {
+    team.each_entry(samples.n, k, [&](int i, int l) { at.rhs[i * k + l] += samples.s[i] * entry(at.shift, m, i, l); });
+  }
   system.solve(team, at.rhs, at.dL);
-  team.each(samples.n * k, [&](int e) { at.dZ[e] = (target(e) - at.L[e] * at.Z[e] - at.Z[e] * at.dL[e]) / at.L[e]; });
+  team.each(size, [&](int e) { at.dZ[e] = (target(e) - at.Z[e] * at.dL[e]) / at.L[e] - at.Z[e]; });
   form.complete(team, at.dL);
 }
 
@@ -102,13 +109,13 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE void direction(const Team& team, const Samp
 template <class Team, class Form>
 SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE double step_to_boundary(const Team& team, const Samples& samples, const Form& form,
                                                              const Point& at, double fraction) {
-  const double least = team.least(samples.n * samples.k, [&](int e) {
-    const double a = at.dL[e] < 0 ? at.L[e] / -at.dL[e] : INFINITY;
-    const double b = at.dZ[e] < 0 ? at.Z[e] / -at.dZ[e] : INFINITY;
+  // The relative changes, and their inverse at the end, so that there are no branches.
+  const double change = team.least(samples.n * samples.k, [&](int e) {
+    const double a = at.dL[e] / at.L[e], b = at.dZ[e] / at.Z[e];
     return a < b ? a : b;
   });
-  const double other = form.max_step(team);
-  const double step = fraction * (least < other ? least : other);
+  const double longest = change < 0 ? -1 / change : INFINITY, other = form.max_step(team);
+  const double step = fraction * (longest < other ? longest : other);
   return step < 1 ? step : 1;
 }
 
@@ -125,13 +132,37 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE double barrier_parameter(const Team& team, 
   return (total + form.products(team, step)) / (size + form.pairs());
 }
 
+// Gondzio's corrector of a direction that reaches as far as `step`: those products L Z that a longer step would take
+// out of a band around the centre are aimed back at it. It costs a solve with the factor there is, and is taken where
+// it makes the step longer. Returns the length of the step.
+template <class Team, class Form, class System>
+SPARSEDIS_HOST_DEVICE double lengthen(const Team& team, const Samples& samples, Form& form, const System& system,
+                                      Point& at, double centre, double step) {
+  const double further = step + kFurther < 1 ? step + kFurther : 1;
+  const double least = centre * kProductBand, most = centre / kProductBand;
+  team.each(samples.n * samples.k, [&](int e) {
+    const double product = (at.L[e] + further * at.dL[e]) * (at.Z[e] + further * at.dZ[e]);
+    const double up = product < least ? least - product : 0, down = product > most ? product - most : 0;
+    at.corrected[e] = at.product[e] - up + (down < most ? down : most);
+  });
+  at.exchange_products();
+  direction(team, samples, form, system, at, centre, 1);
+  const double longer = step_to_boundary(team, samples, form, at, kFractionToBoundary);
+  if (longer > step) return longer;
+  at.exchange_products();
+  direction(team, samples, form, system, at, centre, 1);
+  return step;
+}
+
 // One step from a point whose certificate has been taken; returns its length, at most 1.
 template <class Team, class Form, class System>
 SPARSEDIS_HOST_DEVICE double advance(const Team& team, const Samples& samples, Form& form, System& system, Point& at) {
   const int k = samples.k, size = samples.n * k;
   form.linearise(team, at.L);
   team.each(samples.n, [&](int i) { dual_gradient_row(samples, at.L, form.gradient_scores(), i, at.gradient); });
-  team.each(size, [&](int e) { at.bounds[e] = at.Z[e] / at.L[e] + samples.s[e / k] * samples.rho; });
+  team.each_entry(samples.n, k, [&](int i, int l) {
+    at.bounds[i * k + l] = at.Z[i * k + l] / at.L[i * k + l] + samples.s[i] * samples.rho;
+  });
   system.factor(team, form, at.bounds, at.L);
 
   const double mu = barrier_parameter(team, samples, form, at, 0);
@@ -142,8 +173,15 @@ SPARSEDIS_HOST_DEVICE double advance(const Team& team, const Samples& samples, F
   sigma = sigma < 1 ? sigma * sigma * sigma : 1;
   team.each(size, [&](int e) { at.product[e] = at.dL[e] * at.dZ[e]; });
   form.keep_products(team);
-  direction(team, samples, form, system, at, sigma * mu, far < kShortStep ? far : 1);
-  const double step = step_to_boundary(team, samples, form, at, kFractionToBoundary);
+  const double centre = sigma * mu, damping = far < kShortStep ? far : 1;
+  direction(team, samples, form, system, at, centre, damping);
+  double step = step_to_boundary(team, samples, form, at, kFractionToBoundary);
+  // The full form's solves pass over all features. Where the predictor is short, so is what its linearisation is good
+  // for.
+  if constexpr (System::kSolvesAreCheap) {
+    const bool pays = form.pairs() == 0 && samples.n * samples.m >= kCorrectorOrder;
+    if (pays && far >= kShortStep && step < 1) step = lengthen(team, samples, form, system, at, centre, step);
+  }
   team.each(size, [&](int e) {
     at.L[e] += step * at.dL[e];
     at.Z[e] += step * at.dZ[e];
@@ -173,7 +211,7 @@ SPARSEDIS_HOST_DEVICE bool interior_point(const Team& team, const Samples& sampl
   int short_steps = 0;
   for (std::int64_t iteration = first;; ++iteration) {
     const double penalty = form.evaluate(team, at.L);
-    const Certificate now = certificate(team, samples, at.L, form.scores(), penalty);
+    const Certificate now = certificate(team, samples, at.L, form.scores(), penalty, at.rhs);
     bool going = progress.record(team, at.L, samples.n * samples.k, now, iteration);
     if (going && iteration > first && now.relative() <= finish_gap) {
       const bool finished = finish();

@@ -27,6 +27,11 @@ struct Team {
   SPARSEDIS_HOST_DEVICE void each(int, F f) const {
     f(0);
   }
+  // f(i, l) for i < rows and l < columns, likewise: a division for every entry is more than what most of them cost.
+  template <class F>
+  SPARSEDIS_HOST_DEVICE void each_entry(int, int, F f) const {
+    f(0, 0);
+  }
   // f() by one thread; a barrier at the end.
   template <class F>
   SPARSEDIS_HOST_DEVICE void once(F f) const {
@@ -52,6 +57,8 @@ struct Team {
 
 // What factors and solves the Newton system M = H + diag(bounds) in the space of zero row sums.
 struct System {
+  // Whether a solve costs so little beside a factor that a further corrector pays.
+  static constexpr bool kSolvesAreCheap = true;
   // What a form adds its curvature to; form and system agree on how.
   struct Curvature {};
 

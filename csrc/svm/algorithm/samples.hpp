@@ -153,12 +153,16 @@ struct Weights {
   double attainable;  // a gap that rounding may keep any dual point in double from going below
 };
 
+// memory: (n,).
 template <class Team>
 SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Certificate certificate(const Team& team, const Samples& samples, const double* L,
-                                                             const double* scores, double penalty) {
-  const double gap = team.sum(samples.n, [&](int i) { return certificate_terms(samples, L, scores, i).slack; });
-  const double hinge = team.sum(samples.n, [&](int i) { return certificate_terms(samples, L, scores, i).hinge; });
-  return {gap, hinge + penalty};
+                                                             const double* scores, double penalty, double* memory) {
+  const double gap = team.sum(samples.n, [&](int i) {
+    const Terms terms = certificate_terms(samples, L, scores, i);
+    memory[i] = terms.hinge;
+    return terms.slack;
+  });
+  return {gap, team.sum(samples.n, [&](int i) { return memory[i]; }) + penalty};
 }
 
 // g_il = s_i (Y - x_i W + rho (L - Y)), all k classes.

@@ -5,9 +5,9 @@
 
 namespace sparsedis {
 
-// Values that write_weights() works with: planes (m, ld) and scores (n, m).
+// Values that write_weights() works with: planes (m, ld), scores (n, m) and the certificate's memory.
 SPARSEDIS_HOST_DEVICE inline std::size_t weights_size(std::size_t n, std::size_t m, std::size_t ld) {
-  return m * ld + n * m;
+  return m * ld + n * m + n;
 }
 
 template <class F>
@@ -81,11 +81,12 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Rounded write_rounded(const Team& team, con
       const double exact = c < m ? primal.W(c, a) : last;
       to[c] = F(length * exact);
       const double rounded = double(to[c]);
-      mean += rounded / k;
+      mean += rounded;
       along += rounded * (c < m ? primal.unit(c, a) : last_unit);
       squares += rounded * rounded;
       distance += (rounded - exact) * (rounded - exact);
     }
+    mean /= k;
     // The feature's term of the gap, nonnegative by the Fenchel-Young inequality (sparsedis.problem.certificate_of).
     double across = 0;
     for (int c = 0; c < k; ++c) {
@@ -104,7 +105,7 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Rounded write_rounded(const Team& team, con
   });
   const Rounding rounding = rounding_of(team, samples, primal, W, scores);
   primal.apply_candidates(team, planes, scores);
-  Certificate at = certificate(team, samples, L, scores, penalty);
+  Certificate at = certificate(team, samples, L, scores, penalty, scores + samples.n * m);
   at.gap += slack + rounding.error;
   return {at, rounding.attainable};
 }
@@ -118,7 +119,7 @@ template <class F, class Team, class PrimalMap>
 SPARSEDIS_HOST_DEVICE Weights write_weights(const Team& team, const Samples& samples, PrimalMap& primal,
                                             const double* L, F* W, bool* active, double* memory) {
   const double penalty = primal.evaluate(team, L);
-  const double before = certificate(team, samples, L, primal.scores(), penalty).relative();
+  const double before = certificate(team, samples, L, primal.scores(), penalty, memory).relative();
   const double of_entries = entry_margin(team, samples, L, primal.scores()), of_features = primal.margin(team, L);
   auto write = [&](double longer) { return write_rounded(team, samples, primal, L, 1 + longer, W, active, memory); };
   Rounded best = write(0);

@@ -26,6 +26,9 @@ class Cholesky {
   static constexpr int kGroup = std::min(kWidth * int(sizeof(T)) / 8, 4);
   static constexpr int kPackets = 12 / kGroup;
   static constexpr int kRows = kPackets * kWidth;
+  // Products have no corners: twice as many columns at once where the registers hold their sums, without which few rows
+  // would wait for the last product of the same sum.
+  static constexpr int kAccumulators = kWidth * sizeof(T) == 64 ? 24 : 12;
 
   // For matrices up to that order.
   Cholesky(Memory& memory, int largest) {
@@ -58,12 +61,17 @@ class Cholesky {
   void add_square(const T* Z, int columns, int count) {
     for (int panel = 0; panel < panels_; ++panel) {
       const int first = panel * kRows, end = std::min(first + kRows, order_);
-      for (int column = 0; column < end; column += kGroup) {
+      for (int column = 0; column < end;) {
         // Packets above the diagonal are left out.
         const int above = column > first ? (column - first) / kWidth * kWidth : 0;
         const T *own = Z + row_in_panels(first + above, columns), *other = Z + row_in_panels(column, columns);
         T* to = this->panel(first, column) + above;
-        with_packets(end - first - above, [&](auto R) { add_tile<R>(own, other, count, to); });
+        const int left = std::min(end - column, kRows - column % kRows);  // columns that `other` has in its panel
+        column += with_packets(end - first - above, [&](auto R) {
+          constexpr int kWide = R * 2 * kGroup <= kAccumulators ? 2 * kGroup : kGroup;
+          if (left >= kWide) return add_tile<R, kWide>(own, other, count, to);
+          return add_tile<R, kGroup>(own, other, count, to);
+        });
       }
     }
   }
@@ -115,34 +123,36 @@ class Cholesky {
     }
   }
 
-  // sum = the products of R packets of rows of a panel with kGroup rows of another, over `count` columns of both.
-  template <int R>
-  static void multiply(const T* own, const T* other, int count, Packet (&sum)[R][kGroup]) {
+  // sum = the products of R packets of rows of a panel with C rows of another, over `count` columns of both.
+  template <int R, int C>
+  static void multiply(const T* own, const T* other, int count, Packet (&sum)[R][C]) {
     using namespace Eigen::internal;
     for (int r = 0; r < R; ++r) {
-      for (int c = 0; c < kGroup; ++c) sum[r][c] = pset1<Packet>(T(0));
+      for (int c = 0; c < C; ++c) sum[r][c] = pset1<Packet>(T(0));
     }
     for (std::ptrdiff_t p = 0; p < std::ptrdiff_t(count) * kRows; p += kRows) {
       Packet left[R];
       for (int r = 0; r < R; ++r) left[r] = pload<Packet>(own + p + r * kWidth);
-      for (int c = 0; c < kGroup; ++c) {
+      for (int c = 0; c < C; ++c) {
         const Packet right = pset1<Packet>(other[p + c]);
         for (int r = 0; r < R; ++r) sum[r][c] = pmadd(left[r], right, sum[r][c]);
       }
     }
   }
 
-  template <int R>
-  static void add_tile(const T* own, const T* other, int count, T* to) {
+  // Of C columns; returns C.
+  template <int R, int C>
+  static int add_tile(const T* own, const T* other, int count, T* to) {
     using namespace Eigen::internal;
-    Packet sum[R][kGroup];
-    multiply<R>(own, other, count, sum);
-    for (int c = 0; c < kGroup; ++c) {
+    Packet sum[R][C];
+    multiply(own, other, count, sum);
+    for (int c = 0; c < C; ++c) {
       for (int r = 0; r < R; ++r) {
         T* at = to + c * kRows + r * kWidth;
         pstore(at, padd(pload<Packet>(at), sum[r][c]));
       }
     }
+    return C;
   }
 
   // Columns column..column+kGroup of the panel `own`; `other`: its rows that are those columns, in their panel.
@@ -151,7 +161,7 @@ class Cholesky {
     using namespace Eigen::internal;
     T* to = own + std::size_t(column) * kRows;
     Packet sum[R][kGroup];
-    multiply<R>(own, other, column, sum);
+    multiply(own, other, column, sum);
     for (int r = 0; r < R; ++r) {
       for (int c = 0; c < kGroup; ++c) sum[r][c] = psub(pload<Packet>(to + c * kRows + r * kWidth), sum[r][c]);
     }

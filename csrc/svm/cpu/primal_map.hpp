@@ -34,7 +34,8 @@ class SparsePrimalMap : public NoVariables {
         capacity_(int(std::min<std::size_t>(
             padded(d_), std::max<std::size_t>(kBlock, kGathered / (std::size_t(n_) * sizeof(T)) / kPad * kPad)))),
         working_(memory, samples, features, lengths),
-        longest_(longest) {
+        longest_(longest),
+        ratio_(samples.lambda1 / samples.lambda2) {
     A_ = memory.take<double>(std::size_t(n_) * m_);
     next_ = memory.take<double>(std::size_t(n_) * m_);
     screening_ = memory.take<T>(std::size_t(n_) * m_);
@@ -45,10 +46,12 @@ class SparsePrimalMap : public NoVariables {
     gathered_ = memory.take<T>(std::size_t(n_) * capacity_);
     exact_ = memory.take<double>(std::size_t(n_) * kBlock);
     exact_rows_ = memory.take<const double*>(n_);
+    columns_ = memory.take<const T*>(n_);
     W_ = memory.take<double>(std::size_t(m_) * kBlock);
     index_ = memory.take<int>(d_);
     norm_ = memory.take<double>(d_ + kPad);
     inverse_ = memory.take<double>(d_ + kPad);
+    shrink_ = memory.take<double>(d_ + kPad);
     V_ = memory.take<double>(std::size_t(m_) * (d_ + kPad));
     K_ = memory.take<double>(samples.lambda1 == 0 ? std::size_t(n_) * n_ : 0);
   }
@@ -58,10 +61,10 @@ class SparsePrimalMap : public NoVariables {
   int index(int a) const { return index_[a]; }
   bool active(int a) const { return norm_[a] > samples_.lambda1; }
   double V(int c, int a) const { return V_[c * ld() + a]; }
-  double W(int c, int a) const { return shrink(a) * V(c, a); }
+  double W(int c, int a) const { return shrink_[a] * V(c, a); }
   // alpha, beta and u of the active features (0 elsewhere).
-  double alpha(int a) const { return shrink(a); }
-  double beta(int a) const { return active(a) ? samples_.lambda1 * inverse_[a] / samples_.lambda2 : 0; }
+  double alpha(int a) const { return shrink_[a]; }
+  double beta(int a) const { return active(a) ? ratio_ * inverse_[a] : 0; }
   double unit(int c, int a) const { return V(c, a) * inverse_[a]; }
 
   const double* residual() const { return A_; }
@@ -70,7 +73,7 @@ class SparsePrimalMap : public NoVariables {
 
   // Evaluates at L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Returns at once where L is that of the last
   // call.
-  double evaluate(const Team&, const double* L) {
+  double evaluate(const Team& team, const double* L) {
     double square = 0;
     for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, next_);
     if (evaluated_ && std::equal(next_, next_ + n_ * m_, A_)) return penalty_;
@@ -94,18 +97,19 @@ class SparsePrimalMap : public NoVariables {
       for (int from = 0; from < working_.count(); from += kBlock) {
         const int here = std::min(kBlock, working_.count() - from);
         working_.rows(from, rows_);
-        screen(here, least, [&](int j) { return working_.feature(from + j); });
+        screen(team, here, least, [&](int j) { return working_.feature(from + j); });
       }
     } else {
       for (int from = 0; from < d_; from += kBlock) {
         const int here = std::min(kBlock, d_ - from);
         features_.rows(from, here, block_, rows_);
-        working_.record(from, here, screen(here, least, [&](int j) { return from + j; }));
+        working_.record(from, here, screen(team, here, least, [&](int j) { return from + j; }));
       }
       working_.rebuild(A_, error);
     }
     spilled_ = first_ > 0;
-    take_gathered();
+    take_gathered(team);
+    held_ = spilled_ ? 0 : count_;
     return penalty_;
   }
 
@@ -122,8 +126,9 @@ class SparsePrimalMap : public NoVariables {
   }
 
   // Evaluates at L where the active features (d,) are known: they are the candidates, or all where lambda1 is 0.
-  void evaluate_active(const Team&, const double* L, const bool* active) {
+  void evaluate_active(const Team& team, const double* L, const bool* active) {
     evaluated_ = false;
+    held_ = 0;
     for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, A_);
     std::fill(scores_, scores_ + n_ * m_, 0.0);
     penalty_ = 0;
@@ -136,7 +141,7 @@ class SparsePrimalMap : public NoVariables {
     for (int all = count_, from = 0; from < all; from += capacity_) {
       count_ = std::min(all, from + capacity_);
       features_.gather(index_ + from, count_ - from, gathered_, capacity_);
-      take_gathered();
+      take_gathered(team);
     }
   }
 
@@ -168,11 +173,15 @@ class SparsePrimalMap : public NoVariables {
     visit_gathered([&](const T* x, std::ptrdiff_t ld, int from, int here) {
       for (int first = 0; first < here; first += kBlock) {
         const int length = std::min(kBlock, here - first);
-        double weight[kBlock];
+        double weight[kBlock] = {};
         for (int a = 0; a < length; ++a) weight[a] = alpha(from + first + a) + beta(from + first + a) / m_;
         for (int i = 0; i < n_; ++i) {
           const T* row = x + i * ld + first;
-          for (int a = 0; a < length; ++a) to[i] += weight[a] * double(row[a]) * double(row[a]);
+          double part[kPad] = {};
+          for (int a = 0; a < length; a += kPad) {
+            for (int p = 0; p < kPad; ++p) part[p] += weight[a + p] * double(row[a + p]) * double(row[a + p]);
+          }
+          for (int p = 0; p < kPad; ++p) to[i] += part[p];
         }
       }
     });
@@ -208,6 +217,7 @@ class SparsePrimalMap : public NoVariables {
   template <class System, class Keep, class Alpha, class Beta, class Unit>
   void add_curvature_of(System& system, Keep keep, Alpha alpha, Beta beta, Unit unit) {
     evaluated_ = false;  // the candidates are overwritten
+    held_ = 0;
     int count = 0;
     for (int j = 0; j < d_; ++j) {
       index_[count] = j;
@@ -225,15 +235,17 @@ class SparsePrimalMap : public NoVariables {
 
   // X^T R over the candidates: planes (m, ld()); rows (n, m).
   void correlate_candidates(const Team&, const double* rows, double* planes) {
-    visit_exact([&](int from, int length) { combine(exact_rows_, length, n_, rows, m_, planes + from, ld()); });
+    visit_blocks([&](const T* x, std::ptrdiff_t ldx, int from, int length) {
+      combine(columns(x, ldx), length, n_, rows, m_, planes + from, ld());
+    });
   }
 
   // X W over the candidates: scores (n, m); planes (m, ld()), which are padded with zeros here.
   void apply_candidates(const Team&, double* planes, double* scores) {
     for (int c = 0; c < m_; ++c) std::fill(planes + c * ld() + count_, planes + c * ld() + padded(count_), 0.0);
     std::fill(scores, scores + n_ * m_, 0.0);
-    visit_exact([&](int from, int length) {
-      add_dot_products(exact_, kBlock, n_, planes + from, ld(), m_, length, scores, m_, false);
+    visit_blocks([&](const T* x, std::ptrdiff_t ldx, int from, int length) {
+      add_dot_products(x, ldx, n_, planes + from, ld(), m_, length, scores, m_, false);
     });
   }
   std::ptrdiff_t ld() const { return d_ + kPad; }
@@ -241,8 +253,8 @@ class SparsePrimalMap : public NoVariables {
   // The features' curvature times rows (n, m) of a vector: a covector (n, m).
   void multiply(const Team&, const double* rows, double* to) {
     std::fill(to, to + n_ * m_, 0.0);
-    visit_exact([&](int from, int length) {
-      combine(exact_rows_, length, n_, rows, m_, W_, kBlock);
+    visit_blocks([&](const T* x, std::ptrdiff_t ldx, int from, int length) {
+      combine(columns(x, ldx), length, n_, rows, m_, W_, kBlock);
       double sum[kBlock] = {}, along[kBlock] = {}, units[kBlock] = {};
       for (int c = 0; c < m_; ++c) {
         for (int a = 0; a < length; ++a) sum[a] += W_[c * kBlock + a];
@@ -265,32 +277,37 @@ class SparsePrimalMap : public NoVariables {
           W_[c * kBlock + a] = alphas[a] * W_[c * kBlock + a] + along[a] * (unit(c, from + a) + units[a]);
         }
       }
-      add_dot_products(exact_, kBlock, n_, W_, kBlock, m_, length, to, m_, false);
+      add_dot_products(x, ldx, n_, W_, kBlock, m_, length, to, m_, false);
     });
   }
 
  private:
-  // f(first candidate, padded count) with the candidates' columns in exact_.
+  // f(columns (n, ld), ld, first candidate, padded count) over the candidates, in blocks of kBlock.
   template <class Visit>
-  void visit_exact(Visit visit) {
-    visit_gathered([&](const T* x, std::ptrdiff_t ldx, int first, int count) {
+  void visit_blocks(Visit visit) {
+    visit_gathered([&](const T* x, std::ptrdiff_t ld, int first, int count) {
       for (int from = 0; from < count; from += kBlock) {
-        const int length = int(padded(std::min(kBlock, count - from)));
-        for (int i = 0; i < n_; ++i) {
-          exact_rows_[i] = exact_ + std::ptrdiff_t(i) * kBlock;
-          for (int a = 0; a < length; ++a) exact_[std::ptrdiff_t(i) * kBlock + a] = double(x[i * ldx + from + a]);
-        }
-        visit(first + from, length);
+        visit(x + from, ld, first + from, int(padded(std::min(kBlock, count - from))));
       }
     });
+  }
+
+  // The columns of a block, given as its rows: the products' operands.
+  const T* const* columns(const T* x, std::ptrdiff_t ld) {
+    for (int i = 0; i < n_; ++i) columns_[i] = x + i * ld;
+    return columns_;
   }
 
   // Without a group Lasso every feature has curvature 1/lambda2: one Gram matrix.
   template <class System>
   void add_dense_curvature(System& system) {
     std::fill(K_, K_ + std::size_t(n_) * n_, 0.0);
-    visit_exact(
-        [&](int, int length) { add_dot_products(exact_, kBlock, n_, exact_, kBlock, n_, length, K_, n_, true); });
+    visit_blocks([&](const T* x, std::ptrdiff_t ld, int, int length) {
+      for (int i = 0; i < n_; ++i) {
+        for (int a = 0; a < length; ++a) exact_[std::ptrdiff_t(i) * kBlock + a] = double(x[i * ld + a]);
+      }
+      add_dot_products(exact_, kBlock, n_, exact_, kBlock, n_, length, K_, n_, true);
+    });
     system.add_gram(K_, 1 / samples_.lambda2);
   }
 
@@ -301,70 +318,74 @@ class SparsePrimalMap : public NoVariables {
     return least;
   }
 
-  double shrink(int a) const {
-    if (samples_.lambda1 == 0) return 1 / samples_.lambda2;  // also where V_j happens to be 0
-    return active(a) ? (1 - samples_.lambda1 * inverse_[a]) / samples_.lambda2 : 0;
-  }
-
   // Gathers those of the `here` columns in rows_ whose squared norm is above `least`; feature(j) is the index of column
   // j. Returns the squared norms.
   template <class Index>
-  const T* screen(int here, T least, Index feature) {
+  const T* screen(const Team& team, int here, T least, Index feature) {
     const int length = int(padded(here));
     combine(rows_, length, n_, screening_, m_, planes_, kBlock);
     square_norms(planes_, kBlock, m_, length, square_norm_);
-    if (count_ - first_ + here > capacity_) take_gathered();
+    if (count_ - first_ + here > capacity_) {
+      take_gathered(team);
+      held_ = 0;
+    }
+    using namespace Eigen::internal;
+    const Packet<T> zero = pset1<Packet<T>>(T(0)), bound = pset1<Packet<T>>(least);
+    Packet<T> off = zero;  // the largest of those that are
     int found = 0;
     for (int from = 0; from < here; from += kWidth<T>) {
-      const T largest = Eigen::internal::predux_max(Eigen::internal::ploadu<Packet<T>>(square_norm_ + from));
-      if (largest <= least) {  // nearly all packets, where there are many features
-        nearest_off_ = std::max(nearest_off_, largest);
-        continue;
-      }
+      const Packet<T> norms = ploadu<Packet<T>>(square_norm_ + from);
+      off = pmax(off, pselect(pcmp_le(norms, bound), norms, zero));
+      if (predux_max(norms) <= least) continue;  // nearly all packets, where there are many features
       for (int j = from; j < std::min(here, from + kWidth<T>); ++j) {
         found_[found] = j;
         found += square_norm_[j] > least;
-        nearest_off_ = square_norm_[j] > least ? nearest_off_ : std::max(nearest_off_, square_norm_[j]);
       }
     }
-    for (int a = 0; a < found; ++a) index_[count_ + a] = feature(found_[a]);
-    for (int i = 0; i < n_; ++i) {
-      T* to = gathered_ + std::ptrdiff_t(i) * capacity_ + (count_ - first_);
-      for (int a = 0; a < found; ++a) to[a] = rows_[i][found_[a]];
+    nearest_off_ = std::max(nearest_off_, predux_max(off));
+    // Near the solution the candidates are those of the last evaluation, and their columns are there already.
+    bool held = count_ + found <= held_;
+    for (int a = 0; a < found; ++a) {
+      held = held && index_[count_ + a] == feature(found_[a]);
+      index_[count_ + a] = feature(found_[a]);
+    }
+    if (!held) {
+      held_ = 0;
+      for (int i = 0; i < n_; ++i) {
+        T* to = gathered_ + std::ptrdiff_t(i) * capacity_ + (count_ - first_);
+        for (int a = 0; a < found; ++a) to[a] = rows_[i][found_[a]];
+      }
     }
     count_ += found;
     return square_norm_;
   }
 
   // V, W and the scores of the candidates gathered since `first_`, in double.
-  void take_gathered() {
+  void take_gathered(const Team& team) {
     const std::ptrdiff_t ldv = ld();
     for (int from = first_; from < count_; from += kBlock) {
       const int here = std::min(kBlock, count_ - from), length = int(padded(here));
-      for (int i = 0; i < n_; ++i) {
-        T* row = gathered_ + std::ptrdiff_t(i) * capacity_ + (from - first_);
-        std::fill(row + here, row + length, T(0));
-        double* to = exact_ + std::ptrdiff_t(i) * kBlock;
-        for (int a = 0; a < length; ++a) to[a] = double(row[a]);
-        exact_rows_[i] = to;
-      }
-      combine(exact_rows_, length, n_, A_, m_, V_ + from, ldv);
-      double factor[kBlock];
+      T* x = gathered_ + (from - first_);
+      for (int i = 0; i < n_; ++i) std::fill(x + i * capacity_ + here, x + i * capacity_ + length, T(0));
+      combine(columns(x, capacity_), length, n_, A_, m_, V_ + from, ldv);
       square_norms(V_ + from, ldv, m_, length, norm_ + from);
       for (int a = from; a < from + length; ++a) {
         norm_[a] = std::sqrt(norm_[a]);
         inverse_[a] = norm_[a] > 0 ? 1 / norm_[a] : 0;
       }
-      for (int a = 0; a < length; ++a) {
-        const double norm = norm_[from + a];
-        factor[a] = shrink(from + a);
-        const double length_of_W = factor[a] * norm;
-        penalty_ += samples_.lambda1 * length_of_W + samples_.lambda2 / 2 * length_of_W * length_of_W;
+      // Without a group Lasso also where V_j happens to be 0.
+      const double full = 1 / samples_.lambda2;
+      for (int a = from; a < from + length; ++a) {
+        shrink_[a] = samples_.lambda1 == 0 ? full : active(a) ? full * (1 - samples_.lambda1 * inverse_[a]) : 0;
       }
+      penalty_ += team.sum(length, [&](int a) {
+        const double length_of_W = shrink_[from + a] * norm_[from + a];
+        return samples_.lambda1 * length_of_W + samples_.lambda2 / 2 * length_of_W * length_of_W;
+      });
       for (int c = 0; c < m_; ++c) {
-        for (int a = 0; a < length; ++a) W_[c * kBlock + a] = factor[a] * V_[c * ldv + from + a];
+        for (int a = 0; a < length; ++a) W_[c * kBlock + a] = shrink_[from + a] * V_[c * ldv + from + a];
       }
-      add_dot_products(exact_, kBlock, n_, W_, kBlock, m_, length, scores_, m_, false);
+      add_dot_products(x, capacity_, n_, W_, kBlock, m_, length, scores_, m_, false);
     }
     first_ = count_;
   }
@@ -373,17 +394,18 @@ class SparsePrimalMap : public NoVariables {
   const Features<F>& features_;
   int n_, d_, m_, capacity_;
   WorkingSet<F, T> working_;
-  double *A_, *next_, *scores_, *exact_, *W_, *norm_, *inverse_, *V_, *K_;
+  double *A_, *next_, *scores_, *exact_, *W_, *norm_, *inverse_, *shrink_, *V_, *K_;
   T *screening_, *block_, *planes_, *gathered_;
-  const T** rows_;
+  const T **rows_, **columns_;
   const double** exact_rows_;
   int* index_;
   int found_[kBlock];
   T square_norm_[kBlock];
-  double longest_, penalty_ = 0;
+  double longest_, ratio_, penalty_ = 0;
   T nearest_off_ = 0;           // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
   double outside_ = -INFINITY;  // an upper bound on ||V_j|| of the features that were not evaluated, in the same units
   int count_ = 0, first_ = 0;
+  int held_ = 0;  // so many of the last evaluation's candidates have their columns in gathered_, from its start
   bool spilled_ = false, evaluated_ = false;
 };
 

@@ -25,6 +25,8 @@ namespace sparsedis::cpu {
 template <class T>
 class NewtonSystem {
  public:
+  static constexpr bool kSolvesAreCheap = true;
+
   NewtonSystem(Memory& memory, const Samples& samples)
       : samples_(samples),
         n_(samples.n),
@@ -32,6 +34,7 @@ class NewtonSystem {
         m_(samples.m),
         matrix_(memory, n_ * m_),
         gram_(memory.take<T>(std::size_t(n_) * n_)),
+        scaled_(memory.take<T>(std::size_t(n_) * kDirections)),
         weighted_(memory.take<T>(std::size_t(n_) * kDirections)),
         directions_(memory.take<T>(std::size_t(n_ * m_ + kRows) * kDirections)),
         alpha_(memory.take<T>(kDirections)),
@@ -41,7 +44,9 @@ class NewtonSystem {
         pivot_(memory.take<int>(n_)),
         first_(memory.take<int>(n_ + 1)),
         class_(memory.take<int>(n_ * m_)),
+        sample_(memory.take<int>(n_ * m_)),
         ld_(padded(n_ * m_) + Cholesky<T>::kRows),
+        column_(memory.take<T>(n_)),
         value_(memory.take<T>(ld_)),
         unit_(memory.take<T>(k_ * ld_)) {}
 
@@ -54,7 +59,9 @@ class NewtonSystem {
       pivot_[i] = int(std::max_element(L + i * k_, L + (i + 1) * k_) - (L + i * k_));
       first_[i] = order;
       for (int c = 0; c < k_; ++c) {
-        if (c != pivot_[i] && (!free || free[i * k_ + c])) class_[order++] = c;
+        if (c == pivot_[i] || (free && !free[i * k_ + c])) continue;
+        class_[order] = c;
+        sample_[order++] = i;
       }
     }
     first_[n_] = order;
@@ -89,19 +96,27 @@ class NewtonSystem {
         }
       }
       for (int i = 0; i < n_; ++i) {
-        const T* row = x + from + i * ld;
-        T* to = weighted_ + std::ptrdiff_t(i) * kDirections;
-        for (int a = 0; a < length; ++a) to[a] = alpha_[a] * row[a];
+        const T *row = x + from + i * ld, s = T(samples_.s[i]);
+        T *scaled = scaled_ + i * kDirections, *weighted = weighted_ + i * kDirections;
+        for (int a = 0; a < length; ++a) {
+          scaled[a] = s * row[a];
+          weighted[a] = alpha_[a] * scaled[a];
+        }
       }
-      make_directions(x + from, ld, length);
-      add_dot_products(weighted_, kDirections, n_, x + from, ld, n_, length, gram_, n_, true);
+      make_directions(length);
+      add_dot_products(weighted_, kDirections, n_, scaled_, kDirections, n_, length, gram_, n_, true);
       matrix_.add_square(directions_, length, here);
     }
   }
 
   // Adds K (n, n) scaled, for features that all have curvature `scale` in every direction; K's lower triangle.
   void add_gram(const double* K, double scale) {
-    for (std::ptrdiff_t e = 0; e < std::ptrdiff_t(n_) * n_; ++e) gram_[e] += T(scale * K[e]);
+    for (int i = 0; i < n_; ++i) {
+      for (int j = 0; j <= i; ++j) {
+        const std::ptrdiff_t e = std::ptrdiff_t(i) * n_ + j;
+        gram_[e] += T(scale * samples_.s[i] * samples_.s[j] * K[e]);
+      }
+    }
   }
 
   // The q (n, k), rows summing to zero, with M q = rhs (n, k) up to a constant in every row, for the entries of the
@@ -135,28 +150,26 @@ class NewtonSystem {
   static constexpr double kRidge = 50 * double(std::numeric_limits<T>::epsilon());
 
   // directions_: s_i x_ij sqrt(beta_j) (u_jc - u_jp) for every row (i, c) of the system, a packet of rows at a time.
-  void make_directions(const T* x, std::ptrdiff_t ld, int length) {
+  void make_directions(int length) {
     using namespace Eigen::internal;
     using Packet = typename Cholesky<T>::Packet;
     constexpr int kWidth = Cholesky<T>::kWidth;
     const int order = first_[n_], end = (order + kRows - 1) / kRows * kRows;
-    for (int from = 0, sample = 0; from < end; from += kWidth) {
+    for (int from = 0; from < end; from += kWidth) {
       const T *row[kWidth], *own[kWidth], *off[kWidth];
-      Packet s[kWidth];
       for (int r = 0; r < kWidth; ++r) {
-        while (from + r < order && from + r >= first_[sample + 1]) ++sample;
         const bool inside = from + r < order;
-        row[r] = x + sample * ld;
+        const int sample = inside ? sample_[from + r] : 0;
+        row[r] = scaled_ + sample * kDirections;
         off[r] = planes_ + pivot_[sample] * kDirections;
         own[r] = inside ? planes_ + class_[from + r] * kDirections : off[r];  // 0 beyond the order
-        s[r] = pset1<Packet>(T(samples_.s[sample]));
       }
       T* to = directions_ + Cholesky<T>::row_in_panels(from, length);
       for (int a = 0; a < length; a += kWidth) {
         PacketBlock<Packet, kWidth> block;
         for (int r = 0; r < kWidth; ++r) {
           const Packet change = psub(pload<Packet>(own[r] + a), pload<Packet>(off[r] + a));
-          block.packet[r] = pmul(pmul(s[r], ploadu<Packet>(row[r] + a)), change);
+          block.packet[r] = pmul(pload<Packet>(row[r] + a), change);
         }
         ptranspose(block);
         for (int c = 0; c < kWidth; ++c) pstore(to + (a + c) * kRows, block.packet[c]);
@@ -164,8 +177,11 @@ class NewtonSystem {
     }
   }
 
-  // Adds gram_ [i, i'] s_i s_i' <e_c - e_p, e_c' - e_p'>.
+  // Adds gram_ [i, i'] <e_c - e_p, e_c' - e_p'>.
   void spread_gram() {
+    using namespace Eigen::internal;
+    using Packet = typename Cholesky<T>::Packet;
+    constexpr int kWidth = Cholesky<T>::kWidth;
     const int order = first_[n_];
     // unit_ (k, ld): class c of every row's e_c' - e_p.
     std::fill(unit_, unit_ + k_ * ld_, T(0));
@@ -178,16 +194,16 @@ class NewtonSystem {
     std::fill(value_, value_ + ld_, T(0));
     for (int j = 0; j < n_; ++j) {
       if (first_[j] == first_[j + 1]) continue;
-      for (int i = j; i < n_; ++i) {
-        const T value = T(samples_.s[i] * samples_.s[j]) * gram_[std::ptrdiff_t(i) * n_ + j];
-        std::fill(value_ + first_[i], value_ + first_[i + 1], value);
-      }
+      for (int i = j; i < n_; ++i) column_[i] = gram_[std::ptrdiff_t(i) * n_ + j];
+      for (int row = first_[j]; row < order; ++row) value_[row] = column_[sample_[row]];
       const T* minus = unit_ + pivot_[j] * ld_;
       for (int column = first_[j]; column < first_[j + 1]; ++column) {
         const T* plus = unit_ + class_[column] * ld_;
-        for (int row = column / kRows * kRows; row < order; row += kRows) {
-          T* to = matrix_.panel(row, column);
-          for (int r = 0; r < kRows; ++r) to[r] += value_[row + r] * (plus[row + r] - minus[row + r]);
+        // From the packet with the diagonal on; what is above it does not count.
+        for (int row = column / kWidth * kWidth; row < order; row += kWidth) {
+          T* to = &matrix_.entry(row, column);
+          const Packet product = psub(pload<Packet>(plus + row), pload<Packet>(minus + row));
+          pstore(to, pmadd(pload<Packet>(value_ + row), product, pload<Packet>(to)));
         }
       }
     }
@@ -209,12 +225,12 @@ class NewtonSystem {
   const Samples& samples_;
   int n_, k_, m_;
   Cholesky<T> matrix_;
-  T* gram_;  // (n, n), lower
-  T *weighted_, *directions_, *alpha_, *root_, *planes_, *reduced_;
-  int *pivot_, *first_;  // of a sample: its pivot, its first row in the system
-  int* class_;           // of a row
+  T* gram_;  // (n, n), lower: of the features scaled by s
+  T *scaled_, *weighted_, *directions_, *alpha_, *root_, *planes_, *reduced_;
+  int *pivot_, *first_;   // of a sample: its pivot, its first row in the system
+  int *class_, *sample_;  // of a row
   std::ptrdiff_t ld_;
-  T *value_, *unit_;
+  T *column_, *value_, *unit_;
 };
 
 }  // namespace sparsedis::cpu

@@ -19,30 +19,43 @@ struct Team {
   }
 
   template <class F>
+  void each_entry(int rows, int columns, F f) const {
+    for (int i = 0; i < rows; ++i) {
+      for (int l = 0; l < columns; ++l) f(i, l);
+    }
+  }
+
+  template <class F>
   void once(F f) const {
     f();
   }
 
   template <class F>
   double sum(int count, F f) const {
-    // Four partial sums: one would wait for itself.
-    double part[4] = {0, 0, 0, 0};
+    // Partial sums: one would wait for itself.
+    double part[kParts] = {};
     int i = 0;
-    for (; i + 4 <= count; i += 4) {
-      for (int p = 0; p < 4; ++p) part[p] += f(i + p);
+    for (; i + kParts <= count; i += kParts) {
+      for (int p = 0; p < kParts; ++p) part[p] += f(i + p);
     }
-    for (; i < count; ++i) part[0] += f(i);
-    return (part[0] + part[1]) + (part[2] + part[3]);
+    for (; i < count; ++i) part[i % kParts] += f(i);
+    double result = 0;
+    for (int p = 0; p < kParts; ++p) result += part[p];
+    return result;
   }
 
   template <class F>
   double least(int count, F f) const {
-    double result = INFINITY;
-    for (int i = 0; i < count; ++i) {
-      const double value = f(i);
-      result = value < result ? value : result;
+    double part[kParts];
+    for (int p = 0; p < kParts; ++p) part[p] = INFINITY;
+    auto take = [](double value, double& least) { least = value < least ? value : least; };
+    int i = 0;
+    for (; i + kParts <= count; i += kParts) {
+      for (int p = 0; p < kParts; ++p) take(f(i + p), part[p]);
     }
-    return result;
+    for (; i < count; ++i) take(f(i), part[i % kParts]);
+    for (int p = 1; p < kParts; ++p) take(part[p], part[0]);
+    return part[0];
   }
 
   template <class T>
@@ -55,6 +68,9 @@ struct Team {
     }
     return above;
   }
+
+ private:
+  static constexpr int kParts = 8;
 };
 
 }  // namespace sparsedis::cpu

@@ -17,6 +17,9 @@ namespace sparsedis::cuda {
 template <class T>
 class NewtonSystem {
  public:
+  // Not measured on a GPU, where a solve leaves most threads of a block idle.
+  static constexpr bool kSolvesAreCheap = false;
+
   // What features are added to: the system and the threads that do it.
   struct Curvature {
     const Team& team;

@@ -71,7 +71,7 @@ def solve_scratch(shape: Shape, products: int, value: int) -> int:
     full = _Arrays()
     full.add((4 * m + 12) * d + 2 * n * m, _DOUBLE)
     write = _Arrays()
-    write.add(m * d + n * m, _DOUBLE)
+    write.add(m * d + n * m + n, _DOUBLE)
     gram = _Arrays()  # of the primal map for lambda1 = 0, or of lipschitz()
     gram.add(n * n, _DOUBLE)
     scan = _Arrays()
@@ -141,7 +141,7 @@ def _task(shape: Shape) -> _Arrays:
 def _kept(shape: Shape, products: int, value: int) -> _Arrays:
     """What a solve takes for all of its time."""
     arrays = _task(shape)
-    arrays.add(9 * shape.n * shape.k, _DOUBLE)  # Point
+    arrays.add(10 * shape.n * shape.k, _DOUBLE)  # Point
     arrays.add(shape.n * shape.k, _DOUBLE)  # the best dual point
     _add_primal_map(arrays, shape, products, value)
     return arrays
