@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -10,9 +13,26 @@ from benchmarks.peers import Prepared, reason_not_importable
 from benchmarks.tasks import Case, Tasks
 from sparsedis.info import installed_version
 
+# PyTorch's LU of a batch does not return from larger orders on several threads, with MKL (PyTorch #141358).
+_LARGEST_ON_THREADS = 150
+
+
+@contextmanager
+def _one_thread(needed: bool) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    if needed:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
 
 class Qpth:
-    """See :class:`benchmarks.peers.Peer`. In float32 where that reaches the gap it has to, else in float64."""
+    """See :class:`benchmarks.peers.Peer`. In float32 where that reaches the gap it has to, else in float64.
+
+    On one thread of the CPU where PyTorch's LU of a batch would not return on several.
+    """
 
     name = "qpth"
     gap: float | None = 1e-3
@@ -61,14 +81,18 @@ class Qpth:
             L = solver(Q, p, *bounds, *sums).reshape(batch, n, k)
             return X.mT @ (Y - L) / lambda2[:, None, None], L
 
+        alone = tasks.features.device.type == "cpu" and n * k > _LARGEST_ON_THREADS
+
         def forward() -> Outcome:
-            with torch.no_grad():
+            with torch.no_grad(), _one_thread(alone):
                 return Outcome(*solve(tasks.features, tasks.lambda2))
 
         def forward_backward() -> Outcome:
             inputs = tasks.features.detach().requires_grad_(), tasks.lambda2.detach().requires_grad_()
-            W, L = solve(*inputs)
-            grad_features, grad_lambda2 = torch.autograd.grad(W, inputs, tasks.cotangent)
+            with _one_thread(alone):
+                W, L = solve(*inputs)
+                grad_features, grad_lambda2 = torch.autograd.grad(W, inputs, tasks.cotangent)
             return Outcome(W.detach(), L.detach(), grad_features, None, grad_lambda2)
 
-        return Prepared(forward, forward_backward, batch, note=str(dtype).removeprefix("torch."))
+        note = str(dtype).removeprefix("torch.") + (", one thread" if alone else "")
+        return Prepared(forward, forward_backward, batch, note=note)

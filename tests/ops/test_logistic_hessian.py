@@ -1,5 +1,9 @@
 """Linear systems with the logistic Hessian: what they say, whichever way they are solved."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -96,3 +100,35 @@ def test_an_intercept_is_solved_by_the_factor():
     """It has no penalty, which a system in the samples would divide by."""
     problem, W, chosen = task(n=6, d=20, k=3, lambda1=0.05, lambda2=0.1, intercept=True)
     assert not hessian._fewer_samples(Rows.of(problem, W, chosen))
+
+
+# PyTorch's LU of a batch does not return from orders above 150 on several threads, with MKL (PyTorch #141358).
+MANY_CLASSES = """
+import torch, sparsedis
+torch.set_num_threads(2)
+features = torch.randn(2, 160, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+labels = torch.arange(160).expand(2, -1)
+solution = sparsedis.solve_logistic(features, labels, lambda1=0.3, lambda2=0.01, relative=True)
+assert bool(solution.certified.all()), solution.relative_gap
+"""
+
+
+@pytest.mark.slow
+def test_many_classes_on_two_threads_end():
+    """In a process with a time limit, as nothing else ends a loop of MKL's; the solve takes two seconds."""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", MANY_CLASSES], cwd=root, check=True, timeout=180)
+
+
+def test_no_batch_is_factored_by_lu():
+    """See MANY_CLASSES; a naive implementation solves one task."""
+    package = Path(hessian.__file__).parents[3]
+    assert package.name == "sparsedis"
+    used = [
+        f"{path.relative_to(package)}:{number}"
+        for path in sorted(package.rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if path.name != "naive.py"
+        and any(name in line for name in ("linalg.lu", "linalg.solve(", "linalg.solve_ex", "linalg.inv"))
+    ]
+    assert not used

@@ -146,7 +146,8 @@ def _by_conjugate_gradients(X: Tensor, weight: Tensor, p: Tensor, right: Tensor,
     # Along what moves nothing, as in `_hessian`.
     blocks += squares.sum(1)[..., None, None] / k**2
     blocks.diagonal(dim1=2, dim2=3).add_(squares.mT @ p)
-    inverse = torch.linalg.inv_ex(blocks)[0]
+    # Not by LU: several threads of PyTorch with MKL do not return from a batch of orders above 150 (PyTorch #141358).
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(blocks)[0])
 
     def product(values: Tensor) -> Tensor:
         along = X @ values
