@@ -50,7 +50,8 @@ def descend(
     """
     tasks = _Tasks.begin(features, targets, weight, lambda1, lambda2)
     progress = Progress(tasks.w, tasks.certify(), tol)
-    tasks = tasks.take(progress.index)
+    if len(progress.index) < len(features):
+        tasks = tasks.take(progress.index)
     for iteration in range(1, max_iter + 1):
         if len(progress.index) == 0:
             break
