@@ -2,11 +2,11 @@
 A head in a training loop
 =========================
 
-Meta-learning on one screen: an encoder turns images into features, a head fits a sparse SVM to the support images of
-every task, and the loss is measured on other images of the same classes. Its gradient flows through the fit into the
+Meta-learning in one short script: an encoder maps images to features, a head fits a sparse SVM to the support images of
+every task, and the loss is measured on query images of the same classes. Its gradient flows through the fit into the
 encoder.
 
-The images are pictograms that come with the package.
+The images are the pictograms that come with the package.
 """
 
 import matplotlib.pyplot as plt
@@ -27,8 +27,8 @@ optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=2e-
 
 
 # %%
-# One call of the head solves all tasks of the batch. It returns logits for the query images, and which features each
-# task uses.
+# One call of the head solves all tasks of the batch. It returns logits for the query images, and a mask of the features
+# that each task uses.
 
 
 def logits_of(episodes):
@@ -47,11 +47,11 @@ for step in range(STEPS):
     loss.backward()
     optimizer.step()
     accuracy = (logits.argmax(-1) == batch.query_labels).double().mean()
-    assert head.last_solution.certified.all()  # every task of every step is solved, provably
+    assert head.last_solution.certified.all()  # a certificate for every task of every step
     history.append((loss.item(), accuracy.item(), active.double().mean().item()))
 
 # %%
-# On classes that it has not seen:
+# Test on classes that were not used in training:
 
 encoder.eval()
 test = Episodes(data, "test", way=WAY, shot=5, query=10, length=100)
@@ -63,7 +63,7 @@ print(f"accuracy {accuracy:.1%} (chance is 20%), features used {active.double().
 print(f"largest relative gap {head.last_solution.relative_gap.max():.1e}")
 
 # %%
-# Running means over ten steps. Accuracy rises while tasks come to use fewer features.
+# Running means over ten steps. Accuracy rises while tasks use fewer and fewer features.
 
 loss, accuracy, used = torch.tensor(history).T.unfold(1, 10, 1).mean(-1)
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")

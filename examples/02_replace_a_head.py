@@ -2,7 +2,7 @@
 Replace the head of a training script
 =====================================
 
-The heads take the arguments of the heads of MetaOptNet and of the scripts that follow it. There, three lines change:
+The heads take the same arguments as the heads of MetaOptNet and of scripts derived from it, where three lines change:
 
 .. code-block:: diff
 
@@ -13,7 +13,7 @@ The heads take the arguments of the heads of MetaOptNet and of the scripts that 
    -logit_query = cls_head(emb_query, emb_support, labels_support, opt.train_way, opt.train_shot)
    +logit_query, active = cls_head(emb_query, emb_support, labels_support, opt.train_way, opt.train_shot)
 
-Here is such a script in small, with a dense head before and the sparse one after.
+This is a small version of such a script, with a dense head before the change and a sparse one after it.
 """
 
 import matplotlib.pyplot as plt
@@ -45,7 +45,7 @@ class DenseHead(nn.Module):
 heads = {"before": DenseHead, "after": lambda: sparsedis.nn.GroupLassoSVM(lambda1=0.1, lambda2=60.0, logit_scale=5.0)}
 
 # %%
-# The script. It does not know which head it trains.
+# The training script does not depend on the head that it trains.
 
 
 def run(encoder, head, split, steps, optimizer=None):
@@ -65,7 +65,7 @@ def run(encoder, head, split, steps, optimizer=None):
 
 figure, panels = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
 for name, make in heads.items():
-    torch.manual_seed(0)  # the same encoder to begin with, and the same episodes
+    torch.manual_seed(0)  # the same initial encoder and the same episodes
     encoder, head = Conv4(width=16, final_width=64), make()
     run(encoder, head, "train", STEPS, torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=2e-3))
     with torch.no_grad():

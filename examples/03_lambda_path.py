@@ -2,8 +2,8 @@
 A path of one task
 ==================
 
-How the weights of one task change with lambda1. All 60 values are one batch: the features are repeated without being
-copied, and ``lambda1`` has one value per task.
+This script shows how the weights of one task change with lambda1. All 60 values are solved as one batch: the features
+are expanded without a copy, and ``lambda1`` has one value per task.
 """
 
 import matplotlib.pyplot as plt
@@ -12,8 +12,8 @@ import torch
 import sparsedis
 
 # %%
-# Five classes, ten samples each for fitting and forty for testing. Of 60 features only the first six differ between
-# classes; the others are noise.
+# There are five classes, with ten samples each for fitting and forty for testing. Of the 60 features only the first six
+# differ between classes; the others are noise.
 
 generator = torch.Generator().manual_seed(5)
 WAY, USEFUL, FEATURES = 5, 6, 60
@@ -29,7 +29,7 @@ def samples(shot):
 (X, y), (test_X, test_y) = samples(10), samples(40)
 
 # %%
-# With ``relative=True`` lambda1 = 1 turns all features off.
+# With ``relative=True``, lambda1 = 1 turns all features off.
 
 lambda1 = torch.logspace(-3, 0, 60)
 path = sparsedis.solve_svm(X.expand(60, -1, -1), y.expand(60, -1), lambda1=lambda1, lambda2=1.0, relative=True)
@@ -43,7 +43,8 @@ last_used = (path.active * lambda1[:, None]).amax(0)
 print("the last five features to leave:", sorted(last_used.topk(5).indices.tolist()))
 
 # %%
-# Noise leaves before the useful features do. Accuracy on new samples is best where most of it has gone.
+# As lambda1 increases, the noise features become inactive before the useful ones. Accuracy on new samples is best where
+# most noise features are inactive.
 
 norms = path.weights.norm(dim=2)  # (60, features)
 figure, (upper, lower) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained")

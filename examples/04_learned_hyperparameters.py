@@ -2,9 +2,9 @@
 Learn lambda1 and lambda2
 =========================
 
-The solution of a task is differentiable in its hyperparameters too, so they can be trained like weights: by the
-gradient of a loss on samples that the classifiers were not fitted to. Here there is no encoder, and nothing else is
-trained.
+The solution of a task is also differentiable with respect to its hyperparameters, so they can be trained like weights,
+by the gradient of a loss on samples that the classifiers were not fitted to. This example has no encoder and trains
+only hyperparameters.
 """
 
 import matplotlib.pyplot as plt
@@ -13,7 +13,7 @@ import torch
 import sparsedis
 
 # %%
-# 32 tasks of four classes. In each, another five of 50 features are useful; the rest is noise.
+# 32 tasks with four classes each. In each task a different set of five of the 50 features is useful; the rest is noise.
 
 generator = torch.Generator().manual_seed(0)
 TASKS, WAY, FEATURES, USEFUL = 32, 4, 50, 5
@@ -36,8 +36,8 @@ def loss_of(head):
 
 
 # %%
-# First a search over a grid, for comparison. Then gradient descent on lambda1 alone, from two sides. (Where all
-# features of all tasks are off, above about 0.7 here, the gradient is zero: do not start there.)
+# First a grid search for comparison, then gradient descent on lambda1 alone from two starting points. (Above about 0.7,
+# all features of all tasks are off here and the gradient is zero, so do not start there.)
 
 grid = torch.logspace(-2.3, 0, 30)
 with torch.no_grad():
@@ -48,7 +48,7 @@ print(f"best of the grid: lambda1 {best:.3f}, loss {losses.min():.4f}")
 
 def train(start, *learn):
     head = sparsedis.nn.GroupLassoSVM(start, 10.0, learn=learn, logit_scale=3.0)
-    optimizer = torch.optim.Adam(head.log.parameters(), lr=0.15)  # the logarithms of what is learned
+    optimizer = torch.optim.Adam(head.log.parameters(), lr=0.15)  # the logarithms of the learned hyperparameters
     track = []
     for _ in range(50):
         loss = loss_of(head)

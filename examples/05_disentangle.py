@@ -2,11 +2,11 @@
 Features that disentangle
 =========================
 
-An encoder is trained through regressions that tasks fit on its six features. A task's target depends on some of the six
-factors of an image (hues, scale, shape, orientation); the factors themselves are never shown. Where the regressions are
-Lassos, the features become the factors. Where they are ridge regressions, they become some mixture of them.
+An encoder is trained through the regressions that tasks fit to its six features. A task's target depends on some of the
+six factors of an image (hues, scale, shape, orientation), which the encoder never sees. With Lasso regressions the
+features become the factors; with ridge regressions they become a mixture of the factors.
 
-To run in half a minute, this takes 16x16 images and a small network; :doc:`/disentanglement` has the full experiment.
+To run in half a minute, this uses 16x16 images and a small network; :doc:`/disentanglement` has the full experiment.
 """
 
 import matplotlib.pyplot as plt
@@ -19,7 +19,7 @@ from sparsedis.disentangle.factors import Factors
 from sparsedis.disentangle.shapes3d import COUNT, FACTORS, open_source
 
 # %%
-# 6000 images, drawn by the package; the last 1000 of them to measure on.
+# 6000 images, rendered by the package; the last 1000 are used for evaluation.
 
 chosen = torch.randint(COUNT, (6000,), generator=torch.Generator().manual_seed(0))
 images = open_source("rendered").images(chosen)
@@ -32,7 +32,7 @@ plt.axis("off")
 plt.show()
 
 # %%
-# A step: four sets of 50 images with 32 tasks each, all 128 regressions in one call.
+# Each step has four sets of 50 images with 32 tasks each, and solves all 128 regressions in one call.
 
 
 def train(solve, steps=700, sets=4, tasks=32, samples=50):
@@ -65,8 +65,8 @@ learned = {
 
 # sphinx_gallery_thumbnail_number = 2
 # %%
-# Correlations of factors with features. MCC is the mean of the largest ones, one feature per factor: 1 if the features
-# are the factors. R says how well the factors are linear in the features, mixed or not.
+# Correlations between factors and features. MCC is their mean over the best one-to-one assignment, 1 if the features are
+# the factors. R measures how well the factors are linear in the features, mixed or not.
 
 figure, panels = plt.subplots(1, 3, figsize=(10, 3.8), sharey=True, layout="constrained")
 for panel, (name, features) in zip(panels, learned.items(), strict=True):

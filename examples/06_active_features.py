@@ -2,8 +2,8 @@
 What a task looks at
 ====================
 
-Here the features are the pixels of a smoothed image, so that a task's sparse classifier can be drawn over its images: a
-feature that is used is a place that tells the classes apart.
+The features of this example are the pixels of a smoothed image, so a task's sparse classifier can be drawn over its
+images: the features in use are the pixels that distinguish the classes.
 """
 
 import matplotlib.pyplot as plt
@@ -13,7 +13,7 @@ import sparsedis
 from sparsedis.data import Episodes, load
 
 # %%
-# A task of four classes, with eight support images each, of pictograms that come with the package.
+# One task with four classes and eight support images per class, from the pictograms that come with the package.
 
 data = load("pictograms")
 episodes = Episodes(data, "test", way=4, shot=8, query=10, seed=1)
@@ -22,7 +22,7 @@ names = [data.class_names[data.labels[i]] for i in indices.support[::8]]
 
 
 def features(images):
-    """Pixels, averaged over 3x3 places: (n, 784)."""
+    """Pixels, averaged over 3x3 neighbourhoods: (n, 784)."""
     return torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1).flatten(1)
 
 
@@ -34,8 +34,8 @@ print(f"{int(solution.active.sum())} of 784 places are used; accuracy on new ima
 print(f"relative gap {solution.relative_gap:.1e}, certified: {bool(solution.certified)}")
 
 # %%
-# Each row is a class: the mean of its images, the class's weights (red speaks for the class, blue against it; grey
-# places are used by no class), and three images with the places that the task uses.
+# Each row shows a class: the mean of its images, its weights (red: positive, blue: negative, grey: pixels that no class
+# uses), and three images with the pixels that the task uses.
 
 active = solution.active.reshape(28, 28)
 weights = solution.weights.T.reshape(4, 28, 28)

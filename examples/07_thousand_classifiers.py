@@ -2,7 +2,8 @@
 A thousand sparse classifiers at once
 =====================================
 
-A batch of tasks is one call. Every task has its own certificate, so a time can be shown beside what it bought.
+A batch of tasks is solved in one call. Every task has its own certificate, so run times can be shown together with the
+accuracy that was reached.
 """
 
 from time import perf_counter
@@ -13,7 +14,7 @@ import torch
 import sparsedis
 
 # %%
-# A thousand tasks: five classes, five samples each, 200 features.
+# A thousand tasks with five classes, five samples per class and 200 features.
 
 generator = torch.Generator().manual_seed(0)
 TASKS, WAY, SHOT, FEATURES = 1000, 5, 5, 200
@@ -23,7 +24,7 @@ features = centres.repeat_interleave(SHOT, 1) + torch.randn(TASKS, WAY * SHOT, F
 
 
 def solve(tasks):
-    """Forward and backward of some of the tasks; the solution and the seconds."""
+    """Solve some of the tasks, forward and backward; return the solution and the time in seconds."""
     X = features[tasks].clone().requires_grad_()
     start = perf_counter()
     solution = sparsedis.solve_svm(X, labels[tasks], lambda1=0.2, lambda2=1.0, relative=True)
@@ -34,7 +35,7 @@ def solve(tasks):
 solve(slice(0, 10))  # the first call loads the kernels
 
 # %%
-# In one call, and one after the other (the first 100, times ten):
+# All tasks in one call, and one task at a time (measured on the first 100 and multiplied by ten):
 
 solution, together = solve(slice(None))
 alone = 10 * sum(solve(slice(i, i + 1))[1] for i in range(100))
@@ -43,7 +44,8 @@ print(f"certified: {solution.certified.double().mean():.1%}; largest relative ga
 print(f"features used: {solution.active.double().mean():.1%}; backend: {solution.backend}")
 
 # %%
-# What a first-order method takes for a given gap. It stops at ``tol``; the default solver goes on to rounding.
+# The time of a first-order method to reach a given gap. It stops at ``tol``; the default solver continues to rounding
+# error.
 
 options = {"lambda1": 0.2, "lambda2": 1.0, "relative": True}
 inputs = features[:100], labels[:100]
