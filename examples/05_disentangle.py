@@ -65,8 +65,8 @@ learned = {
 
 # sphinx_gallery_thumbnail_number = 2
 # %%
-# Correlations between factors and features. MCC is their mean over the best one-to-one assignment, 1 if the features are
-# the factors. R measures how well the factors are linear in the features, mixed or not.
+# Correlations between factors and features. MCC is their mean under the best one-to-one assignment, 1 if features equal
+# factors. R measures how well the factors are linear in the features, mixed or not.
 
 figure, panels = plt.subplots(1, 3, figsize=(10, 3.8), sharey=True, layout="constrained")
 for panel, (name, features) in zip(panels, learned.items(), strict=True):
