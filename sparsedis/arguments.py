@@ -1,4 +1,4 @@
-"""From what users pass to what the operations take: batches, class counts, one hyperparameter per task."""
+"""Convert the arguments of the public solvers to those of the operations: batches, class counts, (B,) parameters."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from sparsedis import checks
 
-# How the losses of the samples make that of a task.
+# How the losses of a task's samples are combined.
 REDUCTIONS = ("sum", "mean")
 
-# Iterations that nothing reaches, whose number all kernels can count to.
+# Cap on max_iter: the kernels count iterations in 32-bit integers.
 _NO_LIMIT = 2**31 - 1
 
 
 def task_batch(
     features: Tensor, labels: Tensor, sample_weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, bool]:
-    """Classification tasks, checked, as :func:`as_batch` returns them; the labels are int64."""
+    """Check classification tasks and return them as :func:`as_batch` does, with int64 labels."""
     checks.task_tensors(features, labels, sample_weight)
     return as_batch(features, labels.to(torch.int64), sample_weight)
 
@@ -27,10 +27,15 @@ def task_batch(
 def as_batch(
     features: Tensor, targets: Tensor, sample_weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, bool]:
-    """One task as a batch of one, a batch as it is, and whether it was one task.
+    """Add a batch dimension of 1 to a single task.
 
-    ``targets`` are labels or regression targets. Weights that are not floating-point come back as int64: torch cannot
-    compare most unsigned integers.
+    Args:
+        features: (B, n, d) or (n, d).
+        targets: labels or regression targets, (B, n, ...) or (n, ...).
+        sample_weight: (B, n), (n,) or None.
+
+    Returns:
+        features, targets, sample weights (see :func:`comparable`), and whether a single task was passed.
     """
     if sample_weight is not None:
         sample_weight = comparable(sample_weight)
@@ -40,12 +45,12 @@ def as_batch(
 
 
 def comparable(sample_weight: Tensor) -> Tensor:
-    """Weights of a dtype that torch can compare: floating-point ones as they are, others as int64."""
+    """Sample weights, converted to int64 unless floating-point: torch cannot compare most unsigned integers."""
     return sample_weight if sample_weight.is_floating_point() else sample_weight.to(torch.int64)
 
 
 def class_count(labels: Tensor, sample_weight: Tensor | None, n_classes: int | None) -> int:
-    """The number of classes asked for, or the largest label of a sample with weight + 1, and at least 2."""
+    """``n_classes``, or by default the largest label of a sample with positive weight + 1, but at least 2."""
     if n_classes is not None:
         checks.n_classes(n_classes)
         return int(n_classes)
@@ -54,41 +59,41 @@ def class_count(labels: Tensor, sample_weight: Tensor | None, n_classes: int | N
     present = labels if sample_weight is None else torch.where(sample_weight > 0, labels, 0)
     try:
         largest = int(present.max())
-    except RuntimeError as error:  # the values cannot be read inside a torch.func transform
+    except RuntimeError as error:  # values cannot be read inside a torch.func transform
         raise ValueError("n_classes: expected an int under torch.func.vmap, got None") from error
     return max(largest + 1, 2)
 
 
 def per_task(value: float | Tensor, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A hyperparameter as (B,)."""
+    """A hyperparameter, a number, a 0-d tensor or (B,), as a tensor (B,)."""
     if isinstance(value, Tensor):
         return value.to(device=device, dtype=dtype).expand(batch)
     return torch.full((batch,), value, dtype=dtype, device=device)
 
 
 def is_zero(value: float | Tensor) -> bool:
-    """Whether a hyperparameter is the number 0; a tensor that holds it is not looked at."""
+    """Whether a hyperparameter is the number 0. False for tensors, whose values may not be readable."""
     return not isinstance(value, Tensor) and value == 0
 
 
 def times_scale(relative: Tensor, scale: Tensor) -> Tensor:
-    """Relative hyperparameters (B,) times each task's own scale.
+    """Absolute hyperparameters (B,): the relative ones times the scale of each task.
 
-    A scale of 0 belongs to a task whose features say nothing, whose weights are zero with any positive hyperparameter:
-    it counts as 1, so that such a task does not make a batch invalid.
+    A scale of 0 is replaced by 1, so that a task with uninformative features does not make the batch invalid. Its
+    weights are zero for any positive hyperparameter.
     """
     return relative * torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def weights_of(sample_weight: Tensor | None, features: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sample weights (B, n), detached; 1 where none were given."""
+    """The sample weights (B, n), detached; ones if None."""
     if sample_weight is None:
         return torch.ones(features.shape[:2], dtype=dtype, device=features.device)
     return sample_weight.detach().to(dtype)
 
 
 def step_limit(max_iter: int | None, default: int) -> int:
-    """The largest number of iterations given, checked, or the default; an int of any size may be given."""
+    """Check ``max_iter`` and return it, capped at 2^31 - 1, or the default if it is None."""
     if max_iter is None:
         return default
     if isinstance(max_iter, bool) or not isinstance(max_iter, Integral):
@@ -99,7 +104,7 @@ def step_limit(max_iter: int | None, default: int) -> int:
 
 
 def total_weight(weight: Tensor, reduction: str, *, wanted: str) -> Tensor | None:
-    """N = sum_i s_i, (B,), where the losses are reduced in the wanted way, else None; 1 for a task without weight."""
+    """N = sum_i s_i, (B,), if ``reduction`` equals ``wanted``, else None; 1 for a task without positive weight."""
     checks.one_of("reduction", reduction, REDUCTIONS)
     if reduction != wanted:
         return None

@@ -1,4 +1,4 @@
-"""Input errors: every message names what was expected and what came."""
+"""Input validation; every error message states what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_CLASSES = 2**31 - 1
 
 
 class NotFiniteError(ValueError):
-    """A NaN or infinite value where a finite one is expected: what a training run that diverges comes to."""
+    """A NaN or infinite value where a finite one is expected, such as in a diverged training run."""
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def task_tensors(features: Tensor, labels: Tensor, sample_weight: Tensor | None) -> None:
-    """Types, shapes and devices of the tensors that describe classification tasks."""
+    """Check types, shapes and devices of the tensors that describe classification tasks."""
     _features(features)
     dense("labels", labels)
     if labels.dtype not in (*_SIGNED, *_UNSIGNED):
@@ -42,7 +42,7 @@ def task_tensors(features: Tensor, labels: Tensor, sample_weight: Tensor | None)
 def regression_tensors(
     features: Tensor, targets: Tensor, sample_weight: Tensor | None, *, several_targets: bool = False
 ) -> None:
-    """Types, shapes and devices of the tensors that describe regression tasks."""
+    """Check types, shapes and devices of the tensors that describe regression tasks."""
     _features(features)
     dense("targets", targets)
     if targets.dtype not in _FEATURE_DTYPES:
@@ -59,7 +59,7 @@ def regression_tensors(
 
 
 def dense(name: str, value: Tensor) -> None:
-    """TypeError unless ``value`` is a tensor that holds a plain number for every index."""
+    """TypeError unless ``value`` is a dense tensor: not nested, sparse or quantized."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if value.is_nested:
@@ -74,7 +74,7 @@ def dense(name: str, value: Tensor) -> None:
 
 
 def floating(name: str, value: Tensor) -> None:
-    """TypeError or ValueError unless ``value`` is a dense tensor of floating-point numbers, with values."""
+    """TypeError unless ``value`` is a dense floating-point tensor; ValueError if it is on the meta device."""
     dense(name, value)
     if value.dtype not in _FEATURE_DTYPES:
         raise TypeError(f"{name}: expected a floating-point dtype, got {value.dtype}")
@@ -107,16 +107,16 @@ def _sample_weight(sample_weight: Tensor | None, features: Tensor) -> None:
 
 
 def same_device(name: str, value: Tensor, features: Tensor) -> None:
-    """ValueError unless ``value`` lies on the features' device."""
+    """ValueError unless ``value`` is on the features' device."""
     if value.device != features.device:
         raise ValueError(f"{name}: expected device {features.device} (that of features), got {value.device}")
 
 
 def hyperparameter(name: str, value: float | Tensor, batch: int, features: Tensor, *, positive: bool) -> float | Tensor:
-    """A number, a 0-d tensor or one value per task; the values of tensors are checked by :func:`parameter_values`.
+    """Check a hyperparameter: a number, a 0-d tensor or (B,). :func:`parameter_values` checks the values of tensors.
 
     Returns:
-        The tensor, or the number as one of Python's.
+        The tensor, or the number as a Python number.
     """
     if isinstance(value, Tensor):
         dense(name, value)
@@ -134,31 +134,32 @@ def hyperparameter(name: str, value: float | Tensor, batch: int, features: Tenso
 
 
 def _real(name: str, value: object, expected: str = "a number") -> float:
-    """The value as one of Python's numbers; TypeError for a bool, and for what is no real number."""
+    """The value as a Python number; TypeError for a bool and for anything that is not a real number."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return value  # untouched: under torch.compile it may be symbolic
+        return value  # no conversion: under torch.compile the number may be symbolic
     if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)  # NumPy's
+        return float(value)  # NumPy scalars
     raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
 
 
 def _sign(name: str, value: float, *, positive: bool) -> None:
-    # By comparisons, which symbolic numbers know too; false for NaN.
+    # Comparisons also work for symbolic numbers, and are false for NaN.
     if not 0 <= value <= _LARGEST or (positive and value == 0):
         error = ValueError if abs(value) <= _LARGEST else NotFiniteError
         raise error(f"{name}: expected a finite number {'> 0' if positive else '>= 0'}, got {value}")
 
 
 def number(name: str, value: float | Tensor, *, above: float | None = None) -> float:
-    """A finite number, above ``above`` if that is given, as one of Python's.
+    """Check a finite number and return it as a Python number.
 
     Args:
-        name: for the messages.
-        value: a number of Python or NumPy, or a 0-d tensor without gradient.
-        above: exclusive bound.
+        name: of the argument, for the messages.
+        value: a Python or NumPy number, or a 0-d tensor that does not require a gradient.
+        above: exclusive lower bound; default: none.
 
     Raises:
-        TypeError, ValueError: it is none.
+        TypeError: not a real number, or it requires a gradient.
+        ValueError: not finite, or not above the bound.
     """
     if isinstance(value, Tensor):
         dense(name, value)
@@ -181,7 +182,7 @@ def flag(name: str, value: object) -> None:
 
 
 def n_classes(value: int) -> None:
-    """At least two classes."""
+    """TypeError unless ``value`` is an int; ValueError unless it is from 2 to 2^31 - 1."""
     if isinstance(value, bool) or not isinstance(value, int | Integral):
         raise TypeError(f"n_classes: expected an int, got {type(value).__name__}")
     if value < 2:
@@ -191,7 +192,7 @@ def n_classes(value: int) -> None:
 
 
 def finite(name: str, value: Tensor, dimensions: Sequence[str]) -> None:
-    """NotFiniteError unless all values are finite; ``dimensions`` name those of ``value`` in the message."""
+    """NotFiniteError unless all values are finite; ``dimensions`` are the names of the dimensions for the message."""
     if bool(torch.isfinite(value).all()):
         return
     where = (~torch.isfinite(value)).nonzero()
@@ -200,13 +201,13 @@ def finite(name: str, value: Tensor, dimensions: Sequence[str]) -> None:
 
 
 def weight_values(sample_weight: Tensor) -> None:
-    """ValueError unless all sample weights are finite and not negative."""
+    """ValueError unless all sample weights are finite and nonnegative."""
     if not bool((torch.isfinite(sample_weight) & (sample_weight >= 0)).all()):
         raise ValueError(f"sample_weight: expected finite values >= 0, got {sample_weight.min().item()}")
 
 
 def label_values(labels: Tensor, sample_weight: Tensor, classes: int) -> None:
-    """ValueError unless the labels of all samples with weight are from 0 to ``classes`` - 1."""
+    """ValueError unless all labels (B, n) of samples with positive weight are from 0 to ``classes`` - 1."""
     outside = ((labels < 0) | (labels >= classes)) & (sample_weight > 0)
     if bool(outside.any()):
         task, sample = outside.nonzero()[0].tolist()
@@ -217,7 +218,7 @@ def label_values(labels: Tensor, sample_weight: Tensor, classes: int) -> None:
 
 
 def parameter_values(*, positive: Sequence[str] = (), **parameters: Tensor | None) -> None:
-    """ValueError unless the values, by name, are finite and not negative; above 0 for those in ``positive``."""
+    """ValueError unless all parameters are finite and nonnegative, and those named in ``positive`` positive."""
     for name, value in parameters.items():
         if value is None:
             continue

@@ -29,44 +29,45 @@ def solve_lasso(
     max_iter: int | None = None,
     throw: bool = False,
 ) -> Solution:
-    """Solve a batch of Lassos or elastic nets, each to its own certificate.
+    """Solve a batch of Lassos or elastic nets, each with its own duality-gap certificate.
 
     Every task minimises over w (d,), without intercept::
 
         1/(2 N) sum_i s_i (x_i.w - y_i)^2 + lambda1 ||w||_1 + lambda2/2 ||w||^2,
         N = sum_i s_i.
 
-    ``Solution.weights`` is differentiable in features, targets, lambda1 and lambda2, by implicit differentiation on the
-    support, in both modes and through the transforms of torch.func; a second derivative raises RuntimeError. Works
-    under autocast and torch.compile(fullgraph=True); forward mode inside a compiled function raises RuntimeError.
+    ``Solution.weights`` is differentiable in features, targets, lambda1 and lambda2 by implicit differentiation on the
+    active features. Reverse mode, forward mode and the transforms of torch.func are supported, as are autocast and
+    torch.compile(fullgraph=True). A second derivative, and forward mode inside a compiled function, raise RuntimeError.
     Source: the inner problem of Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.2.
 
     Args:
-        features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;
-            half precision is solved and returned in float32.
+        features: X, (B, n, d), or (n, d) for a single task, whose results then have no batch dimension. float32 or
+            float64; half precision is solved and returned in float32.
         targets: y, (B, n) or (n,), floating point.
-        lambda1: >= 0: a number, a 0-d tensor or (B,). With lambda1 = lambda2 = 0: least squares of least norm (norms of
-            weights times the scale of their features).
-        lambda2: >= 0, likewise.
-        relative: lambda1 is a multiple of each task's :func:`lasso_lambda1_max`, held constant in the gradient.
-        reduction: "mean": as above; "sum": without 1/N, as :func:`solve_svm` does it by default.
-        sample_weight: s, (B, n) >= 0; 0 marks padding. Default: 1 everywhere.
+        lambda1: >= 0, weight of the L1 norm: a number, a 0-d tensor or (B,). With lambda1 = lambda2 = 0 the solution is
+            the least-squares solution of minimum norm (each weight multiplied by the scale of its feature).
+        lambda2: >= 0, weight of the squared norm: a number, a 0-d tensor or (B,).
+        relative: if True, lambda1 is a multiple of each task's :func:`lasso_lambda1_max`, which is held constant in the
+            gradient.
+        reduction: "mean" (the objective above) or "sum" (without 1/N, which is the default of :func:`solve_svm`).
+        sample_weight: s, (B, n) or (n,), >= 0; 0 marks padding. Default: 1 for all samples.
         backend: "cpp" (CPU, up to 1024 features), "triton" (CUDA or ROCm, up to 64), "torch" (any device),
             or "auto": the first of these that can run the problem.
-        tol: the ``Solution.relative_gap`` to reach. The solve continues to rounding, mostly 1e-15, as a right gradient
-            takes.
-        max_iter: default 1000; an iteration is up to ten sweeps of coordinate descent, from the third on some features
-            that enter, and direct solves on the support.
-        throw: raise instead of reporting a task that is not certified.
+        tol: > 0, the ``Solution.relative_gap`` to reach. The solver continues to rounding error, usually 1e-15, because
+            an accurate gradient requires the exact set of active features.
+        max_iter: default 1000. An iteration consists of up to ten sweeps of coordinate descent, from the third
+            iteration on the activation of further features, and direct solves on the active features.
+        throw: raise NotCertifiedError if a task is not certified.
 
     Returns:
-        The :class:`Solution` with weights (B, d) and dual (B, n), the scaled residual that certifies. Where features
-        are dependent the fit is unique, but the weights are one solution of several, and the gradient is that of the
-        weights of least change.
+        The :class:`Solution` with weights (B, d) and dual (B, n), the scaled residual that certifies them. If features
+        are linearly dependent, the predictions X w are unique but the weights are one of several solutions; the
+        gradient is then that of the weights of least change.
 
     Raises:
-        TypeError, ValueError: bad input; the message names what was expected and what came.
-        NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
+        TypeError, ValueError: invalid input; the message states what was expected and what was given.
+        NotCertifiedError: with ``throw``, a relative gap remained above ``tol``; the message lists tasks and gaps.
     """
     checks.regression_tensors(features, targets, sample_weight)
     features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
@@ -82,7 +83,7 @@ def solve_lasso(
     working = working_dtype(features.device)
     weight = weights_of(sample_weight, features, working)
     l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
-    # The operation averages: for a sum the penalties are divided by N, gap and objective multiplied.
+    # The operation minimises the mean loss. For "sum", divide the penalties by N and multiply gap and objective by N.
     total = total_weight(weight, reduction, wanted="sum")
     if relative:
         l1 = times_scale(l1, lasso.lambda1_max(features.detach(), targets.detach(), weight))
@@ -98,21 +99,21 @@ def solve_lasso(
 def lasso_lambda1_max(
     features: Tensor, targets: Tensor, *, reduction: str = "mean", sample_weight: Tensor | None = None
 ) -> Tensor:
-    """``max_j |sum_i s_i x_ij y_i| / N``, (B,): the Lasso's weights are zero from this lambda1 on, and only then.
+    """``max_j |sum_i s_i x_ij y_i| / N``, (B,): the weights are zero if and only if lambda1 is at least this value.
 
-    Not differentiable: relative lambda1's hold it constant.
+    It is not differentiable.
 
     Args:
         features: (B, n, d) or (n, d).
         targets: (B, n) or (n,).
-        reduction: as :func:`solve_lasso`.
-        sample_weight: (B, n) >= 0; default 1.
+        reduction: as in :func:`solve_lasso`.
+        sample_weight: (B, n) or (n,), >= 0. Default: 1 for all samples.
 
     Returns:
         (B,), or a 0-d tensor for one task, in float64.
 
     Raises:
-        TypeError, ValueError: as :func:`solve_lasso`.
+        TypeError, ValueError: as in :func:`solve_lasso`.
     """
     checks.regression_tensors(features, targets, sample_weight)
     features, targets, sample_weight, single = as_batch(features, targets, sample_weight)

@@ -39,42 +39,47 @@ def solve_logistic(
     max_iter: int | None = None,
     throw: bool = False,
 ) -> Solution:
-    """Solve a batch of group-Lasso multinomial logistic regressions, each to its own certificate.
+    """Solve a batch of group-Lasso multinomial logistic regressions, each with its own duality-gap certificate.
 
-    Every task minimises over W (d, k), and over an intercept b (k,) if asked for::
+    Every task minimises over W (d, k), and with ``intercept`` over b (k,)::
 
         1/N sum_i s_i CE(x_i W + b, y_i) + lambda1 sum_j ||W_j||_2 + lambda2/2 ||W||^2,
         N = sum_i s_i,
 
-    CE being the cross-entropy of the softmax, one group per feature; the intercept is in no penalty and sums to zero.
-    ``Solution.weights`` and ``Solution.intercept`` are differentiable in features, lambda1 and lambda2, by implicit
-    differentiation on the active rows, in both modes and through the transforms of torch.func; a second derivative
-    raises RuntimeError. Works under autocast and torch.compile(fullgraph=True); forward mode inside a compiled function
-    raises RuntimeError. Source: Lachapelle et al., ICML 2023, arXiv 2211.14666.
+    where CE is the cross-entropy of the softmax and a row W_j holds all weights of feature j. The intercept is not
+    penalised and sums to zero. Source: Lachapelle et al., ICML 2023, arXiv 2211.14666.
+
+    ``Solution.weights`` and ``Solution.intercept`` are differentiable in features, lambda1 and lambda2 by implicit
+    differentiation on the active rows. Reverse mode, forward mode and the transforms of torch.func are supported, as
+    are autocast and torch.compile(fullgraph=True). A second derivative, and forward mode inside a compiled function,
+    raise RuntimeError.
 
     Args:
-        features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;
-            half precision is solved and returned in float32.
-        labels: (B, n) or (n,), integers from 0 to k-1, of any integer dtype. A class may have no sample, but not with
-            an intercept.
-        lambda1: >= 0: a number, a 0-d tensor or (B,). lambda1 or lambda2 has to be above 0: no minimum else.
-        lambda2: >= 0, likewise.
-        intercept: with an intercept.
-        relative: lambda1 is a multiple of each task's :func:`logistic_lambda1_max`, held constant in the gradient.
-        reduction: as :func:`sparsedis.solve_lasso`.
-        n_classes: k >= 2; default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
-        sample_weight: s, (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
+        features: X, (B, n, d), or (n, d) for a single task, whose results then have no batch dimension. float32 or
+            float64; half precision is solved and returned in float32.
+        labels: (B, n) or (n,), integers from 0 to k-1, of any integer dtype. With an intercept every class needs a
+            sample.
+        lambda1: >= 0, weight of the group Lasso: a number, a 0-d tensor or (B,). lambda1 or lambda2 must be positive;
+            otherwise there may be no minimum.
+        lambda2: >= 0, weight of the squared norm: a number, a 0-d tensor or (B,).
+        intercept: fit an intercept.
+        relative: if True, lambda1 is a multiple of each task's :func:`logistic_lambda1_max`, which is held constant in
+            the gradient.
+        reduction: as in :func:`sparsedis.solve_lasso`.
+        n_classes: k >= 2. Default: the largest label + 1. Required under torch.compile and torch.func.vmap.
+        sample_weight: s, (B, n) or (n,), >= 0; 0 marks padding, whose labels are ignored. Default: 1 for all samples.
         backend: "torch" (any device) or "auto".
-        tol: the ``Solution.relative_gap`` to reach. The solve continues to rounding, as a right gradient takes.
-        max_iter: default 500; an iteration is some sweeps of block coordinate descent and some Newton steps.
-        throw: raise instead of reporting a task that is not certified.
+        tol: > 0, the ``Solution.relative_gap`` to reach. The solver continues to rounding error, because an accurate
+            gradient requires the exact set of active features.
+        max_iter: default 500. An iteration consists of sweeps of block coordinate descent and Newton steps.
+        throw: raise NotCertifiedError if a task is not certified.
 
     Returns:
-        The :class:`Solution` with weights (B, d, k), dual (B, n, k) and, if asked for, intercept (B, k).
+        The :class:`Solution` with weights (B, d, k), dual (B, n, k) and, with ``intercept``, intercept (B, k).
 
     Raises:
-        TypeError, ValueError: bad input; the message names what was expected and what came.
-        NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
+        TypeError, ValueError: invalid input; the message states what was expected and what was given.
+        NotCertifiedError: with ``throw``, a relative gap remained above ``tol``; the message lists tasks and gaps.
     """
     features, labels, sample_weight, single = task_batch(features, labels, sample_weight)
     batch, n, d = features.shape
@@ -90,7 +95,7 @@ def solve_logistic(
     working = working_dtype(features.device)
     weight = weights_of(sample_weight, features, working)
     l1, l2 = (per_task(value, batch, working, features.device) for value in (lambda1, lambda2))
-    # The operation averages: for a sum the penalties are divided by N, gap and objective multiplied.
+    # The operation minimises the mean loss. For "sum", divide the penalties by N and multiply gap and objective by N.
     total = total_weight(weight, reduction, wanted="sum")
     if relative:
         l1 = times_scale(l1, logistic.lambda1_max(features.detach(), labels, weight, classes, bool(intercept)))
@@ -120,22 +125,22 @@ def logistic_lambda1_max(
     n_classes: int | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """``max_j ||sum_i s_i x_ij (Y_i - p)|| / N``, (B,): every row of W is zero from this lambda1 on, and only then.
+    """``max_j ||sum_i s_i x_ij (Y_i - p)|| / N``, (B,): W is zero if and only if lambda1 is at least this value.
 
-    p is 1/k, or the class frequencies with an intercept. Not differentiable: relative lambda1's hold it constant.
+    p is 1/k, or with an intercept the class frequencies. The value is not differentiable.
 
     Args:
         features: (B, n, d) or (n, d).
         labels: (B, n) or (n,).
-        intercept, reduction: as :func:`solve_logistic`.
-        n_classes: default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
-        sample_weight: (B, n) >= 0; default 1.
+        intercept, reduction: as in :func:`solve_logistic`.
+        n_classes: default: the largest label + 1. Required under torch.compile and torch.func.vmap.
+        sample_weight: (B, n) or (n,), >= 0. Default: 1 for all samples.
 
     Returns:
         (B,), or a 0-d tensor for one task, in float64.
 
     Raises:
-        TypeError, ValueError: as :func:`solve_logistic`.
+        TypeError, ValueError: as in :func:`solve_logistic`.
     """
     features, labels, sample_weight, single = task_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)

@@ -1,4 +1,4 @@
-"""Heads: modules that train a small classifier on a support set and apply it to a query set."""
+"""Heads: modules that fit a small classifier to a support set and apply it to a query set."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ __all__ = ["GroupLassoLogistic", "GroupLassoSVM", "HeadOutput", "Prototypes", "R
 
 
 class HeadOutput(NamedTuple):
-    """Logits of the query set (B, q, k), and which features each task's classifier uses (B, d), bool."""
+    """Logits of the query set, (B, q, k), and the active features of each task's classifier, (B, d), bool."""
 
     logits: Tensor
     active: Tensor
 
 
 class SparseHead(nn.Module):
-    """What the heads that solve have in common: hyperparameters, fixed or trained, and logits by the weights found.
+    """Base class of the heads that call a solver: fixed or trainable hyperparameters, and logits from the solution.
 
-    A head of one's own gives the start of its hyperparameters, and a method ``solve``.
+    A subclass passes the initial hyperparameters to ``__init__`` and implements ``solve``.
 
-    A lambda1 that is learned can grow until every feature of every task is off. Weights of zero do not change with
-    anything: from there on lambda1 and the encoder have a gradient of zero, and nothing turns a feature on again. The
-    first training batch for which that is so is a RuntimeWarning.
+    A trainable lambda1 can grow until every feature of every task is inactive. The weights are then zero and locally
+    constant, so lambda1 and the encoder receive zero gradients and no feature becomes active again. The first training
+    batch in this state raises a RuntimeWarning.
 
     Args:
-        start: the hyperparameters by name: numbers, or 0-d tensors without gradient.
-        positive: names of those that must be above 0; the others must be 0 or above.
-        learn: names of those that become positive trainable parameters (their logarithm is what is trained).
-        relative: whether the weights of the penalties are multiples of each task's own scale.
-        logit_scale: initial value of the trainable scale.
+        start: initial values of the hyperparameters by name: numbers, or 0-d tensors that require no gradient.
+        positive: names of the hyperparameters that must be > 0; the others must be >= 0.
+        learn: names of the hyperparameters to train. Their logarithms become parameters, so they stay positive.
+        relative: whether the penalty weights are multiples of each task's own scale.
+        logit_scale: initial value of the trainable scale of the logits.
 
     Attributes:
-        last_solution: the Solution of the last forward pass, detached. None before it, and after one whose values are
-            not at hand: compiled, inside a transform of torch.func, on fake tensors, or ended by an exception. It is no
-            part of copies and pickles of the head.
+        last_solution: the detached Solution of the last forward pass. None before the first one, and after one whose
+            values cannot be read: compiled, inside a transform of torch.func, on fake tensors, or ended by an
+            exception. Copies and pickles of the head do not include it.
 
     Raises:
-        TypeError, ValueError: a bad number; a name in ``learn`` that is unknown, or whose start is 0.
+        TypeError, ValueError: an invalid number; a name in ``learn`` that is unknown or whose initial value is 0.
 
     Warns:
-        RuntimeWarning: as above.
+        RuntimeWarning: every feature is inactive at a trainable lambda1, as described above.
     """
 
     last_solution: Solution | None = None
@@ -85,7 +85,7 @@ class SparseHead(nn.Module):
         self._warned = False
 
     def hyperparameter(self, name: str) -> float | Tensor:
-        """The present value of a hyperparameter; a 0-d tensor where it is trained."""
+        """The current value of a hyperparameter: a 0-d tensor if it is trained, else a float."""
         return self.log[name].exp() if name in self.log else self._fixed[name]
 
     def solve(
@@ -95,7 +95,17 @@ class SparseHead(nn.Module):
         n_way: int | None = None,
         sample_weight: Tensor | None = None,
     ) -> Solution:
-        """Solve the tasks of a support set: support (B, n, d), support_labels (B, n), sample_weight (B, n)."""
+        """Solve one task per support set.
+
+        Args:
+            support: features of the support sets, (B, n, d).
+            support_labels: (B, n), integers from 0 to k-1.
+            n_way: k; default: the largest label + 1.
+            sample_weight: (B, n), >= 0; 0 marks padding. Default: 1 for all samples.
+
+        Returns:
+            The Solution, with weights (B, d, k).
+        """
         raise NotImplementedError
 
     def forward(
@@ -107,18 +117,21 @@ class SparseHead(nn.Module):
         n_shot: int | None = None,
         sample_weight: Tensor | None = None,
     ) -> HeadOutput:
-        """Logits of the query set by classifiers trained on the support set.
+        """Logits of the query set from classifiers fitted to the support set.
 
         Args:
-            query: (B, q, d).
-            support: (B, n, d).
+            query: features of the query set, (B, q, d).
+            support: features of the support set, (B, n, d).
             support_labels: (B, n), integers from 0 to k-1, of any integer dtype.
             n_way: k; default: the largest label + 1.
-            n_shot: not needed; taken so that code written for the published head runs as it is.
-            sample_weight: (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
+            n_shot: ignored; accepted so that code written for the published head runs unchanged.
+            sample_weight: (B, n), >= 0; 0 marks padding, whose labels are ignored. Default: 1 for all samples.
 
         Returns:
-            The logits scale * (X W + b), (B, q, k), and the active features, (B, d) bool.
+            The logits scale * (X W + b), (B, q, k), where X is the query set, and the active features, (B, d), bool.
+
+        Raises:
+            TypeError, ValueError: invalid input; the message states what was expected and what was given.
         """
         _check_query(query, support)
         self.last_solution = None
@@ -137,7 +150,7 @@ class SparseHead(nn.Module):
         return HeadOutput(self.scale * scores, solution.active)
 
     def _warn_if_off(self, active: Tensor) -> None:
-        """Warn, once, where every feature of every task is off, which a lambda1 that is learned cannot undo."""
+        """Warn once if every feature of every task is inactive, a state that a trainable lambda1 cannot leave."""
         if self._warned or bool(active.any()):
             return
         self._warned = True
@@ -160,27 +173,27 @@ class SparseHead(nn.Module):
 
 
 class GroupLassoSVM(SparseHead):
-    """Group-Lasso multiclass SVM head: solves one SVM per task on its support set, differentiably.
+    """Group-Lasso multiclass SVM head: fits one SVM to the support set of each task, differentiably.
 
     Source: the base-learner of Lachapelle et al., ICML 2023, section 3.3, with a trainable scale of the logits as in
-    MetaOptNet (Lee et al., CVPR 2019), whose dense head this is at ``lambda1=0``.
+    MetaOptNet (Lee et al., CVPR 2019). With ``lambda1=0`` it is MetaOptNet's dense SVM head.
 
     Args:
-        lambda1: weight of the group Lasso; with ``relative`` a multiple of each task's
-            :func:`sparsedis.svm_lambda1_max`.
-        lambda2: weight of the squared norm.
-        dual_reg: smoothing of the hinge; 0 is the exact hinge.
-        relative: lambda1 is relative; the maximum is held constant in the gradient.
-        learn: names among "lambda1", "lambda2", "dual_reg" that become positive trainable parameters (their logarithm
-            is what is trained).
-        logit_scale: initial value of the trainable scale.
-        solver, backend, tol, max_iter, throw: as :func:`sparsedis.solve_svm`.
+        lambda1: >= 0, weight of the group Lasso; with ``relative`` a multiple of each task's
+            :func:`sparsedis.svm_lambda1_max`, which is held constant in the gradient.
+        lambda2: > 0, weight of the squared norm.
+        dual_reg: >= 0, smoothing of the hinge; 0 is the exact hinge.
+        relative: whether lambda1 is relative.
+        learn: names of the hyperparameters to train, among "lambda1", "lambda2" and "dual_reg". Their logarithms become
+            parameters, so they stay positive.
+        logit_scale: initial value of the trainable scale of the logits.
+        solver, backend, tol, max_iter, throw: as in :func:`sparsedis.solve_svm`.
 
     Attributes:
-        last_solution: as :class:`SparseHead`'s.
+        last_solution: as in :class:`SparseHead`.
 
     Raises:
-        TypeError, ValueError: a bad argument; a name in ``learn`` that is unknown, or whose start is 0.
+        TypeError, ValueError: an invalid argument; a name in ``learn`` that is unknown or whose initial value is 0.
     """
 
     def __init__(
@@ -224,20 +237,20 @@ class GroupLassoSVM(SparseHead):
 
 
 class GroupLassoLogistic(SparseHead):
-    """Group-Lasso multinomial logistic regression head: one regression per task on its support set, differentiably.
+    """Group-Lasso multinomial logistic regression head: fits one to the support set of each task, differentiably.
 
     Args:
-        lambda1: weight of the group Lasso; with ``relative`` a multiple of each task's
-            :func:`sparsedis.logistic_lambda1_max`, from which on every feature is off.
-        lambda2: weight of the squared norm; one of the two has to be above 0.
-        intercept: with an intercept, in no penalty.
-        relative: lambda1 is relative; the maximum is held constant in the gradient.
-        learn: names among "lambda1", "lambda2" that are trained.
-        logit_scale: initial value of the trainable scale.
-        backend, tol, max_iter, throw: as :func:`sparsedis.solve_logistic`.
+        lambda1: >= 0, weight of the group Lasso; with ``relative`` a multiple of each task's
+            :func:`sparsedis.logistic_lambda1_max`, which is held constant in the gradient.
+        lambda2: >= 0, weight of the squared norm; lambda1 or lambda2 must be positive.
+        intercept: fit an intercept, which is not penalised.
+        relative: whether lambda1 is relative.
+        learn: names of the hyperparameters to train, among "lambda1" and "lambda2".
+        logit_scale: initial value of the trainable scale of the logits.
+        backend, tol, max_iter, throw: as in :func:`sparsedis.solve_logistic`.
 
     Raises:
-        TypeError, ValueError: a bad argument; a name in ``learn`` that is unknown, or whose start is 0.
+        TypeError, ValueError: an invalid argument; a name in ``learn`` that is unknown or whose initial value is 0.
     """
 
     def __init__(
@@ -284,15 +297,16 @@ class Ridge(SparseHead):
     """Ridge regression onto the one-hot labels, the dense head of R2-D2 (Bertinetto et al., ICLR 2019).
 
     Args:
-        lambda2: weight of the squared norm; with ``relative`` a multiple of each task's mean squared norm of a sample.
-        relative: lambda2 is relative; the scale is held constant in the gradient.
-        learn: ("lambda2",) trains it, as R2-D2 does.
-        logit_scale: initial value of the trainable scale. (R2-D2's bias is the same for all classes, which changes no
-            probability.)
-        backend, tol, throw: as :func:`sparsedis.solve_ridge`.
+        lambda2: > 0, weight of the squared norm; with ``relative`` a multiple of the mean squared norm of each task's
+            samples, which is held constant in the gradient.
+        relative: whether lambda2 is relative.
+        learn: ("lambda2",) to train lambda2 as R2-D2 does; () to keep it fixed.
+        logit_scale: initial value of the trainable scale of the logits. (R2-D2 also has a bias; it is equal for all
+            classes and therefore changes no probability.)
+        backend, tol, throw: as in :func:`sparsedis.solve_ridge`.
 
     Raises:
-        TypeError, ValueError: a bad argument.
+        TypeError, ValueError: an invalid argument.
     """
 
     def __init__(
@@ -316,7 +330,7 @@ class Ridge(SparseHead):
         n_way: int | None = None,
         sample_weight: Tensor | None = None,
     ) -> Solution:
-        """As :meth:`SparseHead.solve`; no feature is ever off by more than chance."""
+        """As :meth:`SparseHead.solve`. In general every feature is active."""
         checks.task_tensors(support, support_labels, sample_weight)
         targets = _one_hot(support_labels, sample_weight, n_way, support)
         return solve_ridge(
@@ -330,13 +344,13 @@ class Ridge(SparseHead):
 
 
 class Prototypes(nn.Module):
-    """Nearest class mean, the dense baseline: logits are minus scaled squared distances (Snell et al., NeurIPS 2017).
+    """Nearest class mean, a dense baseline: logits are negative scaled squared distances (Snell et al., NeurIPS 2017).
 
     Args:
-        logit_scale: initial value of the trainable scale of ``||q - c||^2 / d``.
+        logit_scale: initial value of the trainable factor of ``-||q - c||^2 / d``.
     """
 
-    last_solution: Solution | None = None  # nothing is solved
+    last_solution: Solution | None = None  # always None: no problem is solved
 
     def __init__(self, *, logit_scale: float = 1.0) -> None:
         super().__init__()
@@ -358,7 +372,7 @@ class Prototypes(nn.Module):
         if sample_weight is not None:
             member = member * sample_weight.to(member.dtype)[..., None]
         total, presence = member.sum(1), member.sum(2, keepdim=True)
-        # Features with a large mean would cancel in the squares.
+        # Centring avoids cancellation in the expanded square where features have a large mean.
         centre = (presence * support).sum(1, keepdim=True) / presence.sum(1, keepdim=True).clamp_min(1e-30)
         means = member.mT @ (support - centre) / torch.where(total > 0, total, 1)[..., None]
         query = query - centre
@@ -368,7 +382,7 @@ class Prototypes(nn.Module):
 
 
 def _one_hot(labels: Tensor, sample_weight: Tensor | None, n_way: int | None, like: Tensor) -> Tensor:
-    """Labels (B, n) as (B, n, k) in the dtype of ``like``; those of samples without weight may be anything."""
+    """One-hot labels (B, n, k) in the dtype of ``like``; labels of samples with weight 0 are ignored."""
     known = labels.to(torch.int64)
     if sample_weight is not None:
         known = torch.where(comparable(sample_weight) > 0, known, 0)
@@ -384,7 +398,7 @@ def _scale(start: float) -> nn.Parameter:
 
 
 def _solving(**options: Any) -> dict[str, Any]:
-    """The options of a head's solves, whose numbers are refused when it is made and not at its first batch."""
+    """Check the solver options of a head at construction rather than at its first batch."""
     options["tol"] = checks.number("tol", options["tol"], above=0)
     checks.flag("throw", options["throw"])
     step_limit(options.get("max_iter"), 1)

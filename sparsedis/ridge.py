@@ -32,27 +32,28 @@ def solve_ridge(
         1/(2 N) sum_i s_i ||x_i.w - y_i||^2 + lambda2/2 ||w||^2,
         N = sum_i s_i
 
-    This is :func:`solve_lasso` with lambda1 = 0. A system of order min(n, d) is factored, and refined.
-    ``Solution.weights`` is differentiable in features, targets and lambda2; the rest is as for :func:`solve_lasso`.
+    For one target this is :func:`solve_lasso` with lambda1 = 0. The solver factors a system of order min(n, d) and
+    applies iterative refinement. ``Solution.weights`` is differentiable in features, targets and lambda2; everything
+    else is as in :func:`solve_lasso`.
 
     Args:
-        features: X, (B, n, d), or (n, d) for one task.
-        targets: y, (B, n), or (B, n, m) for m targets; (n,) or (n, m) for one task.
-        lambda2: > 0: a number, a 0-d tensor or (B,).
-        relative: lambda2 is a multiple of each task's mean squared norm of a sample, sum_i s_i ||x_i||^2 / N (that is
-            ||X||_F^2 / n without sample weights), which is held constant in the gradient.
-        reduction: as :func:`solve_lasso`.
-        sample_weight: s, (B, n) >= 0; 0 marks padding. Default: 1 everywhere.
+        features: X, (B, n, d), or (n, d) for a single task.
+        targets: y, (B, n), or (B, n, m) for m targets; (n,) or (n, m) for a single task.
+        lambda2: > 0, weight of the squared norm: a number, a 0-d tensor or (B,).
+        relative: if True, lambda2 is a multiple of the mean squared norm of each task's samples, sum_i s_i ||x_i||^2 /
+            N (||X||_F^2 / n without sample weights), which is held constant in the gradient.
+        reduction: as in :func:`solve_lasso`.
+        sample_weight: s, (B, n) or (n,), >= 0; 0 marks padding. Default: 1 for all samples.
         backend: "torch" (any device) or "auto".
-        tol: as :func:`solve_lasso`; decides on the status only.
-        throw: raise instead of reporting a task that is not certified.
+        tol: > 0, the relative gap up to which a task counts as certified; it does not change the weights.
+        throw: raise NotCertifiedError if a task is not certified.
 
     Returns:
-        The :class:`Solution` with weights (B, d) or (B, d, m) and dual, the residuals, of the targets' shape.
+        The :class:`Solution` with weights (B, d) or (B, d, m), and the residuals as dual, in the targets' shape.
 
     Raises:
-        TypeError, ValueError: bad input; the message names what was expected and what came.
-        NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
+        TypeError, ValueError: invalid input; the message states what was expected and what was given.
+        NotCertifiedError: with ``throw``, a relative gap remained above ``tol``; the message lists tasks and gaps.
     """
     checks.regression_tensors(features, targets, sample_weight, several_targets=True)
     features, targets, sample_weight, single = as_batch(features, targets, sample_weight)
@@ -68,7 +69,7 @@ def solve_ridge(
     working = working_dtype(features.device)
     weight = weights_of(sample_weight, features, working)
     l2 = per_task(lambda2, batch, working, features.device)
-    # The operation averages: for a sum the penalties are divided by N, gap and objective multiplied.
+    # The operation minimises the mean loss. For "sum", divide the penalty by N and multiply gap and objective by N.
     total = total_weight(weight, reduction, wanted="sum")
     if relative:
         l2 = times_scale(l2, ridge.mean_square(features.detach(), weight))

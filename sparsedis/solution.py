@@ -1,4 +1,4 @@
-"""What a solve returns: values, certificate and status of every task."""
+"""The result of a solve: solution, certificate and status of every task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Status(IntEnum):
-    """How the solve of one task ended; :attr:`message` says what to do."""
+    """How the solve of one task ended. :attr:`message` explains it and suggests a remedy."""
 
     CERTIFIED = 0
     MAX_ITER = 1
@@ -38,35 +38,34 @@ _MESSAGES = {
 
 
 class NotCertifiedError(RuntimeError):
-    """Raised by ``throw=True`` when a task's relative gap stayed above ``tol``."""
+    """Raised with ``throw=True`` if the relative gap of a task remains above ``tol``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A batch of solved tasks; without the batch dimension B when one task was given.
+    """The solutions of a batch of tasks; if a single task was passed, without the batch dimension B.
 
-    ``==`` is identity; whether the values of two solutions agree is a question of a tolerance.
-
-    Only :attr:`weights` and :attr:`intercept` carry gradients.
+    Only :attr:`weights` and :attr:`intercept` carry gradients. ``==`` compares identity, since comparing values would
+    need a tolerance. float64 below is float32 on devices without float64 (MPS).
 
     Attributes:
-        weights: in the features' dtype (float32 for half precision); W, (B, d, k), for classifiers, w, (B, d), for
-            regressions, (B, d, m) for m targets.
-        dual: the dual point, in float64: the certificate can be computed again from it. L, (B, n, k), rows in the
-            simplex, for classifiers; residuals (B, n) or (B, n, m) for regressions.
-        gap: P(W) - D >= 0, (B,), float64.
-        relative_gap: what ``tol`` bounds: gap / P(W) for the SVM; gap / P(0) for the others, whose P(W) may vanish,
-            with the best intercept if there is one; (B,), float64.
+        weights: in the features' dtype (float32 for half precision). Classifiers: W, (B, d, k). Regressions: w, (B, d),
+            or (B, d, m) for m targets.
+        dual: the dual point, float64, from which the certificate can be recomputed. Classifiers: L, (B, n, k), with
+            rows in the simplex. Regressions: residuals, (B, n) or (B, n, m).
+        gap: duality gap P(W) - D >= 0, (B,), float64.
+        relative_gap: the quantity that ``tol`` bounds, (B,), float64: gap / P(W) for the SVM. For the other problems,
+            whose P(W) may vanish, gap / P(0), where P(0) includes the optimal intercept if one is fitted.
         objective: P(W), (B,), float64.
-        n_iter: iterations used, (B,), int64.
+        n_iter: number of iterations, (B,), int64.
         status: values of :class:`Status`, (B,), int64.
-        active: (B, d) bool, True where the feature's weight or row of W is not zero.
-        solver: the solver that ran.
-        backend: the backend that ran.
-        intercept: (B, k), of a logistic regression solved with one; else None.
-        margin: (B,), float64, >= 0 and scale-free: how far the solution is from a kink, where a feature or an entry of
-            the dual point is on the edge between active and not, and the gradient is one of several. Gradients are
-            right to rounding where it is well above rounding; 0 is at a kink.
+        active: (B, d), bool: True if the feature's weight or row of W is nonzero.
+        solver: name of the solver that ran.
+        backend: name of the backend that ran.
+        intercept: (B, k), of a logistic regression with intercept; otherwise None.
+        margin: scale-free distance >= 0 from the nearest kink, (B,), float64. At a kink (margin 0) a feature or an
+            entry of the dual point is about to change between active and inactive, and the gradient is one of several.
+            If the margin is well above rounding error, the gradient is accurate to rounding error.
     """
 
     weights: Tensor
@@ -93,10 +92,14 @@ class Solution:
         backend: str,
         intercept: Tensor | None = None,
     ) -> Solution:
-        """From what an operation returns: weights, dual, gap, relative_gap, objective, n_iter, status, active, margin.
+        """Build a Solution from an operation's outputs.
 
-        ``factor`` (B,) is of gap and objective: N for losses that are summed and were solved averaged. ``single`` takes
-        the batch dimension away.
+        Args:
+            values: weights, dual, gap, relative_gap, objective, n_iter, status, active and margin.
+            factor: (B,), multiplies gap and objective: N if the mean loss was solved in place of the sum.
+            single: remove the batch dimension.
+            solver, backend: names of those that ran.
+            intercept: (B, k), or None.
         """
         if single:
             values = [value[0] for value in values]
@@ -122,14 +125,14 @@ class Solution:
 
     @property
     def sparsity(self) -> Tensor:
-        """(B,), float64: the fraction of features off."""
+        """(B,), float64: the fraction of features that are inactive."""
         return 1 - self.active.to(self.gap.dtype).mean(-1)
 
     @property
     def certified(self) -> Tensor:
-        """(B,) bool: the relative gap is at most the tolerance asked for."""
+        """(B,), bool: the relative gap is at most ``tol``."""
         return self.status == Status.CERTIFIED
 
     def messages(self) -> list[str]:
-        """One sentence for every task: what happened and what to do."""
+        """The :attr:`Status.message` of every task."""
         return [Status(int(value)).message for value in self.status.reshape(-1).tolist()]

@@ -42,48 +42,49 @@ def solve_svm(
     max_iter: int | None = None,
     throw: bool = False,
 ) -> Solution:
-    """Solve a batch of group-Lasso multiclass SVMs, each to its own certificate.
+    """Solve a batch of group-Lasso multiclass SVMs, each with its own duality-gap certificate.
 
     Every task minimises over W (d, k)::
 
         sum_i s_i phi(m_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,
         m_il = 1 - [l = y_i] + x_i.W_l - x_i.W_{y_i},
 
-    with phi the maximum of the margins (Crammer-Singer), smoothed where dual_reg > 0; there is no intercept. Source:
-    Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3.
+    where phi is the maximum over the classes (Crammer-Singer hinge), smoothed if dual_reg > 0. There is no intercept.
+    Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3.
 
-    ``Solution.weights`` is differentiable in features, lambda1, lambda2 and dual_reg, by implicit differentiation: no
-    iteration is unrolled and nothing but the solution is kept. In reverse and forward mode, and through the transforms
-    of torch.func; a second derivative raises RuntimeError. Works under autocast and torch.compile(fullgraph=True);
-    forward mode inside a compiled function raises RuntimeError.
+    ``Solution.weights`` is differentiable in features, lambda1, lambda2 and dual_reg by implicit differentiation: no
+    iteration is unrolled, and only the inputs and the solution are stored. Reverse mode, forward mode and the
+    transforms of torch.func are supported, as are autocast and torch.compile(fullgraph=True). A second derivative, and
+    forward mode inside a compiled function, raise RuntimeError.
 
     Args:
-        features: X, (B, n, d), or (n, d) for one task, whose results then have no batch dimension. float32 or float64;
-            half precision is read as it is and solved and returned in float32.
+        features: X, (B, n, d), or (n, d) for a single task, whose results then have no batch dimension. float32 or
+            float64; half precision is solved and returned in float32.
         labels: (B, n) or (n,), integers from 0 to k-1, of any integer dtype. A class may have no sample.
-        lambda1: >= 0, weight of the group Lasso: a number, a 0-d tensor or (B,). At 0 the SVM is dense.
-        lambda2: > 0, weight of the squared norm, likewise.
-        dual_reg: >= 0, smoothing of the hinge, likewise; 0 (default) is the exact hinge.
-        relative: lambda1 is a multiple of each task's :func:`svm_lambda1_max`, held constant in the gradient.
-        reduction: "sum": as above; "mean": the hinge is averaged, s_i / sum s instead of s_i, as the other solvers
-            average their losses by default.
-        n_classes: k >= 2; default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
-        sample_weight: s, (B, n) >= 0; 0 marks padding, whose labels may be anything. Default: 1 everywhere.
-        solver: "newton" (interior point), "fista", "bcd" (block coordinate descent), or "auto": newton.
+        lambda1: >= 0, weight of the group Lasso: a number, a 0-d tensor or (B,). With 0 the SVM is dense.
+        lambda2: > 0, weight of the squared norm: a number, a 0-d tensor or (B,).
+        dual_reg: >= 0, smoothing of the hinge: a number, a 0-d tensor or (B,). 0 is the exact hinge.
+        relative: if True, lambda1 is a multiple of each task's :func:`svm_lambda1_max`, which is held constant in the
+            gradient.
+        reduction: "sum" (the objective above) or "mean" (s_i / sum s in place of s_i, which is the default of the other
+            solvers).
+        n_classes: k >= 2. Default: the largest label + 1. Required under torch.compile and torch.func.vmap.
+        sample_weight: s, (B, n) or (n,), >= 0; 0 marks padding, whose labels are ignored. Default: 1 for all samples.
+        solver: "newton" (interior point), "fista", "bcd" (block coordinate descent), or "auto", which is "newton".
         backend: "cpp" (CPU), "cuda" (CUDA), "triton" (CUDA or ROCm), "torch" (any device), or "auto": the first of
             these that can run the problem.
-        tol: the ``Solution.relative_gap`` to reach. newton continues to rounding where it is below 1e-3, every solver
-            where a gradient will be asked for (docs/solvers.md).
-        max_iter: default 200 (newton, which mostly takes less than 30), 5000 (fista), 2000 sweeps (bcd). Not counted:
-            what finishes a first-order solution for a gradient, the first-order steps that newton falls back on.
-        throw: raise instead of reporting a task that is not certified.
+        tol: > 0, the ``Solution.relative_gap`` to reach. newton continues to rounding error if tol < 1e-3; every solver
+            does if a gradient can be requested later (docs/solvers.md).
+        max_iter: default 200 for newton (which usually needs fewer than 30), 5000 for fista, 2000 sweeps for bcd.
+            Excludes the steps that refine a first-order solution for a gradient, and newton's first-order fallback.
+        throw: raise NotCertifiedError if a task is not certified.
 
     Returns:
-        The :class:`Solution`; look at ``status`` or ``certified``, or set ``throw``.
+        The :class:`Solution`. Unless ``throw`` is set, check its ``status`` or ``certified``.
 
     Raises:
-        TypeError, ValueError: bad input; the message names what was expected and what came.
-        NotCertifiedError: with ``throw``, a task stayed above ``tol``; names which, and by how much.
+        TypeError, ValueError: invalid input; the message states what was expected and what was given.
+        NotCertifiedError: with ``throw``, a relative gap remained above ``tol``; the message lists tasks and gaps.
     """
     features, labels, sample_weight, single = task_batch(features, labels, sample_weight)
     batch, n, d = features.shape
@@ -121,23 +122,22 @@ def svm_lambda1_max(
     n_classes: int | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """``max_j ||X_j^T diag(s)(Y - (1-Y)/(k-1))||``, (B,): from this lambda1 on, every feature is off.
+    """``max_j ||X_j^T diag(s)(Y - (1-Y)/(k-1))||``, (B,): a lambda1 from which on every feature is inactive.
 
-    Sufficient, not tight: an upper bound on the smallest such lambda1. Not differentiable: relative lambda1's hold it
-    constant.
+    This is an upper bound on the smallest such lambda1, not a tight one. It is not differentiable.
 
     Args:
         features: (B, n, d) or (n, d).
         labels: (B, n) or (n,).
-        reduction: as :func:`solve_svm`.
-        n_classes: default: the largest label + 1. Needed under torch.compile and torch.func.vmap.
-        sample_weight: (B, n) >= 0; default 1.
+        reduction: as in :func:`solve_svm`.
+        n_classes: default: the largest label + 1. Required under torch.compile and torch.func.vmap.
+        sample_weight: (B, n) or (n,), >= 0. Default: 1 for all samples.
 
     Returns:
         (B,), or a 0-d tensor for one task, in float64.
 
     Raises:
-        TypeError, ValueError: as :func:`solve_svm`.
+        TypeError, ValueError: as in :func:`solve_svm`.
     """
     features, labels, sample_weight, single = task_batch(features, labels, sample_weight)
     classes = class_count(labels, sample_weight, n_classes)
@@ -147,6 +147,6 @@ def svm_lambda1_max(
 
 
 def _reduced(weight: Tensor, reduction: str) -> Tensor:
-    """The sample weights (B, n) of the sum that the operation minimises: those of a mean divided by their total."""
+    """Sample weights (B, n) for the operation, which sums the losses: divided by their total for "mean"."""
     total = total_weight(weight, reduction, wanted="mean")
     return weight if total is None else weight / total[:, None]
