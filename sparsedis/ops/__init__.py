@@ -1,1 +1,1 @@
-"""Operations: one folder each, with its signature, its mathematics and its backends; ``common`` is what they share."""
+"""Operations, one folder each: signature, mathematics and backends. ``common`` holds the shared code."""

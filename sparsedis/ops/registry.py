@@ -11,7 +11,7 @@ OPERATIONS = {module.OPERATION.name: module.OPERATION for module in (svm, lasso,
 
 
 def backends(operation: str = "svm") -> list[Backend[Any, Any, Any, Any]]:
-    """The backends of an operation, "svm", "lasso", "ridge" or "logistic", in the order in which "auto" tries them.
+    """The backends of an operation, "svm", "lasso", "ridge" or "logistic", in the order that "auto" tries them.
 
     Raises:
         ValueError: the operation is unknown.

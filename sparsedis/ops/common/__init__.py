@@ -1,1 +1,1 @@
-"""What the operations share: the backend protocol, custom operations with gradients, devices, batches."""
+"""Code that the operations share: the backend protocol, custom operations with gradients, devices, batches."""

@@ -1,4 +1,4 @@
-"""The part that all torch backends share: they run wherever torch does."""
+"""Base class of the torch backends: they support every device and problem size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sparsedis.ops.common.backend import Request
 
 
 class AnyDevice:
-    """A backend in torch's operations, on any device that torch runs on, in its working precision."""
+    """A backend written in torch operations, for any device, computing in the device's working precision."""
 
     name = "torch"
     checks_values = False

@@ -1,4 +1,4 @@
-"""The protocol of a backend, and what backends are asked and give back."""
+"""The protocol that a backend implements, and the types of its requests and outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparsedis.ops.common.precision import returned_dtype
 
 
 class Request(NamedTuple):
-    """The shapes and types of a problem to solve; ``named``: the backend was asked for by its name."""
+    """Shapes and types of a problem; ``named`` is True if the user selected the backend by name."""
 
     device: torch.device
     dtype: torch.dtype
@@ -23,9 +23,10 @@ class Request(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What ``solve`` returns, of every operation. "Working precision": float64, or float32 on devices without it.
+    """The outputs of ``solve``, for every operation.
 
-    gap, relative_gap and objective are those of the weights as returned, rounded to their dtype.
+    "Working precision" is float64, or float32 on devices without float64. gap, relative_gap and objective are those of
+    the returned weights, after rounding to their dtype.
     """
 
     weights: Tensor  # (B, d, ...), in the features' dtype, float32 for half precision
@@ -36,7 +37,7 @@ class Outputs(NamedTuple):
     n_iter: Tensor  # (B,) int64
     status: Tensor  # (B,) int64: values of sparsedis.solution.Status
     active: Tensor  # (B, d) bool
-    margin: Tensor  # (B,), working precision: distance from a kink, inf where there is none
+    margin: Tensor  # (B,), working precision: distance from the nearest kink, inf if there is none
 
 
 def empty_outputs(features: Tensor, per_task: Tensor, weights: tuple[int, ...], dual: tuple[int, ...]) -> Outputs:
@@ -45,7 +46,7 @@ def empty_outputs(features: Tensor, per_task: Tensor, weights: tuple[int, ...], 
     Args:
         features: (B, n, d).
         per_task: (B,) in the working precision.
-        weights, dual: their shapes without B.
+        weights, dual: shapes without B.
     """
     batch, _, d = features.shape
     return Outputs(
@@ -61,7 +62,7 @@ def empty_outputs(features: Tensor, per_task: Tensor, weights: tuple[int, ...], 
     )
 
 
-# The four named tuples of an operation's signature.py.
+# The four named tuples that each operation defines in its signature.py.
 Inputs_ = TypeVar("Inputs_", bound=tuple[Any, ...], contravariant=True)
 Options_ = TypeVar("Options_", bound=tuple[Any, ...], contravariant=True)
 Saved_ = TypeVar("Saved_", bound=tuple[Any, ...], contravariant=True)
@@ -69,12 +70,12 @@ Differentials_ = TypeVar("Differentials_", bound=tuple[Any, ...])
 
 
 class Backend(Protocol[Inputs_, Options_, Saved_, Differentials_]):
-    """An implementation of one operation. What its arguments hold is stated in the operation's ``signature`` module.
+    """An implementation of one operation. The operation's ``signature`` module documents the arguments.
 
     Attributes:
-        name: what users call it: "torch", "cpp", "triton".
-        checks_values: whether ``solve`` refuses bad values itself, with the messages of the operation's
-            ``check_values``; for the others that function runs first.
+        name: the name that users pass: "torch", "cpp", "cuda" or "triton".
+        checks_values: whether ``solve`` itself raises ValueError for invalid values, with the messages of the
+            operation's ``check_values``. If False, ``check_values`` is called before ``solve``.
     """
 
     @property
@@ -84,25 +85,25 @@ class Backend(Protocol[Inputs_, Options_, Saved_, Differentials_]):
     def checks_values(self) -> bool: ...
 
     def available(self) -> str | None:
-        """None where the backend can run on this machine, else the reason why not."""
+        """None if the backend can run on this machine, else the reason why not."""
         ...
 
     def supports(self, request: Request) -> str | None:
-        """None where the backend can meet the request, else the reason why not."""
+        """None if the backend can solve the request, else the reason why not."""
         ...
 
     def solve(self, inputs: Inputs_, options: Options_) -> Outputs:
-        """Solve all tasks, each to its own certificate.
+        """Solve all tasks, each with its own certificate.
 
         Raises:
-            ValueError: with ``checks_values``, a bad value.
+            ValueError: with ``checks_values``, an invalid value.
         """
         ...
 
     def adjoint(self, inputs: Inputs_, options: Options_, saved: Saved_, grad_weights: Tensor) -> Differentials_:
-        """Gradients of a loss, from its gradient in the weights; each in the dtype of its input, contiguous."""
+        """Gradients of a loss from its gradient in the weights; contiguous, in the dtypes of the inputs."""
         ...
 
     def tangent(self, inputs: Inputs_, options: Options_, saved: Saved_, tangents: Differentials_) -> Tensor:
-        """Tangent of the weights, in their dtype, from the tangents of the inputs: what forward mode asks for."""
+        """Tangent of the weights, in their dtype, from the tangents of the inputs (forward mode)."""
         ...

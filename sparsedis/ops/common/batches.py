@@ -1,4 +1,4 @@
-"""Batches too large for memory, and the status of a batch."""
+"""Slicing of batches that exceed the memory budget, and the status of the tasks of a batch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def apply_in_slices(
     """Apply ``function`` to slices of the batch and concatenate.
 
     Args:
-        function: called with a slice of every tensor; returns tensors whose first dimension is the batch.
+        function: called with one slice of every tensor; returns tensors with the batch dimension first.
         tensors: (B, ...) each.
-        task_bytes: scratch memory that one task needs, in bytes.
-        memory: scratch memory that one slice may use, in bytes; a task that needs more is a slice by itself.
+        task_bytes: scratch memory per task, in bytes.
+        memory: budget of scratch memory per slice, in bytes. A slice has at least one task.
     """
     step = max(1, memory // task_bytes)
     slices = [function(*(value[i : i + step] for value in tensors)) for i in range(0, len(tensors[0]), step)]
@@ -29,15 +29,18 @@ def apply_in_slices(
 def status_as_returned(
     status: Tensor, own: Tensor, returned: Tensor, tol: float, attainable: Tensor | float = 0.0
 ) -> Tensor:
-    """The status (B,) of tasks whose weights, as returned, have the relative gap ``returned``.
+    """Status (B,) of tasks, given the relative gap ``returned`` of the weights after rounding to the returned dtype.
 
-    PRECISION is rounding that keeps the gap above ``tol``: of the weights, where the solver's own are certified; or of
-    the arithmetic, where a bound on the gap that it may leave is above ``tol``, and the solver stalled or came as far.
-    One that max_iter cut off before did not get to rounding. The kernels' rule is in csrc/common/status.hpp.
+    PRECISION means that rounding keeps the gap above ``tol``. Either the solver's own weights are certified, but not
+    the rounded ones; or ``attainable`` exceeds ``tol``, and the solver stalled or reached ``attainable``. A task that
+    max_iter ended before that remains MAX_ITER. The compiled kernels apply the same rule (csrc/common/status.hpp).
 
     Args:
-        status, own: how the solver ended, and its own relative gap, (B,).
-        attainable: a relative gap that rounding may keep any solver from going below, (B,).
+        status: how the solver ended, (B,).
+        own: relative gap of the solver's weights before rounding, (B,).
+        returned: relative gap of the returned weights, (B,).
+        tol: the relative gap to reach.
+        attainable: bound on the relative gap that rounding of the arithmetic may leave, (B,).
     """
     rounded = (status == Status.CERTIFIED) | (own <= tol)
     limit = torch.as_tensor(attainable, dtype=own.dtype, device=own.device)
@@ -47,7 +50,7 @@ def status_as_returned(
 
 
 def raise_unless_certified(status: Tensor, relative_gap: Tensor, tol: float) -> None:
-    """NotCertifiedError, naming the tasks, unless all are certified."""
+    """NotCertifiedError, listing the tasks, unless all are certified."""
     failed = (status != Status.CERTIFIED).nonzero()[:, 0].tolist()
     if not failed:
         return

@@ -1,4 +1,4 @@
-"""The compiled modules: found, and the best instruction set chosen, or missing with the reason."""
+"""Import of the compiled C++ kernels, for the best instruction set of the CPU, or the reason why they are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGE = "sparsedis.ops"
 class Compiled:
     """The C++ kernels of all operations.
 
-    Imported with the package and not by the first call, which may be one of several at once, or inside torch.compile.
+    They are imported with the package: the first call may run in several threads at once or inside torch.compile.
     """
 
     def __init__(self) -> None:
@@ -37,14 +37,14 @@ class Compiled:
             try:
                 self._kernels = import_module(f"{_PACKAGE}._cpp_{name}")
             except ImportError:
-                continue  # built by a compiler that does not know it
+                continue  # the compiler of this build did not support the instruction set
             self.instruction_set = name
             break
         if openmp := _openmp():
             self._kernels.use_openmp(openmp)
 
     def available(self) -> str | None:
-        """None where the kernels can run, else the reason why not; the first time, with a warning."""
+        """None if the kernels can run, else the reason why not; the first such call also warns."""
         if self._reason and not self._warned and not torch.compiler.is_compiling():
             self._warned = True
             warnings.warn(
@@ -56,12 +56,12 @@ class Compiled:
         return self._reason
 
     def function(self, name: str, dtype: torch.dtype) -> Any:
-        """The kernel of that name for float32 or float64 features."""
+        """The kernel of that name for features of that dtype, float32 or float64."""
         return getattr(self._kernels, f"{name}_{str(dtype).removeprefix('torch.')}")
 
 
 def _openmp() -> int:
-    """The address of GOMP_parallel in the OpenMP runtime that PyTorch loaded; 0 where it has none by that name."""
+    """Address of GOMP_parallel in the OpenMP runtime that PyTorch loaded; 0 if the runtime has no such symbol."""
     try:
         return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p).value or 0
     except (AttributeError, OSError):
@@ -72,7 +72,7 @@ COMPILED = Compiled()
 
 
 class CompiledBackend:
-    """What the C++ backends of all operations have in common."""
+    """Base class of the C++ backends."""
 
     name = "cpp"
     checks_values = True
@@ -90,5 +90,5 @@ class CompiledBackend:
 
 
 def readable(features: Tensor) -> Tensor:
-    """The features themselves, or half precision as float32."""
+    """Features in a dtype that the kernels read: half precision converted to float32, a lazy negation resolved."""
     return features.to(returned_dtype(features.dtype)).resolve_neg()

@@ -1,4 +1,4 @@
-"""torch custom operations that eager calls do not have to pay for, with rules for vmap and both modes of autograd."""
+"""torch custom operations without dispatch overhead in eager mode, with rules for vmap and both modes of autograd."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from torch import Tensor
 
 
 class CustomOp:
-    """A function as a torch custom operation, called past the dispatcher where nothing wants to see it.
+    """A function as a torch custom operation that bypasses the dispatcher where nothing intercepts it.
 
-    The dispatcher's Python layers cost a third to half a millisecond for a solve and its gradient, a fifth of the
-    arithmetic of a small batch. Plain tensors outside of compilers, transforms, modes and the profiler therefore go
-    straight to the function, and to its derivative by a torch.autograd.Function. Transforms of torch.func and forward
-    mode see that Function too: the custom operation has no rules for them. All others see :attr:`custom`.
+    The dispatcher's Python layers cost 0.3 to 0.5 ms per solve and gradient, a fifth of the arithmetic of a small
+    batch. For plain tensors, outside compilers, transforms, modes and the profiler, the function is therefore called
+    directly, or through a torch.autograd.Function if a gradient may be requested. Transforms of torch.func and forward
+    mode also use an autograd.Function, because custom operations have no rules for them. All other calls go through
+    :attr:`custom`.
 
     Args:
         name: with its namespace.
-        function: takes and returns plain tensors and numbers; its leading arguments are tensors with the batch first.
-        schema: of the operation, as :func:`torch.library.infer_schema` gives it.
-        fake: the function on tensors without values.
+        function: takes and returns plain tensors and numbers. Its leading arguments are tensors with the batch first.
+        schema: of the operation, as returned by :func:`torch.library.infer_schema`.
+        fake: the function for tensors without values.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], *, schema: str, fake: Callable[..., Any]) -> None:
@@ -32,7 +33,7 @@ class CustomOp:
         vmap = _fold_batch(self, schema.partition("->")[0].count("Tensor "))
         self.custom.register_vmap(vmap)
         rules = {"setup_context": _constant, "jvp": _no_tangent, "vmap": vmap}
-        # Inside a transform the inputs of forward may again be such that the dispatcher has to see them.
+        # Below a transform the inputs may still be subclasses or under a mode that the dispatcher must see.
         self._transformed: Any = _function_class(name, forward=self._dispatch, **rules)
         self._eager: Any = _function_class(name, forward=function, **rules)
 
@@ -46,7 +47,7 @@ class CustomOp:
         if _intercepted(inputs):
             return self.custom(*inputs)
         if self._has_derivative and torch.is_grad_enabled():
-            # Function.apply looks for default arguments and transforms first, of which there are none.
+            # Skips Function.apply, which searches for default arguments and transforms; there are none here.
             return super(torch.autograd.Function, self._eager).apply(*inputs)  # type: ignore[misc]
         with torch.no_grad():
             return self._function(*inputs)
@@ -54,14 +55,14 @@ class CustomOp:
     def register_autograd(
         self, backward: Callable[..., Any], *, jvp: Callable[..., Any], setup_context: Callable[..., None]
     ) -> None:
-        """As :meth:`torch.library.CustomOpDef.register_autograd`, with a rule for forward mode.
+        """As :meth:`torch.library.CustomOpDef.register_autograd`, with an additional rule for forward mode.
 
-        An operation without derivatives is a constant in both modes.
+        Without this call the operation is a constant in both modes.
 
         Args:
-            backward: from a context and the gradients in the outputs to those in the inputs.
-            jvp: from a context and the inputs' tangents, None for those without, to the outputs' tangents.
-            setup_context: keeps in the context what both take.
+            backward: maps a context and the gradients of the outputs to the gradients of the inputs.
+            jvp: maps a context and the tangents of the inputs (None if constant) to the tangents of the outputs.
+            setup_context: stores in the context what both rules need.
         """
         self.custom.register_autograd(backward, setup_context=setup_context)
         for function in (self._transformed, self._eager):
@@ -71,7 +72,7 @@ class CustomOp:
         self._has_derivative = True
 
     def _dispatch(self, *inputs: Any) -> Any:
-        """The operation below autograd and the transforms."""
+        """Call the operation below autograd and the transforms."""
         return self.custom(*inputs) if _intercepted(inputs) else self._function(*inputs)
 
 
@@ -88,7 +89,7 @@ def forward_mode() -> bool:
 
 
 def may_be_differentiated(*values: Any) -> bool:
-    """Whether a derivative in one of the values can be asked for later; inside a transform of torch.func it can."""
+    """Whether a derivative with respect to one of the values may be requested; True inside torch.func transforms."""
     if forward_mode():
         return True
     if not torch.is_grad_enabled():
@@ -98,7 +99,7 @@ def may_be_differentiated(*values: Any) -> bool:
 
 
 def is_plain(value: Tensor) -> bool:
-    """Whether the tensor has values in memory: no subclass, no fake, and no wrapper of a transform, alive or dead."""
+    """Whether the tensor has values in memory: no subclass, no fake tensor and no wrapper of a torch.func transform."""
     return type(value) in _PLAIN and torch._C._has_storage(value)
 
 
@@ -116,7 +117,7 @@ def _no_tangent(ctx: Any, *tangents: Any) -> None:
 
 
 def _intercepted(inputs: tuple[Any, ...]) -> bool:
-    """Whether something wants to see the operation rather than what it does."""
+    """Whether a mode, tracer, profiler or tensor subclass must see the operation, so that the dispatcher is needed."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
@@ -127,10 +128,10 @@ def _intercepted(inputs: tuple[Any, ...]) -> bool:
 
 
 def _fold_batch(op: CustomOp, n_tensors: int) -> Callable[..., Any]:
-    """The vmap rule of an operation on batches: the mapped dimension becomes part of the batch.
+    """The vmap rule of an operation on batches: the mapped dimension is folded into the batch dimension.
 
     Args:
-        n_tensors: how many of the first arguments are tensors with the batch first; the others are not mapped.
+        n_tensors: number of leading arguments that are tensors with the batch first; the others are not mapped.
     """
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Fixed points and their derivatives as a reader would write them: what the naive implementations share."""
+"""Fixed points and their derivatives without optimisations, shared by the naive implementations."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def fixed_point(step: Callable[[Tensor], Tensor], start: Tensor, tol: float = 1e-14, max_iter: int = 200_000) -> Tensor:
-    """z = step(z), for a proximal gradient step: accelerated, restarted where momentum points uphill.
+    """The solution of z = step(z) for a proximal gradient step, by accelerated iterations with adaptive restart.
 
-    Source: Beck and Teboulle 2009; O'Donoghue and Candes 2015.
+    Source: Beck and Teboulle 2009; O'Donoghue and Candes 2015 (gradient restart).
 
     Raises:
         RuntimeError: no fixed point within ``max_iter`` steps.
@@ -37,7 +37,7 @@ def implicit_gradients(
 ) -> tuple[Tensor, ...]:
     """Gradients of <cotangent, output(z, *parameters)> in the parameters, where z = step(z, *parameters).
 
-    By the implicit function theorem: dz = (I - dstep/dz)^-1 dstep/dparameters. Where z is not unique the system is
+    Implicit function theorem: dz = (I - dstep/dz)^-1 dstep/dparameters. If z is not unique, the system is
     singular but consistent, and any of its solutions gives the gradient.
     """
     z = z.detach().requires_grad_()

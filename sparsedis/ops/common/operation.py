@@ -1,4 +1,4 @@
-"""An operation: batched convex problems, solved by one of several backends, and the derivatives of their solutions."""
+"""An operation: batched convex problems, interchangeable backends that solve them, and the solutions' derivatives."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ Differentials = TypeVar("Differentials", bound=tuple[Any, ...])
 
 
 class Operation(Generic[Inputs, Options, Saved, Differentials]):
-    """The torch operations ``sparsedis::<name>``, ``<name>_adjoint`` and ``<name>_tangent``, tied by autograd.
+    """The torch operations ``sparsedis::<name>``, ``<name>_adjoint`` and ``<name>_tangent``, connected by autograd.
 
-    The four named tuples state by name what torch's flat signatures are made of. Only the weights are differentiable:
-    dual points need not be unique, and a certificate is a statement, not a function to train on. Nothing but the inputs
-    and ``saved`` is kept for the derivatives, which are first derivatives only.
+    torch's operator signatures are flat; the four named tuples give their arguments names. Only the weights are
+    differentiable, because dual points need not be unique and a certificate is not a training target. The derivatives
+    are first order, and only the inputs and ``saved`` are stored for them.
 
     Args:
         name: of the operation.
-        inputs: tensors with the batch first that describe the tasks, features first.
-        options: how to solve them; ``tol`` among them.
-        saved: outputs that the derivatives need, a choice of the fields of :class:`Outputs`.
-        differentials: one tensor for every differentiable input, by its name: gradients or tangents.
-        shapes: from inputs and options to the shapes of weights and dual without B.
-        check_values: raises ValueError for bad values; what shapes and types tell was checked before.
-        backends: in the order in which "auto" tries them.
+        inputs: the tensors that describe the tasks, with the batch first; the features are the first field.
+        options: the solver options, including ``tol``.
+        saved: the outputs that the derivatives need, a subset of the fields of :class:`Outputs`.
+        differentials: one tensor per differentiable input, under the same name: its gradient or tangent.
+        shapes: maps inputs and options to the shapes of weights and dual, without B.
+        check_values: raises ValueError for invalid values; shapes and types have been checked before.
+        backends: in the order that "auto" tries them.
 
     Attributes:
-        solve: ``solve(*inputs, *options, backend, throw)`` -> the fields of :class:`Outputs`; ``backend`` is a name,
-            ``throw`` raises NotCertifiedError for a task that is not certified.
-        adjoint: ``adjoint(*inputs, *saved, grad_weights, *options, backend)`` -> the gradients in the differentiable
+        solve: ``solve(*inputs, *options, backend, throw)`` -> the fields of :class:`Outputs`. ``backend`` is a name;
+            with ``throw``, a task that is not certified raises NotCertifiedError.
+        adjoint: ``adjoint(*inputs, *saved, grad_weights, *options, backend)`` -> the gradients of the differentiable
             inputs.
         tangent: ``tangent(*inputs, *saved, *tangents, *options, backend)`` -> the tangent of the weights.
     """
@@ -90,7 +90,7 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
             derivative.register_autograd(self._refuse_second, jvp=self._refuse_second, setup_context=_save_nothing)
 
     def backend(self, name: str) -> Backend[Inputs, Options, Saved, Differentials]:
-        """The backend of that name; ValueError for an unknown one."""
+        """The backend of that name; ValueError if it is unknown."""
         for backend in self.backends:
             if backend.name == name:
                 return backend
@@ -98,10 +98,10 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
         raise ValueError(f"backend: expected 'auto' or one of {known}, got {name!r}")
 
     def choose(self, name: str, request: Request) -> str:
-        """The name of the backend to run: the one asked for, or for "auto" the first that can.
+        """The name of the backend to run: ``name`` itself, or for "auto" the first backend that can run the request.
 
         Raises:
-            ValueError: the backend is unknown, or cannot meet the request; the message gives its reason.
+            ValueError: the backend is unknown, or cannot run the request; the message gives the reason.
         """
         if name != "auto":
             backend = self.backend(name)
@@ -140,7 +140,7 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
 
     def _adjoint_fake(self, *flat: Any) -> tuple[Tensor, ...]:
         inputs, _ = _named(flat, self._inputs)
-        # Contiguous, whatever the strides of the input: what the backends return.
+        # Contiguous, whatever the strides of the inputs, as the backends return them.
         return tuple(value.new_empty(value.shape) for value in self._differentiable(inputs))
 
     def _tangent(self, *flat: Any) -> Tensor:
@@ -173,7 +173,7 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
         if grad_weights is not None:
             values = self.adjoint(*ctx.saved_tensors, grad_weights, *ctx.options, ctx.backend)
             gradients = dict(zip(_fields(self._differentials), values, strict=True))
-        others = len(ctx.options) + 2  # and the backend, and throw
+        others = len(ctx.options) + 2  # the options, backend and throw have no gradient
         return (*(gradients.get(field) for field in _fields(self._inputs)), *(None for _ in range(others)))
 
     def _jvp(self, ctx: Any, *flat: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -195,9 +195,9 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
 
 
 def value_per_task(name: str) -> Callable[[Callable[..., Tensor]], CustomOp]:
-    """Decorator: the operation ``sparsedis::<name>``, without derivatives, of a function that returns (B,).
+    """Decorator that makes a function returning (B,) the operation ``sparsedis::<name>``, without derivatives.
 
-    The function's first argument are the features; it returns the working precision.
+    The function's first argument is the features; its result is in the working precision.
     """
 
     def wrap(function: Callable[..., Tensor]) -> CustomOp:
@@ -215,7 +215,7 @@ def value_per_task(name: str) -> Callable[[Callable[..., Tensor]], CustomOp]:
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast off on that type of device; entering its context costs as much as a kernel's launch."""
+    """Disable autocast on that device type. Only if it is enabled: entering the context costs as much as a launch."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -228,7 +228,7 @@ def _fields(signature: type[tuple[Any, ...]]) -> dict[str, type]:
 
 
 def _named(flat: Sequence[Any], *signatures: type[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """The first of the flat arguments as named tuples, one after the other, and the rest of them."""
+    """Split flat arguments into one named tuple per signature, followed by the remaining arguments."""
     named = []
     for signature in signatures:
         count = len(_fields(signature))
@@ -238,11 +238,11 @@ def _named(flat: Sequence[Any], *signatures: type[tuple[Any, ...]]) -> tuple[Any
 
 
 def _schema(arguments: Mapping[str, type], n_outputs: int) -> str:
-    """The schema of a torch operation that returns that many tensors."""
+    """The schema of a torch operation that returns ``n_outputs`` tensors."""
     given = ", ".join(f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in arguments.items())
     returned = "Tensor" if n_outputs == 1 else f"({', '.join(['Tensor'] * n_outputs)})"
     return f"({given}) -> {returned}"
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """For a derivative that needs nothing."""
+    """``setup_context`` of an operation whose derivative needs nothing."""

@@ -1,4 +1,4 @@
-"""What solvers in the primal record of a batch: the best weights of every task so far, and which tasks continue."""
+"""Progress of the primal solvers on a batch: each task's best weights so far, and the tasks that continue."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from sparsedis.ops.common.precision import ROUNDING
 from sparsedis.solution import Status
 
-# Iterations without a better gap or a lower objective after which a task has stalled.
+# Number of iterations without a smaller gap or a lower objective after which a task counts as stalled.
 PATIENCE = 20
 
 
 class Certificate(NamedTuple):
-    """What one pass over the features says about weights W of B tasks."""
+    """Dual point, duality gap and objective of weights W of B tasks."""
 
-    dual: Tensor  # (B, n) or (B, n, k), 0 for absent samples
+    dual: Tensor  # (B, n) or (B, n, k); 0 for padding
     gap: Tensor  # (B,)
     relative_gap: Tensor  # gap / P(0), (B,)
     objective: Tensor  # P(W), (B,)
@@ -26,12 +26,12 @@ class Certificate(NamedTuple):
 class Progress:
     """The best weights of B tasks, their certificate, iterations and status, and which tasks continue.
 
-    A task continues to rounding, beyond ``tol``, as the gradient takes the right active set.
+    A task whose gap is below ``tol`` continues to rounding error: its gradient requires the correct active set.
 
     Args:
-        weights: the start, (B, ...).
-        certificate: of the start.
-        tol: the relative gap from which on a task is certified.
+        weights: initial weights, (B, ...).
+        certificate: of the initial weights.
+        tol: relative gap up to which a task is certified.
     """
 
     def __init__(self, weights: Tensor, certificate: Certificate, tol: float) -> None:
@@ -44,11 +44,11 @@ class Progress:
         self._since_better = torch.zeros_like(self.n_iter)
 
     def restart(self, which: Tensor) -> None:
-        """Another method begins with some of the tasks that continue, ``which`` (M,) bool; their objective may rise."""
+        """Another method takes over the continuing tasks ``which`` (M,), bool; their objective may rise."""
         self._lowest[self.index[which]] = torch.inf
 
     def offer(self, weights: Tensor, certificate: Certificate) -> Tensor:
-        """Keep the weights (M, ...) of the tasks that continue where they are better; (M,) bool, where."""
+        """Keep the continuing tasks' weights (M, ...) if their gap is smaller; returns where, (M,) bool."""
         better = certificate.relative_gap < self.certificate.relative_gap[self.index]  # false for NaN
         improved = self.index[better]
         self.weights[improved] = weights[better]
@@ -57,16 +57,19 @@ class Progress:
         return better
 
     def record(self, weights: Tensor, certificate: Certificate, same: Tensor, iteration: int) -> Tensor:
-        """Take in an iteration's weights (M, ...) of the tasks that continue.
+        """Record an iteration's weights (M, ...) of the tasks that continue.
 
-        A task ends at rounding: at a gap of 1e-13 or, where that is too small for its features, certified after an
-        iteration that found no better gap and the same active set. Otherwise it ends where it has stalled.
+        A task has converged to rounding if its gap is at most 1e-13, or, where rounding prevents such a gap, if it is
+        certified and an iteration changed neither the best gap nor the active set. It ends then or when it stalls.
 
         Args:
-            same: whether the active set is that from before the iteration, (M,) bool.
+            weights: (M, ...).
+            certificate: of these weights.
+            same: whether the iteration left the active set unchanged, (M,) bool.
+            iteration: number of the iteration, from 1.
 
         Returns:
-            (M,) bool: which of them continue; ``index`` then holds these.
+            (M,) bool: which of the tasks continue. ``index`` is updated to these.
         """
         index, lowest = self.index, self._lowest[self.index]
         better = self.offer(weights, certificate)

@@ -1,19 +1,20 @@
-"""Linear systems on a support: the rows and columns of H (B, p, p) that belong to active variables."""
+"""Linear systems on a support: H (B, p, p) restricted to the rows and columns of the active variables."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Below this pivot of a factor, with a unit diagonal, variables may be dependent: eigenvalues tell.
+# If the smallest pivot of a unit-diagonal matrix is below this, eigenvalues decide whether variables are dependent.
 _SAFE_PIVOT = 1e-9
 
 
 def damped_step(H: Tensor, active: Tensor, gradient: Tensor) -> Tensor:
     """(H_A + shift)^-1 gradient on the active variables, 0 elsewhere, (B, p).
 
-    The shift is that of rounding, relative to the diagonal. It makes a factor exist where active variables are
-    dependent: there the step is long along what H does not see, which in a Lasso brings one of them to zero.
+    The shift is of the size of rounding error relative to the diagonal, so that the Cholesky factor exists even if
+    active variables are dependent. The step is then long in the null space of H, which in a Lasso drives one of the
+    dependent variables to zero.
     """
     matrix, scale = _on_support(H, active)
     matrix.diagonal(dim1=1, dim2=2).add_(_rounding(H))
@@ -24,9 +25,9 @@ def damped_step(H: Tensor, active: Tensor, gradient: Tensor) -> Tensor:
 
 
 def least_step(H: Tensor, active: Tensor, gradient: Tensor) -> Tensor:
-    """H_A^+ gradient on the active variables, 0 elsewhere, (B, p): of least norm where active variables are dependent.
+    """H_A^+ gradient on the active variables, 0 elsewhere, (B, p): the step of least norm if they are dependent.
 
-    Norms are those of the variables times the root of their diagonal entry.
+    The norm weights each variable by the square root of its diagonal entry.
     """
     matrix, scale = _on_support(H, active)
     right = (scale * gradient * active)[..., None]
@@ -45,11 +46,11 @@ def least_step(H: Tensor, active: Tensor, gradient: Tensor) -> Tensor:
 def least_step_by_samples(
     features: Tensor, weight: Tensor, lambda2: Tensor, active: Tensor, gradient: Tensor
 ) -> Tensor:
-    """What :func:`least_step` returns for H = X^T diag(weight) X + lambda2, from a matrix of the order of the samples.
+    """:func:`least_step` for H = X^T diag(weight) X + lambda2 I, computed from a matrix of the order of the samples.
 
-    With P = diag(weight)^1/2 X_A and the eigenvalues of K = P P^T: for lambda2 > 0 the part of the gradient in the span
-    of the samples is P^T K^+ P gradient, which P^T K^+ (K + lambda2)^-1 P gradient solves for; the rest is divided by
-    lambda2. Without lambda2 it is P^T (K^+)^2 P gradient, the features being scaled to a unit diagonal.
+    Let P = diag(weight)^1/2 X_A and K = P P^T. For lambda2 > 0, the component of the gradient in the row space of P
+    is P^T K^+ P gradient, on which the inverse acts as P^T K^+ (K + lambda2)^-1 P; the orthogonal component is divided
+    by lambda2. For lambda2 = 0 the step is P^T (K^+)^2 P gradient, with the features scaled to a unit diagonal.
 
     Args:
         features: (B, n, d).
@@ -77,7 +78,7 @@ def least_step_by_samples(
 
 
 def _on_support(H: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-    """H scaled to a unit diagonal, all but the active rows and columns the identity's; and the scale (B, p)."""
+    """H scaled to a unit diagonal, with inactive rows and columns replaced by the identity's; and the scale (B, p)."""
     diagonal = H.diagonal(dim1=1, dim2=2)
     scale = torch.where(active & (diagonal > 0), diagonal, 1).rsqrt()
     both = active[:, :, None] & active[:, None, :]
@@ -87,5 +88,5 @@ def _on_support(H: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rounding(H: Tensor) -> float:
-    """What rounding leaves of a zero eigenvalue of a matrix with a unit diagonal, with a margin."""
+    """Bound, with a margin, on the rounding error in a zero eigenvalue of a matrix with a unit diagonal."""
     return 16 * H.shape[1] * torch.finfo(H.dtype).eps

@@ -1,4 +1,4 @@
-"""Where Triton's kernels can run: on a CUDA or ROCm device, or interpreted on the CPU. Says so without importing it."""
+"""Where Triton's kernels can run: CUDA and ROCm devices, or the CPU through the interpreter. Does not import Triton."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from sparsedis import extras
 from sparsedis.ops.common.backend import Request
 
-# Whether this PyTorch is built for AMD's devices.
+# Whether this PyTorch is built for AMD GPUs.
 AMD = bool(torch.version.hip)
 
 
@@ -19,7 +19,7 @@ def interpreted() -> bool:
 
 
 class TritonDevices:
-    """The part that all Triton backends share: which machine, and whose tensors."""
+    """Base class of the Triton backends: the supported machines and devices."""
 
     name = "triton"
 
@@ -33,7 +33,7 @@ class TritonDevices:
         return "there is no CUDA or ROCm device (TRITON_INTERPRET=1 interprets it on the CPU, for tests)"
 
     def refuses_device(self, request: Request) -> str | None:
-        """The reason why it does not take the request's tensors; None where it does."""
+        """None if the backend supports the request's device, else the reason why not."""
         if request.device.type == "cpu":
             if not interpreted():
                 return "it takes CUDA and ROCm tensors, and CPU tensors under TRITON_INTERPRET=1 only, got cpu"

@@ -1,4 +1,4 @@
-"""Where kernels start: how many programs share a task, and what was started."""
+"""Kernel launches: the number of programs per task, compile options, and recording of launches for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REAL = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 class Launch(NamedTuple):
-    """What a kernel was started with."""
+    """The arguments of a kernel launch."""
 
     kernel: Any
     arguments: tuple[Any, ...]
@@ -28,9 +28,9 @@ _recorder: Callable[[Launch], None] | None = None
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """Inside, kernels are not run but noted: what a call would launch is known without a device.
+    """Context manager in which launches are recorded instead of executed, so that they can be inspected without a GPU.
 
-    What they should have written becomes 0 where it was NaN.
+    NaNs in the tensor arguments are replaced by 0, in place of the outputs that the kernels would have written.
     """
     global _recorder
     launches: list[Launch] = []
@@ -49,32 +49,34 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int =
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 value.nan_to_num_()
         return
-    # Triton starts kernels on the current device, which need not be the tensors'.
+    # Triton launches on the current device, which may differ from the tensors' device.
     with torch.cuda.device_of(next(value for value in arguments if isinstance(value, torch.Tensor))):
         kernel[grid](*arguments, **constants, **options(num_warps, amd=triton_device.AMD))
 
 
 def options(num_warps: int, *, amd: bool) -> dict[str, int]:
-    """How a kernel is compiled.
+    """Compile options of a kernel.
 
-    One stage: what a deeper pipeline would hold in registers and shared memory, more programs side by side hide too.
-    All registers that a thread can have: NVIDIA's assembler otherwise spills some to let more programs in.
+    A single pipeline stage: more resident programs hide the same latency as a deeper pipeline would, without its
+    registers and shared memory. The register limit is the maximum per thread, because NVIDIA's assembler otherwise
+    spills registers to raise occupancy.
     """
     return {"num_warps": num_warps, "num_stages": 1} | ({} if amd else {"maxnreg": min(255, 2048 // num_warps)})
 
 
 def splits(batch: int, d: int, block: int, device: torch.device) -> int:
-    """Programs that share a task's features, so that a small batch fills the chip: about two for each multiprocessor.
+    """Number of programs among which a task's features are split, so that a small batch fills the GPU.
 
-    Every program keeps at least four blocks of features: below that its fixed cost shows.
+    The target is two programs per multiprocessor. Every program keeps at least four blocks of features; with fewer,
+    its fixed cost dominates.
     """
     if device.type != "cuda":
-        wanted = 2  # so that the interpreter takes this way too
+        wanted = 2  # so that the interpreter also exercises the split path
     else:
         wanted = -(-2 * torch.cuda.get_device_properties(device).multi_processor_count // batch)
     return max(1, min(wanted, d // (4 * block)))
 
 
 def span(d: int, parts: int, block: int) -> int:
-    """Features for each of ``parts`` programs, a multiple of ``block``."""
+    """Features per program if ``parts`` programs share d features, rounded up to a multiple of ``block``."""
     return -(-d // (parts * block)) * block

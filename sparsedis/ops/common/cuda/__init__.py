@@ -1,1 +1,1 @@
-"""CUDA kernels from source: compiled at first use and cached, on NVIDIA's devices or emulated on the CPU for tests."""
+"""CUDA kernels compiled from source at first use and cached; run on NVIDIA GPUs, or emulated on the CPU for tests."""

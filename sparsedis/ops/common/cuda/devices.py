@@ -1,4 +1,4 @@
-"""NVIDIA's devices: kernels compiled for the very device and launched on PyTorch's current stream."""
+"""NVIDIA GPUs: kernels compiled for the architecture of the device, launched on PyTorch's current stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOGGER = logging.getLogger("sparsedis")
 
 
 class Devices:
-    """All of them."""
+    """All CUDA devices that PyTorch sees."""
 
     def available(self) -> str | None:
         if torch.version.hip:
@@ -53,7 +53,7 @@ class Devices:
         return (program, _index(device)) in _KERNELS
 
     def code(self) -> list[Path]:
-        """The files of the kernels that are loaded."""
+        """The files of all loaded kernels."""
         return [kernel.code for kernel in _KERNELS.values()]
 
     def capturing(self, device: torch.device) -> bool:
@@ -62,7 +62,7 @@ class Devices:
 
 
 class _DeviceKernel:
-    """On one device. Libraries are not bound to a context: the driver loads them into PyTorch's at the first launch."""
+    """A kernel on one device. The driver loads the context-independent library into PyTorch's context at launch."""
 
     def __init__(self, code: Path, name: str, index: int) -> None:
         from cuda.bindings import driver
@@ -73,7 +73,7 @@ class _DeviceKernel:
         self._kernel = checked(driver.cuLibraryGetKernel(self._library, name.encode()))
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         checked(driver.cuKernelSetAttribute(attribute, _limits(index).shared_bytes, self._kernel, _handle(index)))
-        self._function = driver.CUfunction(int(self._kernel))  # the driver takes a kernel for a function
+        self._function = driver.CUfunction(int(self._kernel))  # the driver API accepts a kernel in place of a function
         self._resident: dict[tuple[int, int], int] = {}
 
     def resident_blocks(self, threads: int, shared_bytes: int) -> int:
@@ -96,16 +96,16 @@ class _DeviceKernel:
             checked(launched)
 
 
-# By program and device.
+# Loaded kernels by program and device index.
 _KERNELS: dict[tuple[Program, int], _DeviceKernel] = {}
 
 
-# Of a thread: the devices whose context it has had current.
+# Per thread: the devices whose context has been made current in it.
 _SEEN = threading.local()
 
 
 def _current(index: int) -> AbstractContextManager[object]:
-    """The device made current, with a context also in a thread that has not used it yet."""
+    """Make the device current; in a thread that has not used the device yet, also its primary context."""
     seen = vars(_SEEN).setdefault("indices", set())
     if index in seen and torch.cuda.current_device() == index:
         return nullcontext()
@@ -128,7 +128,7 @@ def _index(device: torch.device) -> int:
 
 
 def _loaded(program: Program, index: int) -> _DeviceKernel:
-    """Compiled, or from the cache on disk."""
+    """Load the kernel from the disk cache, compiling it first if necessary."""
     torch.cuda.init()
     architecture = nvrtc.architecture(torch.cuda.get_device_capability(index))
 
@@ -166,7 +166,7 @@ def _limits(index: int) -> Limits:
 
 @cache
 def _handle(index: int) -> Any:
-    """The driver's device: PyTorch's numbers are those of the visible devices, as the driver's are."""
+    """The driver's device of that index; PyTorch and the driver number the visible devices alike."""
     from cuda.bindings import driver
 
     checked(driver.cuInit(0))

@@ -1,4 +1,4 @@
-"""The kernels executed on the CPU, for tests: compiled by the system's C++ compiler, a block's threads as fibers."""
+"""CPU emulation of the CUDA kernels for tests: built by the system's C++ compiler, with a block's threads as fibers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 from sparsedis.ops.common.cuda.programs import Program, cached, sources
 from sparsedis.ops.common.cuda.protocol import Kernel, Limits
 
-# Of an H100.
+# Limits of an H100.
 _LIMITS = Limits(shared_bytes=227 << 10, multiprocessors=132)
 
 
 class Emulation:
-    """A device made of one thread of the CPU; one block runs at a time."""
+    """A device that runs on one CPU thread, one block at a time."""
 
     def available(self) -> str | None:
         if not torch.compiler.is_compiling() and _compiler() is None:

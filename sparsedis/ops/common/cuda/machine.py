@@ -1,4 +1,4 @@
-"""The machine that runs the kernels: NVIDIA's devices, or their emulation."""
+"""Selection of the machine that runs the CUDA kernels: the GPUs or their emulation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _DEVICES, _EMULATION = Devices(), Emulation()
 
 
 def emulated() -> bool:
-    """Whether kernels are executed on the CPU: SPARSEDIS_CUDA_EMULATION=1."""
+    """Whether kernels are emulated on the CPU (SPARSEDIS_CUDA_EMULATION=1)."""
     return os.environ.get("SPARSEDIS_CUDA_EMULATION", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 def machine() -> Machine:
-    """The one to use."""
+    """The selected machine."""
     return _EMULATION if emulated() else _DEVICES

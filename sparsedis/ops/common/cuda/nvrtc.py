@@ -1,4 +1,4 @@
-"""NVRTC, through NVIDIA's own bindings: a program to machine code for one architecture. Needs no device, no toolkit."""
+"""NVRTC through NVIDIA's Python bindings: compiles a program for one architecture. Needs no GPU and no CUDA toolkit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from sparsedis import extras
 from sparsedis.ops.common.cuda.programs import Program, sources
 
-# --split-compile: threads of the compiler, 0 for all cores.
+# --split-compile=0: compile with as many threads as cores.
 OPTIONS: tuple[str, ...] = ("--std=c++17", "--split-compile=0")
 
 
@@ -20,7 +20,7 @@ class Compiled(NamedTuple):
 
 
 def available() -> str | None:
-    """None where NVRTC can be loaded, else the reason why not. Inside torch.compile only its bindings are sought."""
+    """None if NVRTC can be loaded, else the reason why not. Inside torch.compile only the bindings are imported."""
     try:
         import cuda.bindings.nvrtc  # noqa: F401
 
@@ -40,7 +40,7 @@ def version() -> tuple[int, int]:
 
 
 def description(architecture: str) -> str:
-    """Everything beside the program that its code depends on."""
+    """A string that identifies everything besides the program that the compiled code depends on."""
     return f"NVRTC {version()} {OPTIONS} {architecture}"
 
 
@@ -48,7 +48,7 @@ def compile_program(program: Program, architecture: str, *extra: str) -> Compile
     """Compile for an architecture such as "sm_90".
 
     Raises:
-        RuntimeError: it does not compile; with the compiler's messages.
+        RuntimeError: the program does not compile; the message contains the compiler's log.
     """
     from cuda.bindings import nvrtc
 
@@ -75,8 +75,10 @@ def compile_program(program: Program, architecture: str, *extra: str) -> Compile
 
 
 def architecture(capability: tuple[int, int]) -> str:
-    """What to compile for: the device's own architecture, or the newest virtual one for a device that is newer than
-    this NVRTC, whose driver compiles the rest."""
+    """The architecture to compile for: the device's own, or the newest virtual architecture that this NVRTC supports.
+
+    In the second case the driver compiles the PTX for the device.
+    """
     from cuda.bindings import nvrtc
 
     number = 10 * capability[0] + capability[1]
@@ -85,7 +87,7 @@ def architecture(capability: tuple[int, int]) -> str:
 
 
 def checked(result: tuple[Any, ...]) -> Any:
-    """What a call of NVIDIA's bindings returns, without its status.
+    """The result of a call to NVIDIA's bindings, without its status.
 
     Raises:
         RuntimeError: the call failed.

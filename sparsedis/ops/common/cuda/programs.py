@@ -1,4 +1,4 @@
-"""The kernels' source, and a cache on disk of what it compiles to."""
+"""The source of the CUDA kernels, and a disk cache of the compiled code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sparsedis import cache as caches
 
 
 class Program(NamedTuple):
-    """One file with one kernel, to be compiled with these macros."""
+    """A source file with one kernel, compiled with the given macros."""
 
-    kernel: str  # the function's name
-    path: str  # in sources()
+    kernel: str  # name of the function
+    path: str  # relative to sources()
     macros: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -25,16 +25,16 @@ class Program(NamedTuple):
         return cls(kernel, path, tuple((name, str(value)) for name, value in sorted(macros.items())))
 
     def flags(self) -> list[str]:
-        """The macros as every compiler takes them."""
+        """Compiler flags that define the macros."""
         return [f"-D{name}={value}" for name, value in self.macros]
 
 
 @cache
 def sources() -> Path:
-    """The folder csrc: part of an installed package, beside the package where it is not installed but checked out.
+    """The folder csrc: inside an installed package, or next to the package in a source checkout.
 
     Raises:
-        RuntimeError: it is missing.
+        RuntimeError: the folder is missing.
     """
     package = Path(__file__).parents[3]
     for folder in (package / "csrc", package.parent / "csrc"):
@@ -53,15 +53,15 @@ def _digest_of_sources() -> str:
 
 
 def cached(program: Program, compiler: str, suffix: str, compile_to: Callable[[Path], None]) -> Path:
-    """The file that ``compile_to(path)`` writes, from the cache where it was compiled before.
+    """The file written by ``compile_to(path)``, from the cache if it has been compiled before.
 
-    The cache is :func:`sparsedis.cache.folder`, or a temporary folder where that cannot be written.
+    The cache is :func:`sparsedis.cache.folder`, or a temporary folder if that is not writable.
 
     Args:
         program: what to compile.
         compiler: everything else that the result depends on: the compiler, its version, options and target.
-        suffix: of the file's name.
-        compile_to: called with the path of a temporary file; two processes may compile at once, the last one's stays.
+        suffix: of the file name.
+        compile_to: called with a temporary path. If two processes compile at once, the later result is kept.
     """
     key = hashlib.sha256(repr((program, compiler, _digest_of_sources())).encode()).hexdigest()[:32]
     name = f"{program.kernel}-{key}{suffix}"
@@ -77,21 +77,21 @@ def cached(program: Program, compiler: str, suffix: str, compile_to: Callable[[P
 
 
 def _folder_of(name: str) -> Path:
-    """The cache where it holds the file already or can be written, else a temporary folder."""
+    """The cache folder if it holds the file or is writable, else a temporary folder."""
     try:
         folder = caches.folder()
         if _complete(folder / name):
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(1 << 20))  # a full disk takes empty files, but no kernel
+            file.write(bytes(1 << 20))  # a full disk can still create empty files
         return folder
     except OSError:
         return _temporary_folder()
 
 
 def _complete(path: Path) -> bool:
-    """Whether the file can be read and has a content; one that was written before a power failure may be empty."""
+    """Whether the file is readable and not empty, as a file written just before a power failure may be."""
     return os.access(path, os.R_OK) and path.stat().st_size > 0
 
 

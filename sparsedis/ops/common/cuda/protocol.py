@@ -1,4 +1,4 @@
-"""What a backend asks of the machine that runs its kernels."""
+"""The interface of the machines that run CUDA kernels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sparsedis.ops.common.cuda.programs import Program
 
 
 class Limits(NamedTuple):
-    """Of a device."""
+    """Limits of a device."""
 
-    shared_bytes: int  # of a block, at most
+    shared_bytes: int  # maximum shared memory per block, in bytes
     multiprocessors: int
 
 
@@ -21,19 +21,19 @@ class Kernel(Protocol):
     """A compiled kernel on one device."""
 
     def resident_blocks(self, threads: int, shared_bytes: int) -> int:
-        """How many blocks a multiprocessor runs at once; at least 1."""
+        """Maximum number of resident blocks per multiprocessor, at least 1."""
         ...
 
     def launch(self, arguments: ctypes.Structure, blocks: int, threads: int, shared_bytes: int) -> None:
-        """Launch on the device's current stream, without waiting for it."""
+        """Launch asynchronously on the device's current stream."""
         ...
 
 
 class Machine(Protocol):
-    """NVIDIA's devices, or their emulation."""
+    """The NVIDIA GPUs, or their emulation."""
 
     def available(self) -> str | None:
-        """None where it can run, else the reason why not."""
+        """None if kernels can run, else the reason why not."""
         ...
 
     def devices(self) -> list[torch.device]: ...
@@ -41,17 +41,17 @@ class Machine(Protocol):
     def limits(self, device: torch.device) -> Limits: ...
 
     def kernel(self, program: Program, device: torch.device) -> Kernel:
-        """Compiled at first use, then from the cache.
+        """The kernel, compiled at first use and cached afterwards.
 
         Raises:
-            RuntimeError: the program does not compile; with the compiler's messages.
+            RuntimeError: the program does not compile; the message contains the compiler's log.
         """
         ...
 
     def loaded(self, program: Program, device: torch.device) -> bool:
-        """Whether :meth:`kernel` neither compiles nor loads anything."""
+        """Whether the kernel is loaded, so that :meth:`kernel` neither compiles nor loads it."""
         ...
 
     def capturing(self, device: torch.device) -> bool:
-        """Whether launches are recorded in a CUDA graph, which must not be waited for."""
+        """Whether launches are captured in a CUDA graph, during which synchronising is not allowed."""
         ...
