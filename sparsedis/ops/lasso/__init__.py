@@ -1,4 +1,4 @@
-"""Batched Lassos (elastic nets). ``problem`` has the mathematics, ``signature`` what a backend is given."""
+"""Batched Lassos (elastic nets). ``problem`` holds the mathematics, ``signature`` the interface of the backends."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""The C++ backend: a thread per task on the CPU, with the best instruction set that the processor has."""
+"""The C++ backend: one thread per task on the CPU, compiled for the best instruction set of the processor."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sparsedis.ops.lasso.signature import Differentials, Inputs, Options, Saved,
 
 
 class CppBackend(CompiledBackend):
-    """Compiled kernels for tensors on the CPU.
+    """Compiled kernels for CPU tensors.
 
-    Results do not depend on the number of threads, ``torch.get_num_threads()``, nor on how a batch is cut. Scratch
-    memory per thread: some 2 n d doubles and, for up to n (or 64) features, 2 d^2 more.
+    Results depend neither on the number of threads, ``torch.get_num_threads()``, nor on the split of a batch. Scratch
+    memory per thread: about 2 n d doubles and, for up to max(n, 64) features, another 2 d^2.
     """
 
     def supports(self, request: Request) -> str | None:
@@ -31,7 +31,7 @@ class CppBackend(CompiledBackend):
         addresses = [value.data_ptr() for value in out]
         try:
             run(*problem.arguments, *options, torch.get_num_threads(), addresses)
-        except ValueError:  # the kernel saw a bad value: say which
+        except ValueError:  # the kernel found an invalid value; check_values names it
             check_values(inputs, options)
             raise
         return out
@@ -64,7 +64,7 @@ class CppBackend(CompiledBackend):
 
 
 class _Problem:
-    """A call's leading arguments; holds the tensors that the addresses point into."""
+    """The leading arguments of a kernel call; keeps the tensors alive to which the addresses point."""
 
     def __init__(self, features: Tensor, *others: Tensor) -> None:
         """others: targets, lambda1, lambda2, sample_weight."""

@@ -1,4 +1,4 @@
-"""The Lasso (elastic net) as a reader would write it beside the paper: one task, dense, float64, slow.
+"""Reference implementation of the Lasso (elastic net) that follows the paper: one task, dense, float64, slow.
 
 Source: the inner problem of Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.2. Over w (d,)
 
@@ -18,7 +18,7 @@ def objective(w: Tensor, X: Tensor, y: Tensor, s: Tensor, lambda1: Tensor, lambd
 
 
 def step(w: Tensor, X: Tensor, y: Tensor, s: Tensor, lambda1: Tensor, lambda2: Tensor, size: float) -> Tensor:
-    """A proximal gradient step: soft thresholding after a gradient step on what is smooth."""
+    """A proximal gradient step: a gradient step on the smooth part, then soft thresholding."""
     z = w - size * (X.T @ (s * (X @ w - y)) / s.sum() + lambda2 * w)
     return z.sign() * (z.abs() - size * lambda1).clamp_min(0)
 
@@ -39,7 +39,7 @@ def solve(X: Tensor, y: Tensor, s: Tensor, lambda1: Tensor, lambda2: Tensor) -> 
 def gradients(
     w: Tensor, grad_w: Tensor, X: Tensor, y: Tensor, s: Tensor, lambda1: Tensor, lambda2: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients in X, y, lambda1 and lambda2 of a loss with the gradient grad_w (d,), at the solution w."""
+    """Gradients in X, y, lambda1 and lambda2 of a loss with gradient grad_w (d,), at the solution w."""
     size = step_size(X, s, lambda2)
     return implicit_gradients(
         lambda w, X, y, l1, l2: step(w, X, y, s, l1, l2, size),
@@ -51,6 +51,6 @@ def gradients(
 
 
 def step_size(X: Tensor, s: Tensor, lambda2: Tensor) -> float:
-    """One over the Lipschitz constant of the gradient of what is smooth."""
+    """One over the Lipschitz constant of the gradient of the smooth part."""
     scaled = (s / s.sum()).sqrt()[:, None] * X
     return float(1 / (torch.linalg.matrix_norm(scaled, 2) ** 2 + lambda2))

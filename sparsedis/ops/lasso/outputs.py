@@ -1,4 +1,4 @@
-"""Outputs of the backends written in Python: the certificate of the weights as returned, rounded to their dtype."""
+"""Outputs of the Python backends: the certificate of the returned weights, after rounding to their dtype."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def outputs(
     tol: float,
     given: torch.dtype,
 ) -> Outputs:
-    """The outputs of an operation on features of dtype ``given``, from the solver's w (B, d) and its certificate."""
+    """The operation's outputs, from the solver's w (B, d) and its certificate, for features of dtype ``given``."""
     own = at.relative_gap
     weights = w.to(returned_dtype(given))
     if weights.dtype != w.dtype:

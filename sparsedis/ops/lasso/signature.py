@@ -1,7 +1,7 @@
-"""The signature of the operation: what its backends are given and give back.
+"""The signature of the Lasso operation: inputs, options, outputs and differentials of its backends.
 
-B tasks of n samples and d features. "Working precision" is float64, or float32 on devices without it. Every solve
-continues to rounding, as a right gradient takes, where ``tol`` is looser.
+B tasks of n samples and d features. "Working precision" is float64, or float32 on devices without float64. Every solve
+continues to rounding error even if ``tol`` is looser, because an accurate gradient requires the correct active set.
 """
 
 from typing import NamedTuple
@@ -14,17 +14,17 @@ SOLVER = "cd"
 
 
 class Inputs(NamedTuple):
-    """What describes the tasks."""
+    """The tensors that describe the tasks."""
 
     features: Tensor  # (B, n, d): float32, float64, bfloat16 or float16
-    targets: Tensor  # (B, n), likewise
-    lambda1: Tensor  # (B,), working precision, like the following
+    targets: Tensor  # (B, n): same dtypes
+    lambda1: Tensor  # (B,), in the working precision, as are the fields below
     lambda2: Tensor  # (B,)
     sample_weight: Tensor  # (B, n); 0 marks padding
 
 
 class Options(NamedTuple):
-    """How they are solved."""
+    """Options of the solver."""
 
     tol: float  # duality gap to reach, relative to P(0)
     max_iter: int
@@ -34,16 +34,16 @@ class Saved(NamedTuple):
     """Outputs that the derivatives need."""
 
     weights: Tensor  # (B, d)
-    dual: Tensor  # (B, n): the residual to more digits than the weights give it
+    dual: Tensor  # (B, n): the residual, more accurate than recomputed from rounded weights
 
 
 class Differentials(NamedTuple):
-    """Gradients or tangents."""
+    """Gradients or tangents of the differentiable inputs."""
 
     features: Tensor  # (B, n, d)
     targets: Tensor  # (B, n)
-    lambda1: Tensor  # (B,), as the following
-    lambda2: Tensor
+    lambda1: Tensor  # (B,)
+    lambda2: Tensor  # (B,)
 
 
 def shapes(inputs: Inputs, options: Options) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -53,17 +53,17 @@ def shapes(inputs: Inputs, options: Options) -> tuple[tuple[int, ...], tuple[int
 
 
 def check_values(inputs: Inputs, options: Options) -> None:
-    """What can only be seen in the values: run where the values are, inside the operation.
+    """Check the values of the inputs. Runs inside the operation, where values are available.
 
     Raises:
-        ValueError: names the input, what was expected and what came.
+        ValueError: states the input, what was expected and what was given.
     """
     check_tasks(inputs.features, inputs.targets, inputs.sample_weight)
     checks.parameter_values(lambda1=inputs.lambda1, lambda2=inputs.lambda2)
 
 
 def check_tasks(features: Tensor, targets: Tensor, sample_weight: Tensor) -> None:
-    """:func:`check_values` without the hyperparameters."""
+    """:func:`check_values` for all inputs but the hyperparameters."""
     checks.finite("features", features, ("task", "sample", "feature"))
     checks.finite("targets", targets, ("task", "sample"))
     checks.weight_values(sample_weight)

@@ -1,6 +1,6 @@
 """Batched group-Lasso multinomial logistic regressions.
 
-``problem`` has the mathematics, ``signature`` what a backend is given.
+``problem`` holds the mathematics, ``signature`` the interface of the backends.
 """
 
 from torch import Tensor

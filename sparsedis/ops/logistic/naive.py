@@ -1,6 +1,6 @@
-"""Group-Lasso multinomial logistic regression as a reader would write it: one task, dense, float64, slow.
+"""Reference implementation of group-Lasso multinomial logistic regression: one task, dense, float64, slow.
 
-Over W (d, k), and an intercept b (k,) in neither penalty if asked for, which is then the last row of W,
+Over W (d, k) and optionally an intercept b (k,), which is not penalised and is stored as the last row of W,
 
     P(W, b) = 1/N sum_i s_i CE(x_i W + b, y_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,    N = sum_i s_i.
 """
@@ -30,7 +30,7 @@ def step(
     intercept: bool,
     size: float,
 ) -> Tensor:
-    """A proximal gradient step: rows shrunk after a gradient step on what is smooth."""
+    """A proximal gradient step: a gradient step on the smooth part, then the rows' block soft threshold."""
     d, k = X.shape[1], W.shape[1]
     features = with_ones(X, intercept)
     p = (features @ W).softmax(1)
@@ -69,10 +69,10 @@ def gradients(
     lambda2: Tensor,
     intercept: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Gradients in X, lambda1 and lambda2 of a loss with the gradient grad_W, at the solution W.
+    """Gradients in X, lambda1 and lambda2 of a loss with gradient grad_W, at the solution W.
 
-    A constant added to a row of W changes no probability: the solution's rows sum to zero, and so do those of grad_W
-    that count.
+    Adding a constant to a row of W changes no probability. The rows of the solution sum to zero, so only the part of
+    grad_W whose rows sum to zero matters.
     """
     size = step_size(X, s, lambda2, intercept)
     return implicit_gradients(
@@ -85,11 +85,11 @@ def gradients(
 
 
 def with_ones(X: Tensor, intercept: bool) -> Tensor:
-    """The features, and a column of ones for an intercept."""
+    """The features, with a column of ones for an intercept."""
     return torch.cat([X, torch.ones_like(X[:, :1])], 1) if intercept else X
 
 
 def step_size(X: Tensor, s: Tensor, lambda2: Tensor, intercept: bool) -> float:
-    """One over the Lipschitz constant of the gradient of what is smooth: the softmax's curvature is at most 1/2."""
+    """One over the Lipschitz constant of the smooth part's gradient; the softmax's curvature is at most 1/2."""
     scaled = (s / s.sum()).sqrt()[:, None] * with_ones(X, intercept)
     return float(1 / (torch.linalg.matrix_norm(scaled, 2) ** 2 / 2 + lambda2))

@@ -1,8 +1,8 @@
-"""The signature of the operation: what its backends are given and give back.
+"""The signature of the logistic operation: inputs, options, outputs and differentials of its backends.
 
-B tasks of n samples, d features and k classes; d' = d, or d + 1 with an intercept, which is then the last row of the
-weights. "Working precision" is float64, or float32 on devices without it. Every solve continues to rounding, as a right
-gradient takes, where ``tol`` is looser.
+B tasks of n samples, d features and k classes. d' = d, or with an intercept d + 1; the intercept is the last row of the
+weights. "Working precision" is float64, or float32 on devices without float64. Every solve continues to rounding error
+even if ``tol`` is looser, because an accurate gradient requires the correct active set.
 """
 
 from typing import NamedTuple
@@ -16,21 +16,21 @@ SOLVER = "newton"
 
 
 class Inputs(NamedTuple):
-    """What describes the tasks. Labels of samples without weight may be anything."""
+    """The tensors that describe the tasks. Labels of samples with weight 0 are ignored."""
 
     features: Tensor  # (B, n, d): float32, float64, bfloat16 or float16
     labels: Tensor  # (B, n) int64
-    lambda1: Tensor  # (B,), working precision, like the following
+    lambda1: Tensor  # (B,), in the working precision, as are the fields below
     lambda2: Tensor  # (B,)
     sample_weight: Tensor  # (B, n); 0 marks padding
 
 
 class Options(NamedTuple):
-    """How they are solved."""
+    """Options of the solver."""
 
     n_classes: int
     intercept: bool
-    tol: float  # duality gap to reach, relative to P(0) with the best intercept
+    tol: float  # duality gap to reach, relative to P(0) with the optimal intercept
     max_iter: int
 
 
@@ -38,15 +38,15 @@ class Saved(NamedTuple):
     """Outputs that the derivatives need."""
 
     weights: Tensor  # (B, d', k)
-    dual: Tensor  # (B, n, k): the probabilities to more digits than the weights give them
+    dual: Tensor  # (B, n, k): the probabilities, more accurate than recomputed from rounded weights
 
 
 class Differentials(NamedTuple):
-    """Gradients or tangents."""
+    """Gradients or tangents of the differentiable inputs."""
 
     features: Tensor  # (B, n, d)
-    lambda1: Tensor  # (B,), as the following
-    lambda2: Tensor
+    lambda1: Tensor  # (B,)
+    lambda2: Tensor  # (B,)
 
 
 def shapes(inputs: Inputs, options: Options) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -56,10 +56,10 @@ def shapes(inputs: Inputs, options: Options) -> tuple[tuple[int, ...], tuple[int
 
 
 def check_values(inputs: Inputs, options: Options) -> None:
-    """What can only be seen in the values: run where the values are, inside the operation.
+    """Check the values of the inputs. Runs inside the operation, where values are available.
 
     Raises:
-        ValueError: names the input, what was expected and what came.
+        ValueError: states the input, what was expected and what was given.
     """
     check_tasks(inputs.features, inputs.labels, inputs.sample_weight, options.n_classes, options.intercept)
     checks.parameter_values(lambda1=inputs.lambda1, lambda2=inputs.lambda2)
@@ -68,7 +68,7 @@ def check_values(inputs: Inputs, options: Options) -> None:
 
 
 def check_tasks(features: Tensor, labels: Tensor, sample_weight: Tensor, n_classes: int, intercept: bool) -> None:
-    """:func:`check_values` without the hyperparameters."""
+    """:func:`check_values` for all inputs but the hyperparameters."""
     checks.finite("features", features, ("task", "sample", "feature"))
     checks.weight_values(sample_weight)
     checks.label_values(labels, sample_weight, n_classes)

@@ -1,4 +1,4 @@
-"""Batched ridge regressions in closed form. ``signature`` states what a backend is given."""
+"""Batched ridge regressions in closed form. ``signature`` documents the interface of the backends."""
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ OPERATION = Operation(
 
 @value_per_task("ridge_mean_square")
 def mean_square(features: Tensor, sample_weight: Tensor) -> Tensor:
-    """sum_i s_i ||x_i||^2 / sum_i s_i, (B,), in the working precision; what a relative lambda2 multiplies."""
+    """sum_i s_i ||x_i||^2 / sum_i s_i, (B,), in the working precision; the scale of a relative lambda2."""
     checks.finite("features", features, ("task", "sample", "feature"))
     checks.weight_values(sample_weight)
     weight = normalised_weights(sample_weight, working_dtype(features.device))

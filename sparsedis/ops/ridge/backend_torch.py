@@ -1,4 +1,4 @@
-"""The torch backend: any device, float64 inside."""
+"""The torch backend: any device, working precision."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sparsedis.ops.ridge.signature import Differentials, Inputs, Options, Saved
 from sparsedis.solution import Status
 
 _TINY = torch.finfo(torch.float64).tiny
-# A direct solve is refined this often: what its rounding left is gone after one.
+# Number of iterative refinements; one usually removes the rounding error of the direct solve.
 _REFINEMENTS = 2
-# Ratio of a factor's smallest and largest pivot below which the Gram matrix, whose condition is squared, has lost too
-# much.
+# If the ratio of a factor's smallest to largest pivot is below this, the Gram matrix is too inaccurate: it squares the
+# condition number.
 _ILL_CONDITIONED = 1e-4
 
 
 class TorchBackend(AnyDevice):
-    """A direct solve in torch's operations."""
+    """A direct solve in torch operations."""
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         features, targets, lambda2, sample_weight = inputs
@@ -32,18 +32,18 @@ class TorchBackend(AnyDevice):
         r = Y - X @ w
         v = X.mT @ (weight * r) - lambda2[:, None, None] * w
         at_zero = ((weight * Y**2).sum((1, 2)) / 2).clamp_min(_TINY)
-        # With the residual as dual point: strong convexity, a sum of squares.
+        # The dual point is the residual; by strong convexity the gap is a sum of squares.
         gap = v.square().sum((1, 2)) / (2 * lambda2)
         own = gap / at_zero
         status = torch.where(own <= options.tol, int(Status.CERTIFIED), int(Status.STALLED))
         weights = w.to(returned_dtype(features.dtype))
         rounded, misfit = w, r
         if weights.dtype != w.dtype:
-            # Of the rounded weights, with the residual of the others as dual point: squares again.
+            # Gap of the rounded weights with the unrounded residual as dual point: again a sum of squares.
             rounded = weights.to(w.dtype)
             misfit, moved = Y - X @ rounded, lambda2[:, None, None] * (rounded - w)
             gap = (weight * (misfit - r) ** 2).sum((1, 2)) / 2 + (v - moved).square().sum((1, 2)) / (2 * lambda2)
-            gap = gap.nan_to_num(torch.inf, torch.inf)  # weights that overflow
+            gap = gap.nan_to_num(torch.inf, torch.inf)  # weights that overflowed in rounding
             status = status_as_returned(status, own, gap / at_zero, options.tol)
         objective = (weight * misfit**2).sum((1, 2)) / 2 + lambda2 / 2 * rounded.square().sum((1, 2))
         objective = objective.nan_to_num(torch.inf, torch.inf)
@@ -65,7 +65,7 @@ class TorchBackend(AnyDevice):
         weight = normalised_weights(sample_weight, X.dtype)
         system = _System(X, weight[..., None], lambda2)
         q = system.refined(c)
-        # The digits that float32 lost: with fewer samples than features q is as large as 1/lambda2 where w has nothing.
+        # Recover the digits lost in float32: if n < d, q is of order 1/lambda2 outside the row space of X.
         if saved.weights.dtype != X.dtype:
             w = system.fit(Y)
         grad_features, grad_targets = differentiate(X, Y - X @ w, weight, w, q)
@@ -85,7 +85,7 @@ class TorchBackend(AnyDevice):
 
 
 class _System:
-    """H = X^T diag(weight) X + lambda2, by a factor of the smaller of the two Gram matrices."""
+    """Solves with H = X^T diag(weight) X + lambda2 I through a Cholesky factor of the smaller Gram matrix."""
 
     def __init__(self, X: Tensor, weight: Tensor, lambda2: Tensor) -> None:
         self._X, self._share, self._lambda2 = X, weight, lambda2[:, None, None]
@@ -105,20 +105,20 @@ class _System:
             self._factor[index] = self._orthogonal(index)
 
     def _orthogonal(self, index: Tensor) -> Tensor:
-        """The factors of the tasks `index`, from an orthogonal factor of the features with the ridge beside them."""
+        """Factors of the tasks `index` by QR of the features stacked on sqrt(lambda2) I, without the Gram matrix."""
         rows = (self._root * self._X)[index]
         tall = rows.mT if self._by_samples else rows
         ridge = self._lambda2[index].sqrt() * torch.eye(tall.shape[2], dtype=tall.dtype, device=tall.device)
         return torch.linalg.qr(torch.cat([tall, ridge], 1), mode="r").R.mT
 
     def fit(self, Y: Tensor) -> Tensor:
-        """The solution w (B, d, m) for targets Y (B, n, m), to rounding."""
+        """The solution w (B, d, m) for targets Y (B, n, m), accurate to rounding error."""
         w = torch.zeros(len(Y), self._X.shape[2], Y.shape[2], dtype=Y.dtype, device=Y.device)
         if not self._by_samples:
             for _ in range(1 + _REFINEMENTS):
                 w = w + self.solve(self._X.mT @ (self._share * (Y - self._X @ w)) - self._lambda2 * w)
             return w
-        # The shortest (w, u) with rows w + sqrt(lambda2) u = root Y: nothing is divided by lambda2.
+        # Minimum-norm (w, u) with rows w + sqrt(lambda2) u = root Y, which avoids a division by lambda2.
         rows, root = self._root * self._X, self._lambda2.sqrt()
         u = torch.zeros_like(Y)
         for _ in range(1 + _REFINEMENTS):
@@ -127,19 +127,19 @@ class _System:
         return w
 
     def _factored(self, right: Tensor) -> Tensor:
-        """The smaller Gram matrix' inverse times `right`."""
+        """Apply the inverse of the smaller Gram matrix to `right`."""
         half = torch.linalg.solve_triangular(self._factor, right, upper=False)
         return torch.linalg.solve_triangular(self._factor.mT, half, upper=True)
 
     def refined(self, right: Tensor) -> Tensor:
-        """As :meth:`solve`, to rounding."""
+        """As :meth:`solve`, with iterative refinement."""
         q = self.solve(right)
         for _ in range(_REFINEMENTS):
             q = q + self.solve(right - self._X.mT @ (self._share * (self._X @ q)) - self._lambda2 * q)
         return q
 
     def solve(self, right: Tensor) -> Tensor:
-        """(B, d, m) -> (B, d, m)."""
+        """H^-1 right, (B, d, m)."""
         if not self._by_samples:
             return self._factored(right)
         rows = self._root * self._X

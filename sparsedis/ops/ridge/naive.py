@@ -1,4 +1,4 @@
-"""Ridge regression as a reader would write it: one task, dense, float64; autograd differentiates it.
+"""Reference implementation of ridge regression: one task, dense, float64, differentiated by autograd.
 
 Over w (d, m)
 

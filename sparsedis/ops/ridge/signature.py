@@ -1,6 +1,6 @@
-"""The signature of the operation: what its backends are given and give back.
+"""The signature of the ridge operation: inputs, options, outputs and differentials of its backends.
 
-B tasks of n samples, d features and m targets. "Working precision" is float64, or float32 on devices without it.
+B tasks of n samples, d features and m targets. "Working precision" is float64, or float32 on devices without float64.
 """
 
 from typing import NamedTuple
@@ -13,18 +13,18 @@ SOLVER = "direct"
 
 
 class Inputs(NamedTuple):
-    """What describes the tasks."""
+    """The tensors that describe the tasks."""
 
     features: Tensor  # (B, n, d): float32, float64, bfloat16 or float16
-    targets: Tensor  # (B, n, m), likewise
-    lambda2: Tensor  # (B,), working precision, like the following
+    targets: Tensor  # (B, n, m): same dtypes
+    lambda2: Tensor  # (B,), in the working precision, as is sample_weight
     sample_weight: Tensor  # (B, n); 0 marks padding
 
 
 class Options(NamedTuple):
-    """How they are solved."""
+    """Options of the solver."""
 
-    tol: float  # duality gap, relative to P(0), that decides on the status; the solve is direct
+    tol: float  # duality gap, relative to P(0), up to which a task is certified
 
 
 class Saved(NamedTuple):
@@ -34,7 +34,7 @@ class Saved(NamedTuple):
 
 
 class Differentials(NamedTuple):
-    """Gradients or tangents."""
+    """Gradients or tangents of the differentiable inputs."""
 
     features: Tensor  # (B, n, d)
     targets: Tensor  # (B, n, m)
@@ -48,10 +48,10 @@ def shapes(inputs: Inputs, options: Options) -> tuple[tuple[int, ...], tuple[int
 
 
 def check_values(inputs: Inputs, options: Options) -> None:
-    """What can only be seen in the values: run where the values are, inside the operation.
+    """Check the values of the inputs. Runs inside the operation, where values are available.
 
     Raises:
-        ValueError: names the input, what was expected and what came.
+        ValueError: states the input, what was expected and what was given.
     """
     checks.finite("features", inputs.features, ("task", "sample", "feature"))
     checks.finite("targets", inputs.targets, ("task", "sample", "target"))

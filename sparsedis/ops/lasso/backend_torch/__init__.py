@@ -1,4 +1,4 @@
-"""The torch backend: any device, float64 inside. The backend that kernels are tested against."""
+"""The torch backend: any device, working precision; the reference that the kernels are tested against."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sparsedis.ops.lasso.backend_torch.wide import ALWAYS_GRAM, descend_in_worki
 from sparsedis.ops.lasso.outputs import outputs
 from sparsedis.ops.lasso.signature import Differentials, Inputs, Options, Saved
 
-# Scratch memory, in bytes, that the tasks solved together may take.
+# Budget of scratch memory for the tasks that are solved together, in bytes.
 _MEMORY = 1 << 29
 
 
 class TorchBackend(AnyDevice):
-    """Coordinate descent and direct solves in torch's operations."""
+    """Coordinate descent and direct solves in torch operations."""
 
     _descend = staticmethod(descend)
 
@@ -66,7 +66,7 @@ class TorchBackend(AnyDevice):
 
 
 def _task_bytes(features: Tensor) -> int:
-    """Scratch memory that a task takes."""
+    """Scratch memory per task, in bytes."""
     _, n, d = features.shape
-    gram = min(d, max(4 * n, ALWAYS_GRAM))  # the features of a working set, as most tasks need
+    gram = min(d, max(4 * n, ALWAYS_GRAM))  # size of the largest working set that most tasks need
     return 8 * (6 * n * d + 5 * gram * gram)

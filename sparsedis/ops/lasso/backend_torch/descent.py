@@ -1,4 +1,4 @@
-"""Coordinate descent that ends exactly: sweeps or entering features find the support, a direct solve the weights."""
+"""Coordinate descent with an exact finish: sweeps or an active-set method, and direct solves on the support."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sparsedis.ops.common.support import damped_step, least_step
 from sparsedis.ops.lasso.backend_torch.wide import is_wide
 from sparsedis.ops.lasso.problem import certificate
 
-# Iterations that begin with sweeps. Most tasks need no others; where features are close to dependent sweeps take
+# Number of initial iterations with sweeps. Most tasks need no more; with nearly dependent features, sweeps would need
 # thousands.
 SWEEP_ITERATIONS = 2
-# Sweeps per iteration. A sweep is much cheaper than a solve on a support that is too large.
+# Sweeps per iteration. A sweep is much cheaper than a direct solve on too large a support.
 SWEEPS = 10
-# Solves on the support in an iteration of sweeps; each drops a feature, or is the last.
+# Maximum number of direct solves in an iteration with sweeps. Every solve but the last drops a feature.
 SOLVES = 10
-# Features that enter at once: one, and one for every so many that are in.
+# In the later iterations, 1 + (number of active features) / IN_PER_ENTRY features are activated at once.
 IN_PER_ENTRY = 4
-# From this lambda2, relative to the largest diagonal entry of H, the support may be larger than the number of samples.
+# With lambda2 of at least this multiple of H's largest diagonal entry, the support may exceed the number of samples.
 DETERMINED = 1e-4
 
 
@@ -35,18 +35,19 @@ def descend(
     tol: float,
     max_iter: int,
 ) -> tuple[Tensor, Certificate, Tensor, Tensor]:
-    """Solve every task to a relative gap of ``tol``, and on to rounding (:meth:`Progress.record`, the active set being
-    the signs of w).
+    """Solve every task to a relative gap of ``tol`` and further to rounding error.
 
-    The first iterations are some sweeps of coordinate descent, which let features in and out until the signs stay, and
-    then the minimum over the orthant that the signs span. The others, an active-set method, let in only the features
-    that lower the objective most, and continue until that minimum is reached; they begin at zero where the sweeps have
-    left more features than samples. All of it lowers the objective, and a minimum over an orthant is left only for a
-    lower one, so that the right one is found, where the direct solve is exact. Without lambda1 there is no orthant: the
-    first solve, from zero, is the least-squares solution of least norm.
+    :meth:`Progress.record` decides when a task ends; its active set is the signs of w.
+
+    The first SWEEP_ITERATIONS iterations run sweeps of coordinate descent until the signs settle, then minimise over
+    the orthant of these signs. Later iterations are an active-set method: they activate only the features that lower
+    the objective most, then solve until that minimum is reached. They start from zero if the sweeps activated more
+    features than there are samples. Apart from that restart every step lowers the objective, and the minimum over an
+    orthant is left only for a lower one, so the optimal orthant is found if the direct solves are exact. Without
+    lambda1 there are no orthants: the first solve, from zero, yields the least-squares solution of minimum norm.
 
     Returns:
-        The best w (B, d), its certificate, and n_iter and status, (B,) each.
+        The best w (B, d), its certificate, n_iter (B,) and status (B,).
     """
     tasks = _Tasks.begin(features, targets, weight, lambda1, lambda2)
     progress = Progress(tasks.w, tasks.certify(), tol)
@@ -73,7 +74,7 @@ def descend(
 
 @dataclass
 class _Tasks:
-    """The tasks that continue: their data, weights w (B, d), and the gradient g = b - H w."""
+    """The tasks that continue: data, weights w (B, d), and the negative gradient g = b - H w of the smooth part."""
 
     features: Tensor
     targets: Tensor
@@ -102,14 +103,14 @@ class _Tasks:
         self.g = self.b - (self.H @ self.w[..., None])[..., 0]
 
     def certify(self) -> Certificate:
-        """The certificate of w; takes the gradient from the features, as that from H cancels."""
+        """The certificate of w. Recomputes g from the features, since b - H w suffers from cancellation."""
         X, residual = self.features, self.targets - (self.features @ self.w[..., None])[..., 0]
         self.g = (X.mT @ (self.weight * residual)[..., None])[..., 0] - self.lambda2[:, None] * self.w
         to_minimum = (self.g * self.least_step()).sum(1).clamp_min(0) / 2
         return certificate(X, self.targets, self.weight, self.lambda1, self.lambda2, self.w, to_minimum)
 
     def sweeps(self) -> None:
-        """Passes over the features, in all tasks at once; a task whose signs no longer change sits out the others."""
+        """Up to SWEEPS cyclic passes over the features in all tasks; a task stops when its signs settle."""
         moving = self.lambda1 > 0
         for _ in range(SWEEPS):
             before = self.w.sign()
@@ -121,7 +122,7 @@ class _Tasks:
         self.refresh()
 
     def _minimise_over(self, j: Tensor, moving: Tensor) -> None:
-        """Over feature j (B,) of every task that moves (B,)."""
+        """Minimise over feature j (B,) in the tasks ``moving`` (B,)."""
         rows = torch.arange(len(j), device=j.device)
         row, old = self.H[rows, j], self.w[rows, j]
         diagonal = row[rows, j]
@@ -133,19 +134,21 @@ class _Tasks:
 
     @property
     def determined(self) -> Tensor:
-        """(B,) bool: whether lambda2 lets a support be larger than the number of samples, in a task with more features;
-        without it direct solves on such a support drop one feature each."""
+        """(B,) bool: whether more active features than samples are allowed, which requires d > n and a large lambda2.
+
+        Without such a lambda2 every direct solve on a support that large drops a single feature.
+        """
         return (self.lambda2 >= DETERMINED * self.diagonal.amax(1)) & is_wide(self.features)
 
     def restart_crowded(self) -> Tensor:
-        """Put w at zero where it has more features than there are samples and than lambda2 allows; (B,) bool: where."""
+        """Reset w to 0 in tasks with more active features than samples, unless ``determined``; returns which, (B,)."""
         crowded = (self.lambda1 > 0) & ((self.w != 0).sum(1) > (self.weight > 0).sum(1)) & ~self.determined
         self.w = torch.where(crowded[:, None], 0, self.w)
         self.g = torch.where(crowded[:, None], self.b, self.g)
         return crowded
 
     def enter(self) -> None:
-        """Let in, one after the other, the features that lower the objective most by themselves."""
+        """Activate, one after the other, the features whose coordinate step lowers the objective most."""
         size = (self.w != 0).sum(1)
         most = 1 + size // IN_PER_ENTRY
         most = torch.where(self.determined, most, torch.minimum(most, (self.weight > 0).sum(1) - size).clamp_min(1))
@@ -159,7 +162,7 @@ class _Tasks:
         return torch.where((self.lambda1 > 0)[:, None], self.w != 0, self.diagonal > 0)
 
     def least_step(self) -> Tensor:
-        """H^+ g for the tasks without lambda1, 0 for the others."""
+        """H^+ g for the tasks with lambda1 = 0, and 0 for the others, (B, d)."""
         dense = self.lambda1 == 0
         step = torch.zeros_like(self.w)
         if bool(dense.any()):
@@ -167,9 +170,9 @@ class _Tasks:
         return step
 
     def solve_on_support(self, most: int) -> None:
-        """The minimum over the orthant of w, and wherever that ends at a boundary again over the smaller one.
+        """Minimise over the orthant of w; whenever that ends at the orthant's boundary, repeat on the smaller orthant.
 
-        At most ``most`` solves: d + 1 are enough, as all but the last of a task drop a feature.
+        At most ``most`` solves. d + 1 always suffice, since every solve but the last drops a feature.
         """
         moving = torch.ones_like(self.lambda1, dtype=torch.bool)
         for _ in range(most):
@@ -178,10 +181,10 @@ class _Tasks:
                 break
 
     def _solve_once(self, moving: Tensor) -> Tensor:
-        """A step towards the minimum over the orthant of w, for the tasks ``moving`` (B,), at most to its boundary.
+        """A step towards the minimum over the orthant of w, not beyond its boundary, in the tasks ``moving`` (B,).
 
         Returns:
-            (B,) bool: the tasks that ended at the boundary.
+            (B,) bool: the tasks whose step ended at the boundary.
         """
         active = self._support()
         sparse = (self.lambda1 > 0)[:, None]
@@ -189,7 +192,7 @@ class _Tasks:
         step = torch.where(sparse, damped_step(self.H, active & sparse, slope), self.least_step())
         beyond = self.w + step
         crossed = active & sparse & (beyond * self.w.sign() <= 0)
-        # All that changed sign at zero, where that lowers the objective; else the first of them only.
+        # Set all entries that change sign to zero if that lowers the objective, otherwise only the first to reach zero.
         all_dropped = torch.where(crossed, 0, beyond)
         ratio = torch.where(crossed, self.w / (self.w - beyond), torch.inf)
         length = ratio.amin(1, keepdim=True).clamp_max(1)

@@ -1,4 +1,4 @@
-"""Tasks with more features than samples: what grows with n d, where the Gram matrix of the features grows with d^2."""
+"""Tasks with more features than samples: methods of cost O(n d), avoiding the d x d Gram matrix of the features."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sparsedis.ops.common.support import least_step, least_step_by_samples
 from sparsedis.ops.lasso.problem import certificate
 from sparsedis.solution import Status
 
-# Up to this many features the Gram matrix is formed even with fewer samples.
+# Up to this number of features the Gram matrix is formed even if there are fewer samples.
 ALWAYS_GRAM = 64
 
 Descend = Callable[..., tuple[Tensor, Certificate, Tensor, Tensor]]
 
 
 def is_wide(features: Tensor) -> bool:
-    """Whether a Gram matrix of all features (B, n, d) is to be avoided."""
+    """Whether the Gram matrix of all features (B, n, d) should be avoided."""
     _, n, d = features.shape
     return d > max(n, ALWAYS_GRAM)
 
@@ -36,17 +36,17 @@ def descend_in_working_sets(
     tol: float,
     max_iter: int,
 ) -> tuple[Tensor, Certificate, Tensor, Tensor]:
-    """Solve every task on the features that violate the optimality conditions most, until no others violate them.
+    """Solve every task on growing working sets of features until no other feature violates the optimality conditions.
 
-    A working set is the support and the inactive features with the largest correlations, 2 n of them at first and twice
-    as many each time, until the certificate, which is that of all features, is at rounding or no longer improves.
-    Without lambda1 the solution has a closed form.
+    A working set consists of the support and the inactive features with the largest correlations: 2 n features at
+    first, twice as many each time. A task ends if its certificate, which covers all features, is at rounding error or
+    no longer improves. Without lambda1 the solution has a closed form.
 
     Args:
-        descend: solves a batch of tasks; the arguments and results are those of this function.
+        descend: solves a batch of tasks; same arguments and results as this function.
 
     Returns:
-        w (B, d), its certificate, n_iter, summed over the working sets, and status, (B,) each. A task begins no further
+        w (B, d), its certificate, n_iter (B,), summed over the working sets, and status (B,). A task starts no further
         working set after ``max_iter`` iterations.
     """
     _, n, d = features.shape
@@ -70,7 +70,7 @@ def descend_in_working_sets(
         n_iter[index] += taken
         gap = progress.certificate.relative_gap[index]
         certified, spent = gap <= tol, n_iter[index] >= max_iter
-        # Where the inner solve was certified and the task is not, features outside violate the conditions.
+        # If the inner solve is certified but the task is not, features outside the working set violate the conditions.
         ended = torch.where(ended == Status.CERTIFIED, int(Status.STALLED), ended)
         ended = torch.where(spent, int(Status.MAX_ITER), ended)
         status[index] = torch.where(certified, int(Status.CERTIFIED), ended)
@@ -82,7 +82,7 @@ def descend_in_working_sets(
 
 
 def support_step(features: Tensor, weight: Tensor, lambda2: Tensor, active: Tensor, gradient: Tensor) -> Tensor:
-    """H_A^+ gradient on the active features, 0 elsewhere, (B, d), from the active columns of the features alone."""
+    """H_A^+ gradient on the active features, 0 elsewhere, (B, d), computed from the active columns only."""
     size = max(int(active.sum(1).max()), 1)
     chosen = active.to(torch.int8).topk(size, dim=1).indices
     X, active, right = _columns(features, chosen), active.gather(1, chosen), gradient.gather(1, chosen)
@@ -95,7 +95,7 @@ def support_step(features: Tensor, weight: Tensor, lambda2: Tensor, active: Tens
 
 
 def _least_squares(features: Tensor, targets: Tensor, weight: Tensor, lambda2: Tensor) -> tuple[Tensor, Tensor]:
-    """The least-norm minimiser (B, d) without lambda1, refined once, and its distance to the minimum (B,)."""
+    """Least-norm minimiser (B, d) for lambda1 = 0, with one refinement, and its objective minus the minimum (B,)."""
     every = (weight[..., None] * features**2).sum(1) > 0
 
     def step(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,12 +110,12 @@ def _least_squares(features: Tensor, targets: Tensor, weight: Tensor, lambda2: T
 
 
 def _most_violating(features: Tensor, targets: Tensor, weight: Tensor, lambda2: Tensor, w: Tensor, size: int) -> Tensor:
-    """The support of w and the inactive features with the largest correlations, (B, size) indices."""
+    """Indices (B, size) of the support of w and the inactive features with the largest correlations."""
     residual = targets - (features @ w[..., None])[..., 0]
     gradient = (features.mT @ (weight * residual)[..., None])[..., 0] - lambda2[:, None] * w
     return torch.where(w != 0, torch.inf, gradient.abs()).topk(size, dim=1).indices
 
 
 def _columns(features: Tensor, chosen: Tensor) -> Tensor:
-    """The features (B, n, d) that are chosen (B, m), as (B, n, m)."""
+    """The chosen (B, m) columns of the features (B, n, d), as (B, n, m)."""
     return features.gather(2, chosen[:, None].expand(-1, features.shape[1], -1))

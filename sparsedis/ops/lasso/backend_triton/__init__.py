@@ -1,4 +1,4 @@
-"""The Triton backend: a program per task on a CUDA or ROCm device, or interpreted on the CPU for the tests."""
+"""The Triton backend: one program per task on a CUDA or ROCm device, or interpreted on the CPU for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparsedis.ops.lasso.backend_torch import TorchBackend, descent
 from sparsedis.ops.lasso.problem import certificate
 from sparsedis.solution import Status
 
-# Largest number of features: a program holds their Gram matrix and its factor.
+# Largest number of features: a program holds the Gram matrix and its factor in registers.
 LARGEST = 64
 
 
@@ -48,12 +48,12 @@ def _descend(
 
 
 class TritonBackend(TritonDevices, TorchBackend):
-    """A kernel for tensors on a CUDA or ROCm device; the derivatives are the torch backend's.
+    """A Triton kernel for tensors on a CUDA or ROCm device; the derivatives are computed by the torch backend.
 
-    The Gram matrices and the certificates are computed by torch on the same device; the iterations are one kernel. The
-    torch backend solves tasks without lambda1, which need no iterations, and those that the kernel, which sees the Gram
-    matrix alone, cannot certify because of the rounding in that matrix. With TRITON_INTERPRET=1 in the
-    environment before Triton is imported it takes CPU tensors. Nothing here imports Triton until it is needed.
+    torch computes the Gram matrices and the certificates on the same device, and a single kernel runs the iterations.
+    The torch backend solves the tasks without lambda1, which need no iterations, and the tasks that the kernel cannot
+    certify because it works from the rounded Gram matrix. With TRITON_INTERPRET=1, set before Triton is imported, CPU
+    tensors are supported. Triton is imported on first use.
     """
 
     _descend = staticmethod(_descend)

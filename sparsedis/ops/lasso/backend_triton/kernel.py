@@ -1,6 +1,6 @@
-"""The Lasso's kernel in Triton: sweeps or entering features, and direct solves on the support, a program per task.
+"""The Triton kernel of the Lasso, one program per task: sweeps or an active-set method, and direct solves.
 
-The algorithm of :mod:`sparsedis.ops.lasso.backend_torch.descent`, in float64, from the Gram matrix. Importing this
+It implements :mod:`sparsedis.ops.lasso.backend_torch.descent` in float64 from the Gram matrix. Importing this module
 imports Triton.
 """
 
@@ -16,25 +16,31 @@ from sparsedis.ops.common.primal import PATIENCE
 from sparsedis.ops.common.triton_launch import launch
 from sparsedis.ops.lasso.backend_torch.descent import IN_PER_ENTRY, SOLVES, SWEEP_ITERATIONS, SWEEPS
 
-# Sizes that a program is compiled for, in features, and its warps: no spills up to 32 features, 232 to 288 bytes
-# for each thread at 64 on NVIDIA's (344 with 8 warps, 1672 with 4; 408 with the matrix read again where needed).
+# Compiled sizes (features): number of warps. No register spills up to 32 features; at 64, 232 to 288 bytes per thread
+# on NVIDIA GPUs (8 warps: 344, 4 warps: 1672; with the matrix reloaded where needed: 408).
 SIZES = {16: 2, 32: 8, 64: 16}
 
 
 def descend(
     H: Tensor, b: Tensor, lambda1: Tensor, half: Tensor, present: Tensor, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor]:
-    """Weights (B, d) and iterations (B,) of tasks with H (B, d, d), X^T diag(weight) y = b (B, d) and P(0) = half (B,).
+    """Solve B Lassos from their Gram matrices; returns weights (B, d) and iterations (B,).
 
-    All are contiguous, in float64, but for the number of present samples (B,) int64. Tasks without lambda1 come back as
-    zero. The gap that ends the iterations is H's too, and goes no further than its rounding lets it.
+    Args:
+        H: (B, d, d), float64, contiguous like all arguments.
+        b: X^T diag(weight) y, (B, d).
+        lambda1: (B,). Tasks with lambda1 = 0 are not solved; their weights are zero.
+        half: P(0), (B,).
+        present: number of samples with positive weight, (B,), int64.
+        tol: relative gap to reach. The gap is computed from H and limited by its rounding error.
+        max_iter: largest number of iterations.
     """
     batch, d = b.shape
     size = next(size for size in SIZES if d <= size)
     w = torch.empty_like(b)
     n_iter = torch.empty(batch, dtype=torch.int64, device=b.device)
     shift = 16 * d * torch.finfo(torch.float64).eps
-    # One value each, as scalars of a kernel would be float32.
+    # Passed in a tensor, since Triton passes Python floats as float32.
     options = torch.tensor([tol, min(tol, ROUNDING), shift], dtype=torch.float64, device=b.device)
     constants = {
         "SIZE": size,
@@ -56,7 +62,7 @@ def _sign(x):
 
 @triton.jit
 def _certify(H, b, w, lambda1, half):
-    """The gap of w over P(0), problem.py's first, and the objective, both from the Gram matrix."""
+    """The relative gap of w, the first of problem.certificate's, and the objective, from the Gram matrix."""
     Hw = tl.sum(H * w[None, :], 1)
     v = b - Hw
     largest = tl.max(tl.abs(v), 0)
@@ -70,8 +76,8 @@ def _certify(H, b, w, lambda1, half):
 
 @triton.jit
 def _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d):
-    """w and g after the minimum over feature j, and w's entry before and after it; from j = d on nothing changes."""
-    # From memory: to pick a row out of registers would take a sum over all of H.
+    """Minimise over feature j. Returns w, g, and w_j before and after. For j >= d nothing changes."""
+    # Load the row from memory: extracting it from registers would require a reduction over all of H.
     row = tl.load(H_ptr + j * d + i, mask=inside & (i + j < i + d), other=0.0)
     here = i == j
     old = tl.sum(tl.where(here, w, 0.0), 0)
@@ -85,7 +91,7 @@ def _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d):
 
 @triton.jit
 def _solve_on(H, active, diagonal, right, shift, d, SIZE: tl.constexpr):
-    """(H_A + shift)^-1 right on the active features, 0 elsewhere: Gauss-Jordan on a positive definite matrix."""
+    """(H_A + shift)^-1 right on the active features, 0 elsewhere, by Gauss-Jordan elimination without pivoting."""
     i = tl.arange(0, SIZE)
     scale = tl.where(active & (diagonal > 0), 1 / tl.sqrt(tl.where(diagonal > 0, diagonal, 1.0)), 1.0)
     both = active[:, None] & active[None, :]
@@ -167,7 +173,7 @@ def descend_kernel(
             w, g, old, to = _minimise_over(H_ptr, chosen, i, inside, diagonal, lambda1, w, g, d)
             entering = tl.where(most > 0, entering - 1, 0)
         n_solves = 0
-        most_solves = tl.where(sweeping, SOLVES, d + 1)  # all but the last drop a feature
+        most_solves = tl.where(sweeping, SOLVES, d + 1)  # every solve but the last drops a feature
         ended = 1
         while (n_solves < most_solves) & (ended > 0):
             g = b - tl.sum(H * w[None, :], 1)
@@ -177,7 +183,7 @@ def descend_kernel(
             beyond = w + step
             crossed = active & (beyond * sign <= 0)
             ended = tl.sum(crossed.to(tl.int32), 0)
-            # All that changed sign at zero, where that lowers the objective; else the first of them only.
+            # Set all entries that change sign to zero if that lowers the objective, otherwise only the first one.
             dropped = tl.where(crossed, 0.0, beyond)
             ratio = tl.where(crossed, w / tl.where(crossed, w - beyond, 1.0), 2.0)
             length = tl.min(ratio, 0)

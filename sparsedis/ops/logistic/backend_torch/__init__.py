@@ -1,4 +1,4 @@
-"""The torch backend: any device, float64 inside."""
+"""The torch backend: any device, working precision."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sparsedis.ops.logistic.problem import Problem, attainable, certificate, kin
 from sparsedis.ops.logistic.signature import Differentials, Inputs, Options, Saved
 
 _TINY = torch.finfo(torch.float64).tiny
-# Scratch memory, in bytes, that the tasks solved together may take.
+# Budget of scratch memory for the tasks that are solved together, in bytes.
 _MEMORY = 1 << 30
 
 
 class TorchBackend(AnyDevice):
-    """Block coordinate descent, an interior point and Newton's method in torch's operations."""
+    """Block coordinate descent, an interior-point method and Newton's method in torch operations."""
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         def run(*tensors: Tensor) -> Outputs:
@@ -74,7 +74,7 @@ class TorchBackend(AnyDevice):
             shown = W[:, :d]
             along = dX @ shown
             turn = problem.weight * p * (along - (p * along).sum(-1, keepdim=True))
-            # The tangent of the gradient of P at constant W.
+            # Tangent of the gradient of P at constant W.
             moved = problem.features.mT @ turn
             unit = shown / row_norms(shown).clamp_min(_TINY)[..., None]
             moved[:, :d] += dX.mT @ slope + dl1[:, None, None] * unit + dl2[:, None, None] * shown
@@ -87,6 +87,6 @@ class TorchBackend(AnyDevice):
 
 
 def _task_bytes(features: Tensor, n_classes: int) -> int:
-    """Scratch memory that a task takes."""
+    """Scratch memory per task, in bytes."""
     _, n, d = features.shape
     return 8 * (3 * n * d + 12 * n * n_classes + 8 * d * n_classes)

@@ -1,9 +1,10 @@
-"""Linear systems with the Hessian of P in some rows of W: by a factor of order a k, or of order n k where n is smaller,
-or by conjugate gradients where both are large.
+"""Linear systems with the Hessian of P restricted to some rows of W.
 
-With x_i (a,) the features of these rows, the Hessian is D + sum_i (x_i x_i^T) (x) S_i: the loss has the curvature
-S_i = c_i (diag(p_i) - p_i p_i^T), the penalties have D_j = lambda1/||W_j|| (1 - u u^T) + lambda2, u = W_j/||W_j||.
-Adding one number to a row changes no probability, and all gradients' rows sum to zero: along it H may be anything.
+They are solved by a factor of order a k, by one of order n k if n is smaller, or by conjugate gradients if both are
+large. With x_i (a,) the features of these rows, the Hessian is D + sum_i (x_i x_i^T) (x) S_i. The loss contributes
+S_i = c_i (diag(p_i) - p_i p_i^T), the penalties D_j = lambda1/||W_j|| (1 - u u^T) + lambda2 with u = W_j/||W_j||.
+Adding a constant to a row of W changes no probability, and the rows of all gradients sum to zero. The Hessian's value
+along these constant rows is therefore arbitrary.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from sparsedis.ops.logistic.backend_torch.rows import Rows
 from sparsedis.ops.logistic.problem import row_norms
 
 _TINY = torch.finfo(torch.float64).tiny
-# The largest condition of a system in the samples; refinements make up for what it costs.
+# Largest condition number of a system in the samples, and the number of refinements that recover the lost accuracy.
 _CONDITION, _REFINEMENTS = 1e8, 2
-# From this order of a factor on conjugate gradients are tried: with so many products, to this residual.
+# Conjugate gradients are tried from this order of the factor on, with this many products, to this relative residual.
 _LARGE, _PRODUCTS, _RESIDUAL = 800, 100, 1e-9
-# Scratch memory, in bytes, that the tasks solved together may take.
+# Budget of scratch memory for the tasks that are solved together, in bytes.
 _MEMORY = 1 << 30
 
 
 class Curvature(NamedTuple):
-    """D_j = across (1 - u u^T) + along u u^T of rows: u (B, a, k) of length 1 or 0, across and along (B, a)."""
+    """D_j = across (1 - u u^T) + along u u^T: u (B, a, k) of norm 1 or 0, across and along (B, a)."""
 
     unit: Tensor
     across: Tensor
@@ -37,17 +38,17 @@ class Curvature(NamedTuple):
 
 
 def damped_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
-    """H^-1 right at probabilities p (B, n, k); a factor is shifted by rounding, as H may be singular.
+    """H^-1 right at probabilities p (B, n, k). Factors are shifted by rounding error, since H may be singular.
 
-    Where the factor would be large conjugate gradients are tried first, to a relative residual of ``_RESIDUAL``.
+    If the factor would be large, conjugate gradients are tried first, to a relative residual of ``_RESIDUAL``.
 
     Args:
-        rows: the rows.
+        rows: the active rows.
         p: (B, n, k).
-        right: (B, a, k), each row summing to zero, 0 where no row is present.
+        right: (B, a, k), each row summing to zero; 0 in padded rows.
 
     Returns:
-        (B, a, k), likewise.
+        (B, a, k), with rows summing to zero; 0 in padded rows.
     """
     D, in_samples = _curvature(rows), _fewer_samples(rows)
     if _order(rows, p, in_samples) < _LARGE:
@@ -63,12 +64,12 @@ def damped_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
 
 
 def least_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
-    """H^+ right, of least norm where H is singular; otherwise as :func:`damped_step`."""
+    """H^+ right, of least norm if H is singular; otherwise as :func:`damped_step`."""
     return _solve(rows, _curvature(rows), p, right, support.least_step, _fewer_samples(rows))
 
 
 def interior_step(rows: Rows, D: Curvature, p: Tensor, right: Tensor) -> Tensor:
-    """As :func:`damped_step`, but with another D > 0, of a barrier; by the smaller of the systems."""
+    """As :func:`damped_step`, with the barrier's D > 0 instead of the penalties', by the smaller of the two systems."""
     return _solve(rows, D, p, right, support.damped_step, rows.X.shape[2] > rows.X.shape[1])
 
 
@@ -94,12 +95,12 @@ def _solve(
 
 
 def _order(rows: Rows, p: Tensor, in_samples: bool) -> int:
-    """The order of the matrix that is factored."""
+    """The order of the matrix to factor."""
     return p.shape[2] * rows.X.shape[1 if in_samples else 2]
 
 
 def _curvature(rows: Rows) -> Curvature:
-    """That of the penalties, 1 in rows that are not present."""
+    """The curvature of the penalties, with 1 in padded rows."""
     norms = row_norms(rows.W)
     bend = torch.where(norms > 0, rows.lambda1 / norms.clamp_min(_TINY), 0)
     return Curvature(
@@ -110,7 +111,7 @@ def _curvature(rows: Rows) -> Curvature:
 
 
 def _hessian(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor) -> Tensor:
-    """H, (B, a k, a k); along what moves nothing filled up with the loss's own curvature."""
+    """H, (B, a k, a k). Along constant rows of W it is filled with the loss's own curvature."""
     batch, _, a = X.shape
     k = p.shape[2]
     weighted = sample_weight * p
@@ -128,25 +129,25 @@ def _hessian(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor) -> Tenso
 
 
 def _own(D: Curvature, k: int) -> Tensor:
-    """D's matrices, (B, a, k, k)."""
+    """The matrices D_j, (B, a, k, k)."""
     eye = torch.eye(k, dtype=D.unit.dtype, device=D.unit.device)
     along = D.unit[..., :, None] * D.unit[..., None, :]
     return D.across[..., None, None] * (eye - along) + D.along[..., None, None] * along
 
 
 def _by_conjugate_gradients(X: Tensor, weight: Tensor, p: Tensor, right: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
-    """H^-1 right, (B, a, k), and where it is not reached, (B,) bool; preconditioned by H's blocks of single rows.
+    """H^-1 right, (B, a, k), preconditioned by H's diagonal blocks; and the tasks that did not converge, (B,) bool.
 
-    X and right are 0 in rows that are not present; ``own`` is D's.
+    X and right are 0 in padded rows; ``own`` are the fields of D.
     """
     D, k = Curvature(*own), p.shape[2]
     squares = weight * X**2
     both = (p[..., :, None] * p[..., None, :]).flatten(2)
     blocks = _own(D, k) - (squares.mT @ both).unflatten(2, (k, k))
-    # Along what moves nothing, as in `_hessian`.
+    # Along constant rows, as in `_hessian`.
     blocks += squares.sum(1)[..., None, None] / k**2
     blocks.diagonal(dim1=2, dim2=3).add_(squares.mT @ p)
-    # Not by LU: several threads of PyTorch with MKL do not return from a batch of orders above 150 (PyTorch #141358).
+    # Not by LU, which can hang in batches of order above 150 with MKL on several threads (PyTorch #141358).
     inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(blocks)[0])
 
     def product(values: Tensor) -> Tensor:
@@ -176,7 +177,7 @@ def _by_conjugate_gradients(X: Tensor, weight: Tensor, p: Tensor, right: Tensor,
 
 
 def _fewer_samples(rows: Rows) -> bool:
-    """Whether systems are smaller in the samples, and as well-conditioned as :func:`_in_samples` needs them."""
+    """Whether systems in the samples are smaller, and well-conditioned enough for :func:`_in_samples`."""
     if rows.X.shape[2] <= rows.X.shape[1]:
         return False
     squares = (rows.present * (rows.weight * rows.X**2).sum(1)).sum(1)
@@ -184,12 +185,12 @@ def _fewer_samples(rows: Rows) -> bool:
 
 
 def well_conditioned(squares: Tensor, lambda2: Tensor) -> Tensor:
-    """Whether a system in the samples is well-conditioned in rows whose features have these ``squares`` in sum."""
+    """Whether a system in the samples is well-conditioned, given the sum of the rows' squared features, (B,)."""
     return squares <= _CONDITION * lambda2
 
 
 def _in_samples(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor, right: Tensor) -> Tensor:
-    """H^-1 right by a system of order n k: with S_i = R_i R_i^T and A = R^T X, Woodbury's identity
+    """H^-1 right by a system of order n k. With S_i = R_i R_i^T and A = R^T X, Woodbury's identity is
 
     H^-1 = D^-1 - D^-1 A^T (1 + A D^-1 A^T)^-1 A D^-1.
     """
@@ -201,7 +202,7 @@ def _in_samples(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor, right
 
     root = p.sqrt()
     eye = torch.eye(k, dtype=X.dtype, device=X.device)
-    # diag(p) - p p^T = diag(root) (1 - root root^T) diag(root), and a projection is its own square.
+    # diag(p) - p p^T = diag(root) (1 - root root^T) diag(root), and the projection in the middle equals its square.
     R = (sample_weight.sqrt() * root)[..., None] * (eye - root[..., :, None] * root[..., None, :])
 
     def forth(values: Tensor) -> Tensor:  # A, to (B, n, k)

@@ -1,14 +1,14 @@
-"""A primal-dual interior-point method, from which Newton's method starts where sweeps do not find the active rows.
+"""A primal-dual interior-point method, the starting point for Newton's method if sweeps do not find the active rows.
 
 With t_j >= ||W_j|| in place of the norms, the constraints are second-order cones. (t_j, W_j) and the multipliers
 (z_j, Z_j), ||Z_j|| < z_j, solve
 
     grad f(W) = Z,    z = lambda1,    (t_j, W_j) o (z_j, Z_j) = (mu, 0)
 
-for barrier parameters mu that fall to 0, f being the loss and the squared norm, o the product of the cone's Jordan
-algebra. Steps are Newton's in the scaling of Nesterov and Todd (1997). z starts above all correlations and falls to
-lambda1 before mu falls: with small weights of the group Lasso W grows by orders of magnitude on the way, which takes
-hundreds of steps if mu is small by then.
+for barrier parameters mu that decrease to 0, where f is the loss plus the squared norm and o the product of the cone's
+Jordan algebra. The steps are Newton steps in the scaling of Nesterov and Todd (1997). z starts above all correlations
+and decreases to lambda1 before mu decreases: for a small lambda1, W grows by orders of magnitude on the way, and that
+takes hundreds of steps if mu is already small.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from sparsedis.ops.logistic.backend_torch.rows import Rows
 from sparsedis.ops.logistic.problem import Problem, certificate, loss, probabilities, proximal_argument, row_norms
 
 _TINY = torch.finfo(torch.float64).tiny
-# A relative gap that is small enough, the most steps, and how many without a better gap end it.
+# Relative gap at which it ends, largest number of steps, and number of steps without a smaller gap after which it ends.
 _GOAL, _STEPS, _PATIENCE = 1e-12, 100, 10
-# Share of the way to the cones' boundary.
+# Fraction to the boundary of the cones.
 _TO_BOUNDARY = 0.99
-# mu falls by a factor between the first two, by the third while z is above _NEAR times lambda1.
+# mu is multiplied by a factor between _LEAST and _MOST, or by _HELD while z is above _NEAR times lambda1.
 _LEAST, _MOST, _HELD, _NEAR = 0.05, 0.8, 0.8, 2.0
 _HALVINGS = 30
-# Rows without a penalty get this share of their feature's weight as curvature, for systems in the samples.
+# Curvature of unpenalised rows, relative to the squared norm of their feature, for systems in the samples.
 _FREE = 1e-10
-# A row outside the pool violates its condition by this share of lambda1; so many, relative to the pool, may enter
-# later.
+# A row outside the pool counts as violating if it exceeds lambda1 by this fraction. The pool is not enlarged for fewer
+# violating rows than _ENTERING times its size.
 _VIOLATED, _ENTERING = 1e-3, 0.1
-# A row is on where ||Z_j|| is as close to z_j, relative to it.
+# A row is active if ||Z_j|| is within this fraction of z_j.
 _ON = 1e-2
-# Systems of a larger order are not tried.
+# Largest order of a system that is attempted.
 _LARGEST_ORDER = 4096
 
 
 @dataclass(frozen=True)
 class _Point:
-    """t, z (B, d) and W, Z (B, d, k); t = z = 1 and Z = 0 in rows without a penalty."""
+    """t, z (B, d) and W, Z (B, d, k). Rows without a penalty have t = z = 1 and Z = 0."""
 
     t: Tensor
     W: Tensor
@@ -55,21 +55,21 @@ class _Point:
 
 
 def affordable(problem: Problem) -> bool:
-    """Whether systems are of an order that is tried."""
+    """Whether the systems are small enough for the interior-point method."""
     return problem.targets.shape[2] * min(problem.features.shape[1:]) <= _LARGEST_ORDER
 
 
 def interior_point(problem: Problem, W: Tensor) -> Tensor:
-    """W (B, d, k) close to the solutions, with the rows at zero that are zero there as far as this tells.
+    """W (B, d, k) close to the solutions, with inactive rows set to zero as far as they are identified.
 
-    It is the start again where systems would be too large.
+    If the systems would be too large, the result is the initial point, problem.start().
 
-    Only a pool of rows is solved for, at first one for each sample and class. It is doubled while more rows outside
-    violate the optimality conditions than may as well enter one by one.
+    The method solves for a pool of rows only, at first as many as there are pairs of sample and class. The pool is
+    doubled while more rows outside violate the optimality conditions than can efficiently enter one by one later.
 
     Args:
         problem: tasks with lambda1 > 0.
-        W: what tells which rows the pool should hold first.
+        W: weights that determine which rows the pool holds first, (B, d, k).
     """
     if not affordable(problem):
         return problem.start()
@@ -93,7 +93,7 @@ def interior_point(problem: Problem, W: Tensor) -> Tensor:
 
 
 def _interior_point(problem: Problem) -> Tensor:
-    """The same for all features."""
+    """:func:`interior_point` with all features in the pool."""
     start = problem.start()
     result, own = start.clone(), start.new_full((len(start),), torch.inf)
     least = own.clone()
@@ -121,7 +121,7 @@ def _interior_point(problem: Problem) -> Tensor:
 
 
 def _start(problem: Problem, mu: Tensor) -> _Point:
-    """W at the start, with multipliers above all correlations and on the central path but for Z."""
+    """The initial W with multipliers above all correlations, on the central path except for Z."""
     cone = problem.lambda1 > 0
     W = problem.start()
     _, slope = probabilities(problem, problem.features @ W)
@@ -131,12 +131,12 @@ def _start(problem: Problem, mu: Tensor) -> _Point:
 
 
 def _far(problem: Problem, point: _Point) -> Tensor:
-    """(B,) bool: z has not come down to lambda1 yet."""
+    """(B,) bool: whether some z is still far above lambda1."""
     return ((problem.lambda1 > 0) & (point.z > _NEAR * problem.lambda1)).any(1)
 
 
 def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tensor]:
-    """One step from a point that the last step's ``length`` (B,) led to; and its own."""
+    """One step, given the previous step's ``length`` (B,); returns the new point and the step's length."""
     X, l2, cone = problem.features, problem.lambda2, problem.lambda1 > 0
     t, W, z, Z = point.t, point.W, point.z, point.Z
     scores = X @ W
@@ -147,7 +147,7 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
     mu = torch.where(far, _HELD, centring) * products.sum(1) / cone.sum(1)
     dz = torch.where(cone, torch.where(far, 1, 1 - centring)[:, None] * (problem.lambda1 - z), 0)
 
-    # The scaling: its square's inverse is inverse (2 (w0, -w) (w0, -w)^T - J) with J = diag(1, -1, ..., -1).
+    # Nesterov-Todd scaling: the inverse of its square is inverse (2 (w0, -w) (w0, -w)^T - J), J = diag(1, -1, ..., -1).
     primal = torch.where(cone, t**2 - W.square().sum(-1), 1)
     dual = torch.where(cone, z**2 - Z.square().sum(-1), 1)
     s0, s = t / primal.sqrt(), W / primal.sqrt()[..., None]
@@ -158,7 +158,7 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
     corner = inverse * (1 + 2 * size)
     side = -2 * (inverse * (1 + size).sqrt())[..., None] * w
 
-    # The barrier's gradient in t and W, at multipliers z + dz.
+    # Gradient of the barrier problem in t and W, at multipliers z + dz.
     in_t = torch.where(cone, z + dz - mu[:, None] * t / primal, 0)
     in_W = torch.where(cone[..., None], mu[:, None, None] * W / primal[..., None], 0)
     gradient = X.mT @ slope + l2[..., None] * W + in_W
@@ -170,7 +170,7 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
     )
     right = torch.where(cone[..., None], side * (in_t / corner)[..., None], 0) - gradient
     dW = interior_step(Rows.all(problem, W), curvature, p, right)
-    # A row without a penalty is free along what moves nothing: rounding moves it there.
+    # Remove the constant part of unpenalised rows, which is undetermined and otherwise drifts by rounding.
     dW = dW - dW.mean(-1, keepdim=True)
     dt = torch.where(cone, -(in_t + (side * dW).sum(-1)) / corner, 0)
     turn = dW + 2 * w * (w * dW).sum(-1, keepdim=True)
@@ -194,7 +194,7 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
             break
         step = torch.where(waiting, step / 2, step)
     step = torch.where(waiting, 0, step)
-    dt, dW = torch.where(waiting[:, None], 0, dt), torch.where(waiting[:, None, None], 0, dW)  # not 0 times NaN
+    dt, dW = torch.where(waiting[:, None], 0, dt), torch.where(waiting[:, None, None], 0, dW)  # avoids 0 * NaN
     dual_step = (_TO_BOUNDARY * _to_boundary(cone, z, Z, dz, dZ)).clamp_max(1)
     a, b = step[:, None], dual_step[:, None]
     moved = _Point(t + a * dt, W + a[..., None] * dW, z + b * dz, Z + b[..., None] * dZ)
@@ -202,10 +202,10 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
 
 
 def _to_boundary(cone: Tensor, t: Tensor, W: Tensor, dt: Tensor, dW: Tensor) -> Tensor:
-    """The longest step from (t, W) inside the cones along (dt, dW), (B,)."""
+    """The largest step along (dt, dW) from (t, W) within the cones, (B,)."""
     a, b = dt**2 - dW.square().sum(-1), t * dt - (W * dW).sum(-1)
     c = (t**2 - W.square().sum(-1)).clamp_min(0)
-    # The first positive root of c + 2 b x + a x^2.
+    # First positive root of c + 2 b x + a x^2.
     discriminant = b**2 - a * c
     root = discriminant.clamp_min(0).sqrt()
     meets = cone & (discriminant >= 0) & ((a < 0) | (b < 0))
@@ -213,7 +213,11 @@ def _to_boundary(cone: Tensor, t: Tensor, W: Tensor, dt: Tensor, dW: Tensor) -> 
 
 
 def _sparse(problem: Problem, point: _Point) -> tuple[Tensor, Tensor]:
-    """W with rows at zero, by the multipliers or as a proximal step would, whichever has the smaller gap; and that."""
+    """W with inactive rows set to zero, by the multipliers or by a proximal step, whichever has the smaller gap.
+
+    Returns:
+        W (B, d, k) and its relative gap (B,).
+    """
     cone = problem.lambda1 > 0
     on = row_norms(point.Z) >= (1 - _ON) * point.z
     stays = row_norms(proximal_argument(problem, point.W)) > problem.lambda1

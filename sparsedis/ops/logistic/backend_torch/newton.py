@@ -1,4 +1,4 @@
-"""Sweeps of block coordinate descent or an interior point find the active rows, Newton's method their values."""
+"""Newton's method on the active rows, which block coordinate descent or an interior-point method identifies."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from sparsedis.ops.logistic.backend_torch.interior import affordable, interior_p
 from sparsedis.ops.logistic.backend_torch.rows import Rows, active_rows
 from sparsedis.ops.logistic.problem import Problem, certificate, loss, penalty, probabilities, row_norms
 
-# Iterations that begin with sweeps, so many each, and then take so many Newton steps. Most tasks need no others; where
-# features are close to dependent sweeps would take hundreds.
+# Number of initial iterations with sweeps, sweeps per iteration, and Newton steps after them. Most tasks need no other
+# iterations; with nearly dependent features, sweeps would need hundreds.
 _SWEEP_ITERATIONS, _SWEEPS, _STEPS = 5, 5, 10
-# Rows that a sweep tries at least.
+# Minimum number of inactive rows that a sweep considers.
 _FEWEST = 16
-# In the other iterations: rows that enter at once, one and one for every so many that are in; and Newton steps.
+# In the later iterations 1 + (number of active rows) / _IN_PER_ENTRY rows enter at once, followed by Newton steps.
 _IN_PER_ENTRY, _STEPS_AFTER_ENTRY = 4, 30
 _HALVINGS, _PATIENT = 25, 6
 _TINY = torch.finfo(torch.float64).tiny
 
 
 def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certificate, Tensor, Tensor]:
-    """Solve every task to a relative gap of ``tol``, and on to rounding (:meth:`Progress.record`, the active set being
-    the rows that are not zero).
+    """Solve every task to a relative gap of ``tol`` and further to rounding error.
 
-    The first iterations are some sweeps of proximal block coordinate descent, which let rows in and out until the
-    active ones stay, and some Newton steps on the active rows, where the objective is smooth. Tasks that these do not
-    solve, or in which they let in more rows than the samples determine, begin again from an interior point, whose
-    number of steps depends little on the task. In later iterations only the rows that violate the optimality conditions
-    most enter before the Newton steps. All but that start lower the objective; once the active rows are right Newton's
-    convergence holds.
+    :meth:`Progress.record` decides when a task ends; its active set is the nonzero rows.
+
+    The first iterations run sweeps of proximal block coordinate descent until the active rows settle, then Newton steps
+    on these rows, where the objective is smooth. Tasks that this does not solve, or in which the sweeps activate more
+    rows than the samples determine, restart from an interior-point method, whose number of steps depends little on the
+    task. In later iterations only the rows that violate the optimality conditions most are activated before the Newton
+    steps. Apart from that restart every step lowers the objective; once the active rows are correct, Newton's method
+    converges quadratically.
 
     Returns:
-        The best W (B, d, k), its certificate, and n_iter and status, (B,) each.
+        The best W (B, d, k), its certificate, n_iter (B,) and status (B,).
     """
     W = problem.start()
     progress = Progress(W, certificate(problem, W), tol)
@@ -61,10 +62,10 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
 
 
 def _sweeps(problem: Problem, W: Tensor) -> Tensor:
-    """Sweeps through working sets until the rows that are not zero stay.
+    """Sweeps over working sets until the set of nonzero rows settles.
 
-    A set, chosen when its sweep starts: the rows that are not zero, and of those that are zero and violate the
-    optimality conditions the ones that do so most, as many as the others.
+    The working set of a sweep consists of the nonzero rows and the zero rows that violate the optimality conditions
+    most, as many as there are nonzero rows but at least _FEWEST.
     """
     scores = problem.features @ W
     for _ in range(_SWEEPS):
@@ -80,7 +81,7 @@ def _sweeps(problem: Problem, W: Tensor) -> Tensor:
 
 
 def _crowded(problem: Problem, W: Tensor) -> Tensor:
-    """(B,) bool: where W has more rows than the samples determine, and lambda2 is too small to choose among them."""
+    """(B,) bool: whether W has more rows than the samples determine, with a lambda2 too small to regularise them."""
     on = (row_norms(W) > 0) & (problem.lambda1 > 0)
     determined = (problem.weight > 0).sum((1, 2)) * (W.shape[2] - 1)
     squares = (on * (problem.weight * problem.features**2).sum(1)).sum(1)
@@ -88,7 +89,7 @@ def _crowded(problem: Problem, W: Tensor) -> Tensor:
 
 
 def _enter(problem: Problem, W: Tensor) -> Tensor:
-    """Let in those of the rows that are zero that violate the optimality conditions most."""
+    """Activate the zero rows that violate the optimality conditions most."""
     scores, active = problem.features @ W, row_norms(W) > 0
     _, slope = probabilities(problem, scores)
     entering = _worst(problem, slope, active, 1 + active.sum(1) // _IN_PER_ENTRY)
@@ -96,9 +97,9 @@ def _enter(problem: Problem, W: Tensor) -> Tensor:
 
 
 def _sweep(problem: Problem, W: Tensor, scores: Tensor, slope: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-    """Proximal steps in the rows that move (B, d), one after the other, in all tasks at once; W and its scores.
+    """One proximal step in each of the rows ``moving`` (B, d), one after the other; returns W and its scores.
 
-    The softmax's curvature is at most 1/2 in any direction.
+    The step sizes use the bound 1/2 on the softmax's curvature.
     """
     rows = Rows.of(problem, W, moving)
     values = rows.W.clone()
@@ -118,20 +119,20 @@ def _sweep(problem: Problem, W: Tensor, scores: Tensor, slope: Tensor, moving: T
 
 
 def _worst(problem: Problem, slope: Tensor, active: Tensor, count: Tensor) -> Tensor:
-    """(B, d) bool: of the rows that are zero and should not be the worst, at most ``count`` (B,)."""
+    """(B, d) bool: the zero rows that violate the optimality conditions most, at most ``count`` (B,)."""
     violation = torch.where(active, 0, (row_norms(problem.features.mT @ slope) - problem.lambda1).clamp_min(0))
     rank = violation.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return (violation > 0) & (rank < count[:, None])
 
 
 def _newton_steps(problem: Problem, W: Tensor, most: int) -> Tensor:
-    """Newton steps on the active rows, in each task until they do nothing, ``most`` at most."""
+    """Up to ``most`` Newton steps on the active rows; a task ends when a step has no effect."""
     W = W.clone()
     moving = torch.arange(len(W), device=W.device)
     for _ in range(most):
         moved = torch.zeros_like(moving, dtype=torch.bool)
         sizes = ((row_norms(W[moving]) > 0) | (problem.lambda1[moving] == 0)).sum(1)
-        # Tasks whose numbers of rows are alike, as all pay for the most.
+        # Group tasks with similar numbers of rows, since a batch is padded to its largest number.
         classes = sizes.clamp_min(8).to(W.dtype).log2().ceil()
         for size in classes.unique():
             chosen = classes == size
@@ -145,7 +146,7 @@ def _newton_steps(problem: Problem, W: Tensor, most: int) -> Tensor:
 
 
 def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
-    """One step on the active rows, shortened until it lowers the objective; and (B,) bool: it still did something."""
+    """One Newton step on the active rows with line search; returns W and whether it had an effect, (B,) bool."""
     scores = problem.features @ W
     p, slope = probabilities(problem, scores)
     rows = Rows.of(problem, W, active_rows(problem, W))
@@ -156,9 +157,9 @@ def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
     step = -damped_step(rows, p, gradient)
     slope_along = (gradient * step).sum((1, 2))
     before = loss(problem, scores) + penalty(problem, W)
-    # What rounding leaves of a difference of objectives.
+    # Rounding error in a difference of objectives.
     noise = 1e-14 * before
-    # Where the first of the rows turns around.
+    # Step length at which the first row would reverse its direction.
     against = torch.where(rows.lambda1 > 0, -(rows.W * step).sum(-1), 0)
     first = torch.where(against > 0, norms**2 / against.clamp_min(_TINY), torch.inf).amin(1)
     length = torch.ones_like(before)
@@ -166,7 +167,7 @@ def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
     result = W
     for halving in range(_HALVINGS):
         moved = rows.W + length[:, None, None] * step
-        # A row that would turn around goes to zero: the minimum along its way lies there or on the other side.
+        # Set a row that would reverse to zero: the minimum along the step is at zero or beyond it.
         turned = (against > 0) & (length[:, None] * against >= norms**2 * (1 - 1e-12))
         moved = torch.where(turned[..., None], 0, moved)
         trial = rows.put(moved, W.shape[1])
@@ -176,7 +177,7 @@ def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
         waiting = waiting & ~good
         if not bool(waiting.any()):
             break
-        # With more rows than the samples determine, the step is long along what the loss does not see.
+        # With more rows than the samples determine, the step is long in directions that do not change the loss.
         shorter = length / 2 if halving < _PATIENT else torch.minimum(length / 2, first)
         length = torch.where(waiting, shorter, length)
     return result, ~waiting & (-slope_along > 1e-28 * before)

@@ -1,4 +1,4 @@
-"""Some rows of W in every task, moved together."""
+"""A subset of the rows of W in every task, updated together."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sparsedis.ops.logistic.problem import Problem, row_norms
 
 
 def active_rows(problem: Problem, W: Tensor) -> Tensor:
-    """(B, d) bool: rows that are not zero, or have no group Lasso, and whose feature is not zero."""
+    """(B, d) bool: rows that are nonzero or have no group Lasso, and whose feature is nonzero."""
     seen = (problem.weight * problem.features**2).sum(1) > 0
     return seen & ((row_norms(W) > 0) | (problem.lambda1 == 0))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The chosen rows of B tasks, a being the most that any task has.
+    """The chosen rows of B tasks, padded to the largest number a of any task.
 
     Attributes:
-        X: their features, (B, n, a).
+        X: features of the rows, (B, n, a).
         W: (B, a, k).
         lambda1, lambda2: (B, a).
-        weight: c of the samples, (B, n, 1).
-        present: (B, a) bool; a task that has fewer rows is filled up with others, to be ignored.
-        index: which rows of the task they are, (B, a).
+        weight: c, (B, n, 1).
+        present: (B, a), bool; False for padded rows, which are to be ignored.
+        index: row indices in W, (B, a).
     """
 
     X: Tensor
@@ -39,7 +39,7 @@ class Rows:
 
     @classmethod
     def of(cls, problem: Problem, W: Tensor, chosen: Tensor) -> Rows:
-        """Those that ``chosen`` (B, d) bool picks of W (B, d, k)."""
+        """The rows of W (B, d, k) selected by ``chosen`` (B, d), bool."""
         count = max(1, int(chosen.sum(1).max()))
         present, index = chosen.sort(dim=1, descending=True, stable=True)
         present, index = present[:, :count], index[:, :count]
@@ -55,15 +55,15 @@ class Rows:
         return cls(problem.features, W, problem.lambda1, problem.lambda2, problem.weight, present, index)
 
     def tasks(self, index: Tensor) -> Rows:
-        """Those of the tasks that ``index`` picks."""
+        """The rows of the tasks selected by ``index``."""
         return Rows(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def take(self, values: Tensor) -> Tensor:
-        """(B, d, k) -> (B, a, k), 0 where there is none."""
+        """Gather rows: (B, d, k) -> (B, a, k), 0 in padded rows."""
         return _take(values, self.present, self.index)
 
     def put(self, rows: Tensor, d: int) -> Tensor:
-        """(B, a, k) -> (B, d, k), 0 elsewhere."""
+        """Scatter rows: (B, a, k) -> (B, d, k), 0 elsewhere."""
         out = rows.new_zeros(len(rows), d, rows.shape[2])
         return out.scatter_add(1, self.index[..., None].expand_as(rows), rows * self.present[..., None])
 
