@@ -1,4 +1,4 @@
-"""Batched group-Lasso multiclass SVMs. ``problem`` has the mathematics, ``signature`` what a backend is given."""
+"""Batched group-Lasso multiclass SVMs. ``problem`` holds the mathematics, ``signature`` the backends' interface."""
 
 from torch import Tensor
 
@@ -27,8 +27,8 @@ OPERATION = Operation(
 def lambda1_max(features: Tensor, labels: Tensor, sample_weight: Tensor, n_classes: int, check: bool) -> Tensor:
     """Upper bound on the smallest lambda1 with W = 0, (B,), in the working precision.
 
-    Bad values are refused with ``check`` only: ahead of a solve, which refuses them anyway, that takes longer than the
-    rest, and on a GPU waits for it.
+    With ``check``, invalid values raise ValueError. Before a solve, which checks the values itself, the check would
+    take longer than the computation and would synchronise with a GPU.
     """
     if check:
         check_tasks(features, labels, sample_weight, n_classes)

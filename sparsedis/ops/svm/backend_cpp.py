@@ -1,4 +1,4 @@
-"""The C++ backend: a thread per task on the CPU, with the best instruction set that the processor has."""
+"""The C++ backend: one thread per task on the CPU, compiled for the best instruction set of the processor."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from sparsedis.ops.common.compiled import CompiledBackend, readable
 from sparsedis.ops.svm.backend_torch import TorchBackend
 from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved, check_values, shapes
 
-# Largest order n (k-1) of the Newton matrix: up to 0.8 GiB a thread in double, where a task needs all of it.
+# Largest order n (k-1) of the Newton matrix; in float64 such a matrix takes up to 0.8 GiB per thread.
 LARGEST_ORDER = 8192
 
 
 class CppBackend(CompiledBackend):
-    """Compiled kernels for tensors on the CPU.
+    """Compiled kernels for CPU tensors.
 
-    Results do not depend on the number of threads, ``torch.get_num_threads()``, nor on how a batch is cut. Scratch
-    memory per thread: (n (k-1))^2/2 + n^2 doubles for the Newton matrix, 150 n k for its parts, some 20 k (n + d), and
-    at most 3 MiB of gathered features (or 256 features, where those take more); kept for the next call up to 16 MiB.
+    Results depend neither on the number of threads, ``torch.get_num_threads()``, nor on the split of a batch. Scratch
+    memory per thread, in doubles: (n (k-1))^2/2 + n^2 for the Newton matrix, 150 n k for its terms, about 20 k (n + d);
+    and at most 3 MiB of gathered features (or 256 features if these take more). Up to 16 MiB is kept between calls.
     """
 
     def supports(self, request: Request) -> str | None:
@@ -38,7 +38,7 @@ class CppBackend(CompiledBackend):
         addresses = [value.data_ptr() for value in out]
         try:
             solve(*problem.arguments, *options[1:], torch.get_num_threads(), addresses)
-        except ValueError:  # the kernel saw a bad value: say which
+        except ValueError:  # the kernel found an invalid value; check_values names it
             check_values(inputs, options)
             raise
         return out
@@ -64,7 +64,7 @@ class CppBackend(CompiledBackend):
 
 
 class _Problem:
-    """A call's leading arguments; holds the tensors that the addresses point into."""
+    """The leading arguments of a kernel call; keeps the tensors alive to which the addresses point."""
 
     def __init__(self, features: Tensor, n_classes: int, *others: Tensor) -> None:
         """others: labels, lambda1, lambda2, dual_reg, sample_weight."""

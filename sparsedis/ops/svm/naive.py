@@ -1,4 +1,4 @@
-"""The group-Lasso multiclass SVM as a reader would write it beside the paper: one task, dense, float64, slow.
+"""Reference implementation of the group-Lasso multiclass SVM that follows the paper: one task, dense, float64, slow.
 
 Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3 and appendix. Over W (d, k), with one-hot Y (n, k),
 
@@ -19,7 +19,7 @@ from sparsedis.ops.common.naive import fixed_point, implicit_gradients
 
 
 def weights(L: Tensor, Y: Tensor, s: Tensor, X: Tensor, lambda1: Tensor, lambda2: Tensor) -> Tensor:
-    """W(L), (d, k): every row of V shrunk by lambda1."""
+    """W(L) by the primal map, (d, k): every row of V shrunk by lambda1, divided by lambda2."""
     V = X.T @ (s[:, None] * (Y - L))
     norms = V.square().sum(1).clamp_min(1e-300).sqrt()
     return (1 - lambda1 / norms).clamp_min(0)[:, None] * V / lambda2
@@ -36,7 +36,7 @@ def objective(W: Tensor, Y: Tensor, s: Tensor, X: Tensor, lambda1: Tensor, lambd
 
 
 def project(points: Tensor) -> Tensor:
-    """Every row onto the simplex: max(z - tau, 0) with the tau for which it sums to one."""
+    """Euclidean projection of every row onto the simplex: max(z - tau, 0), with tau such that it sums to one."""
     ordered = points.sort(dim=1, descending=True).values
     tau = (ordered.cumsum(1) - 1) / torch.arange(1, points.shape[1] + 1)
     support = (ordered > tau).sum(1, keepdim=True)
@@ -80,7 +80,7 @@ def gradients(
     lambda2: Tensor,
     dual_reg: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Gradients in X, lambda1, lambda2 and dual_reg of a loss with the gradient grad_W (d, k), at the solution L."""
+    """Gradients in X, lambda1, lambda2 and dual_reg of a loss with gradient grad_W (d, k), at the solution L."""
     Y = torch.nn.functional.one_hot(labels, L.shape[1]).to(X.dtype)
     size = step_size(X, s, lambda2, dual_reg)
     return implicit_gradients(
@@ -93,6 +93,6 @@ def gradients(
 
 
 def step_size(X: Tensor, s: Tensor, lambda2: Tensor, dual_reg: Tensor) -> float:
-    """One over the Lipschitz constant of the gradient of f."""
+    """A step size of at most one over the Lipschitz constant of the gradient of f."""
     scaled = s.sqrt()[:, None] * X
     return float(lambda2 / (s.max() * (torch.linalg.matrix_norm(scaled, 2) ** 2 + dual_reg)))

@@ -1,4 +1,4 @@
-"""Outputs of the backends written in Python: weights rounded to the dtype that is returned, and their certificate."""
+"""Outputs of the Python backends: the weights rounded to the returned dtype, and their certificate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 class _Rounded(NamedTuple):
-    """Weights as returned (B, d, k), their gap, their objective, and a gap that rounding may keep, (B,) each."""
+    """Weights in the returned dtype (B, d, k); their gap, objective and attainable gap under rounding, (B,) each."""
 
     weights: Tensor
     gap: Tensor
@@ -41,19 +41,20 @@ def outputs(
     dtype: torch.dtype,
     scale: Tensor | float = 1.0,
 ) -> Outputs:
-    """The outputs of an operation from a dual point.
+    """The outputs of the operation from a dual point.
 
-    Rounding to float32 takes samples off their margin, to both sides, and what is lost on the one may be much beside a
-    small objective. Weights that are longer by a few roundings have all of them on the right side, at hardly more.
+    Rounding to float32 moves samples off the margin to both sides, and the loss on one side can be large relative to a
+    small objective. Weights that are longer by a few ulps put all of them on the right side at little cost, so such
+    lengthenings are tried.
 
     Args:
-        divisor: of each task's sample weights, lambdas and objective, (B,); see
-            :func:`sparsedis.ops.svm.problem.normalised`.
+        divisor: scale by which :func:`sparsedis.ops.svm.problem.normalised` divided each task, (B,).
         at: the certificate of ``dual``.
-        scores_of: X W (B, n, k), in the working precision, of weights W (B, d, k) of the problem.
-        n_iter, status: of the solver, which knew its own weights only, (B,).
-        dtype: of the weights as returned.
-        scale: by which W as returned is larger than the problem's own, broadcast against (B, d, k).
+        scores_of: maps weights W (B, d, k) of the problem to X W (B, n, k), in the working precision.
+        n_iter, status: of the solver, before rounding, (B,).
+        tol: relative gap to reach.
+        dtype: of the returned weights.
+        scale: ratio of the returned W to the problem's W, broadcast against (B, d, k).
     """
 
     def rounded(longer: float) -> _Rounded:

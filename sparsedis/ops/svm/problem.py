@@ -1,4 +1,4 @@
-"""The group-Lasso multiclass SVM: primal, dual, primal map, certificate.
+"""The group-Lasso multiclass SVM: primal, dual, primal map and certificate.
 
 One task has features X (n, d), one-hot targets Y (n, k), sample weights s >= 0 and minimises over W (d, k)
 
@@ -6,8 +6,8 @@ One task has features X (n, d), one-hot targets Y (n, k), sample weights s >= 0 
     m_il = 1 - Y_il + x_i.W_l - x_i.W_{y_i}
     phi_i(m) = max over a in the simplex of <a, m> - rho/2 ||a - Y_i||^2,      rho = dual_reg / lambda2
 
-whose dual variable L (n, k) has its rows in the simplex. Everything is batched over B tasks of one shape. The
-functions here are the formulas and nothing else: no input checks, no iteration.
+The dual variable L (n, k) has its rows in the simplex. All functions are batched over B tasks of one shape and contain
+only the formulas, without input checks or iterations.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Problem:
     rho: Tensor
 
     def take(self: P, index: Tensor | slice) -> P:
-        """The tasks that ``index`` picks."""
+        """The tasks selected by ``index``."""
         return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def with_unit_lambda1(self: P) -> P:
-        """The same tasks, features divided by lambda1: L and the gap do not change."""
+        """The same tasks with features divided by lambda1, which changes neither L nor the gap."""
         l1 = self.lambda1
         return replace(
             self, features=self.features / l1[:, None, None], lambda1=torch.ones_like(l1), lambda2=self.lambda2 / l1**2
@@ -64,9 +64,9 @@ class Problem:
 
 
 def normalised(inputs: Inputs, n_classes: int) -> tuple[Problem, Tensor]:
-    """The same tasks in the working precision, with the largest sample weight of each task scaled to 1.
+    """The same tasks in the working precision, scaled so that the largest sample weight of each task is 1.
 
-    Dividing s, lambda1, lambda2 and dual_reg by one number leaves L and W as they are and divides P by it.
+    Dividing s, lambda1, lambda2 and dual_reg by the same number leaves L and W unchanged and divides P by it.
 
     Returns:
         The problem, and the divisor of each task, (B,).
@@ -78,7 +78,7 @@ def normalised(inputs: Inputs, n_classes: int) -> tuple[Problem, Tensor]:
     l1, l2, reg = (value.to(dtype) for value in (inputs.lambda1, inputs.lambda2, inputs.dual_reg))
     problem = Problem(
         features=inputs.features.to(dtype),
-        # Labels of samples without weight may be anything.
+        # Labels of padding are arbitrary.
         targets=torch.nn.functional.one_hot(torch.where(weight > 0, inputs.labels, 0), n_classes).to(dtype),
         weight=(weight / scale[:, None])[..., None],
         lambda1=l1 / scale,
@@ -91,7 +91,7 @@ def normalised(inputs: Inputs, n_classes: int) -> tuple[Problem, Tensor]:
 def residual(problem: Problem, dual: Tensor) -> Tensor:
     """A = diag(s)(Y - L), (B, n, k), rows summing to zero.
 
-    The label's entry is the sum of the others, not 1 - L_y: near a solution most rows are almost one-hot, and the
+    The label's entry is the sum of the others, not 1 - L_y: near a solution most rows are almost one-hot, so that the
     subtraction would keep only the rounding error.
     """
     others = dual * (1 - problem.targets)
@@ -136,7 +136,7 @@ def simplex_projection(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Certificate(NamedTuple):
-    """What one pass over the features says about a dual point."""
+    """Primal map and duality gap at a dual point, from one pass over the features."""
 
     V: Tensor  # (B, d, k)
     norms: Tensor  # (B, d), of the rows of V
@@ -154,9 +154,9 @@ class Certificate(NamedTuple):
 def certificate(problem: Problem, dual: Tensor) -> Certificate:
     """Primal map, primal value and duality gap of dual points L (B, n, k), rows in the simplex.
 
-    The gap is summed from terms that are non-negative one by one, so it does not cancel. With z = Y + m/rho,
-    a its projection onto the simplex and tau the threshold of that projection, a sample's term is
-    rho [ sum_l L_l (tau - z_l)_+ + ||a - L||^2 / 2 ];  at rho = 0 it is sum_l L_l (max m - m_l).
+    The gap is computed as a sum of nonnegative terms to avoid cancellation. Let z = Y + m/rho, a its projection onto
+    the simplex and tau the threshold of that projection. A sample contributes
+    rho [ sum_l L_l (tau - z_l)_+ + ||a - L||^2 / 2 ];  for rho = 0 it contributes sum_l L_l (max m - m_l).
     """
     V = correlation(problem, residual(problem, dual))
     norms = row_norms(V)
@@ -168,7 +168,7 @@ def certificate(problem: Problem, dual: Tensor) -> Certificate:
 
 
 def _sample_terms(problem: Problem, dual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """What the samples add to the gap and to the primal value at the scores X W, (B,) each."""
+    """Contributions of the samples to the gap and to the primal value at the scores X W, (B,) each."""
     m = margins(problem, scores)
     top = m.amax(-1, keepdim=True)
     hinge = top[..., 0]
@@ -190,11 +190,11 @@ def _sample_terms(problem: Problem, dual: Tensor, scores: Tensor) -> tuple[Tenso
 def certificate_of(
     problem: Problem, dual: Tensor, at: Certificate, weights: Tensor, scores: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Duality gap P(W) - D(L) and objective P(W), (B,) each, of other weights W (B, d, k) than W(V).
+    """Duality gap P(W) - D(L) and objective P(W), (B,) each, of weights W (B, d, k) other than W(V).
 
-    By Fenchel and Young again a sum of non-negative terms: those of the samples at the scores of W, and for every
-    feature lambda1 ||W_j|| - <U_j, W_j> + lambda2/2 ||W_j - W(V_j)||^2 with U_j = V_j - lambda2 W(V_j), whose
-    first part is lambda1 ||W_j - <W_j, u> u||^2 / (||W_j|| + <W_j, u>) along u = V_j/||V_j|| where the feature is on.
+    By Fenchel-Young this again is a sum of nonnegative terms: those of the samples at the scores of W, and for every
+    feature lambda1 ||W_j|| - <U_j, W_j> + lambda2/2 ||W_j - W(V_j)||^2 with U_j = V_j - lambda2 W(V_j). For an active
+    feature the first difference is lambda1 ||W_j - <W_j, u> u||^2 / (||W_j|| + <W_j, u>), with u = V_j/||V_j||.
     ``at`` is the certificate of L, ``scores`` is X W.
     """
     slack, hinge = _sample_terms(problem, dual, scores)
@@ -202,7 +202,7 @@ def certificate_of(
     unit = at.V / at.norms.clamp_min(_TINY)[..., None]
     along = (weights * unit).sum(-1)
     across = ((weights - along[..., None] * unit) ** 2).sum(-1)
-    # Above 0 where the feature is on and W rounded; a feature that is off has W = 0 in both.
+    # Positive if the feature is active and W is rounded. For an inactive feature W = 0 in both.
     turned = torch.where(along > 0, across / (lengths + along).clamp_min(_TINY), lengths - along)
     distance = ((weights - at.weights) ** 2).sum(-1)
     gap = slack + (lambda1 * turned).sum(1) + problem.lambda2 / 2 * distance.sum(1)
@@ -210,14 +210,15 @@ def certificate_of(
 
 
 def rounding_of(problem: Problem, dual: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """What rounding does to the gap of weights W (B, d, k): (B,) each, bounded by lengths.
+    """Effect of rounding on the gap of weights W (B, d, k), bounded through norms.
 
-    Both can be more than the gap where features are far from zero or the objective is tiny.
+    Both values can exceed the gap if features are far from zero or the objective is tiny.
 
     Returns:
-        error: what the gap may be wrong by, as X W is: sum_i s_i u (1 + ||x_i|| ||W||), u the unit roundoff.
-        attainable: a gap that any dual point may stay above, as V = X^T A, whose terms cancel, moves the scores too: by
-            u ||x_i|| sum_i' ||x_i'|| ||A_i'|| / lambda2.
+        error: bound on the error of the computed gap due to that of X W, (B,): sum_i s_i u (1 + ||x_i|| ||W||), with u
+            the unit roundoff.
+        attainable: a gap, (B,), that no dual point may be able to get below: error plus the effect on the scores of
+            cancellation in V = X^T A, which is u ||x_i|| sum_i' ||x_i'|| ||A_i'|| / lambda2.
     """
     roundoff = torch.finfo(weights.dtype).eps / 2
     weight = problem.weight[..., 0]
@@ -235,11 +236,11 @@ def dual_gradient(problem: Problem, dual: Tensor, scores: Tensor) -> Tensor:
 
 
 def complementarity_margin(problem: Problem, dual: Tensor, at: Certificate) -> Tensor:
-    """How far dual points are from a kink, where the solution is not differentiable: (B,), >= 0, scale-free.
+    """Scale-free distance >= 0 of dual points from a kink, where the solution is not differentiable, (B,).
 
-    The smallest, over the features, of | ||V_j|| / lambda1 - 1 | and, over the present samples' entries, of the larger
-    of L_il and its bound's multiplier (g_il - min_l' g_il') / s_i, which is in units of the hinge's margin. At a
-    solution one of the two is 0; where both are, an infinitesimal change may or may not move the entry.
+    It is the minimum of | ||V_j|| / lambda1 - 1 | over the features and of max(L_il, multiplier_il) over the entries of
+    present samples. The multiplier of the bound L_il >= 0, (g_il - min_l' g_il') / s_i, is in units of the hinge's
+    margin. At a solution one of the two is 0; if both are, an infinitesimal change may or may not free the entry.
     """
     present = problem.weight > 0
     gradient = dual_gradient(problem, dual, at.scores)
@@ -254,11 +255,11 @@ def complementarity_margin(problem: Problem, dual: Tensor, at: Certificate) -> T
 def zero_threshold(features: Tensor, labels: Tensor, weight: Tensor, n_classes: int) -> Tensor:
     """max_j ||X_j^T diag(s)(Y - (1-Y)/(k-1))||, (B,): from this lambda1 on, W = 0 is a solution.
 
-    Sufficient, not tight: an upper bound on the smallest such lambda1. Features (B, n, d) and weights (B, n) are in the
+    It is an upper bound on the smallest such lambda1, not a tight one. Features (B, n, d) and weights (B, n) are in the
     working precision.
     """
     largest = weight.amax(1, keepdim=True)
-    scale = torch.where(largest > 0, largest, torch.ones_like(largest))  # the squares of the norms may underflow
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))  # the squared norms could underflow
     share = (weight / scale)[..., None]
     own = labels[..., None] == torch.arange(n_classes, device=labels.device)
     rows = torch.where(own, share, share * (-1 / (n_classes - 1)))

@@ -1,6 +1,6 @@
-"""The signature of the operation: what its backends are given and give back.
+"""The signature of the SVM operation: inputs, options, outputs and differentials of its backends.
 
-B tasks of n samples, d features and k classes. "Working precision" is float64, or float32 on devices without it.
+B tasks of n samples, d features and k classes. "Working precision" is float64, or float32 on devices without float64.
 """
 
 from typing import NamedTuple
@@ -13,24 +13,24 @@ SOLVERS = ("newton", "fista", "bcd")
 
 
 class Inputs(NamedTuple):
-    """What describes the tasks. Labels of samples without weight may be anything."""
+    """The tensors that describe the tasks. Labels of samples with weight 0 are ignored."""
 
     features: Tensor  # (B, n, d): float32, float64, bfloat16 or float16
     labels: Tensor  # (B, n) int64
-    lambda1: Tensor  # (B,), working precision, like the following
+    lambda1: Tensor  # (B,), in the working precision, as are the fields below
     lambda2: Tensor  # (B,)
     dual_reg: Tensor  # (B,)
     sample_weight: Tensor  # (B, n); 0 marks padding
 
 
 class Options(NamedTuple):
-    """How they are solved."""
+    """Options of the solver."""
 
     n_classes: int
     solver: str  # one of SOLVERS
     tol: float  # relative duality gap to reach
     max_iter: int
-    exact: bool  # to rounding, as a right gradient takes, even where tol is looser
+    exact: bool  # solve to rounding error even if tol is looser, as an accurate gradient requires
 
 
 class Saved(NamedTuple):
@@ -41,12 +41,12 @@ class Saved(NamedTuple):
 
 
 class Differentials(NamedTuple):
-    """Gradients or tangents."""
+    """Gradients or tangents of the differentiable inputs."""
 
     features: Tensor  # (B, n, d)
-    lambda1: Tensor  # (B,), as the following
-    lambda2: Tensor
-    dual_reg: Tensor
+    lambda1: Tensor  # (B,)
+    lambda2: Tensor  # (B,)
+    dual_reg: Tensor  # (B,)
 
 
 def shapes(inputs: Inputs, options: Options) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -56,10 +56,10 @@ def shapes(inputs: Inputs, options: Options) -> tuple[tuple[int, ...], tuple[int
 
 
 def check_values(inputs: Inputs, options: Options) -> None:
-    """What can only be seen in the values: run where the values are, inside the operation.
+    """Check the values of the inputs. Runs inside the operation, where values are available.
 
     Raises:
-        ValueError: names the input, what was expected and what came.
+        ValueError: states the input, what was expected and what was given.
     """
     check_tasks(inputs.features, inputs.labels, inputs.sample_weight, options.n_classes)
     checks.parameter_values(
@@ -68,7 +68,7 @@ def check_values(inputs: Inputs, options: Options) -> None:
 
 
 def check_tasks(features: Tensor, labels: Tensor, sample_weight: Tensor, n_classes: int) -> None:
-    """:func:`check_values` without the hyperparameters."""
+    """:func:`check_values` for all inputs but the hyperparameters."""
     checks.finite("features", features, ("task", "sample", "feature"))
     checks.weight_values(sample_weight)
     checks.label_values(labels, sample_weight, n_classes)

@@ -1,24 +1,25 @@
-"""Thresholds that every backend shares; csrc/svm/thresholds.hpp says why each has its value.
+"""Thresholds that all backends share; csrc/svm/thresholds.hpp explains each value.
 
-They stand here too because the package works without its compiled module; a test compares the two.
+They are duplicated because the package also works without its compiled module; a test compares the two files.
 """
 
-# Newton: the choice between its forms, by lambda1^2 / lambda2, and when the light one gives up.
+# Newton: choice of the form by lambda1^2 / lambda2, and the point at which the light form gives up.
 LIGHT_STRENGTH = 0.3
 LIGHT_STRENGTH_FEW_FEATURES = 1e-3
 FULL_STRENGTH = 1e-10
 LIGHT_ITERATIONS = 8
 LIGHT_GAP = 1e-2
 
-# Checks without a better gap, iterations with products in float32, first-order steps after newton.
+# Checks without a smaller gap (newton, first-order), iterations with float32 products, first-order steps after newton.
 NEWTON_PATIENCE = 60
 FIRST_ORDER_PATIENCE = 100
 FLOAT_ITERATIONS = 60
 FALLBACK_STEPS = 5000
 CHECK_EVERY = 10
 
-# First-order steps before newton: from which order of its matrix on, how many, the part of them that is tried without a
-# group Lasso where more are expected, and how many are; fewer iterations of newton than the last are not exceeded so.
+# First-order steps before newton: smallest order of the Newton matrix; budget relative to newton's cost; cost of an
+# entry of L, in features; without a group Lasso, fraction of the budget that is tried even if more steps are expected;
+# factor of the expected number of steps; smallest max_iter for which they are tried.
 FIRST_ORDER_ORDER = 400
 FIRST_ORDER_SHARE = 0.4
 ENTRY_COST = 340
@@ -26,7 +27,7 @@ FIRST_ORDER_TRIAL = 0.25
 EXPECTED_STEPS = 3
 NEWTON_ITERATIONS = 200
 
-# The interior point's steps and start.
+# Steps and initial point of the interior-point method.
 FRACTION_TO_BOUNDARY = 0.995
 SHORT_STEP = 0.1
 SHORT_STEPS = 10
@@ -41,8 +42,8 @@ START_PRODUCT = 0.2
 
 FINISH_GAP = 1e-3
 
-# Weights in float32: what rounding usually adds to the relative gap; what they are made longer by where it adds more,
-# at least, the factor from one try to the next, and at most.
+# float32 weights: usual increase of the relative gap by rounding. If it is larger, the weights are lengthened by
+# LENGTHEN_LEAST, then by LENGTHEN_FACTOR times more in each try, up to LENGTHEN_MOST.
 WELL_ROUNDED = 8 * 2.0**-23
 LENGTHEN_LEAST = 2.0**-23
 LENGTHEN_FACTOR = 4

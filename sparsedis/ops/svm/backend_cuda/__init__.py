@@ -1,4 +1,4 @@
-"""The CUDA backend: a block of threads per task, the whole solve in one launch. See docs/cuda.md."""
+"""The CUDA backend: one block of threads per task, the whole solve in one launch. See docs/cuda.md."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from sparsedis.ops.svm.backend_cuda.memory import Shape
 from sparsedis.ops.svm.backend_torch import TorchBackend
 from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved, check_values, shapes
 
-# Largest order n (k-1) of the Newton matrix, and number of classes.
+# Largest order n (k-1) of the Newton matrix, and largest number of classes.
 LARGEST_ORDER = 2048
 MOST_CLASSES = 64
-# Scratch memory of a launch, in bytes: fewer blocks run at once where more would take more than this. And of a block.
+# Scratch memory of a launch, in bytes; it limits the number of resident blocks. Then that of a block.
 LARGEST_SCRATCH = 2 << 30
 LARGEST_BLOCK = 1 << 30
-# Threads of a block, by the largest order of the Newton matrix: where each block has a multiprocessor for itself, and
-# where blocks share them. Measured on an H100 (docs/cuda.md).
+# (largest order of the Newton matrix, threads per block with a multiprocessor of its own, threads per block if blocks
+# share multiprocessors). Measured on an H100 (docs/cuda.md).
 THREADS = ((32, 128, 128), (128, 256, 128), (LARGEST_ORDER, 512, 512))
-# Features from which on a pass over them keeps the most threads busy.
+# From this number of features on, passes over the features occupy the largest number of threads.
 MANY_FEATURES = 4096
-# For which kernels are compiled: with more threads, each has fewer registers.
+# Thread limits that kernels are compiled for; a higher limit leaves fewer registers per thread.
 THREAD_LIMITS = (256, 512)
 
 KERNELS = ("solve_in_float", "solve_in_double", "adjoint")
@@ -42,7 +42,14 @@ _FEATURES = {torch.float32: "float", torch.float64: "double", torch.float16: "Ha
 
 @cache
 def program(kernel: str, feature: str, classes: int | None, threads: int = THREAD_LIMITS[0]) -> Program:
-    """One of KERNELS for a type of features, as the kernels call it; classes: None for any number; threads: at most."""
+    """The program of one of KERNELS.
+
+    Args:
+        kernel: its name.
+        feature: C++ type of the features.
+        classes: number of classes that it is compiled for; None for any number.
+        threads: largest number of threads per block.
+    """
     macros: dict[str, object] = {"SPARSEDIS_FEATURE": feature, "SPARSEDIS_THREADS": threads}
     if classes is not None:
         macros["SPARSEDIS_CLASSES"] = classes
@@ -50,29 +57,28 @@ def program(kernel: str, feature: str, classes: int | None, threads: int = THREA
 
 
 def threads_for(shape: Shape, alone: bool) -> int:
-    """Of a block, which has a multiprocessor alone or shares it with others."""
+    """Threads per block; ``alone``: every block has a multiprocessor of its own."""
     order = max(shape.order, LARGEST_ORDER if shape.d >= MANY_FEATURES else 0)
     return next(of_alone if alone else sharing for largest, of_alone, sharing in THREADS if order <= largest)
 
 
 def thread_limit(threads: int) -> int:
-    """Which of THREAD_LIMITS such blocks are compiled for."""
+    """The one of THREAD_LIMITS that blocks of so many threads are compiled for."""
     return next(limit for limit in THREAD_LIMITS if threads <= limit)
 
 
 def shared_bytes(shape: Shape, products: int, threads: int, limit: int, alone: bool) -> int:
-    """Shared memory of a block of so many threads, which has a multiprocessor alone or shares it with others: with as
-    many as have registers."""
+    """Shared memory per block, in bytes. If blocks share a multiprocessor, as many fit as its registers allow."""
     return memory.shared_bytes(shape, products, limit if alone else limit * threads // thread_limit(threads))
 
 
 class CudaBackend:
-    """Kernels for tensors on NVIDIA's devices, compiled at first use.
+    """CUDA kernels for tensors on NVIDIA GPUs, compiled at first use.
 
-    With SPARSEDIS_CUDA_EMULATION=1 it takes CPU tensors, and only where it is named.
+    With SPARSEDIS_CUDA_EMULATION=1 it accepts CPU tensors, but only if selected by name.
 
-    Scratch memory, beside the outputs: ``memory.solve_scratch`` bytes for every block that runs at once, which are as
-    many as the device holds and LARGEST_SCRATCH allows, whatever the batch.
+    Scratch memory besides the outputs: ``memory.solve_scratch`` bytes per resident block. The number of resident blocks
+    is limited by the device and by LARGEST_SCRATCH, independently of the batch.
     """
 
     name = "cuda"
@@ -100,7 +106,7 @@ class CudaBackend:
         return None
 
     def warm(self, dtype: torch.dtype, n_classes: int) -> None:
-        """Compile the kernels for a type of features and a number of classes, on every device.
+        """Compile the kernels for a dtype of features and a number of classes, on every device.
 
         Raises:
             ValueError: too many classes, or fewer than two.
@@ -152,12 +158,12 @@ class CudaBackend:
 
 
 def _kernels(dtype: torch.dtype) -> tuple[str, ...]:
-    """Those that features of that type need."""
+    """The kernels needed for features of that dtype."""
     return KERNELS[1:] if dtype == torch.float64 else KERNELS
 
 
 def _load(on: Machine, programs: Sequence[Program], device: torch.device) -> None:
-    """Compile or load what is not there yet, all at once.
+    """Compile or load the programs that are not loaded yet, concurrently.
 
     Raises:
         RuntimeError: a CUDA graph is being captured.
@@ -175,19 +181,28 @@ def _load(on: Machine, programs: Sequence[Program], device: torch.device) -> Non
 
 
 class _Plan(NamedTuple):
-    """How a kernel is launched for tasks of one shape."""
+    """Launch configuration of a kernel for tasks of one shape."""
 
     program: Program
     threads: int
-    shared_bytes: int  # of a block
-    scratch_bytes: int  # of a block
+    shared_bytes: int  # per block
+    scratch_bytes: int  # per block
 
 
 def _plan(
     kernel: str, feature: torch.dtype, shape: Shape, value: int, limits: Limits, alone: bool, any_k: bool
 ) -> _Plan:
-    """For a device with these limits. value: bytes of a weight; alone: each block has a multiprocessor for itself;
-    any_k: the kernel is compiled for any number of classes."""
+    """The plan for a device with these limits.
+
+    Args:
+        kernel: one of KERNELS.
+        feature: dtype of the features.
+        shape: of a task.
+        value: size of a weight, in bytes.
+        limits: of the device.
+        alone: every block has a multiprocessor of its own.
+        any_k: compile the kernel for any number of classes.
+    """
     threads = threads_for(shape, alone)
     compiled = program(kernel, _FEATURES[feature], None if any_k else shape.k, thread_limit(threads))
     if kernel == "adjoint":
@@ -200,7 +215,7 @@ def _plan(
 
 
 class _Call:
-    """A call's tensors, made readable, and the launches on them."""
+    """The tensors of one call, in a layout that the kernels read, and the launches on them."""
 
     def __init__(self, inputs: Inputs, n_classes: int) -> None:
         self.machine = machine()
@@ -213,9 +228,9 @@ class _Call:
         self._problems = arguments.problems(self._features, n_classes, *self._held)
 
     def load(self, kernels: Sequence[str], value: int) -> list[_Plan]:
-        """Make kernels ready to be launched; value: bytes of a weight."""
+        """Load the kernels and return their plans; ``value``: size of a weight, in bytes."""
         alone, dtype = self._batch <= self._limits.multiprocessors, self._features.dtype
-        # The emulation's compiler need not be asked for every number of classes.
+        # In the emulation one build for all numbers of classes saves compilations.
         any_k = emulated()
         plans = [_plan(kernel, dtype, self._shape, value, self._limits, alone, any_k) for kernel in kernels]
         _load(self.machine, [plan.program for plan in plans], self._device)
@@ -226,11 +241,13 @@ class _Call:
         plan: _Plan,
         kind: type[ctypes.Structure],
         given: Sequence[object],
-        counters: Tensor,  # (COUNTERS,) int32, 0
-        waiting: Tensor,  # (B,) float64, where the kernel uses it
+        counters: Tensor,  # (COUNTERS,) int32, initially 0
+        waiting: Tensor,  # (B,) float64, unused by the adjoint
     ) -> None:
-        """Launch a kernel for all tasks on the current stream of their device. given: its arguments of that kind, after
-        the problems and before the workspace."""
+        """Launch a kernel for all tasks on the device's current stream.
+
+        ``given`` are the arguments of the structure ``kind`` between the problems and the workspace.
+        """
         kernel = self.machine.kernel(plan.program, self._device)
         blocks = self._limits.multiprocessors * kernel.resident_blocks(plan.threads, plan.shared_bytes)
         blocks = max(1, min(self._batch, blocks, LARGEST_SCRATCH // max(plan.scratch_bytes, 1)))

@@ -1,4 +1,4 @@
-"""The kernels' arguments: the structures of csrc/svm/api.hpp and csrc/svm/cuda, field by field."""
+"""The kernels' arguments: ctypes structures that mirror those of csrc/svm/api.hpp and csrc/svm/cuda field by field."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Solutions(ctypes.Structure):
     _fields_ = tuple((name, c_void_p) for name in Outputs._fields)
 
 
-# Of a launch: tasks taken from the queue, whether a value was not allowed, whether a task waits for the next kernel.
+# Counters of a launch: tasks taken from the queue; flags for an invalid value and for tasks left to the next kernel.
 COUNTERS = 3
 
 
@@ -69,7 +69,10 @@ class Adjoint(ctypes.Structure):
 
 
 def problems(features: Tensor, n_classes: int, *others: Tensor) -> Problems:
-    """Addresses; whoever calls holds the tensors. others: labels, lambda1, lambda2, dual_reg, sample_weight."""
+    """The structure with the tensors' addresses; the caller keeps the tensors alive.
+
+    ``others``: labels, lambda1, lambda2, dual_reg, sample_weight.
+    """
     addresses = [value.data_ptr() for value in others]
     strides = (c_int64 * 3)(*features.stride())
     return Problems(*features.shape, n_classes, features.data_ptr(), strides, *addresses)

@@ -1,7 +1,7 @@
-"""How much memory a block of the kernels takes: what csrc/svm/cuda takes from its Memory, added up.
+"""Memory of a block of the CUDA kernels: the sum of the arrays that csrc/svm/cuda allocates from its Memory.
 
-The kernels need no shared memory to be right: what does not fit is taken from the scratch memory, whose size
-is computed as if there were no shared memory at all. The emulation ends where a task takes more.
+Kernels also work without shared memory: arrays that do not fit are placed in scratch memory, whose size is computed as
+if there were no shared memory. The emulation aborts if a task allocates more.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import NamedTuple
 
 _ALIGN = 16
 _DOUBLE, _INT, _FLAG = 8, 4, 1
-# What launch.hpp keeps at the start of the shared memory: the team's pads and the next task.
+# Memory that launch.hpp reserves at the start of shared memory: the team's reduction buffers and the next task.
 FIXED = 2 * 16 * _DOUBLE + _ALIGN
-# Arrays above this size are taken from scratch memory (csrc/common/cuda/memory.hpp), but for the Newton matrix and the
-# slices of what it is made of.
+# Larger arrays are placed in scratch memory (csrc/common/cuda/memory.hpp), except for the Newton matrix and the slices
+# of the product that forms it.
 _SMALL = 16 << 10
 _ANY = 1 << 62
-# Of products.hpp and cholesky.hpp: rows of a tile, and of a block of the factor; from one row of a slice, or of an
-# inverse corner, to the next. Of system.hpp: the largest order with two slices.
+# products.hpp and cholesky.hpp: rows of a tile and of a block of the factor; row stride of a slice and of an inverted
+# diagonal block. system.hpp: largest order with two slices.
 _TILE, _STRIDE = 16, 20
 _ORDER_OF_TWO_SLICES = 128
 
 
 class Shape(NamedTuple):
-    """Of one task."""
+    """Shape of one task."""
 
     n: int  # samples
     d: int  # features
@@ -36,12 +36,12 @@ class Shape(NamedTuple):
 
     @property
     def order(self) -> int:
-        """Of the Newton matrix."""
+        """Order of the Newton matrix."""
         return self.n * self.m
 
 
 class _Arrays(list[tuple[int, int]]):
-    """Arrays by their bytes and the largest size that shared memory takes."""
+    """Arrays: their size in bytes, and the largest size that is placed in shared memory."""
 
     def add(self, count: int, itemsize: int, most: int = _SMALL) -> None:
         self.append(((count * itemsize + _ALIGN - 1) // _ALIGN * _ALIGN, most))
@@ -55,12 +55,12 @@ class _Arrays(list[tuple[int, int]]):
 
 @cache
 def solve_scratch(shape: Shape, products: int, value: int) -> int:
-    """Bytes of scratch memory of a block of solve_in_float or solve_in_double.
+    """Bytes of scratch memory per block of solve_in_float or solve_in_double.
 
     Args:
         shape: of a task.
-        products: bytes of a product in the Newton system, 4 or 8.
-        value: bytes of a feature as it is computed with, 4 or 8.
+        products: size of a product in the Newton system, in bytes: 4 or 8.
+        value: size of a feature in the arithmetic, in bytes: 4 or 8.
     """
     n, d, _ = shape
     m = shape.m
@@ -72,7 +72,7 @@ def solve_scratch(shape: Shape, products: int, value: int) -> int:
     full.add((4 * m + 12) * d + 2 * n * m, _DOUBLE)
     write = _Arrays()
     write.add(m * d + n * m + n, _DOUBLE)
-    gram = _Arrays()  # of the primal map for lambda1 = 0, or of lipschitz()
+    gram = _Arrays()  # used by the primal map for lambda1 = 0, or by lipschitz()
     gram.add(n * n, _DOUBLE)
     scan = _Arrays()
     scan.add(n * m, value)
@@ -84,7 +84,7 @@ def solve_scratch(shape: Shape, products: int, value: int) -> int:
 
 @cache
 def adjoint_scratch(shape: Shape, value: int) -> int:
-    """Bytes of scratch memory of a block of the adjoint."""
+    """Bytes of scratch memory per block of the adjoint."""
     n, d, k = shape
     arrays = _task(shape)
     arrays.add(n * k, _DOUBLE)
@@ -97,14 +97,15 @@ def adjoint_scratch(shape: Shape, value: int) -> int:
 
 @cache
 def shared_bytes(shape: Shape, products: int, limit: int) -> int:
-    """Bytes of shared memory to launch a block with: for the small arrays, and the Newton matrix where it fits.
+    """Bytes of shared memory to launch a block with: the small arrays, and the Newton matrix if it fits.
 
-    Arrays that grow with the features are left to the cache, which needs the rest (docs/cuda.md).
+    Arrays that grow with the number of features are left to the L1 cache, which needs the remaining memory
+    (docs/cuda.md).
 
     Args:
         shape: of a task.
-        products: bytes of a product in the Newton system, 4 or 8.
-        limit: bytes that a block can have.
+        products: size of a product in the Newton system, in bytes: 4 or 8.
+        limit: largest amount of shared memory per block, in bytes.
     """
     without_features = shape._replace(d=0)
     small = _kept(without_features, products, products)
@@ -139,7 +140,7 @@ def _task(shape: Shape) -> _Arrays:
 
 
 def _kept(shape: Shape, products: int, value: int) -> _Arrays:
-    """What a solve takes for all of its time."""
+    """Arrays that live during the whole solve."""
     arrays = _task(shape)
     arrays.add(10 * shape.n * shape.k, _DOUBLE)  # Point
     arrays.add(shape.n * shape.k, _DOUBLE)  # the best dual point
@@ -160,8 +161,11 @@ def _add_primal_map(arrays: _Arrays, shape: Shape, products: int, value: int) ->
 
 
 def _add_slices(arrays: _Arrays, shape: Shape, products: int) -> None:
-    """Of a symmetric product; the factor's inverse corners take their place. Two slices for small matrices: a larger
-    task may be one of them without the samples that have no weight."""
+    """Slices of a symmetric product, which the inverted diagonal blocks of the factor later overwrite.
+
+    Two slices are allocated for small matrices. A larger task also counts, because without its samples of weight 0 its
+    matrix may be small.
+    """
     rows = _padded(shape.order) + _padded(shape.n)
     order = min(shape.order, _ORDER_OF_TWO_SLICES)
     two = 2 * (_padded(order) + _padded(order // shape.m))

@@ -1,4 +1,4 @@
-"""The torch backend: any device, float64 inside. The backend that kernels are tested against."""
+"""The torch backend: any device, working precision; the reference that the kernels are tested against."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved
 
 SOLVERS = {"newton": newton, "fista": finished(fista), "bcd": finished(bcd)}
 
-# Scratch memory, in bytes, that the tasks solved together may take.
+# Budget of scratch memory for the tasks that are solved together, in bytes.
 _MEMORY = 1 << 30
 
 
 class TorchBackend(AnyDevice):
-    """newton, fista and bcd in torch's operations."""
+    """newton, fista and bcd in torch operations."""
 
     def solve(self, inputs: Inputs, options: Options) -> Outputs:
         def run(*tensors: Tensor) -> Outputs:
@@ -76,16 +76,16 @@ class TorchBackend(AnyDevice):
 
 
 def _used(active: Tensor, lambda1: Tensor) -> Tensor:
-    """Indices of the features that some task uses: the others have no part in W nor in its derivative."""
+    """Indices of the features that are active in some task; the others affect neither W nor its derivative."""
     return (active.any(0) | (lambda1 == 0).any()).nonzero()[:, 0]
 
 
 def _task_bytes(features: Tensor, n_classes: int) -> int:
-    """Scratch memory that a task takes."""
+    """Scratch memory per task, in bytes."""
     _, n, d = features.shape
     order = n * (n_classes - 1)
     if is_dense(n, d, n_classes):
         system = 4 * order**2 + 2 * order * min(d, FEATURE_BLOCK)
     else:
-        system = 4 * n_classes * n**2 + 4 * n_classes * n * min(n, d) + 6 * DENSE_LIMIT**2  # the finish's
+        system = 4 * n_classes * n**2 + 4 * n_classes * n * min(n, d) + 6 * DENSE_LIMIT**2  # last: the finish
     return 8 * (4 * n * d + 12 * d * n_classes + system)

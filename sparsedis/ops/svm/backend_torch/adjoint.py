@@ -1,4 +1,4 @@
-"""Derivatives of the solution by implicit differentiation: one linear solve, whatever the solver did."""
+"""Derivatives of the solution by implicit differentiation: one linear solve, independent of the solver."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from sparsedis.ops.svm.backend_torch.hessian import (
 )
 from sparsedis.ops.svm.problem import Certificate, Problem, certificate, correlation, residual
 
-# Relative residual of the adjoint system.
+# Relative residual to which the adjoint system is solved.
 TOLERANCE = 1e-12
-# Entries at their bound are floored here before Z/L is formed.
+# Lower bound on the entries of L in the denominator of Z/L.
 _FLOOR = 1e-100
 
 
 def adjoint(problem: Problem, dual: Tensor, grad_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of a loss whose gradient in W is ``grad_weights`` (B, d, k), at the solution L ``dual`` (B, n, k).
+    """Gradients of a loss from its gradient in W, ``grad_weights`` (B, d, k), at the solution L, ``dual`` (B, n, k).
 
-    Everything is made again from L: V, the active features, and the free entries, which alone move with the problem:
-    all above 0 where L is at rounding, and where it is not (of an interior point no entry is 0) those that Newton's
-    step would leave there.
+    V, the active features and the free entries are recomputed from L. Only free entries move with the problem. If L is
+    accurate to rounding error, they are all positive entries; otherwise (no entry of an interior point is 0) they are
+    those that a Newton step would keep positive.
 
     Returns:
         Gradients in the features (B, n, d), lambda1, lambda2 and rho * lambda2 = dual_reg, (B,) each.
@@ -63,10 +63,10 @@ def tangent(
     by_lambda2: Tensor,
     by_dual_reg: Tensor,
 ) -> Tensor:
-    """Tangent of W (B, d, k) along those of features (B, n, d), lambda1, lambda2 and dual_reg, (B,) each.
+    """Tangent of W (B, d, k) for tangents of features (B, n, d), lambda1, lambda2 and dual_reg, (B,) each.
 
-    The system of :func:`adjoint`, whose transpose this is: W and the dual gradient move at constant L, and L so that
-    its conditions hold again.
+    It is the transpose of :func:`adjoint` and solves the same system: W and the dual gradient change at constant L,
+    and L then changes so that its optimality conditions remain satisfied.
     """
     at = certificate(problem, dual)
     curvature = active_curvature(problem, at)
@@ -87,7 +87,7 @@ def tangent(
 
 
 def _system(problem: Problem, curvature: Curvature, at: Certificate, dual: Tensor) -> NewtonSystem:
-    """H on the free entries; where it is too large for a factor, that of an interior point, with Z/L at all entries."""
+    """H on the free entries; if that is too large to factor, the interior point's H, with Z/L on all entries."""
     multipliers = bound_multipliers(problem, dual, at.scores)
     coordinates = Coordinates(dual, free_entries(problem, dual, multipliers, curvature))
     smoothing = (problem.weight * problem.rho[:, None, None]).expand_as(dual)

@@ -13,8 +13,8 @@ _TINY = torch.finfo(torch.float64).tiny
 def bcd(problem: Problem, tol: float, max_iter: int) -> Progress:
     """Solve every task to a relative gap of ``tol``; an iteration is one sweep over the samples.
 
-    A sample's step is 1 over its own Lipschitz constant s^2 ||x||^2/lambda2 + s rho; V follows every step, and is made
-    recomputed from L at the certificate of every sweep, so that rounding does not gather in it.
+    A sample's step size is one over its own Lipschitz constant s^2 ||x||^2/lambda2 + s rho. V is updated in every step
+    and recomputed from L at the certificate of every sweep, so that rounding errors do not accumulate.
     """
     progress = Progress(problem, tol, patience=100)
     index = torch.arange(problem.shape[0], device=problem.features.device)
@@ -33,10 +33,10 @@ def bcd(problem: Problem, tol: float, max_iter: int) -> Progress:
 
 
 def _sweep(problem: Problem, dual: torch.Tensor, V: torch.Tensor) -> None:
-    """One pass over the samples; ``dual`` and ``V`` change in place."""
+    """One pass over the samples; updates ``dual`` and ``V`` in place."""
     weight = problem.weight[..., 0]
     constant = weight * (problem.features**2).sum(-1) / problem.lambda2[:, None] + problem.rho[:, None]
-    # An absent sample has no constant, and no influence; its step need only be finite.
+    # Padding has constant 0 and no influence; its step need only be finite.
     step = 1 / torch.maximum(constant, 1e-12 * constant.amax(1, keepdim=True)).clamp_min(_TINY)
     for i in range(problem.shape[1]):
         x = problem.features[:, i]

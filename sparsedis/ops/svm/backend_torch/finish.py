@@ -1,4 +1,4 @@
-"""The last phase: projected semi-smooth Newton on the free entries of L, from a rough solution to rounding."""
+"""The finish: projected semismooth Newton on the free entries of L, from a rough solution to rounding error."""
 
 from __future__ import annotations
 
@@ -17,40 +17,45 @@ from sparsedis.ops.svm.backend_torch.hessian import (
 )
 from sparsedis.ops.svm.problem import Certificate, Problem, certificate, dual_gradient
 
-# A relative gap that is rounding; and one that may be, where whole steps on the same free entries make it no better. So
-# may be what rounding of margins of size 1 adds to the gap, for every sample: more than that beside objectives of 1e-6.
+# A relative gap that is rounding error, and one that counts as such if a full step with the same free entries does not
+# halve it. The latter is raised to _MARGIN_ROUNDING per sample, the rounding error of margins of size 1, which exceeds
+# it for objectives of about 1e-6.
 _ROUNDING, _ILL_CONDITIONED = 1e-14, 1e-9
 _MARGIN_ROUNDING = 2 * torch.finfo(torch.float64).eps
-# Rise of the dual objective, relative to P(W), that its own rounding can make.
+# Increase of the dual objective, relative to P(W), that rounding alone can cause.
 _NOISE = 4 * torch.finfo(torch.float64).eps
 _TINY = torch.finfo(torch.float64).tiny
-# Turns without a gap half as large after which a task is given back, and turns at most.
+# Iterations without halving the gap after which a task is returned unsettled, and largest number of iterations.
 _PATIENCE = 4
 _MOST_TURNS = 30
-# How often, within a turn, entries that the step takes below 0 are put to 0 and the others solved for again.
+# Rounds per iteration in which entries that the step makes negative are fixed at 0 and the others are solved for again.
 _ROUNDS = 3
 _HALVINGS = 8
 
 
 class Finished(NamedTuple):
-    """What the finish made of M tasks."""
+    """Result of the finish for M tasks."""
 
     dual: Tensor  # the best L, (M, n, k)
     relative_gap: Tensor  # its gap, (M,)
-    turns: Tensor  # (M,) int64
-    settled: Tensor  # (M,) bool: at rounding, no step makes it better
-    oversized: Tensor  # (M,) bool: its system is too large for a factor
+    turns: Tensor  # iterations, (M,) int64
+    settled: Tensor  # (M,) bool: accurate to rounding error, no step improves it
+    oversized: Tensor  # (M,) bool: the system is too large to factor
 
 
 def finish(problem: Problem, dual: Tensor, multipliers: Tensor, most_turns: Tensor | None = None) -> Finished:
-    """Take L (M, n, k), given with the multipliers of its bounds, to rounding.
+    """Improve L (M, n, k), given with the multipliers of its bounds, to rounding error.
 
-    A turn solves Newton's system of the free entries, projects the step onto their simplices, halved until the dual
-    objective does not rise, and chooses the free entries again: those above 0, and those at 0 whose derivative says up.
-    Tasks that do not get better, or whose system is too large for a factor, are given back unsettled.
+    An iteration solves the Newton system of the free entries and projects the step onto their simplices, halving it
+    until the dual objective does not increase. It then chooses the free entries anew: those above 0, and those at 0
+    whose derivative favours an increase. Tasks that stop improving, or whose system is too large to factor, are
+    returned unsettled.
 
     Args:
-        most_turns: (M,), at which a task stops; default: when it is settled, or does not get better.
+        problem: the tasks.
+        dual: L, (M, n, k).
+        multipliers: (M, n, k).
+        most_turns: largest number of iterations, (M,); default: only the built-in limit.
     """
     best, best_gap = dual.clone(), torch.full_like(problem.lambda1, torch.inf)
     turns = torch.zeros_like(best_gap, dtype=torch.int64)
@@ -94,14 +99,14 @@ def finish(problem: Problem, dual: Tensor, multipliers: Tensor, most_turns: Tens
 
 
 def finish_solution(problem: Problem, dual: Tensor) -> Finished:
-    """:func:`finish` from L alone, whichever solver found it."""
+    """:func:`finish` from L alone, for a solution of any solver."""
     return finish(problem, dual, bound_multipliers(problem, dual, certificate(problem, dual).scores))
 
 
 def free_entries(problem: Problem, dual: Tensor, multipliers: Tensor, curvature: Curvature) -> Tensor:
-    """(B, n, k) bool: the entries that the curvature along them would leave above 0; a row's largest one always.
+    """(B, n, k) bool: the entries that a Newton step would keep positive, and always the largest entry of a row.
 
-    Those with L_il h_il > Z_il, h the diagonal of H.
+    The former are the entries with L_il h_il > Z_il, where h is the diagonal of H.
     """
     squares = (problem.weight * problem.features) ** 2
     diagonal = squares @ (curvature.alpha[..., None] + curvature.beta[..., None] * curvature.unit**2)
@@ -110,22 +115,22 @@ def free_entries(problem: Problem, dual: Tensor, multipliers: Tensor, curvature:
 
 
 def bound_multipliers(problem: Problem, dual: Tensor, scores: Tensor) -> Tensor:
-    """The multipliers of L >= 0 at a solution: the dual gradient above its row's smallest entry, (B, n, k)."""
+    """Multipliers of L >= 0 at a solution: the dual gradient minus the smallest entry of its row, (B, n, k)."""
     gradient = dual_gradient(problem, dual, scores)
     return gradient - gradient.amin(-1, keepdim=True)
 
 
 def onto_free(points: Tensor, free: Tensor, missing: Tensor) -> Tensor:
-    """Projection of rows onto the simplex of their free entries; the others become 0.
+    """Projection of rows onto the simplex of their free entries; bound entries become 0.
 
-    The threshold is made of what the free entries lack (``missing``, (B, n): 1 less their sum) and of the entries that
-    it cuts off, not of 1 less the sum of the kept ones, in which entries of the size of lambda2 would drown.
+    The threshold is computed from ``missing`` (B, n), 1 minus the sum of the free entries, and from the entries that it
+    cuts off. Computing it as 1 minus the sum of the kept entries would lose entries of the size of lambda2 to rounding.
     """
     k = points.shape[-1]
     ordered = torch.where(free, points, -torch.inf).sort(-1, descending=True).values
     present = ordered > -torch.inf
     values = torch.where(present, ordered, 0)
-    # The sum of the entries after the c-th: what is cut off where c are kept.
+    # Sum of the entries after the c-th, which are cut off if c are kept.
     cut = values.flip(-1).cumsum(-1).flip(-1) - values
     tau = -(missing[..., None] + cut) / torch.arange(1, k + 1, device=points.device, dtype=points.dtype)
     last = (present & (ordered > tau)).sum(-1, keepdim=True).clamp_min(1) - 1
@@ -133,10 +138,10 @@ def onto_free(points: Tensor, free: Tensor, missing: Tensor) -> Tensor:
 
 
 def _direction(problem: Problem, at: Certificate, dual: Tensor, free: Tensor, gradient: Tensor) -> Tensor:
-    """Newton's step on the free entries, (B, n, k), rows summing to zero; entries that it takes below 0 end at 0.
+    """Newton step on the free entries, (B, n, k), with rows summing to zero; entries that it makes negative end at 0.
 
-    They are fixed there and the others solved for again. Left to the projection, which spreads what is below 0 over the
-    row, one such entry among hundreds makes the step short.
+    These entries are fixed at 0 and the others are solved for again. The projection alone would distribute the negative
+    part over the row, so that one such entry among hundreds shortens the step.
     """
     coordinates = Coordinates(dual, free)
     bounds = (problem.weight * problem.rho[:, None, None]).expand_as(dual)
@@ -158,17 +163,17 @@ def _direction(problem: Problem, at: Certificate, dual: Tensor, free: Tensor, gr
 
 
 def _solve(matrix: Tensor, chosen: Tensor, rhs: Tensor) -> Tensor:
-    """The chosen coordinates of the damped Newton step, 0 at the others."""
+    """The damped Newton step on the chosen coordinates, 0 on the others."""
     return torch.cholesky_solve(torch.where(chosen, rhs, 0)[..., None], damped_factor(matrix, chosen))[..., 0]
 
 
 def _search(
     problem: Problem, dual: Tensor, at: Certificate, free: Tensor, direction: Tensor
 ) -> tuple[Tensor, Certificate, Tensor]:
-    """The projection of L + t dL for the first t = 1, 1/2, ... at which the dual objective does not rise.
+    """Projection of L + t dL for the first t = 1, 1/2, ... at which the dual objective does not increase.
 
     Returns:
-        That point, its certificate, and t, (B,); where there is none L itself and 0.
+        The point, its certificate, and t, (B,). If no t is found, L itself and t = 0.
     """
     allowed = at.gap - at.objective + _NOISE * at.objective  # the dual objective, up to a constant
     start, dual, at = dual, dual.clone(), Certificate(*(value.clone() for value in at))

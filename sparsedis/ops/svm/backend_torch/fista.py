@@ -28,7 +28,7 @@ from sparsedis.ops.svm.thresholds import (
 
 
 def lipschitz(problem: Problem) -> Tensor:
-    """Lipschitz constant of the dual gradient, (B,): lambda_max(D X X^T D)/lambda2 + rho (the largest weight is 1)."""
+    """Lipschitz constant of the dual gradient, (B,): lambda_max(D X X^T D)/lambda2 + rho, for a largest weight of 1."""
     weighted = problem.weight * problem.features
     fewer = weighted if problem.shape[1] <= problem.shape[2] else weighted.mT
     largest = torch.linalg.eigvalsh(fewer @ fewer.mT)[:, -1]
@@ -36,9 +36,10 @@ def lipschitz(problem: Problem) -> Tensor:
 
 
 def first_order_steps(problem: Problem) -> Tensor:
-    """How many steps to try before newton, (B,) int64: 0 where its matrix is small, else what costs half of newton.
+    """Number of first-order steps to try before newton, (B,) int64.
 
-    Where more are expected to be needed it is a part of them without a group Lasso, which often needs fewer, or 0.
+    It is 0 if the Newton matrix is small, and otherwise a budget of half of newton's usual cost. If more steps than
+    that are expected, it is a fraction of the budget without a group Lasso, where fewer often suffice, and otherwise 0.
     """
     batch, n, d, k = problem.shape
     order = n * (k - 1)
@@ -51,9 +52,9 @@ def first_order_steps(problem: Problem) -> Tensor:
 
 
 def fista(problem: Problem, tol: float, max_iter: int) -> Progress:
-    """Solve every task to a relative gap of ``tol``: step 1/L, momentum restarted when it points uphill.
+    """Solve every task to a relative gap of ``tol``: step size 1/L, momentum with the gradient restart scheme.
 
-    Source: Beck and Teboulle 2009; restart of O'Donoghue and Candes 2015 (gradient scheme).
+    Source: Beck and Teboulle 2009; O'Donoghue and Candes 2015 (gradient restart).
     """
     progress = Progress(problem, tol, patience=FIRST_ORDER_PATIENCE)
     index = torch.arange(problem.shape[0], device=problem.features.device)

@@ -1,8 +1,8 @@
-"""Newton systems of the dual: the curvature of the features, the bounds' diagonal, and the rows' sums.
+"""Newton systems of the dual: the curvature of the features, the diagonal of the bounds, and zero row sums.
 
 M = D [ sum_j x_j x_j^T (x) (alpha_j I + beta_j u_j u_j^T) ] D + diag(bounds),   D = diag(s) (x) I,
 
-to be solved in the space of directions whose rows sum to zero. Features whose alpha and beta are zero cost nothing.
+solved for directions whose rows sum to zero. Features with alpha = beta = 0 are skipped.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from sparsedis.ops.svm.problem import Certificate, Problem
 
 _TINY = torch.finfo(torch.float64).tiny
 
-# Above this order of the reduced matrix, n (k-1), a dense factor costs more than the conjugate gradients. With fewer
-# features than samples M is close to singular, and the conjugate gradients lose the accuracy that a gap of 1e-10 takes:
-# the factor is kept for as long as its memory (8 bytes per entry, a few times) allows.
+# Above this order n (k-1) of the reduced matrix, a dense factor costs more than conjugate gradients. With fewer
+# features than samples M is nearly singular, and conjugate gradients do not reach the accuracy that a gap of 1e-10
+# requires; the dense factor is then used as long as its memory (several times 8 bytes per entry) allows.
 DENSE_LIMIT = 2048
 SINGULAR_LIMIT = 12288
 # Ridge of the free entries' system, relative to its largest diagonal entry.
 DAMPING = 1e-11
-# Features are taken into the Hessian by blocks of so many, which bounds the scratch memory.
+# Number of features that are added to the Hessian at once, which bounds the scratch memory.
 FEATURE_BLOCK = 1024
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """Second derivative of the features' part: alpha, beta (B, d), both >= 0, and unit rows u (B, d, k)."""
+    """Second derivative in the features: alpha, beta (B, d), both >= 0, and unit rows u (B, d, k)."""
 
     alpha: Tensor
     beta: Tensor
@@ -39,9 +39,9 @@ class Curvature:
 
 
 def active_curvature(problem: Problem, at: Certificate) -> Curvature:
-    """Curvature of the dual objective: (1 - t) I + t u u^T over lambda2 on the active features, t = lambda1/||V_j||."""
+    """Curvature of the dual: ((1 - t) I + t u u^T)/lambda2 on the active features, t = lambda1/||V_j||."""
     lambda1 = problem.lambda1[:, None]
-    active = (at.norms > lambda1) | (lambda1 == 0)  # without a group Lasso also where V_j happens to be 0
+    active = (at.norms > lambda1) | (lambda1 == 0)  # without a group Lasso even if V_j is 0
     norms = at.norms.clamp_min(_TINY)
     t = lambda1 / norms
     zero = torch.zeros_like(t)
@@ -54,12 +54,12 @@ def active_curvature(problem: Problem, at: Certificate) -> Curvature:
 
 
 class NewtonSystem(Protocol):
-    """M, ready to be solved any number of times."""
+    """A system with M that can be solved repeatedly."""
 
     def solve(self, rhs: Tensor, tolerance: float) -> Tensor:
-        """The q (B, n, k), rows summing to zero, with M q = rhs up to a constant in every row.
+        """The q (B, n, k) with rows summing to zero and M q = rhs up to a constant in every row.
 
-        ``tolerance`` is the residual that is small enough, relative to ``rhs``; a dense factor reaches rounding.
+        ``tolerance`` is the required residual relative to ``rhs``; a dense factor reaches rounding error.
         """
         ...
 
@@ -72,18 +72,18 @@ def newton_system(problem: Problem, curvature: Curvature, bounds: Tensor, dual: 
 
 
 def is_dense(n: int, d: int, k: int) -> bool:
-    """Whether M is factored, and not solved by iteration, for n samples, d features and k classes."""
+    """Whether M is factored rather than solved iteratively, for n samples, d features and k classes."""
     return n * (k - 1) <= (DENSE_LIMIT if d >= n else SINGULAR_LIMIT)
 
 
 def _gathered(problem: Problem, curvature: Curvature) -> tuple[Tensor, Curvature]:
-    """D X and the curvature, at the features that have one; padded to the largest count of the batch."""
+    """D X and the curvature, restricted to features with nonzero curvature; padded to the batch's largest number."""
     features = problem.weight * problem.features
     used = (curvature.alpha > 0) | (curvature.beta > 0)
     width = int(used.sum(1).max())
     if width == used.shape[1]:
         return features, curvature
-    # A stable sort puts the used features first; the padding has no curvature and adds nothing.
+    # A stable sort puts the used features first; padded features have zero curvature and add nothing.
     index = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
     features = features.gather(2, index[:, None, :].expand(-1, features.shape[1], -1))
     unit = curvature.unit.gather(1, index[..., None].expand(-1, -1, curvature.unit.shape[2]))
@@ -91,20 +91,20 @@ def _gathered(problem: Problem, curvature: Curvature) -> tuple[Tensor, Curvature
 
 
 class Coordinates:
-    """Directions whose rows sum to zero, by some of their entries: every sample's free classes but one, its pivot.
+    """Coordinates of directions whose rows sum to zero: the free classes of every sample except one, its pivot.
 
-    The pivot is the class with the sample's largest L, the one furthest from its bound: q_pivot = -sum of the others.
-    The huge entries Z/L of an interior point then stay on the diagonal of M, where a Cholesky factor is insensitive to
-    them; an orthonormal basis of the rows' space would smear them over whole blocks.
+    The pivot is the class with the sample's largest L, which is furthest from its bound: q_pivot = -sum of the others.
+    The huge entries Z/L of an interior point then remain on the diagonal of M, and a Cholesky factor is insensitive to
+    them. An orthonormal basis of the zero-sum rows would spread them over whole blocks.
 
     Args:
         dual: L, (B, n, k).
-        free: (B, n, k) bool, the entries that may move; the pivot always may. Default: all.
+        free: (B, n, k) bool, the free entries; the pivot is always free. Default: all.
 
     Attributes:
         pivot: (B, n, 1).
-        sample, kind: (B, m), the sample and the class of every coordinate; tasks with fewer than m are padded.
-        valid: (B, m) bool, False at the padding.
+        sample, kind: (B, m), sample and class of every coordinate; padded to the largest number m.
+        valid: (B, m) bool, False for padding.
     """
 
     def __init__(self, dual: Tensor, free: Tensor | None = None) -> None:
@@ -126,26 +126,26 @@ class Coordinates:
 
     @property
     def pivots(self) -> Tensor:
-        """(B, m), the pivot of every coordinate's sample."""
+        """Pivot of every coordinate's sample, (B, m)."""
         return self.pivot[..., 0].gather(1, self.sample)
 
     def take(self, values: Tensor) -> Tensor:
-        """Every coordinate's entry of (B, n, k), 0 at the padding: (B, m)."""
+        """The coordinates' entries of (B, n, k), 0 for padding: (B, m)."""
         return torch.where(self.valid, values.flatten(1).gather(1, self._flat), 0)
 
     def reduce(self, values: Tensor) -> Tensor:
-        """Every coordinate's entry of (B, n, k) less its pivot's, 0 at the padding: (B, m)."""
+        """The coordinates' entries of (B, n, k) minus their pivots' entries, 0 for padding: (B, m)."""
         return self.take(values - values.gather(2, self.pivot))
 
     def expand(self, reduced: Tensor, like: Tensor) -> Tensor:
-        """The direction (B, n, k) with the coordinates (B, m)."""
+        """The direction (B, n, k) with coordinates ``reduced`` (B, m)."""
         full = torch.zeros_like(like)
         full.flatten(1).scatter_add_(1, self._flat, torch.where(self.valid, reduced, 0))
         return full.scatter(2, self.pivot, -full.sum(-1, keepdim=True))
 
 
 def newton_matrix(problem: Problem, curvature: Curvature, bounds: Tensor, at: Coordinates) -> Tensor:
-    """M in the given coordinates, (B, m, m); rows and columns of the padding are 0."""
+    """M in the given coordinates, (B, m, m); rows and columns of padding are 0."""
     k = problem.shape[3]
     features, curvature = _gathered(problem, curvature)
     sample, kind, pivots = at.sample, at.kind, at.pivots
@@ -192,14 +192,14 @@ class DenseSystem:
 
 
 class FreeSystem:
-    """H in the coordinates of the free entries: what the finish and the adjoint solve.
+    """H in the coordinates of the free entries, for the finish and the adjoint.
 
-    H_FF may be singular, where L is not unique; a ridge makes the factor exist, and conjugate gradients with the factor
-    as preconditioner take it out again.
+    H_FF is singular if L is not unique. A ridge makes the factor exist, and conjugate gradients preconditioned by the
+    factor remove the ridge's effect.
 
     Args:
-        matrix: H_FF, (B, m, m), of :func:`newton_matrix`.
-        at: its coordinates.
+        matrix: H_FF from :func:`newton_matrix`, (B, m, m).
+        at: the coordinates.
     """
 
     max_iter = 50
@@ -207,14 +207,14 @@ class FreeSystem:
     def __init__(self, matrix: Tensor, at: Coordinates) -> None:
         self._matrix, self._at = matrix, at
         self._factor = damped_factor(matrix, at.valid)
-        # What rounding leaves of a residual, relative to |q|^2, along the direction of least curvature.
+        # Squared rounding error of a residual, relative to |q|^2, in the direction of least curvature.
         largest = torch.nn.functional.pad(torch.diagonal(matrix, dim1=1, dim2=2), (0, 1)).amax(1, keepdim=True)
         pivots = torch.diagonal(self._factor, dim1=1, dim2=2).square()
         least = torch.nn.functional.pad(pivots, (0, 1), value=torch.inf).amin(1, keepdim=True)
         self._rounding = (4 * torch.finfo(matrix.dtype).eps * largest) ** 2 / least
 
     def solve(self, rhs: Tensor, tolerance: float) -> Tensor:
-        """See :class:`NewtonSystem`; of a singular system, which has to be consistent, one of the solutions."""
+        """See :class:`NewtonSystem`. A singular system must be consistent; the result is one of its solutions."""
         solution = conjugate_gradients(
             lambda p: (self._matrix @ p[..., None])[..., 0],
             lambda r: torch.cholesky_solve(r[..., None], self._factor)[..., 0],
@@ -227,7 +227,7 @@ class FreeSystem:
 
 
 def damped_factor(matrix: Tensor, chosen: Tensor) -> Tensor:
-    """Cholesky factor of the chosen rows and columns (B, m) of H_FF with a small ridge; the identity's elsewhere."""
+    """Cholesky factor of H_FF with a small ridge on the chosen rows and columns (B, m), the identity elsewhere."""
     diagonal = torch.where(chosen, torch.diagonal(matrix, dim1=1, dim2=2), 0)
     largest = torch.nn.functional.pad(diagonal, (0, 1)).amax(1, keepdim=True)  # m may be 0
     shift = torch.where(chosen & (largest > 0), DAMPING * largest, 1)
@@ -236,10 +236,10 @@ def damped_factor(matrix: Tensor, chosen: Tensor) -> Tensor:
 
 
 def factored(matrix: Tensor) -> Tensor:
-    """Lower Cholesky factors of (B, N, N), overwriting ``matrix``'s diagonal.
+    """Lower Cholesky factors of (B, N, N); overwrites the diagonal of ``matrix``.
 
-    The solution L need not be unique, M may be singular up to rounding: a relative ridge, raised where it does not do.
-    A zero on the diagonal is a sample without influence (its weight or its features are 0), whose right-hand side is 0.
+    If the solution L is not unique, M is singular up to rounding. A relative ridge is added, and raised if it does not
+    suffice. A zero on the diagonal belongs to a sample without influence (weight or features 0) and right-hand side 0.
     """
     ridge = torch.finfo(matrix.dtype).eps * 50
     diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
@@ -254,12 +254,12 @@ def factored(matrix: Tensor) -> Tensor:
 
 
 class IterativeSystem:
-    """Conjugate gradients in the space of zero row sums, for matrices too large to be formed.
+    """Conjugate gradients on directions with zero row sums, for matrices too large to be formed.
 
-    The preconditioner is M itself, but for the weakest of many features. Without its terms beta_j u_j u_j^T it is one
-    n x n block a class, and the row sums are eliminated through the sum of the blocks' inverses (a constraint
-    preconditioner); the terms are then put back by the matrix inversion lemma, as columns x_j (x) u_j sqrt(beta_j). Of
-    more features than samples the weaker ones keep the mean of their term over the directions, I/(k-1), in the blocks.
+    The preconditioner is M, except that with more features than samples the weaker features are approximated. Without
+    the terms beta_j u_j u_j^T, M consists of one n x n block per class, and the row sums are eliminated through the sum
+    of the inverse blocks (a constraint preconditioner). These terms are then added as columns x_j (x) u_j sqrt(beta_j)
+    by the matrix inversion lemma. For the weaker features the blocks contain the mean of the term, I/(k-1), instead.
     """
 
     max_iter = 500
@@ -272,12 +272,12 @@ class IterativeSystem:
         self._pivot = dual.argmax(-1).unsqueeze(1)[..., None]  # (B, 1, n, 1)
 
         strength = curvature.beta * (self._features**2).sum(1)
-        directed = int((strength > 0).sum(1).max())  # none without a group Lasso
+        directed = int((strength > 0).sum(1).max())  # 0 without a group Lasso
         strong = strength.topk(min(directed, n), dim=1).indices
         mean = curvature.alpha + curvature.beta.scatter(1, strong, 0.0) / (k - 1)
         gram = (self._features * mean[:, None]) @ self._features.mT
         blocks = gram[:, None] + torch.diag_embed(bounds.mT)  # (B, k, n, n)
-        # As explicit inverses: a product with them is several times faster than two triangular solves.
+        # Explicit inverses: multiplying by them is several times faster than two triangular solves.
         factors = factored(blocks.flatten(0, 1))
         self._inverses = torch.cholesky_inverse(factors).view(blocks.shape)
         self._row_sums = factored(self._inverses.sum(1))
@@ -300,12 +300,12 @@ class IterativeSystem:
         return self._features @ V + self._bounds * rows
 
     def _solve_blocks(self, rows: Tensor) -> Tensor:
-        """The blocks' part of the inverse, for right-hand sides (B, k, n, any)."""
+        """Apply the inverse without the terms in beta to right-hand sides (B, k, n, any)."""
         free = self._inverses @ rows
         multiplier = torch.cholesky_solve(free.sum(1), self._row_sums)
         free -= self._inverses @ multiplier[:, None]
-        # The rows' sums are zero up to rounding; what is left goes to the pivot, whose bound is far. Spread over the
-        # row it would be multiplied by the huge Z/L of the entries at their bounds.
+        # The row sums are zero up to rounding. The remainder goes to the pivot, whose bound is far; elsewhere it would
+        # be multiplied by the huge Z/L of the entries at their bounds.
         pivot = self._pivot.expand(-1, -1, -1, free.shape[3])
         free.scatter_(1, pivot, 0.0)
         return free.scatter_(1, pivot, -free.sum(1, keepdim=True))
@@ -330,7 +330,7 @@ def conjugate_gradients(
 ) -> Tensor:
     """The q with M q = rhs (B, ...), to a residual of ``tolerance`` relative to rhs in the preconditioner's norm.
 
-    ``rounding``, times |q|^2, is the square of a residual that is rounding: what it asks for is noise.
+    A residual whose square is below ``rounding`` |q|^2 is rounding error and also ends the iterations.
     """
     q = torch.zeros_like(rhs)
     r = rhs
@@ -342,7 +342,7 @@ def conjugate_gradients(
         if not bool(going.any()):
             break
         Mp = multiply(p)
-        # A task that is solved stands still, also where p = 0.
+        # A converged task takes no further steps, also if p = 0.
         step = torch.where(going, _quotient(rz, _dot(p, Mp)), 0)
         q = q + step * p
         r = r - step * Mp

@@ -1,4 +1,4 @@
-"""Interior-point Newton on the dual: Mehrotra's predictor-corrector in two forms. Derived in docs/newton.md."""
+"""Interior-point Newton on the dual: Mehrotra's predictor-corrector in two forms, derived in docs/newton.md."""
 
 from __future__ import annotations
 
@@ -43,22 +43,23 @@ from sparsedis.ops.svm.thresholds import (
 )
 
 _TINY = torch.finfo(torch.float64).tiny
-# Directions need no more: tighter ones do not save an iteration.
+# Relative residual of the directions; tighter ones do not save iterations.
 _DIRECTION_TOLERANCE = 1e-5
 
 Direction = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
 
-# The interior point goes no further than this gap, be the finish as it may.
+# Relative gap at which the interior point ends, even if the finish has not settled the task.
 LAST = 1e-11
 
 
 def light_form_pays(problem: Problem) -> Tensor:
     """(B,) bool: the tasks for which the light form is tried first.
 
-    lambda1^2 / lambda2 does not depend on the scale of the features. Where it is small the group norms are a small part
-    of the problem and the light form is safe and cheap; above, and where there are fewer features than samples, the set
-    of active features changes from step to step and the light form may wander (docs/development/solvers.md has the
+    lambda1^2 / lambda2 does not depend on the scale of the features. If it is small, the group norms are a small part
+    of the problem, and the light form is safe and cheap. If it is larger, and if there are fewer features than samples,
+    the active features change from step to step, and the light form may fail to converge (the measurements behind the
+    thresholds are in docs/development/solvers.md).
     measurements behind the thresholds).
     """
     _, n, d, _ = problem.shape
@@ -66,14 +67,15 @@ def light_form_pays(problem: Problem) -> Tensor:
 
 
 def full_form_exists(problem: Problem) -> Tensor:
-    """(B,) bool: whether there is a group Lasso to speak of; the full form divides the features by lambda1."""
+    """(B,) bool: whether lambda1 is not negligible; the full form divides the features by it."""
     return problem.lambda1**2 > FULL_STRENGTH * problem.lambda2
 
 
 def start_on_the_line(problem: Problem) -> Tensor:
-    """theta in [0, 1], (B,): where the dual is least on the line L = (1 - theta) Y + theta/k.
+    """Minimiser theta in [0, 1], (B,), of the dual on the segment L = (1 - theta) Y + theta/k.
 
-    The derivative in theta is convex and increasing: Newton from the right meets its root monotonically.
+    The derivative in theta is convex and increasing, so that Newton's method from theta = 1 decreases monotonically to
+    its root.
     """
     k = problem.shape[3]
     norms = row_norms(correlation(problem, problem.weight * (problem.targets - 1 / k)))
@@ -90,17 +92,17 @@ def start_on_the_line(problem: Problem) -> Tensor:
 
 
 def reward_on_the_line(problem: Problem) -> Tensor:
-    """lambda2 times what the linear part of the dual gains along that line, (B,)."""
+    """lambda2 times the decrease of the dual's linear part along that segment, (B,)."""
     return problem.lambda2 * (1 - 1 / problem.shape[3]) * problem.weight.sum((1, 2))
 
 
 class Form:
-    """Variables of an interior point: pairs of positives whose products go to mu, and what else there is."""
+    """Variables of an interior-point method: pairs of positive variables whose products tend to mu, and others."""
 
     problem: Problem
-    variables: tuple[Tensor, ...]  # L, Z first; the positive ones before the others
+    variables: tuple[Tensor, ...]  # L, Z first; positive variables before the others
     n_positive: int
-    short_steps: Tensor  # (B,), one after another
+    short_steps: Tensor  # (B,), number of consecutive short steps
 
     @property
     def dual(self) -> Tensor:
@@ -112,10 +114,10 @@ class Form:
         self.short_steps = self.short_steps[index]
 
     def linearise(self, at: Certificate) -> Direction:
-        """Factor the Newton system; the result maps targets of the pairs' products to a direction."""
+        """Factor the Newton system; the result maps targets for the pairs' products to a direction."""
         raise NotImplementedError
 
-    # What touches the features or a whole batch of variables; a backend with kernels brings its own.
+    # Operations on the features or on all variables of a batch, overridden by a backend with kernels.
 
     def _line(self) -> Tensor:
         return start_on_the_line(self.problem)
@@ -130,7 +132,7 @@ class Form:
         return newton_system(self.problem, curvature, bounds, self.dual)
 
     def _start(self, centred: bool) -> tuple[Tensor, Tensor]:
-        """L and Z; ``centred``: as far from the bounds as can be."""
+        """Initial L and Z; ``centred``: as far from the bounds as possible."""
         _, n, d, k = self.problem.shape
         self.short_steps = torch.zeros_like(self.problem.lambda1, dtype=torch.int64)
         least = SMALLEST_START_FEW_FEATURES if d < n else SMALLEST_START
@@ -154,7 +156,7 @@ class Form:
         return [(variables[i], variables[i + 1]) for i in range(0, self.n_positive, 2)]
 
     def _barrier_parameter(self, variables: tuple[Tensor, ...]) -> Tensor:
-        """mu: the mean product of the pairs; padded samples are left out."""
+        """mu, the mean product of the pairs without those of padding, (B,)."""
         present = (self.problem.weight > 0).to(self.dual.dtype)
         pairs = self._pairs(variables)
         total = (present * pairs[0][0] * pairs[0][1]).sum((1, 2))
@@ -171,7 +173,7 @@ class Form:
         self._move(direction_to(self._corrected(predictor)))
 
     def _corrected(self, predictor: tuple[Tensor, ...]) -> list[Tensor]:
-        """The targets of the pairs' products that the predictor asks for."""
+        """Targets for the pairs' products: Mehrotra's centring and second-order correction from the predictor."""
         mu = self._barrier_parameter(self.variables)
         largest = self._step_to(1.0, predictor)
         ahead = self._moved(largest, predictor)
@@ -185,7 +187,7 @@ class Form:
         self.variables = self._moved(step, direction)
 
     def _bounded(self, system: NewtonSystem, gradient: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Directions of L and Z for a target of L Z."""
+        """Directions of L and Z for a target of their product."""
         L, Z = self.variables[:2]
         present = (self.problem.weight > 0).to(L.dtype)
         dL = present * system.solve(present * (-(gradient - Z) + (target - L * Z) / L), _DIRECTION_TOLERANCE)
@@ -193,12 +195,12 @@ class Form:
 
 
 def _of(per_task: Tensor, values: Tensor) -> Tensor:
-    """(B,) made to broadcast against (B, ...)."""
+    """(B,) reshaped to broadcast against (B, ...)."""
     return per_task.view(-1, *[1] * (values.dim() - 1))
 
 
 class LightForm(Form):
-    """Newton on L alone, on the C1 dual objective: only active features have curvature."""
+    """Newton's method on L alone, on the C^1 dual objective: only active features have curvature."""
 
     n_positive = 2
 
@@ -217,11 +219,11 @@ class LightForm(Form):
 
 
 class FullForm(Form):
-    """Primal-dual: the group norms' own dual variables U (||U_j|| <= 1), multipliers th and slacks w are iterated too.
+    """Primal-dual form: additional variables for the group norms, U (||U_j|| <= 1), multipliers th and slacks w.
 
-    Minimises over L through h(V) = min over ||U_j|| <= lambda1 of ||V - U||^2 / (2 lambda2), with W_j = th_j U_j,
-    th_j w_j -> mu and w_j = (1 - ||U_j||^2)/2; every feature is eliminated from the Newton system by itself. Works on
-    features scaled so that lambda1 = 1, which changes neither L nor the gap.
+    It minimises over L with h(V) = min over ||U_j|| <= lambda1 of ||V - U||^2 / (2 lambda2), where W_j = th_j U_j,
+    th_j w_j -> mu and w_j = (1 - ||U_j||^2)/2. Every feature's variables are eliminated separately from the Newton
+    system. Features are scaled so that lambda1 = 1, which changes neither L nor the gap.
     """
 
     n_positive = 4
@@ -275,10 +277,11 @@ class FullForm(Form):
 
 
 def newton(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> Progress:
-    """Solve every task, in the form that suits it, to rounding; without ``exact``, where ``tol`` is not below the gap
-    from which on the finish works, to ``tol`` only. Turns of the finish count as iterations.
+    """Solve every task in the form that suits it.
 
-    Large tasks are tried with :func:`fista` first. Tasks that stall are given to it too, and finished from there.
+    Tasks are solved to rounding error if ``exact`` or if ``tol`` is below FINISH_GAP, otherwise to ``tol``. Iterations
+    of the finish are counted. Large tasks are tried with :func:`fista` first. Tasks that stall fall back to it,
+    followed by the finish.
     """
     progress = Progress(problem, tol)
     rest = _first_order_first(problem, progress, tol, max_iter, exact)
@@ -303,10 +306,10 @@ def newton(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> 
 
 
 def _first_order_first(problem: Problem, progress: Progress, tol: float, max_iter: int, exact: bool) -> Tensor:
-    """Try first-order steps, with the finish, where they are likely to cost less; (B,) bool, the tasks not solved."""
+    """Try first-order steps and the finish where they are likely to be cheaper; (B,) bool: the tasks not solved."""
     rest = torch.ones_like(progress.certified)
     if max_iter < NEWTON_ITERATIONS:
-        return rest  # a few iterations asked for are not exceeded by thousands of others
+        return rest  # a small max_iter should not be followed by thousands of first-order steps
     finishing = exact or tol < FINISH_GAP
     count = first_order_steps(problem)
     for steps in count[count > 0].unique().tolist():
@@ -326,7 +329,7 @@ def _first_order_first(problem: Problem, progress: Progress, tol: float, max_ite
 
 
 def finished(solver: Callable[[Problem, float, int], Progress]) -> Callable[[Problem, float, int, bool], Progress]:
-    """A first-order solver that goes to rounding where it is asked for: by the finish, or failing that by newton."""
+    """Let a first-order solver continue to rounding error if ``exact``: by the finish, and if that fails by newton."""
 
     def solve(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> Progress:
         progress = solver(problem, tol, max_iter)
@@ -354,13 +357,15 @@ def _interior_point(
     centred: bool,
     may_give_up: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Iterate the tasks ``index``, counting on from where they stand.
+    """Run interior-point iterations on the tasks ``index``; their iteration counts continue.
 
-    Returns those given up, for the full form, and those that crawled, for another start: short steps one after
-    another, along bounds that the start was too near to. From a ``centred`` start none is taken to do so.
+    Once the gap of a task is below FINISH_GAP, the finish takes over. A task that it does not solve to rounding error
+    continues from its own L and Z; the finish is tried again when the gap is ten times smaller.
 
-    From a gap of FINISH_GAP on, the finish takes a task. A task that it does not solve to rounding continues from its
-    own L and Z, and is given to the finish again when its gap is ten times smaller.
+    Returns:
+        The tasks that the light form gave up, for the full form; and those to restart because they took SHORT_STEPS
+        short steps in a row, along bounds that the initial point was too close to. From a ``centred`` initial point
+        there are none of the latter.
     """
     given_up = crawled = index[:0]
     if len(index) == 0:

@@ -1,4 +1,4 @@
-"""The best dual point of every task so far, and which tasks continue: what all solvers record."""
+"""Progress of the SVM solvers on a batch: each task's best dual point so far, and the tasks that continue."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor
 from sparsedis.ops.svm.problem import Problem
 from sparsedis.solution import Status
 
-# Checks without halving the gap after which a certified task, which continues to rounding, counts as stalled.
+# Checks without halving the gap after which a certified task that continues to rounding error counts as stalled.
 CERTIFIED_PATIENCE = 6
 
 
 class Progress:
-    """Best L, its relative gap and iteration count of B tasks.
+    """Best L of B tasks, its relative gap, and iteration counts.
 
     Args:
         problem: the tasks.
-        tol: the relative gap from which on a task is certified.
-        patience: checks without a better gap after which a task counts as stalled. newton has been seen to wander for
-            35 and then converge.
+        tol: relative gap up to which a task is certified.
+        patience: number of checks without a smaller gap after which a task counts as stalled. newton has been observed
+            to stagnate for 35 iterations and then converge.
     """
 
     def __init__(self, problem: Problem, tol: float, patience: int = 60) -> None:
@@ -33,7 +33,7 @@ class Progress:
 
     @property
     def certified(self) -> Tensor:
-        """(B,) bool."""
+        """(B,) bool: the relative gap is at most ``tol``."""
         return self.relative_gap <= self._tol
 
     @property
@@ -43,11 +43,11 @@ class Progress:
         return torch.where(self.certified, int(Status.CERTIFIED), ended)
 
     def restart(self, index: Tensor) -> None:
-        """Another method begins with the tasks ``index``, and with new patience."""
+        """Reset the patience of the tasks ``index``, for which another method takes over."""
         self._since_better[index] = 0
 
     def offer(self, index: Tensor, dual: Tensor, relative_gap: Tensor) -> Tensor:
-        """Keep the dual points (M, n, k) of the tasks ``index`` (M,) that are better; (M,) bool, which are."""
+        """Keep those of the dual points (M, n, k) of the tasks ``index`` (M,) that are better; returns which, (M,)."""
         better = relative_gap < self.relative_gap[index]  # false for NaN
         improved = index[better]
         self.dual[improved] = dual[better]
@@ -55,7 +55,7 @@ class Progress:
         return better
 
     def record(self, index: Tensor, dual: Tensor, relative_gap: Tensor, iteration: int | Tensor) -> Tensor:
-        """Take in an iteration's dual point (M, n, k) of each of the tasks ``index`` (M,).
+        """Record an iteration's dual points (M, n, k) of the tasks ``index`` (M,).
 
         Returns:
             (M,) bool: the tasks that are not stalled.

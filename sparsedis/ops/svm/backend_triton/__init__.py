@@ -1,4 +1,4 @@
-"""The Triton backend: tasks on a CUDA or ROCm device, or interpreted on the CPU for the tests. See docs/triton.md."""
+"""The Triton backend: CUDA or ROCm devices, or interpreted on the CPU for tests. See docs/triton.md."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PACKAGE = "sparsedis.ops.svm.backend_triton"
 
 
 class TritonBackend(TritonDevices):
-    """Kernels for tensors on a CUDA or ROCm device.
+    """Triton kernels for tensors on a CUDA or ROCm device.
 
-    With TRITON_INTERPRET=1 in the environment before Triton is imported it takes CPU tensors, and only where it is
-    named. Nothing here imports Triton until it is needed.
+    With TRITON_INTERPRET=1, set before Triton is imported, it accepts CPU tensors, but only if selected by name. Triton
+    is imported on first use.
     """
 
     checks_values = False
@@ -47,5 +47,5 @@ class TritonBackend(TritonDevices):
 
 
 def _module(name: str) -> ModuleType:
-    """A module of this package that imports Triton."""
+    """Import a module of this package that imports Triton."""
     return import_module(f"{_PACKAGE}.{name}")

@@ -1,4 +1,4 @@
-"""Gradients of the solution: two fused passes over the features around one factored Newton system."""
+"""Gradients of the solution: two fused passes over the features and the solution of one Newton system."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sparsedis.ops.svm.problem import Certificate
 
 @triton.jit
 def primal_map_derivative(V, norm, c, lambda1, lambda2):
-    """J_j(c) = [(1 - t_j) c_j + t_j u_j <u_j, c_j>] / lambda2 on the active features, 0 elsewhere; and <u_j, c_j>."""
+    """J_j(c) = [(1 - t_j) c_j + t_j u_j <u_j, c_j>] / lambda2 and <u_j, c_j> on the active features, 0 elsewhere."""
     active = norm > lambda1
     safe = tl.where(active, norm, 1.0)
     t = lambda1 / safe
@@ -58,7 +58,7 @@ def right_side_kernel(
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A program's part of X J(dloss/dW) for one task."""
+    """A program's part of X J(dloss/dW), for one task."""
     b = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     l1 = tl.load(lambda1 + b)
@@ -72,7 +72,7 @@ def right_side_kernel(
         at = (b * d + first) * k
         V = load_rows(V_at + at, stop - first, k, BLOCK, K, tl.float64)
         norm = tl.load(norms + b * d + j, mask=j < stop, other=0.0)
-        # dloss/dW of the scaled problem, whose W is W / scale.
+        # dloss/dW for the scaled problem, whose W is the returned W divided by scale.
         g = load_rows(grad + at, stop - first, k, BLOCK, K, tl.float64) * factor
         J, _along = primal_map_derivative(V, norm, g, l1, l2)
         x = load_features(X + b * stride_b, stride_n, stride_d, first, n, stop, factor, N, BLOCK, tl.float64)
@@ -106,9 +106,9 @@ def gradient_kernel(
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A program's features of dloss/dX = A J(c~)^T + diag(s) q W^T, c~ = dloss/dW + X^T diag(s) q, for one task.
+    """A program's columns of dloss/dX = A J(c~)^T + diag(s) q W^T with c~ = dloss/dW + X^T diag(s) q, for one task.
 
-    And its parts of sum_S <c~_j, u_j> and <c~, W>.
+    It also writes its parts of sum_S <c~_j, u_j> and <c~, W>.
     """
     b = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -135,7 +135,7 @@ def gradient_kernel(
         W = V * shrinkage(norm, l1, l2)[:, None]
         along_sum += along
         product_sum += tl.sum(c * W, 1)
-        # Of the scaled features, hence times the scale.
+        # The gradient in the scaled features, hence the factor.
         dX = tl.dot(A, tl.trans(J), input_precision="ieee", out_dtype=tl.float64)
         dX = tl.dot(q, tl.trans(W), dX, input_precision="ieee", out_dtype=tl.float64) * factor
         place = grad_features + b * n * d + i[:, None] * d + j[None, :]
@@ -146,7 +146,7 @@ def gradient_kernel(
 
 
 def _system(tasks: Tasks, curvature: Curvature, at: Certificate, dual: Tensor, everyone: Tensor) -> FreeSystem:
-    """H on the free entries, as in the torch backend; kernels compute the matrix of all entries, in float64."""
+    """H on the free entries, as in the torch backend. Kernels compute the matrix of all entries in float64."""
     problem, k = tasks.in_float64(), dual.shape[2]
     free = free_entries(problem, dual, bound_multipliers(problem, dual, at.scores), curvature)
     chosen = Coordinates(dual, free)
@@ -160,14 +160,16 @@ def _system(tasks: Tasks, curvature: Curvature, at: Certificate, dual: Tensor, e
 
 
 def adjoint(tasks: Tasks, dual: Tensor, grad_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of a loss at the solution ``dual`` (B, n, k) float64, by the torch backend's formulas.
+    """Gradients of a loss at the solution ``dual`` (B, n, k), float64, by the torch backend's formulas.
 
     Args:
-        grad_weights: dloss/dW for W of the features as they came, (B, d, k).
+        tasks: B tasks.
+        dual: L, (B, n, k), float64.
+        grad_weights: dloss/dW for W of the original features, (B, d, k).
 
     Returns:
-        Gradients in the features as they came (B, n, d), in their dtype, and in lambda1, lambda2 and dual_reg, (B,),
-        for weights whose largest is 1.
+        Gradients in the original features (B, n, d), in their dtype, and in lambda1, lambda2 and dual_reg, (B,), of the
+        tasks with a largest sample weight of 1.
     """
     batch, n, d, k = tasks.shape
     everyone = torch.ones_like(tasks.labels[:, 0])
@@ -175,12 +177,12 @@ def adjoint(tasks: Tasks, dual: Tensor, grad_weights: Tensor) -> tuple[Tensor, T
     curvature = active_curvature(tasks, at)  # type: ignore[arg-type]
     system = _system(tasks, curvature, at, dual, everyone)  # type: ignore[arg-type]
 
-    # Without a group Lasso a feature whose V_j happens to be 0 is as active as the others.
+    # Without a group Lasso, a feature with V_j = 0 is active like the others.
     happens = (at.norms == 0) & (tasks.lambda1 == 0)[:, None]
     norms = torch.where(happens, torch.finfo(torch.float64).tiny, at.norms)
 
     tile = checked_tile(n, k, torch.float64)
-    # The products with J^T and W^T sum over the classes, and a product sums over 16 at least.
+    # Products with J^T and W^T sum over the classes, and tl.dot sums over at least 16 entries.
     shape = {"N": tile.N, "K": max(tile.K, 16), "BLOCK": min(tile.short_block, 32)}
     parts = splits(batch, d, shape["BLOCK"], tasks.features.device)
     each = span(d, parts, shape["BLOCK"])

@@ -1,4 +1,4 @@
-"""The certificate of dual points: a pass over the features, shared by programs, and a small kernel that sums it up."""
+"""The certificate of dual points: a pass over the features, split among programs, and a kernel that sums the parts."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def pass_kernel(
     REAL: tl.constexpr,
     STORE: tl.constexpr,
 ):
-    """A program's features of one task at the dual point: their part of X W, of sum ||W_j|| and of sum ||W_j||^2.
+    """Pass over a program's features of one task: their parts of X W, sum ||W_j|| and sum ||W_j||^2.
 
-    With STORE also writes V and its norms.
+    With STORE it also writes V and its norms.
     """
     b = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -93,7 +93,7 @@ def pass_kernel(
 
 @triton.jit
 def summed(parts_at, stride, parts, n, k, N: tl.constexpr, K: tl.constexpr, REAL: tl.constexpr):
-    """The sum of ``parts`` matrices (n, k) that lie ``stride`` apart."""
+    """The sum of ``parts`` matrices (n, k) with stride ``stride``."""
     total = tl.zeros((N, K), REAL)
     for part in range(parts):
         total += load_rows(parts_at + part * stride, n, k, N, K, REAL)
@@ -130,9 +130,9 @@ def check_kernel(
     RECORD: tl.constexpr,
     PATIENCE: tl.constexpr,
 ):
-    """Gap, objective and scores of one task from the parts of its pass; with RECORD the task's progress.
+    """Gap, objective and scores of one task from the parts of its pass; with RECORD also its progress.
 
-    ``going`` becomes 0 where the task is certified or stalled, 2 where it has used its iterations.
+    ``going`` becomes 0 if the task is certified or stalled, and 2 if it has used up its iterations.
     """
     b = tl.program_id(0).to(tl.int64)
     if tl.load(going + b) != 1:
@@ -178,17 +178,17 @@ def check_kernel(
 
 
 class Progress:
-    """Best dual point of every task, and whether it continues: on the device, without synchronising with the host.
+    """Best dual point and state of every task, kept on the device so that no synchronisation is needed.
 
     Attributes:
-        dual: the best L, (B, n, k), as the kernels keep it.
-        relative_gap: its gap, (B,).
-        exact: the best L that was certified in float64, rows summing to 1.
-        exact_gap: its gap, (B,).
-        target: the gap at which a task stops, (B,).
-        since: checks since the best, (B,) int32.
-        n_iter: iterations done, (B,) int32.
-        going: (B,) int32: 1 going, 0 certified or stalled, 2 out of iterations.
+        dual: the best L, (B, n, k), in the kernels' dtype.
+        relative_gap: gap of ``dual``, (B,).
+        exact: the best L certified in float64, with rows summing to 1, (B, n, k).
+        exact_gap: gap of ``exact``, (B,).
+        target: relative gap at which a task stops, (B,).
+        since: number of checks since the best, (B,) int32.
+        n_iter: iterations, (B,) int32.
+        going: (B,) int32: 1 if the task continues, 0 if certified or stalled, 2 if out of iterations.
     """
 
     def __init__(self, tasks: Tasks, tol: float, dtype: torch.dtype) -> None:
@@ -203,7 +203,7 @@ class Progress:
         self.exact_gap = torch.full_like(tasks.lambda1, torch.inf)
 
     def take(self, index: Tensor) -> Progress:
-        """The part of the tasks ``index``; :meth:`put` brings it back."""
+        """The progress of the tasks ``index``; :meth:`put` writes it back."""
         part = object.__new__(Progress)
         part.__dict__ = {name: value[index] for name, value in vars(self).items()}
         return part
@@ -213,7 +213,7 @@ class Progress:
             value[index] = getattr(part, name)
 
     def offer(self, index: Tensor, dual: Tensor, gap: Tensor) -> None:
-        """Keep the dual points of the tasks ``index``, certified in float64, that are better than ``exact``."""
+        """Keep dual points (M, n, k) of the tasks ``index``, certified in float64, that are better than ``exact``."""
         better = gap < self.exact_gap[index]
         self.exact[index[better]], self.exact_gap[index[better]] = dual[better], gap[better]
 
@@ -224,9 +224,9 @@ class Progress:
 
 
 class At(NamedTuple):
-    """A dual point's certificate; only the entries of tasks that continue are written.
+    """Certificates of dual points; only the entries of tasks that continue are written.
 
-    ``V`` and ``norms`` hold nothing unless they were asked for.
+    ``V`` and ``norms`` are empty unless stored.
     """
 
     V: Tensor
@@ -245,7 +245,7 @@ def make_pass(
     *,
     store: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Launch :func:`pass_kernel`: parts of the scores (B, parts, n, k) and penalties (B, parts, 2), V, norms."""
+    """Launch :func:`pass_kernel`; returns parts of scores (B, parts, n, k) and penalties (B, parts, 2), V and norms."""
     batch, n, d, k = tasks.shape
     tile = checked_tile(n, k, dtype)
     parts = splits(batch, d, tile.BLOCK, tasks.features.device)
@@ -294,9 +294,9 @@ def check(
     max_iter: int = 0,
     patience: int = 0,
 ) -> At:
-    """Certificate of the dual points (B, n, k) of the tasks that continue; with ``progress`` it is taken in there.
+    """Certificates of the dual points (B, n, k) of the tasks that continue, computed in ``dtype``.
 
-    Computed in ``dtype`` throughout. With ``store`` V and its norms are kept.
+    With ``progress`` they are recorded there. With ``store`` V and its norms are returned.
     """
     batch, n, _, k = tasks.shape
     tile = checked_tile(n, k, dtype)
@@ -307,7 +307,7 @@ def check(
     state = (
         (progress.target, progress.dual, progress.relative_gap, progress.since, progress.n_iter)
         if progress is not None
-        else (gap, point, gap, going, going)  # not touched
+        else (gap, point, gap, going, going)  # placeholders, not accessed
     )
     launch(
         check_kernel,

@@ -1,7 +1,7 @@
-"""What the kernels share on the device: tiles of a task, the primal map, the simplex projection, the gap.
+"""Device functions that the kernels share: tiles of a task, primal map, simplex projection, gap.
 
-A task's n samples and k classes fill the corner of a tile of N x K, both powers of two; entries outside are zero. Sums
-over samples and classes run inside one program, so a result does not depend on the batch.
+A task's n samples and k classes occupy the corner of an N x K tile, both powers of two; other entries are zero. Sums
+over samples and classes are computed within one program, so that results do not depend on the batch.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def load_rows(base, n, k, N: tl.constexpr, K: tl.constexpr, REAL: tl.constexpr):
-    """The (n, k) matrix that lies row after row at ``base``, as an N x K tile."""
+    """Load the row-major (n, k) matrix at ``base`` as an N x K tile."""
     i = tl.arange(0, N)[:, None]
     l = tl.arange(0, K)[None, :]
     return tl.load(base + i * k + l, mask=(i < n) & (l < k), other=0.0).to(REAL)
@@ -18,7 +18,7 @@ def load_rows(base, n, k, N: tl.constexpr, K: tl.constexpr, REAL: tl.constexpr):
 
 @triton.jit
 def store_rows(base, rows, n, k, N: tl.constexpr, K: tl.constexpr):
-    """The counterpart of :func:`load_rows`; the value takes the memory's dtype."""
+    """Store an N x K tile as the row-major (n, k) matrix at ``base``, converted to its dtype."""
     i = tl.arange(0, N)[:, None]
     l = tl.arange(0, K)[None, :]
     tl.store(base + i * k + l, rows.to(base.dtype.element_ty), mask=(i < n) & (l < k))
@@ -28,7 +28,7 @@ def store_rows(base, rows, n, k, N: tl.constexpr, K: tl.constexpr):
 def load_features(
     base, stride_n, stride_d, first, n, d, scale, N: tl.constexpr, BLOCK: tl.constexpr, REAL: tl.constexpr
 ):
-    """Features ``first`` to ``first + BLOCK`` of all samples, times ``scale``, as an N x BLOCK tile."""
+    """Features ``first`` to ``first + BLOCK`` - 1 of all samples, times ``scale``, as an N x BLOCK tile."""
     i = tl.arange(0, N)[:, None]
     j = first + tl.arange(0, BLOCK)[None, :]
     x = tl.load(base + i.to(tl.int64) * stride_n + j.to(tl.int64) * stride_d, mask=(i < n) & (j < d), other=0.0)
@@ -37,7 +37,7 @@ def load_features(
 
 @triton.jit
 def one_hot(labels, n, N: tl.constexpr, K: tl.constexpr):
-    """Where the class is the sample's label; nowhere outside the samples."""
+    """N x K mask of the samples' labels; False outside the samples."""
     i = tl.arange(0, N)
     label = tl.load(labels + i, mask=i < n, other=-1)
     return label[:, None] == tl.arange(0, K)[None, :]
@@ -45,7 +45,7 @@ def one_hot(labels, n, N: tl.constexpr, K: tl.constexpr):
 
 @triton.jit
 def residual(dual, is_label, weight, REAL: tl.constexpr):
-    """diag(s)(Y - L), the label's entry as the sum of the others (see ``problem.residual``)."""
+    """diag(s)(Y - L), with the label's entry as the sum of the others (see ``problem.residual``)."""
     others = tl.where(is_label, 0.0, dual)
     total = tl.sum(others, 1)[:, None]
     return (weight[:, None] * tl.where(is_label, total, -others)).to(REAL)
@@ -53,7 +53,7 @@ def residual(dual, is_label, weight, REAL: tl.constexpr):
 
 @triton.jit
 def residual_at(point, labels, weight, b, n, k, N: tl.constexpr, K: tl.constexpr, REAL: tl.constexpr):
-    """The residual of task b at a dual point, from memory."""
+    """The residual of task b at a dual point in memory."""
     s = tl.load(weight + b * n + tl.arange(0, N), mask=tl.arange(0, N) < n, other=0.0)
     dual = load_rows(point + b * n * k, n, k, N, K, tl.float64)
     return residual(dual, one_hot(labels + b * n, n, N, K), s, REAL)
@@ -61,7 +61,7 @@ def residual_at(point, labels, weight, b, n, k, N: tl.constexpr, K: tl.constexpr
 
 @triton.jit
 def shrinkage(norm, lambda1, lambda2):
-    """W_j / V_j of the primal map: (1 - lambda1/||V_j||)_+ / lambda2."""
+    """W_j / V_j by the primal map: (1 - lambda1/||V_j||)_+ / lambda2."""
     above = norm > lambda1
     return tl.where(above, 1.0 - lambda1 / tl.where(above, norm, 1.0), 0.0) / lambda2
 
@@ -87,9 +87,9 @@ def primal_pass(
     REAL: tl.constexpr,
     STORE: tl.constexpr,
 ):
-    """One pass over the features ``start`` to ``stop``: X W, sum ||W_j||, sum ||W_j||^2 for W at_dual to X^T rows.
+    """One pass over the features ``start`` to ``stop``: X W, sum ||W_j|| and sum ||W_j||^2 for W = W(V), V = X^T rows.
 
-    V and W of a block of features live in registers only; with STORE V and its norms are written too.
+    V and W of a block of features stay in registers; with STORE, V and its norms are also written.
     """
     l = tl.arange(0, K)[None, :]
     scores = tl.zeros((N, K), REAL)
@@ -115,10 +115,10 @@ def primal_pass(
 
 @triton.jit
 def project(points, k, K: tl.constexpr):
-    """Projection of every row's first k entries onto the simplex; returns it and its threshold tau.
+    """Projection of every row's first k entries onto the simplex, and its threshold tau.
 
-    The threshold is the root of a convex, piecewise linear function: Newton from max - 1, which is never above the
-    root, drops entries and never takes one back, so that it ends after at most k rounds, at the exact root.
+    tau is the root of a convex, piecewise linear function. Newton's method starts at max - 1, never above the root, and
+    only ever drops entries, so that it reaches the exact root after at most k iterations.
     """
     valid = (tl.arange(0, K) < k)[None, :]
     top = tl.max(tl.where(valid, points, float("-inf")), 1)
@@ -138,7 +138,7 @@ def project(points, k, K: tl.constexpr):
 
 @triton.jit
 def gap_and_hinge(scores, dual, is_label, weight, rho, n, k, N: tl.constexpr, K: tl.constexpr):
-    """Duality gap, and the hinges' part of P(W); term for term as ``problem.certificate``."""
+    """Duality gap and the hinge part of P(W), with the same terms as ``problem.certificate``."""
     valid = (tl.arange(0, K) < k)[None, :]
     own = tl.sum(tl.where(is_label, scores, 0.0), 1)
     m = tl.where(is_label, 0.0, 1.0 + scores - own[:, None])
@@ -167,7 +167,7 @@ def gradient(scores, point, is_label, weight, rho):
 
 @triton.jit
 def judge(relative_gap, best_gap, since, target, PATIENCE: tl.constexpr):
-    """Whether a checked point is the best so far, checks since the best, whether the task continues."""
+    """Whether a checked point is the best, the best gap, checks since the best, and whether the task continues."""
     better = relative_gap < best_gap
     since = tl.where(better, 0, since + 1)
     best = tl.minimum(tl.where(better, relative_gap, best_gap), best_gap)

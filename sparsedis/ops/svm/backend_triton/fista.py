@@ -1,4 +1,4 @@
-"""Accelerated proximal steps on the dual: whole solves in one launch, or steps whose features many programs share."""
+"""Accelerated proximal gradient on the dual: several steps per launch, or steps whose features programs share."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from sparsedis.ops.svm.backend_triton.tasks import Tasks
 from sparsedis.ops.svm.backend_triton.tiles import ROW_WARPS, checked_tile
 from sparsedis.ops.svm.thresholds import CHECK_EVERY, FIRST_ORDER_PATIENCE
 
-# Checks (each followed by CHECK_EVERY steps) in a launch, after which the host asks whether any task is left.
+# Checks per launch, each followed by CHECK_EVERY steps. After each launch the host reads whether any task continues.
 ROUNDS = 10
 
 
 @triton.jit
 def proximal(scores, ahead, size, is_label, weight, rho, n, k, N: tl.constexpr, K: tl.constexpr):
-    """The step from the point ahead, whose scores are given: down the gradient, and onto the simplices."""
+    """Proximal gradient step from the point ``ahead``, given its scores: gradient step and simplex projection."""
     valid = (tl.arange(0, N) < n)[:, None] & (tl.arange(0, K) < k)[None, :]
     new, _tau = project(ahead - size * gradient(scores, ahead, is_label, weight, rho), k, K)
     return tl.where(valid, new, 0.0)
@@ -44,7 +44,7 @@ def proximal(scores, ahead, size, is_label, weight, rho, n, k, N: tl.constexpr, 
 
 @triton.jit
 def accelerated(momentum, uphill):
-    """The next momentum, and the factor of the last change in the extrapolation; restarted where it points uphill."""
+    """Next momentum and extrapolation factor, with gradient restart."""
     momentum = tl.where(uphill > 0, 1.0, momentum)
     following = 0.5 * (1.0 + tl.sqrt(1.0 + 4.0 * momentum * momentum))
     return following, (momentum - 1.0) / following
@@ -84,7 +84,7 @@ def steps_kernel(
     EVERY: tl.constexpr,
     PATIENCE: tl.constexpr,
 ):
-    """Up to ``rounds`` checks of one task, EVERY steps after each; the task leaves when certified or stalled."""
+    """Up to ``rounds`` checks of one task, each followed by EVERY steps, until it is certified or stalled."""
     b = tl.program_id(0).to(tl.int64)
     running = tl.load(going + b)
     if running != 1:
@@ -160,7 +160,7 @@ def step_kernel(
     K: tl.constexpr,
     REAL: tl.constexpr,
 ):
-    """One step of one task, from the parts of the pass at the point ahead."""
+    """One step of one task, from the parts of the pass at the point ``ahead``."""
     b = tl.program_id(0).to(tl.int64)
     iteration = tl.load(n_iter + b)
     if (tl.load(going + b) != 1) | (iteration >= max_iter):
@@ -193,7 +193,7 @@ def step_kernel(
 
 
 class _State:
-    """A batch of tasks between launches."""
+    """State of a batch of tasks between launches."""
 
     def __init__(self, tasks: Tasks, tol: float, dtype: torch.dtype) -> None:
         self.tasks, self.dtype = tasks, dtype
@@ -204,7 +204,7 @@ class _State:
         self.step_size = 1 / lipschitz(tasks, dtype)
 
     def fused(self, max_iter: int, rounds: int) -> None:
-        """``rounds`` checks and the steps between them in one launch, a program for each task."""
+        """``rounds`` checks and the steps between them in one launch, one program per task."""
         tasks, progress = self.tasks, self.progress
         batch, n, d, k = tasks.shape
         tile = checked_tile(n, k, self.dtype)
@@ -243,7 +243,7 @@ class _State:
         )
 
     def shared(self, max_iter: int, rounds: int) -> None:
-        """The same in a pass and a step kernel for each step, the features of a task shared by programs."""
+        """As :meth:`fused`, with two launches per step: a pass with the features split among programs, and the step."""
         tasks, progress, going = self.tasks, self.progress, self.progress.going
         batch, n, _, k = tasks.shape
         tile = checked_tile(n, k, self.dtype)
@@ -278,7 +278,7 @@ class _State:
 
 
 def lipschitz(tasks: Tasks, dtype: torch.dtype) -> Tensor:
-    """Lipschitz constant of the dual gradient, (B,); in float32 rounded up."""
+    """Lipschitz constant of the dual gradient, (B,); rounded up in float32."""
     weight = tasks.weight[..., 0]
     G = gram(tasks, dtype) * weight[:, :, None] * weight[:, None]
     largest = torch.linalg.eigvalsh(G)[:, -1]
@@ -288,17 +288,21 @@ def lipschitz(tasks: Tasks, dtype: torch.dtype) -> Tensor:
 
 
 def fista(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, variant: str = "auto") -> Progress:
-    """Solve every task to a relative gap of ``tol``; steps in ``dtype``, certificates in float64.
+    """Solve every task to a relative gap of ``tol``, with steps in ``dtype`` and certificates in float64.
 
-    Steps, checks, restarts and stopping rule are those of the torch backend. A task that is certified in float32 but
-    not in float64 continues to half the gap.
+    Steps, checks, restarts and stopping rule are those of the torch backend. For a task that is certified in float32
+    but not in float64, the target is halved.
 
     Args:
-        variant: "fused" (a program for each task), "shared" (several), or "auto": fused where there are tasks for
-            every multiprocessor. Tiles that do not fit in a program's registers are always shared.
+        tasks: B tasks.
+        tol: relative gap to reach.
+        max_iter: largest number of steps.
+        dtype: of the steps.
+        variant: "fused" (one program per task), "shared" (several per task), or "auto": fused if there are enough tasks
+            for all multiprocessors. Tiles too large for a program's registers always use "shared".
 
     Returns:
-        The best dual points (float64, rows summing to 1), and what became of them.
+        The progress with the best dual points (float64, rows summing to 1).
     """
     state = _State(tasks, tol, dtype)
     batch, n, d, k = tasks.shape
@@ -310,8 +314,8 @@ def fista(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, variant: 
         variant = "shared"
     progress = state.progress
     everyone = torch.ones_like(progress.going)
-    # Every launch ends a task, or takes it ROUNDS checks further; a task that continues repeats a check without a
-    # better gap, for which it has no more patience than for others.
+    # Every launch ends a task or advances it by ROUNDS checks. A task that continues repeats one check, without a
+    # smaller gap, which counts towards its patience.
     for _ in range((max_iter // CHECK_EVERY + 2) // ROUNDS + 1 + FIRST_ORDER_PATIENCE):
         (state.fused if variant == "fused" else state.shared)(max_iter, ROUNDS)
         dual = progress.dual.double()
@@ -323,6 +327,6 @@ def fista(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, variant: 
         progress.target = torch.where(again, lower, progress.target)
         resumed = torch.where(progress.n_iter < max_iter, 1, 2).to(torch.int32)
         progress.going = torch.where(again, resumed, torch.where(certified, 0, progress.going))
-        if not bool((progress.going == 1).any()):  # the only question of a launch
+        if not bool((progress.going == 1).any()):  # the only synchronisation per launch
             break
     return progress

@@ -1,4 +1,4 @@
-"""Newton systems: weighted Gram matrices of the features that have curvature, put together in reduced coordinates."""
+"""Newton systems: weighted Gram matrices of the features with curvature, assembled in reduced coordinates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from sparsedis.ops.svm.backend_triton.tasks import Tasks
 
 
 def precisions() -> tuple[str, ...]:
-    """How tl.dot can multiply float32, the default first: by one product of NVIDIA's tensor cores, which the interior
-    point needs no better, by three of them, or as it is."""
+    """Input precisions of tl.dot for float32, the default first.
+
+    They are one TF32 product (sufficient for the interior point), three TF32 products, and IEEE float32.
+    """
     return ("ieee",) if triton_device.AMD else ("tf32", "tf32x3", "ieee")
 
 
@@ -25,13 +27,13 @@ PRECISION = os.environ.get("SPARSEDIS_TRITON_PRECISION", precisions()[0])
 if PRECISION not in precisions():
     raise ValueError(f"SPARSEDIS_TRITON_PRECISION: expected one of {', '.join(precisions())}, got {PRECISION!r}")
 
-# Features taken in at a time; twice as many by the larger tiles.
+# Features per iteration; larger tiles take twice as many.
 BLOCK = 32
 
 
 @triton.jit
 def lower_row(entry):
-    """The row of an entry of a lower triangle, of at most 2^20 of them, row after row."""
+    """Row of an entry of a lower triangle stored row by row, for at most 2^20 entries."""
     row = ((tl.sqrt(8.0 * entry.to(tl.float32) + 1.0) - 1.0) / 2.0).to(tl.int32)
     row = tl.where(row * (row + 1) // 2 > entry, row - 1, row)
     return tl.where((row + 1) * (row + 2) // 2 <= entry, row + 1, row)
@@ -39,7 +41,7 @@ def lower_row(entry):
 
 @triton.jit
 def load_gathered(X, stride_n, stride_d, samples, features, n, inside, REAL: tl.constexpr):
-    """X at the given samples and features, as a tile of samples x features."""
+    """X at the given samples and features, as a samples x features tile."""
     mask = (samples < n)[:, None] & inside[None, :]
     rows = X + samples[:, None].to(tl.int64) * stride_n
     return tl.load(rows + features[None, :].to(tl.int64) * stride_d, mask=mask, other=0.0).to(REAL)
@@ -71,7 +73,8 @@ def gram_kernel(
 ):
     """One T x T tile of G_lr = sum_j (alpha_j [l = r] + beta_j u_jl u_jr) x_j x_j^T, for one pair of classes l <= r.
 
-    j runs over a program's share of the ``count`` features in ``index``. Only tiles on and below the diagonal are made.
+    j runs over the program's share of the ``count`` features in ``index``. Only tiles on and below the diagonal are
+    computed.
     """
     b = tl.program_id(0).to(tl.int64)
     if tl.load(going + b) != 1:
@@ -81,7 +84,7 @@ def gram_kernel(
     down = lower_row(tl.program_id(2))
     row = down * T + tl.arange(0, T)
     column = (tl.program_id(2) - down * (down + 1) // 2) * T + tl.arange(0, T)
-    # The pairs l <= r, row after row, are those of a lower triangle backwards.
+    # The pairs l <= r, row by row, are those of a lower triangle in reverse order.
     last = k * (k + 1) // 2 - 1 - pair
     behind = lower_row(last)
     l = k - 1 - behind
@@ -98,7 +101,7 @@ def gram_kernel(
         base = (b * d + j) * k
         across = tl.load(unit + base + l, mask=inside, other=0.0) * tl.load(unit + base + r, mask=inside, other=0.0)
         c = tl.load(beta + b * d + j, mask=inside, other=0.0) * across
-        # Where l = r; `inside & (l == r)` is no mask for Triton 3.9's interpreter.
+        # alpha counts only for l = r; Triton 3.9's interpreter does not accept the mask `inside & (l == r)`.
         c += tl.load(alpha + b * d + j, mask=tl.where(inside, l, -1) == r, other=0.0)
         left = load_gathered(X + b * stride_b, stride_n, stride_d, row, j, n, inside, REAL) * factor
         right = load_gathered(X + b * stride_b, stride_n, stride_d, column, j, n, inside, REAL) * factor
@@ -111,7 +114,7 @@ def gram_kernel(
 
 @triton.jit
 def gram_entries(grams, parts, pairs, l, r, at, n, k, mask):
-    """G_lr at the positions ``at`` of n x n matrices, summed over the parts."""
+    """G_lr at the positions ``at`` of the n x n matrices, summed over the parts."""
     low = tl.minimum(l, r)
     high = tl.maximum(l, r)
     pair = low * k - (low * (low - 1)) // 2 + (high - low)
@@ -136,10 +139,10 @@ def assemble_kernel(
     K: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The rows of one sample i of M in reduced coordinates, and some columns: entry ((i, a), (m, c)) is
+    """The rows of one sample i of M in reduced coordinates, for a block of columns.
 
-    s_i s_m <e_l - e_p, G(i, m) (e_r - e_q)> with l, r the classes that a, c stand for, p, q the samples' pivots, plus
-    the bounds where i = m.
+    Entry ((i, a), (m, c)) is s_i s_m <e_l - e_p, G(i, m) (e_r - e_q)>, plus the bounds if i = m, where l and r are the
+    classes of coordinates a and c, and p and q are the samples' pivots.
     """
     b = tl.program_id(0).to(tl.int64)
     if tl.load(going + b) != 1:
@@ -174,14 +177,14 @@ def assemble_kernel(
 
 
 def _tile(n: int, dtype: torch.dtype) -> int:
-    """Rows and columns of a tile; larger ones of float32 spill registers on sm_80."""
+    """Rows and columns of a tile; larger ones in float32 spill registers on sm_80."""
     return 32 if n <= 32 or (dtype == torch.float32 and not triton_device.AMD) else 64
 
 
 def _grams(
     tasks: Tasks, going: Tensor, index: Tensor, count: Tensor, curvature: Curvature, pairs: int, dtype: torch.dtype
 ) -> Tensor:
-    """G of the first ``pairs`` pairs of classes, in parts: (B, parts, pairs, n, n), on and below the diagonal."""
+    """G for the first ``pairs`` pairs of classes, in parts: (B, parts, pairs, n, n), on and below the diagonal."""
     batch, n, d, _ = tasks.shape
     device = tasks.features.device
     k = curvature.unit.shape[2]
@@ -217,7 +220,7 @@ def _grams(
 
 
 def gram(tasks: Tasks, dtype: torch.dtype) -> Tensor:
-    """X X^T of every task, (B, n, n) float64, multiplied in ``dtype``."""
+    """X X^T of every task, (B, n, n) float64, computed in ``dtype``."""
     batch, _, d, _ = tasks.shape
     new = tasks.lambda1.new_ones
     going = new(batch, dtype=torch.int32)
@@ -228,7 +231,7 @@ def gram(tasks: Tasks, dtype: torch.dtype) -> Tensor:
 
 
 def used_features(curvature: Curvature) -> tuple[Tensor, Tensor]:
-    """Numbers of the features that have curvature, in order and first in (B, d) int32, and how many they are, (B,)."""
+    """Indices of the features with curvature, ascending and first in (B, d) int32, and their number (B,) int32."""
     used = (curvature.alpha > 0) | (curvature.beta > 0)
     batch, d = used.shape
     position = torch.where(used, used.cumsum(1) - 1, d)
@@ -240,13 +243,13 @@ def used_features(curvature: Curvature) -> tuple[Tensor, Tensor]:
 def newton_matrix(
     tasks: Tasks, curvature: Curvature, bounds: Tensor, pivot: Tensor, going: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """M in the coordinates of all classes but each sample's pivot, (B, n (k-1), n (k-1)) float64.
+    """M in the coordinates of all classes except each sample's pivot, (B, n (k-1), n (k-1)) float64.
 
     Args:
         curvature: alpha, beta and u of the features.
         bounds: diagonal (B, n, k), float64.
-        pivot: (B, n), the classes that are dropped.
-        going: (B,) int32; the matrices of tasks that are not 1 are left as they come.
+        pivot: (B, n), the classes that are left out.
+        going: (B,) int32; the matrices of tasks whose entry is not 1 are not written.
         dtype: of the products over the features.
     """
     batch, n, _, k = tasks.shape
@@ -277,12 +280,13 @@ def newton_matrix(
 
 
 class KernelSystem(DenseSystem):
-    """The torch backend's factored system; kernels compute its matrix, which the host never reads.
+    """The torch backend's factored system, with a matrix computed by kernels and never read by the host.
 
-    A matrix that is not positive definite up to rounding makes no task fail: ``failed`` says which, and the caller
-    comes again with a larger ridge.
+    A matrix that is not positive definite up to rounding raises no error: ``failed`` marks it, and the caller tries
+    again with a larger ridge.
 
     Args:
+        going: (B,) int32; tasks whose entry is not 1 are skipped.
         ridge: (B,), relative to the diagonal.
     """
 

@@ -1,6 +1,6 @@
-"""Interior-point Newton on a device: the torch backend's two forms, with kernels for features and all variables.
+"""Interior-point Newton on a device: the torch backend's two forms, with kernels for features and variables.
 
-No iteration waits for the host. Tasks that are done are skipped by every kernel, and dropped when the host asks.
+Iterations do not synchronise with the host. Kernels skip the tasks that have ended; the host removes them at intervals.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from sparsedis.ops.svm.thresholds import (
     SHORT_STEP,
 )
 
-# Iterations after which the host asks which tasks are left: each question waits for the device.
+# Iterations between synchronisations in which the host reads which tasks continue.
 ASK_EVERY = 3
-# Elements that a program takes at a time in what runs over variables.
+# Elements per iteration of a program's loop over variables.
 BLOCK = 1024
-# Relative ridge of the Newton matrix, and its factor where the matrix was not positive definite.
+# Relative ridge of the Newton matrix, and the factor by which it grows if the matrix was not positive definite.
 _RIDGE = 50 * torch.finfo(torch.float64).eps
 _RAISE = {torch.float64: 100.0, torch.float32: 1e6}
 
 
 @triton.jit
 def line_kernel(norms, lambda1, reward, going, theta_out, d, BLOCK: tl.constexpr):
-    """theta of one task: see the torch backend's ``start_on_the_line``."""
+    """theta of one task; see the torch backend's ``start_on_the_line``."""
     b = tl.program_id(0).to(tl.int64)
     if tl.load(going + b) != 1:
         return
@@ -76,14 +76,14 @@ def line_kernel(norms, lambda1, reward, going, theta_out, d, BLOCK: tl.constexpr
 
 @triton.jit
 def farthest(value, change):
-    """The step at which positive values reach zero; infinite where they do not."""
+    """The largest step at which positive values stay nonnegative; infinite for values that do not decrease."""
     falls = change < 0
     return tl.where(falls, value / tl.where(falls, -change, 1.0), float("inf"))
 
 
 @triton.jit
 def largest_pair_step(a, b, da, db, count, BLOCK: tl.constexpr):
-    """The farthest step of the pairs' positive values."""
+    """The largest step at which both values of all pairs stay nonnegative."""
     largest = tl.full((BLOCK,), float("inf"), tl.float64)
     for first in range(0, count, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -96,7 +96,7 @@ def largest_pair_step(a, b, da, db, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def pair_product(a, b, da, db, step, weight, each, count, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
-    """Sum of (a + step da)(b + step db), and its number of terms; with WEIGHTED present samples only."""
+    """Sum of (a + step da)(b + step db) and its number of terms; with WEIGHTED over present samples only."""
     total = tl.zeros((BLOCK,), tl.float64)
     terms = tl.zeros((BLOCK,), tl.int32)
     for first in range(0, count, BLOCK):
@@ -113,7 +113,7 @@ def pair_product(a, b, da, db, step, weight, each, count, WEIGHTED: tl.constexpr
 
 @triton.jit
 def pair_targets(da, db, out, centre, damping, count, BLOCK: tl.constexpr):
-    """centre - damping da db."""
+    """Store centre - damping da db."""
     for first in range(0, count, BLOCK):
         at = first + tl.arange(0, BLOCK)
         inside = at < count
@@ -142,7 +142,7 @@ def corrector_kernel(
     SHORT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Targets of one task's products L Z and, in the full form, th w, from the predictor (Mehrotra's sigma)."""
+    """Targets of one task's products L Z and, in the full form, th w, by Mehrotra's sigma from the predictor."""
     b = tl.program_id(0).to(tl.int64)
     if tl.load(going + b) != 1:
         return
@@ -208,7 +208,7 @@ def move_kernel(
     TO_BOUNDARY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One task's step, at most to the boundary of its variables; none where the Newton matrix had no factor."""
+    """Take one task's step, with the fraction to the boundary; no step if the Newton matrix could not be factored."""
     b = tl.program_id(0).to(tl.int64)
     if (tl.load(going + b) != 1) | (tl.load(failed + b) != 0):
         return
@@ -233,12 +233,12 @@ def move_kernel(
 
 
 class KernelForm(Form):
-    """The torch backend's form with kernels in place of what costs.
+    """The torch backend's form, with kernels for the expensive operations.
 
     Args:
         tasks: the tasks.
-        going: (B,) int32; kernels skip the tasks that are not 1.
-        dtype: of the Hessian's products over the features; all else is float64.
+        going: (B,) int32; kernels skip the tasks whose entry is not 1.
+        dtype: of the Hessian's products over the features; everything else is float64.
     """
 
     problem: Tasks
@@ -277,7 +277,7 @@ class KernelForm(Form):
         return system
 
     def _on_features(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What the full form has beside L and Z; the light form's kernels do not read theirs."""
+        """The full form's positive variables besides L and Z; for the light form placeholders that kernels ignore."""
         return values[2:4] if self.n_positive > 2 else values[:2]
 
     def _corrected(self, predictor: tuple[Tensor, ...]) -> list[Tensor]:
@@ -339,10 +339,14 @@ class KernelFullForm(KernelForm, FullForm):
 
 
 def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: bool = False) -> Progress:
-    """Solve every task as the torch backend does: by the form that suits it, then by the finish.
+    """Solve every task as the torch backend does: in the form that suits it, then by the finish.
 
     Args:
-        dtype: of the Hessian's products over the features in the interior point; all else is float64.
+        tasks: B tasks.
+        tol: relative gap to reach.
+        max_iter: largest number of iterations.
+        dtype: of the Hessian's products over the features in the interior point; everything else is float64.
+        exact: solve to rounding error.
     """
     finishing = exact or tol < FINISH_GAP
     most = max_iter if dtype == torch.float64 else min(max_iter, FLOAT_ITERATIONS)
@@ -357,7 +361,7 @@ def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: b
     chosen = (~light | (given_up & ~(progress.exact_gap <= tol))).nonzero()[:, 0]
     if len(chosen):
         progress.going[chosen], progress.since[chosen] = 1, 0
-        # Only now it is known how many tasks take the memory of the full form.
+        # The full form's memory is budgeted here, since only now the number of its tasks is known.
         together = max(1, memory.LARGEST // memory.full_form_bytes(tasks.features.shape, tasks.targets.shape[2]))
         for part in chosen.split(together):
             _iterate(KernelFullForm, tasks, progress, part, most, dtype, finishing=finishing)
@@ -365,13 +369,13 @@ def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: b
     progress.offer(everyone, progress.dual, progress.relative_gap)
     ended = (progress.going == 0) | (most < max_iter) | (max_iter >= NEWTON_ITERATIONS)
     stalled = (ended & ~(progress.exact_gap <= tol)).nonzero()[:, 0]
-    if len(stalled) and dtype != torch.float64:  # features far from zero: the curvature is lost in float32 products
+    if len(stalled) and dtype != torch.float64:  # if features are far from zero, float32 products lose the curvature
         before = progress.take(stalled)
         again = newton(tasks.take(stalled), tol, max_iter, torch.float64, exact)
         again.offer(torch.arange(len(stalled), device=stalled.device), before.exact, before.exact_gap)
         progress.put(stalled, again)
     elif len(stalled):
-        # Another start, first-order steps: what few tasks take is not in kernels.
+        # The centred start and first-order steps are needed rarely and have no kernels.
         done = torch_newton(tasks.take(stalled).in_float64(), tol, max_iter, exact)
         progress.offer(stalled, done.dual, done.relative_gap)
     return progress
@@ -388,15 +392,15 @@ def _iterate(
     finishing: bool,
     may_give_up: bool = False,
 ) -> Tensor:
-    """Iterate the tasks ``index``, counting on from where they stand; (M,) bool: those given up, for the full form."""
+    """Iterate the tasks ``index`` (M,), continuing their counts; (M,) bool: those given up, for the full form."""
     given_up = torch.zeros(len(tasks.lambda1), dtype=torch.bool, device=index.device)
     everyone = index
     part = progress.take(index)
-    # Most often all are chosen, and their features need not be copied.
+    # Usually all tasks are chosen, and then the features need not be copied.
     form = make(tasks if len(index) == len(given_up) else tasks.take(index), part.going, dtype)
     handed = torch.zeros_like(given_up)
     for turn in range(max_iter + 1 + ASK_EVERY):
-        if turn % ASK_EVERY == 0 and turn > 0:  # the host waits here, and nowhere else
+        if turn % ASK_EVERY == 0 and turn > 0:  # the only synchronisation with the host
             if finishing:
                 _finish(tasks, form, part, index, handed, max_iter)
             left = (part.going == 1).nonzero()[:, 0]
@@ -414,11 +418,11 @@ def _iterate(
 
 
 def _finish(tasks: Tasks, form: KernelForm, progress: Progress, index: Tensor, handed: Tensor, max_iter: int) -> None:
-    """Finish the tasks that have reached their target; the others of these continue to a tenth of their gap.
+    """Run the finish on tasks that have reached their target; unsettled ones continue to a tenth of their gap.
 
     Args:
-        progress: of the tasks ``index`` in the form.
-        handed: (B,) bool, tasks that are done; marked here.
+        progress: of the tasks ``index``.
+        handed: (B,) bool, tasks that have ended; updated in place.
     """
     reached = (progress.going == 0) & (progress.relative_gap <= progress.target) & ~handed[index]
     place = reached.nonzero()[:, 0]
@@ -436,7 +440,7 @@ def _finish(tasks: Tasks, form: KernelForm, progress: Progress, index: Tensor, h
 
 
 def iterate_once(form: KernelForm, progress: Progress, max_iter: int, *, may_give_up: bool = False) -> Tensor:
-    """Check every task and take it one iteration on, without waiting for the device: a CUDA graph can hold it.
+    """Check every task and advance it by one iteration, without synchronising, so that a CUDA graph can capture it.
 
     Returns:
         (B,) bool: the tasks that the light form gives up, all False unless ``may_give_up``.

@@ -1,4 +1,4 @@
-"""X W and X^T R for given W and R, over features of any dtype and strides."""
+"""X W and X^T R for given W and R, for features of any dtype and strides."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scores_kernel(
     BLOCK: tl.constexpr,
     REAL: tl.constexpr,
 ):
-    """A program's part of X W for one task."""
+    """A program's part of X W, for one task."""
     b = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     if tl.load(going + b) != 1:
@@ -67,7 +67,7 @@ def correlation_kernel(
     BLOCK: tl.constexpr,
     REAL: tl.constexpr,
 ):
-    """A program's features of X^T R for one task."""
+    """A program's features of X^T R, for one task."""
     b = tl.program_id(0).to(tl.int64)
     if tl.load(going + b) != 1:
         return
@@ -82,7 +82,7 @@ def correlation_kernel(
 
 
 def scores(tasks: Tasks, weights: Tensor, going: Tensor, dtype: torch.dtype) -> Tensor:
-    """X W for weights (B, d, k): (B, n, k), in ``dtype``, for the tasks that continue."""
+    """X W for weights (B, d, k): (B, n, k), in ``dtype``, for tasks that continue."""
     batch, n, d, k = tasks.shape
     tile = checked_tile(n, k, dtype)
     parts = splits(batch, d, tile.short_block, tasks.features.device)
@@ -92,7 +92,7 @@ def scores(tasks: Tasks, weights: Tensor, going: Tensor, dtype: torch.dtype) -> 
 
 
 def correlation(tasks: Tasks, rows: Tensor, going: Tensor, dtype: torch.dtype) -> Tensor:
-    """X^T R for rows (B, n, k): (B, d, k), in ``dtype``, for the tasks that continue."""
+    """X^T R for rows (B, n, k): (B, d, k), in ``dtype``, for tasks that continue."""
     batch, n, d, k = tasks.shape
     tile = checked_tile(n, k, dtype)
     parts = splits(batch, d, tile.short_block, tasks.features.device)

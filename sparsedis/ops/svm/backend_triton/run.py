@@ -1,4 +1,4 @@
-"""From the operation's arguments to its results: the batch cut to the memory allowed, the solver, the certificate."""
+"""Entry points of the backend: slices the batch to the memory budget, runs the solver, and builds the outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sparsedis.ops.svm.problem import Certificate, block_soft_threshold
 from sparsedis.ops.svm.signature import Differentials, Inputs, Options, Saved
 from sparsedis.ops.svm.thresholds import FINISH_GAP
 
-# From this tolerance on, products over float32 features are made in float32 (in float64 where only they can certify).
+# From this tolerance on, float32 features are multiplied in float32; below it only float64 products can certify.
 SINGLE_TOLERANCE = 1e-6
 _LARGEST_ADJOINT = 32
 
@@ -60,7 +60,7 @@ def solve(inputs: Inputs, options: Options) -> Outputs:
 
 
 def refine(tasks: Tasks, progress: Progress, tol: float, max_iter: int) -> None:
-    """Take what first-order steps found to rounding: by the finish, or failing that by newton."""
+    """Refine first-order solutions to rounding error: by the finish, and if that fails by newton."""
     done = finish_solution(tasks.in_float64(), progress.exact)
     progress.offer(torch.arange(len(done.turns), device=done.turns.device), done.dual, done.relative_gap)
     rough = (~done.settled).nonzero()[:, 0]
@@ -72,8 +72,8 @@ def refine(tasks: Tasks, progress: Progress, tol: float, max_iter: int) -> None:
 def adjoint(inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
     """As :meth:`sparsedis.ops.common.backend.Backend.adjoint`.
 
-    ``active`` is not needed: a pass over the features finds it again. Above 32 classes the kernel's tiles do not fit in
-    registers, and the torch backend's adjoint runs on the same device.
+    ``saved.active`` is not used: a pass over the features recomputes it. Above 32 classes the kernel's tiles do not fit
+    in registers, and the torch backend's adjoint runs on the same device.
     """
     if options.n_classes > _LARGEST_ADJOINT:
         return TorchBackend().adjoint(inputs, options, saved, grad_weights)
@@ -89,5 +89,5 @@ def adjoint(inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor
 
 
 def product_dtype(features: torch.dtype, tol: float) -> torch.dtype:
-    """The dtype of products over the features."""
+    """The dtype of products over the features, for features of that dtype and a relative gap of ``tol``."""
     return torch.float64 if features == torch.float64 or tol < SINGLE_TOLERANCE else torch.float32

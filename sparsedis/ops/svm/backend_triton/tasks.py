@@ -1,4 +1,4 @@
-"""The tasks as the kernels read them: features where they lie, everything small in float64."""
+"""The tasks as the kernels read them: features in their original storage, all small arrays in float64."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sparsedis.ops.common.precision import returned_dtype
 from sparsedis.ops.svm.problem import Problem, normalised
 from sparsedis.ops.svm.signature import Inputs
 
-# float32 has no powers of two beyond +-126.
+# Bound on the exponents of scales: float32 has no normal powers of two below 2^-126.
 _EXPONENT = 120
 
 
 @dataclass(frozen=True)
 class Tasks(Problem):
-    """A :class:`Problem` whose features are left as they came.
+    """A :class:`Problem` whose features keep their dtype and layout.
 
     Attributes:
-        features: (B, n, d), any floating dtype and strides; the problem's features are ``scale`` times these.
+        features: (B, n, d), any floating dtype and strides. The problem's features are these times ``scale``.
         labels: (B, n) int32.
-        wide: the features, half precision as float32: what kernels that multiply in float64 read.
-        scale: (B,), float64. L does not depend on it, W of the features as they came is ``scale`` times this problem's.
+        scale: (B,), float64. L does not depend on it; W for the original features is this problem's W times ``scale``.
+        wide: the features with half precision converted to float32, for kernels that multiply in float64.
     """
 
     labels: Tensor
@@ -36,20 +36,21 @@ class Tasks(Problem):
         return (chosen, *chosen.stride())
 
     def in_float64(self) -> Problem:
-        """The same tasks with features in float64, scaled: what code in torch reads."""
+        """The same tasks with scaled float64 features, for code in torch."""
         features = self.wide.to(torch.float64) * self.scale[:, None, None]
         return Problem(features, self.targets, self.weight, self.lambda1, self.lambda2, self.rho)
 
     def with_unit_lambda1(self) -> Tasks:
-        """The same tasks, features divided by lambda1."""
+        """The same tasks with features divided by lambda1."""
         l1 = self.lambda1
         return replace(self, scale=self.scale / l1, lambda1=torch.ones_like(l1), lambda2=self.lambda2 / l1**2)
 
 
 def as_tasks(inputs: Inputs, n_classes: int) -> tuple[Tasks, Tensor]:
-    """The tasks, with the largest weight of each scaled to 1, and its largest feature to between 1 and 2.
+    """The tasks, scaled so that each one's largest weight is 1 and its largest feature between 1 and 2.
 
-    The latter so that squares of float32 neither vanish nor overflow; by a power of two, which rounds nothing.
+    The latter prevents squares in float32 from underflowing or overflowing. The scale is a power of two, which causes
+    no rounding.
 
     Returns:
         The tasks, and the divisor of each task's weights, (B,).
@@ -74,13 +75,13 @@ def as_tasks(inputs: Inputs, n_classes: int) -> tuple[Tasks, Tensor]:
 
 
 def readable(values: Tensor, dtype: torch.dtype) -> tuple[Tensor | int, ...]:
-    """(B, ., d) values and their strides for kernels that multiply in ``dtype``."""
+    """Values (B, ., d) and their strides for kernels that multiply in ``dtype``."""
     chosen = _wide(values) if dtype == torch.float64 else values
     return (chosen, *chosen.stride())
 
 
 def _wide(values: Tensor) -> Tensor:
-    """Half precision as float32, all else as it is.
+    """Half precision converted to float32, other dtypes unchanged.
 
     Triton 3.7 cannot compile a float64 product of operands loaded with 16 bits ("fp64 don't support largeK MMA").
     """
