@@ -1,4 +1,4 @@
-"""Where what takes long to make is kept from one process to the next: decoded images, compiled kernels."""
+"""The package's cache folder: decoded images and compiled kernels, shared between processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sparsedis import paths
 
 _PART = ".part-"
 _ABANDONED = 24 * 3600
-"""Seconds without a change after which a part belongs to nobody."""
+"""Seconds without a change after which a partial file counts as abandoned."""
 
 
 def folder() -> Path:
-    """The folder of the cache: $SPARSEDIS_CACHE, else the user's cache folder. It need not exist.
+    """The cache folder: $SPARSEDIS_CACHE, else sparsedis in the user's cache folder. It may not exist yet.
 
     Raises:
         FileNotFoundError: the user has no home folder, or $SPARSEDIS_CACHE is below one that does not exist.
@@ -29,17 +29,18 @@ def folder() -> Path:
 
 
 def part(folder: Path, suffix: str = "") -> Path:
-    """A path in ``folder`` for what is not complete yet, which no other thread or process is given. Nothing is made.
+    """A unique path in ``folder`` for a file or folder that is still being written. Creates nothing.
 
-    What is made there has the modes of ordinary files and keeps them when it is renamed; ``tempfile`` would keep other
-    users of the cache out. What was left by processes that were killed is removed, a day after its last change.
+    Files created there by ordinary calls have ordinary permissions and keep them when renamed; those of ``tempfile``
+    would be unreadable for other users of the cache. Partial files of killed processes are removed a day after their
+    last change.
     """
     _remove_abandoned(folder)
     return folder / f"{_PART}{uuid.uuid4().hex}{suffix}"
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there and can be removed."""
+    """Remove a file or a folder if it exists and can be removed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -53,7 +54,7 @@ def _remove_abandoned(folder: Path) -> None:
     for path in folder.glob(f"{_PART}*"):
         try:
             changed = max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
-        except OSError:  # its owner has just renamed or removed it
+        except OSError:  # its process has just renamed or removed it
             continue
         if time.time() - changed > _ABANDONED:
             remove(path)

@@ -1,7 +1,8 @@
-"""The command line: sparsedis COMMAND, what `sparsedis --help` lists.
+"""The command line: sparsedis COMMAND, as listed by `sparsedis --help`.
 
-An error of the user is one line on standard error and exit code 2; an interruption is exit code 130, and a reader of
-the output that goes away ends the command silently with 141. Output goes on in any encoding.
+User errors are reported in one line on standard error, with exit code 2. The exit code is 130 after an interruption,
+and 141, without a message, if the reader of the output closes the pipe. Characters that the output's encoding lacks are
+spelt out.
 """
 
 from __future__ import annotations
@@ -22,41 +23,41 @@ from sparsedis.extras import explained
 from sparsedis.runs import output
 
 _FAILURE, _INTERRUPTED, _BROKEN_PIPE = 2, 130, 141
-# What torch says, in errors of no type of their own, of tensors that the machine cannot hold.
+# Messages of torch errors, which have no type of their own, for tensors that do not fit in memory.
 _TOO_LARGE = ("can't allocate memory", "not enough memory", "out of memory", "overflow")
 
 _GUIDE = (
     (
-        "sparsedis trains encoders through sparse classifiers that many small tasks fit on their features, each solved "
-        "to a certificate. What people do with it, in order:",
+        "sparsedis trains encoders through sparse classifiers that are fitted to the features of many small tasks, "
+        "each solved to a certificate. A typical workflow:",
         (),
     ),
     (
-        "1. See what a data set holds: the pictograms that come with the package, or images of your own, with a folder "
-        "per class.",
+        "1. Inspect a data set: the pictograms that come with the package, or your own images, in one folder per "
+        "class.",
         ("sparsedis data pictograms", "sparsedis data images:FOLDER"),
     ),
     (
-        "2. Train an encoder; some minutes on two CPU cores. It ends with tests, and with report.html, to open in a "
+        "2. Train an encoder (some minutes on two CPU cores). It ends with tests and a report.html to open in a "
         "browser.",
         ("sparsedis train",),
     ),
     (
-        "3. Test what was trained on other tasks; --out leaves a report of that too.",
+        "3. Test the trained encoder on other tasks; --out also writes a report.",
         ("sparsedis evaluate runs/pictograms-group-lasso-svm-0 --shot 10 --out runs/ten-shot",),
     ),
     (
-        "4. Compare classifiers with the same encoder, or weigh accuracy against the number of features used. An hour "
-        "and more.",
+        "4. Compare classifiers with the same encoder, or trade accuracy against the number of features used (an hour "
+        "or more).",
         ("sparsedis compare", "sparsedis sweep"),
     ),
     (
-        "5. Disentangle the factors that images are made of (needs the extra [disentangle]); some minutes.",
+        "5. Disentangle the factors of variation of images (needs the extra [disentangle]; some minutes).",
         ("sparsedis disentangle",),
     ),
     ("All commands and their options; versions, devices and backends:", ("sparsedis --help", "sparsedis info")),
 )
-"""What is printed without a command: sentences, each with commands to copy."""
+"""Printed if no command is given: sentences, each with commands to copy."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Info:
     """Print versions, devices and backends."""
 
     warm: bool = False
-    """Also compile the CUDA kernels for every device, so that the first solve does not."""
+    """Also compile the CUDA kernels for every device now, rather than in the first solve."""
     ways: tuple[int, ...] = (5,)
     """With --warm: the numbers of classes to compile for."""
 
@@ -104,7 +105,7 @@ def _guarded(argv: list[str]) -> int:
 
 
 def _flushed(code: int) -> int:
-    """Write out what was printed, here rather than at the end of the process, where Python would complain."""
+    """Flush standard output here and not at exit, where Python would print an error if the pipe is closed."""
     if sys.stdout is None:
         return code
     try:
@@ -117,7 +118,7 @@ def _flushed(code: int) -> int:
 
 
 def _on_one_line(show: Callable[..., None]) -> Callable[..., None]:
-    """A ``warnings.showwarning`` that prints this package's own like errors, and leaves the others to ``show``."""
+    """A ``warnings.showwarning`` that prints the package's warnings on one line and passes others to ``show``."""
 
     def shown(message: Warning | str, *arguments: Any, **options: Any) -> None:
         if str(message).startswith("sparsedis:"):
@@ -133,7 +134,7 @@ def _run(argv: list[str]) -> int:
 
     if not argv:
         print(_guide(_columns() or 100))
-        return _FAILURE  # for scripts: nothing was done
+        return _FAILURE  # tell scripts that nothing was done
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -144,13 +145,13 @@ def _run(argv: list[str]) -> int:
         return _fail(_summary(complaint.getvalue()))
     try:
         command.run()
-    except SystemExit as end:  # rich's answer to a broken pipe
+    except SystemExit as end:  # rich exits on a broken pipe
         raise BrokenPipeError from end
     return 0
 
 
 def _commands(argv: list[str]) -> Any:
-    """The commands; the defaults of those that train are those of the preset and head that the command line names."""
+    """The commands; those that train have the defaults of the preset and head given on the command line."""
     import tyro
 
     from sparsedis.disentangle.commands import Disentangle, DisentangleSweep, Shapes3d, Synthetic
@@ -169,12 +170,12 @@ def _commands(argv: list[str]) -> Any:
 
 
 def _columns() -> int | None:
-    """The width of the terminal; None for a file or a pipe that COLUMNS gives no width."""
+    """Width of the terminal; None for a file or a pipe, unless COLUMNS is set."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
 
 
 def _guide(columns: int) -> str:
-    """The guide for a terminal of that width; commands are whole lines, for copying."""
+    """The guide wrapped to a terminal width; commands are not wrapped, so that they can be copied."""
     lines: list[str] = []
     for text, commands in _GUIDE:
         lines += textwrap.wrap(text, min(columns, 100), break_long_words=False, break_on_hyphens=False)
@@ -183,7 +184,7 @@ def _guide(columns: int) -> str:
 
 
 def _value(argv: list[str], option: str) -> str | None:
-    """What the command line gives for an option."""
+    """The value of an option on the command line; None if it is not given."""
     for i, word in enumerate(argv):
         if word == option:
             return "".join(argv[i + 1 : i + 2])
@@ -193,15 +194,15 @@ def _value(argv: list[str], option: str) -> str | None:
 
 
 def _summary(box: str) -> str:
-    """What tyro complains of, on one line.
+    """tyro's error message on one line.
 
-    tyro draws a box: a title, then paragraphs parted by rules, the last of which points to --help. Without
-    UTF-8 the rules are hyphens, and there is no frame.
+    tyro prints a box with a title and paragraphs separated by rules; the last paragraph refers to --help. Without UTF-8
+    the rules are hyphens and there is no frame.
     """
     rows = [line.strip("│╰╯ ") for line in box.splitlines()[1:]]
     paragraphs = re.split(r"^(?:─+|-+)$", "\n".join(rows), flags=re.MULTILINE)
     told = [text for text in map(str.strip, paragraphs) if text and not text.startswith("For full helptext")]
-    # Where no single option is to blame, the message comes from TrainConfig and says by itself what is.
+    # If no single option is at fault, the message comes from TrainConfig and names the setting itself.
     return re.sub(r"^Error parsing __\S+: ", "", "; ".join(told) or "bad command line")
 
 

@@ -1,11 +1,11 @@
-"""What the extras of this package install: imported where it is needed, with one message where it is missing."""
+"""Optional dependencies: modules of the package's extras, imported on use, with one message if they are missing."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-# Modules of other packages, by the extra that installs them.
+# Top-level modules of optional dependencies, by the extra that installs them.
 EXTRAS = {
     "train": ("tyro", "rich", "PIL", "matplotlib", "safetensors", "jinja2", "filelock"),
     "fewshot": ("kornia", "accelerate", "tensorboard"),
@@ -22,7 +22,7 @@ def need(module: str, purpose: str = "") -> Any:
     """Import a module of :data:`EXTRAS`.
 
     Raises:
-        ImportError: it is missing; the message names ``purpose``, the package, and how to install it.
+        ImportError: the module is missing; the message names ``purpose``, the package and the command to install it.
     """
     try:
         import_module(module.partition(".")[0])
@@ -33,11 +33,11 @@ def need(module: str, purpose: str = "") -> Any:
 
 
 def explained(error: ImportError, extra: str | None = None) -> str:
-    """The message of an error; where the module that is missing belongs to an extra, how to install it.
+    """The message of an import error; if the missing module belongs to an extra, with the command to install it.
 
     Args:
-        error: of an import.
-        extra: which of several that bring the module is meant; default: the first.
+        error: the import error.
+        extra: the extra to install, if several provide the module; default: the first.
     """
     module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     for name, modules in EXTRAS.items():
@@ -47,5 +47,5 @@ def explained(error: ImportError, extra: str | None = None) -> str:
 
 
 def command(extra: str) -> str:
-    """What installs an extra."""
+    """The command that installs an extra."""
     return f"pip install 'sparsedis[{extra}]'"

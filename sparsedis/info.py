@@ -1,4 +1,4 @@
-"""What is installed and what it can run on: python -m sparsedis.info."""
+"""Versions, devices and available backends: python -m sparsedis.info."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import sparsedis
 from sparsedis.ops.registry import OPERATIONS, backends
 from sparsedis.ops.svm.backend_cuda import CudaBackend
 
-_ALIGNED = 60  # columns of a terminal from which on the facts are aligned
+_ALIGNED = 60  # minimum terminal width, in columns, at which values are aligned
 
 
 def report(columns: int | None = None) -> str:
     """The report, one fact per line.
 
     Args:
-        columns: of the terminal; facts are broken between words where they have no room. Default: as wide as they are.
+        columns: width of the terminal, to which lines are wrapped between words. Default: no wrapping.
     """
     facts = [
         ("sparsedis", sparsedis.__version__),
@@ -52,10 +52,10 @@ def report(columns: int | None = None) -> str:
 
 
 def warm(ways: Sequence[int]) -> None:
-    """Compile the CUDA kernels for float32 features, every device and these numbers of classes; prints the time.
+    """Compile the CUDA kernels for float32 features, for every device and these numbers of classes; print the time.
 
     Raises:
-        ValueError: there is nothing to compile for, or a number of classes that the kernels do not take.
+        ValueError: the kernels cannot run on this machine, or do not support a number of classes.
     """
     backend = CudaBackend()
     if reason := backend.available():

@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""User-supplied paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def expanded(path: str | Path) -> Path:
     """The path, with ``~`` and ``~user`` replaced by home folders.
 
     Raises:
-        FileNotFoundError: there is no such home folder: no such user, or one without.
+        FileNotFoundError: the user does not exist or has no home folder.
     """
     try:
         return Path(path).expanduser()

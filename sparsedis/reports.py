@@ -1,4 +1,4 @@
-"""The command that makes a report again, from the files in a folder that any of the commands left."""
+"""The command that recreates the report of a folder that another command wrote."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import tyro
 
 @dataclass(frozen=True)
 class Report:
-    """Make report.html of a run, an evaluation, a comparison or a sweep again, from the files in its folder.
+    """Recreate report.html of a run, an evaluation, a comparison or a sweep from the files in its folder.
 
-    Runs of earlier versions have a report of what their files hold. What needs the data set is left out where it is not
-    found.
+    Runs of earlier versions are reported as far as their files allow. Parts that need the data set are omitted if it is
+    not found.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -33,7 +33,7 @@ class Report:
 
 
 def _writer(out: Path) -> Callable[[Path], Path]:
-    """What writes the report of a folder.
+    """The function that writes the report of a folder.
 
     Raises:
         FileNotFoundError: the folder holds nothing to report on.
@@ -48,7 +48,7 @@ def _writer(out: Path) -> Callable[[Path], Path]:
     for (name, key), write in writers.items():
         if (out / name).is_file() and key in read_json(out / name):
             return write
-    if runs := runs_in(out) if out.is_dir() else []:  # of a comparison or a sweep that has no results yet
+    if runs := runs_in(out) if out.is_dir() else []:  # a comparison or a sweep without results so far
         return metalearn.write_comparison if "head" in read_json(runs[0] / CONFIG) else disentangle.write_sweep
     names = ", ".join(dict.fromkeys(name for name, _ in writers))
     kinds = "a run, an evaluation, a comparison or a sweep"

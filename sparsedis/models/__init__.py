@@ -1,4 +1,4 @@
-"""Encoders: from images to features."""
+"""Encoders from images to features."""
 
 from sparsedis.models.conv4 import Conv4
 from sparsedis.models.drop_block import DropBlock

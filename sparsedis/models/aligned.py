@@ -1,4 +1,4 @@
-"""Alignment of drawings: a common centre and size of the ink, whatever place on the paper it was drawn at."""
+"""Alignment of drawings: normalises the position and size of the ink."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _SPREAD = 0.36
-"""Root mean square distance of the ink from its centre, along an axis, in units of half the side."""
-_LEAST = 1e-6  # sum of the pixels: with less ink there is nothing to align
-_SCALES = (0.25, 2.0)  # a dot is not blown up to a disc
+"""Root mean square distance of the ink from its centre along an axis, as a fraction of half the image side."""
+_LEAST = 1e-6  # sum of the pixels below which an image counts as blank
+_SCALES = (0.25, 2.0)  # bounds, so that a dot is not enlarged to a disc
 
 
 def align(images: Tensor) -> Tensor:
-    """Shift and scale every image so that its bright ink has its centre of mass in the middle and a common spread.
+    """Shift and scale every image so that its bright ink is centred at its centre of mass and has a fixed spread.
 
-    The centre of mass and the root mean square distance from it are those of the sum over channels; the image is
-    resampled bilinearly. Scales are between 1/4 and 2, and an image without ink stays as it is.
+    Centre of mass and root mean square distance are those of the sum over channels. Images are resampled bilinearly
+    with scales between 1/4 and 2; blank images are unchanged.
 
     Args:
-        images: (N, C, H, W), dark where there is no ink.
+        images: (N, C, H, W), with a dark background.
+
+    Returns:
+        The aligned images, (N, C, H, W).
     """
     height, width = images.shape[-2:]
     with torch.no_grad():
@@ -39,5 +42,5 @@ def align(images: Tensor) -> Tensor:
 
 
 def _places(count: int, like: Tensor) -> Tensor:
-    """The middles of ``count`` pixels, from -1 to 1."""
+    """Centres of ``count`` pixels on an axis from -1 to 1."""
     return (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) * (2 / count) - 1

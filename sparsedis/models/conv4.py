@@ -9,16 +9,16 @@ from sparsedis.models.shape import by_image, check_positive, check_size
 
 
 class Conv4(nn.Module):
-    """Four blocks of 3x3 convolution, batch normalisation, ReLU and 2x2 max pooling; the last one without
-    pooling.
+    """Four blocks of 3x3 convolution, batch normalisation, ReLU and 2x2 max pooling, by default none in the last.
 
-    28x28 images give width * 3 * 3 features: 576 at the default width.
+
+    For 28x28 images there are width * 3 * 3 features: 576 at the default width.
 
     Args:
         width: channels of every block.
         in_channels: channels of the images.
         final_pool: pool in the last block too, as in the original.
-        final_width: channels of the last block, for more features at little cost; the default is the width.
+        final_width: channels of the last block, for more features at little cost; default: ``width``.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Conv4(nn.Module):
             _block(width, width, pool=True),
             _block(width, self.final_width, pool=final_pool),
         )
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the quicker on CPUs
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def features(self, height: int, width: int) -> int:
         """Number of features d of images of this size."""
@@ -49,11 +49,11 @@ class Conv4(nn.Module):
 
 def _block(in_channels: int, out_channels: int, *, pool: bool) -> nn.Sequential:
     layers: list[nn.Module] = [
-        # The normalisation takes away any bias.
+        # No bias: the batch normalisation would cancel it.
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
     ]
     if pool:
-        layers.append(nn.MaxPool2d(2))  # ahead of the ReLU, with which it commutes: a quarter of the work
+        layers.append(nn.MaxPool2d(2))  # before the ReLU, with which it commutes, to save three quarters of its work
     layers.append(nn.ReLU())
     return nn.Sequential(*layers)

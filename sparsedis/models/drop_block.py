@@ -7,15 +7,18 @@ from torch import Tensor, nn
 
 
 class DropBlock(nn.Module):
-    """In training, zeros squares of block x block at random places, channel by channel, and scales up the rest.
+    """In training, sets random squares of block x block to zero, independently per channel, and rescales the rest.
 
-    The fraction of places dropped rises from 0 to ``rate`` in the first ``ramp`` training steps, as MetaOptNet trains.
-    Steps are counted by whoever trains, by :meth:`step`: a forward pass changes nothing, so it can be repeated.
+    The dropped fraction increases from 0 to ``rate`` during the first ``ramp`` training steps, as in MetaOptNet. The
+    training loop counts the steps by calling :meth:`step`; a forward pass changes no state and can be repeated.
 
     Args:
-        rate: fraction of the map to drop at the end, 0 to below 1.
-        block: side of the squares; a smaller map has smaller squares.
-        ramp: steps until then; 0 drops ``rate`` from the start.
+        rate: final fraction of the map to drop, in [0, 1).
+        block: side of the squares in pixels; reduced to the side of smaller maps.
+        ramp: number of steps of the increase; with 0 the fraction is ``rate`` from the start.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     steps: Tensor
@@ -31,18 +34,17 @@ class DropBlock(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def step(self) -> None:
-        """A training step is done."""
+        """Count one training step."""
         self.steps += 1
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, H, W), with squares dropped in training."""
+        """Maps (N, C, H, W), with squares dropped in training mode."""
         if not self.training or self.rate == 0:
             return maps
         _, _, height, width = maps.shape
         block = min(self.block, height, width)
         ramp = (self.steps / self.ramp).clamp(max=1) if self.ramp else 1.0
-        # Expected share dropped = rate * ramp, up to overlaps: every corner stands for block^2 of height * width
-        # places.
+        # The expected dropped fraction is rate * ramp, up to overlaps: a corner drops block^2 of height * width pixels.
         corner = self.rate * ramp * height * width / (block**2 * (height - block + 1) * (width - block + 1))
         corners = torch.rand(
             (*maps.shape[:2], height - block + 1, width - block + 1), device=maps.device, dtype=torch.float32

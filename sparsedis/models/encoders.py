@@ -22,17 +22,17 @@ _IMAGES: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, shape: Sequence[int], width: int = 64, final_width: int | None = None) -> nn.Module:
-    """An encoder for inputs of a shape.
+    """Build an encoder by name.
 
     Args:
         name: "conv4", "resnet12", "resnet12-pooled" or "r2d2" for images, "identity" for a table of features.
-        shape: of one input: (C, H, W) for images, (d,) for a row of a table.
+        shape: shape of one input: (C, H, W) for images, (d,) for a row of a table.
         width: channels of the first block.
-        final_width: channels of the last block of "conv4"; the default is the width.
+        final_width: channels of the last block of "conv4"; default: ``width``.
 
     Raises:
-        ValueError: an unknown name, an encoder that does not fit the shape, images that are too small for it, or a
-            ``final_width`` for another encoder than "conv4".
+        ValueError: an unknown name, an encoder that does not fit the shape, images too small for it, or
+            ``final_width`` for an encoder other than "conv4".
     """
     if name not in get_args(Encoder):
         raise ValueError(f"encoder: expected one of {', '.join(get_args(Encoder))}, got {name!r}")
@@ -45,5 +45,5 @@ def build(name: str, shape: Sequence[int], width: int = 64, final_width: int | N
         return nn.Identity()
     own = {} if final_width is None else {"final_width": final_width}
     encoder = _IMAGES[name](width, shape[0], **own)
-    encoder.features(*shape[1:])  # type: ignore[operator]  # too small an image is an error now, not in the first step
+    encoder.features(*shape[1:])  # type: ignore[operator]  # raises now for too small images, not in the first step
     return encoder

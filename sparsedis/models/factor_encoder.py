@@ -1,4 +1,4 @@
-"""The encoder that the paper's disentanglement experiments train."""
+"""The encoder of the paper's disentanglement experiments."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from torch import Tensor, nn
 
 
 class FactorEncoder(nn.Module):
-    """Convolutions of 32, 32, 64 and 64 channels, each of stride 2, a hidden layer of 256, and d features.
+    """Four convolutions of stride 2 with 32, 32, 64 and 64 channels, a hidden layer of 256 units, and d features.
 
-    Kernels of 4, 4, 2 and 2 pixels, ReLU in between, and a batch normalisation without scale and shift at the end: a
-    feature has mean 0 and variance 1 over a batch, so that scaling features does not evade a penalty on coefficients.
+    The kernels have 4, 4, 2 and 2 pixels; activations are ReLU. The final batch normalisation has no scale and shift: a
+    feature has mean 0 and variance 1 over a batch, so that the scale of the features cannot evade a penalty on
+    coefficients.
 
-    Weights begin as PyTorch's layers do, as published, so small that the first features have a variance below the
-    normalisation's eps; what larger ones do is measured in docs/disentanglement.md.
+    Weights are initialised by PyTorch's defaults, as published. They are so small that the initial features have a
+    variance below the normalisation's eps; docs/disentanglement.md measures the effect of larger ones.
 
-    Source: Lachapelle et al., ICML 2023, appendix on 3D Shapes. 64x64 images.
+    Source: Lachapelle et al., ICML 2023, appendix on 3D Shapes. Images are 64x64.
 
     Args:
-        features: d.
+        features: number of features d.
         in_channels: channels of the images.
     """
 
@@ -42,10 +43,10 @@ class FactorEncoder(nn.Module):
             nn.Flatten(),
             nn.Linear(64 * 4 * 4, 256),
             nn.ReLU(),
-            nn.Linear(256, features, bias=False),  # the normalisation takes away any bias
+            nn.Linear(256, features, bias=False),  # the batch normalisation would cancel a bias
         )
         self.norm = nn.BatchNorm1d(features, affine=False)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the quicker on CPUs
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, d) of images (N, C, 64, 64)."""

@@ -12,15 +12,16 @@ _DROP = (0.0, 0.0, 0.1, 0.3)
 
 
 class R2D2(nn.Module):
-    """Four blocks of 3x3 convolution, batch normalisation, 2x2 max pooling and leaky ReLU; the features are the outputs
-    of the last two blocks together.
+    """Four blocks of 3x3 convolution, batch normalisation, 2x2 max pooling and leaky ReLU.
 
-    The blocks have 1.5, 3, 6 and 8 times ``width`` channels: 96, 192, 384 and 512 at the default. The last activation
-    is left out, and the last two blocks end in dropout of 0.1 and 0.3, as MetaOptNet trains it. 32x32 images give 8,192
-    features, 84x84 images 51,200.
+    The features are the concatenated outputs of the last two blocks.
+
+    The blocks have 1.5, 3, 6 and 8 times ``width`` channels: by default 96, 192, 384 and 512. The last block has no
+    activation, and the last two end in dropout of 0.1 and 0.3, as in MetaOptNet. 32x32 images have 8,192 features,
+    84x84 images 51,200.
 
     Args:
-        width: even.
+        width: even; sets the number of channels.
         in_channels: channels of the images.
     """
 

@@ -10,19 +10,18 @@ from sparsedis.models.shape import by_image, check_positive, check_size
 
 
 class ResNet12(nn.Module):
-    """Four residual blocks of three 3x3 convolutions with batch normalisation and leaky ReLU, each with 2x2 max
-    pooling.
+    """Four residual blocks of three 3x3 convolutions with batch normalisation, leaky ReLU and 2x2 max pooling.
 
-    The blocks have width, 2.5 width, 5 width and 10 width channels: 64, 160, 320 and 640 at the default. 84x84 images
-    give 640 * 5 * 5 = 16,000 features, or 640 with ``pooled``. The first two blocks end in dropout, the last two in
+    The blocks have 1, 2.5, 5 and 10 times ``width`` channels: by default 64, 160, 320 and 640. 84x84 images have
+    640 * 5 * 5 = 16,000 features, or 640 with ``pooled``. The first two blocks end in dropout, the last two in
     DropBlock.
 
     Args:
         width: channels of the first block, even.
         in_channels: channels of the images.
-        pooled: average over the map at the end.
-        drop_rate: of dropout and DropBlock; 0 has neither.
-        drop_ramp: training steps until DropBlock's rate is reached.
+        pooled: average the last maps over their pixels.
+        drop_rate: of dropout and DropBlock; 0 disables both.
+        drop_ramp: number of training steps until DropBlock's rate is reached.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the encoders share: the shape that they take, and images as rows of one batch."""
+"""Shape checks of the encoders, and their application to images with any leading dimensions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def check_positive(**values: int) -> None:
 
 
 def check_size(height: int, width: int, least: int) -> None:
-    """ValueError unless an image has at least this side."""
+    """ValueError unless both sides of an image are at least ``least`` pixels."""
     if height < least or width < least:
         raise ValueError(f"images: expected at least {least}x{least} pixels, got {height}x{width}")
 
 
 def by_image(images: Tensor, in_channels: int, encode: Callable[[Tensor], Tensor]) -> Tensor:
-    """Features (..., d) of images (..., C, H, W) by an ``encode`` that takes (N, C, H, W), channels last."""
+    """Features (..., d) of images (..., C, H, W), by an ``encode`` for (N, C, H, W) in channels-last layout."""
     if images.dim() < 3 or images.shape[-3] != in_channels:
         raise ValueError(f"images: expected shape (..., {in_channels}, H, W), got {tuple(images.shape)}")
     flat = images.reshape(-1, *images.shape[-3:]).contiguous(memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
-"""scikit-learn estimators on the solvers: exact, certified, with whole features off. See docs/sklearn.md.
+"""scikit-learn estimators built on the solvers: exact, certified, with feature selection. See docs/sklearn.md.
 
-Importing it needs scikit-learn 1.6 or later: ``pip install 'sparsedis[sklearn]'``.
+Requires scikit-learn 1.6 or later: ``pip install 'sparsedis[sklearn]'``.
 """
 
 from sparsedis.extras import explained

@@ -16,7 +16,7 @@ from sparsedis.sklearn.linear import LinearClassifier, two_as_one, warn_unless_c
 
 
 class SupportVectorClassifier(LinearClassifier):
-    """An SVM of the parameters that :class:`Settings` and `class_weight` name."""
+    """Base class of the SVM estimators: parameters as listed in :class:`Settings`, and `class_weight`."""
 
     class_weight: ClassWeight
 
@@ -31,37 +31,37 @@ class SupportVectorClassifier(LinearClassifier):
 
 
 class GroupLassoSVC(SupportVectorClassifier):
-    """Linear multiclass SVM (Crammer-Singer) that uses few features, solved to a duality gap by solve_svm.
+    """Linear multiclass SVM (Crammer-Singer) with feature selection, solved by solve_svm to a certified duality gap.
 
-    Minimises over W (d, k), all coefficients of a feature being one group,
+    It minimises over W (d, k), with the coefficients of each feature as a group,
 
         sum_i s_i max_l (1 - [l = y_i] + x_i.W_l - x_i.W_{y_i}) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2
 
-    Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3. Scale the features first (StandardScaler):
-    the penalty treats them alike. Everything is computed in float64. Sparse matrices are refused.
+    Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3. Scale the features first (StandardScaler),
+    because the penalty treats them alike. The arithmetic is in float64. Sparse matrices are not supported.
 
     Args:
-        lambda1: >= 0, weight of the group Lasso: how few features are used.
+        lambda1: >= 0, weight of the group Lasso: the larger it is, the fewer features are used.
         lambda2: > 0, weight of the squared norm; 1/C of scikit-learn's SVMs.
-        dual_reg: >= 0, smoothing of the hinge, which is exact at 0.
-        relative: lambda1 is a multiple of :func:`sparsedis.svm_lambda1_max`, from which on no feature is used.
-        fit_intercept: the problem itself has no intercept. As in LinearSVC one is fitted as the weights of a constant
-            feature, which are penalised like those of others, and count in lambda1_max.
-        intercept_scaling: > 0, the value of that feature: the larger it is the less the intercept is penalised.
-        class_weight: None, "balanced" (every class has the same total weight), or weights by class.
-        solver: "newton", "fista", "bcd", or "auto": newton for n (k-1) up to 2048, fista for more samples.
-        tol: the relative duality gap to reach; ConvergenceWarning where it is not.
-        max_iter: default: as :func:`sparsedis.solve_svm`; 20,000 where "auto" is fista.
+        dual_reg: >= 0, smoothing of the hinge; 0 is the exact hinge.
+        relative: if True, lambda1 is a multiple of :func:`sparsedis.svm_lambda1_max`, from which on no feature is used.
+        fit_intercept: fit an intercept. The problem itself has none; as in LinearSVC, the intercept is the coefficient
+            of an added constant feature, which is penalised like the others and included in lambda1_max.
+        intercept_scaling: > 0, the value of the constant feature: the larger it is, the less the intercept is
+            penalised.
+        class_weight: None, "balanced" (every class has the same total weight), or a dict of weights by class.
+        solver: "newton", "fista", "bcd", or "auto": newton for n (k-1) up to 2048, fista above.
+        tol: > 0, the relative duality gap to reach; otherwise ConvergenceWarning.
+        max_iter: default: as in :func:`sparsedis.solve_svm`; 20,000 if "auto" selects fista.
 
     Attributes:
         classes_: (k,), sorted.
-        coef_: (k, d); (1, d) for two classes: the difference of the columns of W, which are its negative and positive
-            half. A feature that is not used has zeros.
+        coef_: (k, d). For two classes (1, d), the second column of W minus the first. An unused feature has zeros.
         intercept_: (k,), or (1,) for two classes; 0 without an intercept.
-        absolute_lambda1_: lambda1 as it is in the objective.
-        dual_gap_: the relative duality gap, gap / objective, of the coefficients.
-        n_iter_: iterations.
-        n_features_in_, feature_names_in_: as in all of scikit-learn.
+        absolute_lambda1_: the absolute lambda1 of the objective.
+        dual_gap_: the relative duality gap, gap / objective.
+        n_iter_: number of iterations.
+        n_features_in_, feature_names_in_: as in scikit-learn.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class GroupLassoSVC(SupportVectorClassifier):
         self.max_iter = max_iter
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GroupLassoSVC:
-        """Fit to samples (n, d) of at least two classes (n,), weighted by (n,) numbers >= 0.
+        """Fit to samples X (n, d) with labels y (n,) of at least two classes and sample weights (n,) >= 0, default 1.
 
         Raises:
-            TypeError, ValueError: bad data or parameters; the message names what was expected and what came.
+            TypeError, ValueError: invalid data or parameters; the message states what was expected and what was given.
         """
         data = read(self, X, y, sample_weight)
         self._fit_all(data, number("lambda1", self.lambda1), number("lambda2", self.lambda2))
@@ -101,34 +101,34 @@ class GroupLassoSVC(SupportVectorClassifier):
 
 
 class GroupLassoLogisticRegression(LinearClassifier):
-    """Multinomial logistic regression that uses few features, solved to a duality gap by solve_logistic.
+    """Multinomial logistic regression with feature selection, solved by solve_logistic to a certified duality gap.
 
-    Minimises over W (d, k) and an intercept b (k,), all coefficients of a feature being one group,
+    It minimises over W (d, k) and an intercept b (k,), with the coefficients of each feature as a group,
 
         1/N sum_i s_i CE(x_i W + b, y_i) + lambda1 sum_j ||W_j|| + lambda2/2 ||W||^2,    N = sum_i s_i
 
-    CE being the cross-entropy of the softmax. Scale the features first (StandardScaler). Everything is computed in
-    float64. Sparse matrices are refused.
+    where CE is the cross-entropy of the softmax. Scale the features first (StandardScaler). The arithmetic is in
+    float64. Sparse matrices are not supported.
 
     Args:
-        lambda1: >= 0, weight of the group Lasso: how few features are used. It or lambda2 has to be above 0.
-        lambda2: >= 0, weight of the squared norm.
-        relative: lambda1 is a multiple of :func:`sparsedis.logistic_lambda1_max`: from 1 on no feature is used,
-            below it at least one is.
-        fit_intercept: with an intercept, which is not penalised.
-        class_weight: None, "balanced" (every class has the same total weight), or weights by class.
-        tol: the relative duality gap to reach; ConvergenceWarning where it is not.
-        max_iter: default: as :func:`sparsedis.solve_logistic`.
+        lambda1: >= 0, weight of the group Lasso: the larger it is, the fewer features are used.
+        lambda2: >= 0, weight of the squared norm; lambda1 or lambda2 must be positive.
+        relative: if True, lambda1 is a multiple of :func:`sparsedis.logistic_lambda1_max`; features are used if and
+            only if it is below 1.
+        fit_intercept: fit an intercept, which is not penalised.
+        class_weight: None, "balanced" (every class has the same total weight), or a dict of weights by class.
+        tol: > 0, the relative duality gap to reach; otherwise ConvergenceWarning.
+        max_iter: default: as in :func:`sparsedis.solve_logistic`.
 
     Attributes:
         classes_: (k,), sorted.
-        coef_: (k, d); (1, d) for two classes: the difference of the columns of W, as in scikit-learn's
-            LogisticRegression. A feature that is not used has zeros.
+        coef_: (k, d). For two classes (1, d), the second column of W minus the first, as in scikit-learn's
+            LogisticRegression. An unused feature has zeros.
         intercept_: (k,), or (1,) for two classes; 0 without an intercept.
-        absolute_lambda1_: lambda1 as it is in the objective.
-        dual_gap_: the relative duality gap, gap / objective at zero weights, of the coefficients.
-        n_iter_: iterations.
-        n_features_in_, feature_names_in_: as in all of scikit-learn.
+        absolute_lambda1_: the absolute lambda1 of the objective.
+        dual_gap_: the relative duality gap, gap / objective at zero weights.
+        n_iter_: number of iterations.
+        n_features_in_, feature_names_in_: as in scikit-learn.
     """
 
     def __init__(
@@ -151,10 +151,10 @@ class GroupLassoLogisticRegression(LinearClassifier):
         self.max_iter = max_iter
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GroupLassoLogisticRegression:
-        """Fit to samples (n, d) of at least two classes (n,), weighted by (n,) numbers >= 0.
+        """Fit to samples X (n, d) with labels y (n,) of at least two classes and sample weights (n,) >= 0, default 1.
 
         Raises:
-            TypeError, ValueError: bad data or parameters; the message names what was expected and what came.
+            TypeError, ValueError: invalid data or parameters; the message states what was expected and what was given.
         """
         data = read(self, X, y, sample_weight)
         weight = with_class_weight(data, data.weight, self.class_weight)
@@ -175,7 +175,7 @@ class GroupLassoLogisticRegression(LinearClassifier):
             max_iter=self.max_iter,
         )
         warn_unless_certified(solution, self.tol)
-        # As solve_logistic: the scale of features that say nothing counts as 1.
+        # As in solve_logistic, a scale of 0 (uninformative features) is replaced by 1.
         largest = float(logistic_lambda1_max(**task)) if self.relative else 1.0
         self.absolute_lambda1_ = lambda1 * (largest if largest > 0 else 1.0)
         self.classes_ = data.classes
@@ -186,12 +186,12 @@ class GroupLassoLogisticRegression(LinearClassifier):
         return self
 
     def predict_log_proba(self, X: ArrayLike) -> Floats:
-        """Logarithms of the probabilities of the classes for samples (m, d), (m, k)."""
+        """Logarithms of the class probabilities of samples X (m, d), (m, k)."""
         scores: Any = self.decision_function(X)
         if scores.ndim == 1:
             scores = np.stack([np.zeros_like(scores), scores], 1)
         return log_softmax(scores, axis=1)
 
     def predict_proba(self, X: ArrayLike) -> Floats:
-        """Probabilities of the classes for samples (m, d), (m, k)."""
+        """Class probabilities of samples X (m, d), (m, k)."""
         return np.exp(self.predict_log_proba(X))

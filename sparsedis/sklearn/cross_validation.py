@@ -1,4 +1,4 @@
-"""GroupLassoSVC with lambda1 and lambda2 chosen by cross-validation, all fits of which are one batch."""
+"""GroupLassoSVC with lambda1 and lambda2 selected by cross-validation, with all fits in one batch."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _RULES = ("best", "one_standard_error")
 
 
 class GroupLassoSVCCV(SupportVectorClassifier):
-    """:class:`GroupLassoSVC` with lambda1, and lambda2 if several are given, chosen by cross-validated accuracy.
+    """:class:`GroupLassoSVC` with lambda1, and lambda2 if several are given, selected by cross-validated accuracy.
 
-    The fits of all folds, lambda1 and lambda2 are one batch over the same features; a fold is a set of samples of
-    weight 0. The chosen model is then fitted to all samples.
+    The fits for all folds, lambda1 and lambda2 form one batch over the same features; samples outside a fit have
+    weight 0. The selected model is then fitted to all samples.
 
     Args:
-        lambda1s: how many lambda1, from lambda1_max down to ``eps`` times it in equal ratios; or the values.
-        eps: the last of so many, > 0 and < 1.
+        lambda1s: the number of lambda1, from lambda1_max down to ``eps`` times it in equal ratios; or the values.
+        eps: ratio of the smallest to the largest lambda1 if a number of them is given, > 0 and < 1.
         lambda2s: > 0, one or several.
-        rule: "best": the highest mean accuracy. "one_standard_error": the model with the fewest features whose mean is
-            within the best one's standard error of it. Of several the one with the fewest features, then the highest
-            mean, then the largest lambda1.
-        cv: number of stratified folds (default 5), a splitter of scikit-learn, or pairs of indices of the samples to
-            train and to test with.
-        dual_reg, relative, fit_intercept, intercept_scaling, class_weight, solver, tol, max_iter: as GroupLassoSVC;
-            relative lambda1 are multiples of the lambda1_max of each fold.
+        rule: "best": the highest mean accuracy. "one_standard_error": a mean accuracy within one standard error of the
+            best. Among several candidates, the model with the fewest features, then the highest mean accuracy, then the
+            largest lambda1.
+        cv: number of stratified folds (default 5), a scikit-learn splitter, or an iterable of (training, test) index
+            arrays.
+        dual_reg, relative, fit_intercept, intercept_scaling, class_weight, solver, tol, max_iter: as in GroupLassoSVC;
+            relative lambda1 are multiples of each fold's lambda1_max.
 
     Attributes:
-        lambda1_, lambda2_: the chosen ones, with which GroupLassoSVC is the same model.
-        lambda1s_: (L,), from the largest, relative or absolute.
+        lambda1_, lambda2_: the selected values; GroupLassoSVC with them is the same model.
+        lambda1s_: (L,), descending, relative or absolute.
         lambda2s_: (M,).
-        chosen_: which of ``lambda2s_`` and which of ``lambda1s_``.
-        scores_: (F, M, L), accuracies on the parts left out, weighted as the losses are, by sample_weight and
-            class_weight: with "balanced" the balanced accuracy.
-        n_active_: (F, M, L), features used.
-        dual_gaps_: (F, M, L), relative.
-        classes_, coef_, intercept_, absolute_lambda1_, dual_gap_, n_iter_, n_features_in_, feature_names_in_: as
+        chosen_: indices of the selected values in ``lambda2s_`` and ``lambda1s_``.
+        scores_: (F, M, L), accuracies on the test samples of each fold, weighted like the losses by sample_weight and
+            class_weight; with "balanced" it is the balanced accuracy.
+        n_active_: (F, M, L), numbers of features used.
+        dual_gaps_: (F, M, L), relative duality gaps.
+        classes_, coef_, intercept_, absolute_lambda1_, dual_gap_, n_iter_, n_features_in_, feature_names_in_: as in
             GroupLassoSVC.
     """
 
@@ -83,10 +83,10 @@ class GroupLassoSVCCV(SupportVectorClassifier):
         self.max_iter = max_iter
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GroupLassoSVCCV:
-        """Choose by cross-validation, then fit to samples (n, d) of at least two classes (n,), weighted by (n,).
+        """Select by cross-validation, then fit to X (n, d) with labels y (n,) and sample weights (n,), default 1.
 
         Raises:
-            TypeError, ValueError: as GroupLassoSVC; a fold without weight on one of its sides.
+            TypeError, ValueError: as in GroupLassoSVC; a fold without positive weight in its training or test part.
         """
         checks.one_of("rule", self.rule, _RULES)
         data = read(self, X, y, sample_weight)
@@ -106,19 +106,19 @@ class GroupLassoSVCCV(SupportVectorClassifier):
         return self
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw mean accuracy, its standard error, and the mean number of features used against lambda1.
+        """Draw mean accuracy with its standard error and the mean number of features used against lambda1.
 
-        For the chosen lambda2; a dotted line is at the chosen lambda1.
+        The curves are those of the selected lambda2; a dotted line marks the selected lambda1.
 
         Args:
-            axes: of matplotlib; default: new ones.
+            axes: matplotlib axes; default: new ones.
 
         Returns:
             The axes.
 
         Raises:
             ImportError: matplotlib is not installed.
-            NotFittedError: not fitted.
+            NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
         row = self.chosen_[0]
@@ -135,10 +135,10 @@ class GroupLassoSVCCV(SupportVectorClassifier):
 
 
 def _folds(cv: Any, data: Data, class_weight: ClassWeight) -> tuple[list[Floats], list[Floats]]:
-    """The weights (n,) of the samples to train and to test with, fold by fold; a sample drawn twice counts twice.
+    """Training and test weights (n,) of the samples in every fold; a sample drawn twice counts twice.
 
     Raises:
-        ValueError: there is no weight on one of the sides of a fold.
+        ValueError: a fold has no positive weight in its training or test part.
     """
     trained: list[Floats] = []
     tested: list[Floats] = []
@@ -156,23 +156,23 @@ def _folds(cv: Any, data: Data, class_weight: ClassWeight) -> tuple[list[Floats]
 
 
 def _accuracies(data: Data, weight: Floats, coef: Floats, intercept: Floats) -> Floats:
-    """Weighted accuracies (M, L) of models with coefficients (M, L, k, d) on the samples with weight."""
+    """Weighted accuracies (M, L) of models with coefficients (M, L, k, d), on the samples with positive weight."""
     present = weight > 0
     scores = data.X[present] @ coef.swapaxes(-1, -2) + intercept[..., None, :]
     return np.average(predicted(scores) == data.labels[present], axis=-1, weights=weight[present])
 
 
 def _standard_error(scores: Floats) -> Floats:
-    """Of the mean over the folds of scores (F, ...); 0 for one fold."""
+    """Standard error of the mean over the folds of scores (F, ...); 0 for a single fold."""
     folds = len(scores)
     return scores.std(0, ddof=1) / np.sqrt(folds) if folds > 1 else np.zeros(scores.shape[1:])
 
 
 def _chosen(scores: Floats, n_active: NDArray[np.int64], rule: str) -> tuple[int, int]:
-    """Which lambda2 and which lambda1 the rule takes, from scores and numbers of features (F, M, L)."""
+    """Indices of the lambda2 and lambda1 that the rule selects, from scores and numbers of features (F, M, L)."""
     mean, used = scores.mean(0), n_active.mean(0)
     best = np.unravel_index(mean.argmax(), mean.shape)
-    # Means that differ by rounding are equal.
+    # Means that differ by rounding error count as equal.
     least = mean[best] - 1e-12 - (_standard_error(scores)[best] if rule == "one_standard_error" else 0)
     rows, columns = np.nonzero(mean >= least)
     row, column = min(zip(rows.tolist(), columns.tolist(), strict=True), key=lambda at: (used[at], -mean[at], at[1]))

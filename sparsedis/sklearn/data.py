@@ -1,4 +1,4 @@
-"""From what scikit-learn's users pass to arrays: classes as numbers, one weight per sample."""
+"""Conversion of scikit-learn arguments to arrays: classes as integers, one weight per sample."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ClassWeight = Mapping[Any, float] | str | None
 
 
 class Data(NamedTuple):
-    """A classification problem; float64, so that certificates are tight."""
+    """A classification problem, in float64 so that certificates are tight."""
 
     X: Floats  # (n, d)
-    labels: NDArray[np.int64]  # (n,), from 0 to k-1; anything in that range where the weight is 0
-    classes: NDArray[Any]  # (k,), sorted: the labels as they were given
+    labels: NDArray[np.int64]  # (n,), from 0 to k-1; arbitrary if the weight is 0
+    classes: NDArray[Any]  # (k,), sorted: the original labels
     weight: Floats  # (n,)
 
 
 def read(estimator: BaseEstimator, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> Data:
-    """Check the arguments of fit; sets ``n_features_in_`` and ``feature_names_in_``.
+    """Check the arguments of fit; set ``n_features_in_`` and ``feature_names_in_``.
 
-    Samples of weight 0 are as if they were not there: a class that has no others is none.
+    Samples of weight 0 are ignored; a class without other samples does not count.
 
     Raises:
-        TypeError, ValueError: as scikit-learn's own estimators; with fewer than two classes.
+        TypeError, ValueError: as in scikit-learn's estimators; fewer than two classes.
     """
     samples, given = validate_data(estimator, X, y, dtype=np.float64)
     check_classification_targets(given)
@@ -45,16 +45,16 @@ def read(estimator: BaseEstimator, X: ArrayLike, y: ArrayLike, sample_weight: Ar
 
 
 def with_class_weight(data: Data, weight: Floats, class_weight: ClassWeight) -> Floats:
-    """The weights (n,) of the samples times those of their classes.
+    """The sample weights (n,) multiplied by those of their classes.
 
     Args:
-        data: whose ``weight`` is not looked at.
-        weight: (n,), instead of it.
-        class_weight: None, "balanced" (the same total weight for every class that has any, which leaves the sum of all
-            weights as it is), or weights by class; 1 for a class that is not named.
+        data: its ``weight`` is ignored.
+        weight: (n,), used instead.
+        class_weight: None, "balanced" (equal total weight for every class that has any; the sum of all weights is
+            unchanged), or a dict of weights by class, 1 for classes not in it.
 
     Raises:
-        ValueError: something else, or a weight that is not a finite number >= 0.
+        ValueError: another type, or a weight that is not a finite number >= 0.
     """
     if class_weight is None:
         return weight

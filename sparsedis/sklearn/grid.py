@@ -1,4 +1,4 @@
-"""Many SVMs on the samples of one data set, as one batch, for which the features are stored once."""
+"""A grid of SVMs on the samples of one data set, solved as one batch that stores the features once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sparsedis.sklearn.data import Data, Floats
 from sparsedis.sklearn.linear import two_as_one, warn_unless_certified
 from sparsedis.svm import solve_svm, svm_lambda1_max
 
-# Up to this order n (k-1) newton is quick; beyond, fista is quicker for many samples, and takes many iterations.
+# Up to this order n (k-1) newton is fast; above, fista is faster for many samples but needs many iterations.
 _LARGEST_ORDER = 2048
 _FISTA_ITERATIONS = 20_000
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all SVMs of a grid share: parameters of :class:`sparsedis.sklearn.GroupLassoSVC`."""
+    """Parameters of :class:`sparsedis.sklearn.GroupLassoSVC` that all SVMs of a grid share."""
 
     dual_reg: float
     relative: bool
@@ -38,7 +38,7 @@ class Settings:
         """The parameters of an estimator.
 
         Raises:
-            TypeError, ValueError: a bad one that the solver does not know of.
+            TypeError, ValueError: an invalid parameter that the solver does not check itself.
         """
         values = {field.name: getattr(estimator, field.name) for field in fields(cls)}
         for name in ("dual_reg", "intercept_scaling", "tol"):
@@ -49,14 +49,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Grid:
-    """SVMs for F weightings of the samples, M values of lambda2 and L of lambda1.
+    """SVMs for F weightings of the samples, M values of lambda2 and L values of lambda1.
 
     Attributes:
         lambda1: (F, L), absolute.
-        coef: (F, M, L, k, d), the k of two classes being 1.
+        coef: (F, M, L, k, d), where two classes have k = 1.
         intercept: (F, M, L, k).
-        dual_gap: relative, (F, M, L), as the following.
-        n_iter: iterations.
+        dual_gap: relative duality gaps, (F, M, L).
+        n_iter: numbers of iterations, (F, M, L).
     """
 
     lambda1: Floats
@@ -67,31 +67,31 @@ class Grid:
 
     @property
     def active(self) -> NDArray[np.bool_]:
-        """(F, M, L, d): the features that are used."""
+        """(F, M, L, d): whether a feature is used."""
         return (self.coef != 0).any(-2)
 
 
 def solve_grid(data: Data, weights: Floats, lambda1: Floats, lambda2: Floats, settings: Settings) -> Grid:
-    """Solve F M L tasks at once.
+    """Solve the F x M x L tasks as one batch.
 
     Args:
-        data: n samples; its weights are not looked at.
+        data: n samples; its weights are ignored.
         weights: (F, n) sample weights; 0 leaves a sample out.
-        lambda1: (L,), multiples of each weighting's :func:`sparsedis.svm_lambda1_max` where settings.relative.
+        lambda1: (L,), multiples of each weighting's :func:`sparsedis.svm_lambda1_max` if settings.relative.
         lambda2: (M,).
 
     Warns:
         ConvergenceWarning: a task is not certified.
 
     Raises:
-        TypeError, ValueError: a bad parameter; the message names it.
+        TypeError, ValueError: an invalid parameter; the message names it.
     """
     shape = (len(weights), len(lambda2), len(lambda1))
     X = data.X
     if settings.fit_intercept:
         X = np.hstack([X, np.full((len(X), 1), settings.intercept_scaling)])
     (n, d), k = X.shape, len(data.classes)
-    # Copied once, as PyTorch warns of arrays that may not be written; the tasks share the copy.
+    # Copied once because PyTorch warns about read-only arrays; all tasks share the copy.
     features, labels = torch.tensor(X), torch.tensor(data.labels)
     by_weight = torch.tensor(weights)
 
@@ -101,7 +101,7 @@ def solve_grid(data: Data, weights: Floats, lambda1: Floats, lambda2: Floats, se
         largest = svm_lambda1_max(
             features.expand(len(weights), n, d), labels.expand(len(weights), n), sample_weight=by_weight, n_classes=k
         )
-        # As solve_svm: the scale of features that say nothing counts as 1.
+        # As in solve_svm, a scale of 0 (uninformative features) is replaced by 1.
         l1 = l1 * torch.where(largest > 0, largest, 1)[:, None]
     tasks = shape[0] * shape[1] * shape[2]
     solver, max_iter = settings.solver, settings.max_iter
@@ -134,10 +134,10 @@ def solve_grid(data: Data, weights: Floats, lambda1: Floats, lambda2: Floats, se
 
 
 def number(name: str, value: float) -> float:
-    """A hyperparameter as a float; NumPy's scalars are numbers too.
+    """A hyperparameter, a Python or NumPy number, as a float.
 
     Raises:
-        TypeError: it is none.
+        TypeError: not a number.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
@@ -148,8 +148,8 @@ def numbers(name: str, values: float | Iterable[float]) -> Floats:
     """One or several hyperparameters as (m,).
 
     Raises:
-        TypeError: there is something else among them.
-        ValueError: there is none.
+        TypeError: a value is not a number.
+        ValueError: there are no values.
     """
     given = list(values) if isinstance(values, Iterable) else [values]
     if not given:
@@ -158,10 +158,11 @@ def numbers(name: str, values: float | Iterable[float]) -> Floats:
 
 
 def lambda1_grid(values: int | Iterable[float], eps: float, relative: bool) -> Floats:
-    """The values given, from the largest on, or so many multiples of lambda1_max from 1 down to ``eps``.
+    """The given values in descending order, or the given number of multiples of lambda1_max from 1 down to ``eps``.
 
     Raises:
-        TypeError, ValueError: as :func:`numbers`; ``eps`` is not between 0 and 1; a number of absolute values.
+        TypeError, ValueError: as in :func:`numbers`; ``eps`` not between 0 and 1; a number of values without
+            ``relative``.
     """
     if isinstance(values, bool) or not isinstance(values, Integral):
         return np.sort(numbers("lambda1s", values))[::-1].copy()

@@ -1,4 +1,4 @@
-"""What fitted linear classifiers have in common: scores, predictions, the shape of two classes."""
+"""Shared code of fitted linear classifiers: scores, predictions, and the coefficient shape for two classes."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from sparsedis.solution import Solution, Status
 
 
 class LinearClassifier(ClassifierMixin, BaseEstimator):
-    """Predictions of a classifier that fit has given ``classes_``, ``coef_`` and ``intercept_``."""
+    """Predictions from the attributes ``classes_``, ``coef_`` and ``intercept_`` that fit sets."""
 
     classes_: NDArray[Any]
     coef_: Floats
     intercept_: Floats
 
     def decision_function(self, X: ArrayLike) -> Floats:
-        """Scores of samples (m, d): (m, k), or (m,) for two classes, positive for the second."""
+        """Scores of samples X (m, d): (m, k), or (m,) for two classes, positive for the second."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The class of the highest score for samples (m, d), (m,); of equal scores the first of ``classes_``."""
+        """Classes with the highest score for samples X (m, d), (m,); for equal scores the first of ``classes_``."""
         scores = self.decision_function(X)
         return self.classes_[predicted(scores[:, None] if scores.ndim == 1 else scores)]
 
 
 def predicted(scores: Floats) -> NDArray[np.int64]:
-    """The class numbers that scores (..., k), or (..., 1) for two classes, predict; of equal ones the first."""
+    """Class indices predicted by scores (..., k), or (..., 1) for two classes; for equal scores the first."""
     if scores.shape[-1] == 1:
         return (scores[..., 0] > 0).astype(np.int64)
     return scores.argmax(-1)
@@ -45,13 +45,13 @@ def predicted(scores: Floats) -> NDArray[np.int64]:
 def two_as_one(values: Floats) -> Floats:
     """Coefficients (..., k, d) or intercepts (..., k, 1) in scikit-learn's shape.
 
-    The two rows of two classes become one, their difference, whose score is positive for the second class.
+    For two classes the two rows are replaced by their difference, whose score is positive for the second class.
     """
     return values[..., 1:, :] - values[..., :1, :] if values.shape[-2] == 2 else values
 
 
 def warn_unless_certified(solution: Solution, tol: float) -> None:
-    """ConvergenceWarning where a task is not certified."""
+    """Issue a ConvergenceWarning unless all tasks are certified."""
     failed = solution.status[~solution.certified]
     if len(failed):
         warnings.warn(

@@ -1,4 +1,4 @@
-"""The SVM from the first feature on: solutions over a grid of lambda1, as one batch."""
+"""Regularisation path of the SVM: solutions for a grid of lambda1, as one batch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sparsedis.sklearn.grid import Settings, lambda1_grid, number, solve_grid
 
 @dataclass(frozen=True)
 class SVCPath:
-    """Solutions for L values of lambda1, from the largest to the smallest.
+    """Solutions for L values of lambda1, in descending order.
 
     Attributes:
         lambda1: (L,), absolute.
         classes: (k,), sorted.
-        coef: (L, k, d), or (L, 1, d) for two classes, as :attr:`GroupLassoSVC.coef_`.
+        coef: (L, k, d), or (L, 1, d) for two classes, as in :attr:`GroupLassoSVC.coef_`.
         intercept: (L, k), or (L, 1).
-        dual_gap: relative, (L,).
-        n_iter: iterations, (L,).
-        active: (L, d) bool: the features that are used.
+        dual_gap: relative duality gaps, (L,).
+        n_iter: numbers of iterations, (L,).
+        active: (L, d), bool: whether a feature is used.
     """
 
     lambda1: Floats
@@ -41,7 +41,7 @@ class SVCPath:
         """Draw the norm of every feature's coefficients against lambda1.
 
         Args:
-            axes: of matplotlib; default: new ones.
+            axes: matplotlib axes; default: new ones.
 
         Returns:
             The axes.
@@ -61,24 +61,28 @@ def svc_path(
     sample_weight: ArrayLike | None = None,
     **parameters: Any,
 ) -> SVCPath:
-    """Solve :class:`GroupLassoSVC` for many lambda1 at once.
+    """Solve :class:`GroupLassoSVC` for a grid of lambda1.
 
-    One batch, and no warm start: an interior point method would have to leave the boundary, where the last solution is
-    (docs/sklearn.md). The solutions are those of single fits.
+    The problems are solved as one batch without warm starts, since an interior-point method would first have to leave
+    the boundary on which the previous solution lies (docs/sklearn.md). The solutions equal those of separate fits.
 
     Args:
-        X, y, sample_weight: as :meth:`GroupLassoSVC.fit`.
-        lambda1s: how many, from lambda1_max down to ``eps`` times it in equal ratios; or the values, in any order.
-        eps: the last of so many, > 0 and < 1.
-        parameters: of GroupLassoSVC, but lambda1. With ``relative=False`` lambda1s are absolute values.
+        X, y, sample_weight: as in :meth:`GroupLassoSVC.fit`.
+        lambda1s: the number of lambda1, from lambda1_max down to ``eps`` times it in equal ratios; or the values, in
+            any order.
+        eps: ratio of the smallest to the largest lambda1 if a number of them is given, > 0 and < 1.
+        parameters: of GroupLassoSVC except lambda1. With ``relative=False``, lambda1s are absolute values.
+
+    Returns:
+        The path, with lambda1 in descending order.
 
     Warns:
         ConvergenceWarning: a solution is not certified.
 
     Raises:
-        TypeError, ValueError: as GroupLassoSVC.
+        TypeError, ValueError: as in GroupLassoSVC.
     """
-    svc = GroupLassoSVC(1.0, **parameters)  # lambda1 is not to be among them
+    svc = GroupLassoSVC(1.0, **parameters)  # raises TypeError if parameters contain lambda1
     data = read(svc, X, y, sample_weight)
     weight = with_class_weight(data, data.weight, svc.class_weight)
     lambda1 = lambda1_grid(lambda1s, eps, svc.relative)
