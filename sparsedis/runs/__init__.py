@@ -1,5 +1,5 @@
-"""What every training run shares, whatever it trains: settings, the outer loop, checkpoints, figures, the command line.
+"""Code that all training runs share: settings, outer loop, checkpoints, figures, command line.
 
-``config.RunConfig`` is the base of a run's settings, ``loop.Loop`` of its outer loop, ``folder`` names the files that a
-run writes. Nothing here knows few-shot learning or disentanglement.
+``config.RunConfig`` is the base class of a run's settings, ``loop.Loop`` that of its outer loop, and ``folder`` names
+the files that a run writes. This package does not depend on few-shot learning or disentanglement.
 """

@@ -1,4 +1,4 @@
-"""The runs of a sweep as they go on: a live table on a terminal, elsewhere a line for every change."""
+"""Progress of the runs of a sweep: a live table on a terminal, otherwise one line per change."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rich.text import Text
 from sparsedis.runs import folder
 from sparsedis.runs.process import LOG, Job
 
-_TAIL = 1 << 16  # bytes of metrics.jsonl, from its end, that hold its last lines
+_TAIL = 1 << 16  # bytes read from the end of metrics.jsonl
 State = Literal["waiting", "running", "done", "failed"]
 _STYLES: dict[State, str] = {"waiting": "dim", "running": "cyan", "done": "green", "failed": "bold red"}
-_AROUND = 7  # lines of the table that are not runs: title, headings, rules, caption
+_AROUND = 7  # lines of the table besides the runs: title, headings, rules, caption
 
 
 @dataclass
@@ -30,21 +30,22 @@ class _Row:
     job: Job
     state: State = "waiting"
     iteration: int = 0
-    validated: int = 0  # the iteration of the last validation
+    validated: int = 0  # iteration of the last validation
     validation: str = ""
     note: str = ""
-    logged: int = 0  # bytes of the log before this try
+    logged: int = 0  # size of the log in bytes before this attempt
 
 
 class Board:
-    """The table; a context, in which it is shown.
+    """The table, a context manager that displays it.
 
-    A run's log tells that it has begun, its metrics.jsonl how far it is: both are in its folder, wherever the run is.
+    A run counts as started when its log grows; its metrics.jsonl shows its progress. Both files are in the run's
+    folder, wherever it is executed.
 
     Args:
         jobs: the runs.
-        finished: names of those that are not run again.
-        console: where to show them.
+        finished: names of the runs that are already finished.
+        console: where to display the table.
     """
 
     def __init__(self, jobs: Sequence[Job], finished: Collection[str], console: Console) -> None:
@@ -72,26 +73,26 @@ class Board:
             self._live.stop()
 
     def done(self, job: Job) -> None:
-        """Show that a run is finished."""
+        """Mark a run as finished."""
         row = self._rows[job.name]
         self._look(row)
         row.state, row.note = "done", ""
         self._change(row, f"done; {self._counts()}")
 
     def failed(self, job: Job, reason: str) -> None:
-        """Show that a run has failed for good."""
+        """Mark a run as failed for good."""
         row = self._rows[job.name]
         row.state, row.note = "failed", reason
         self._change(row, f"failed: {reason}")
 
     def again(self, job: Job, reason: str) -> None:
-        """Show that a run is tried again."""
+        """Mark a run as waiting for another attempt."""
         row = self._rows[job.name]
         row.state, row.note, row.logged = "waiting", f"again: {reason}", _size(job.out / LOG)
         self._change(row, f"{reason}; is resumed")
 
     def refresh(self) -> None:
-        """Look at all runs that are not over."""
+        """Update the rows of all runs that have not ended."""
         for row in self._rows.values():
             if row.state == "waiting" and _size(row.job.out / LOG) > row.logged:
                 row.state = "running"
@@ -108,7 +109,7 @@ class Board:
             self._change(row, f"iteration {row.validated}/{row.job.config.iterations}, {row.validation}")
 
     def _read(self, row: _Row) -> None:
-        """The last iteration in metrics.jsonl, and the first value of the last validation, if it is near its end."""
+        """Read the last iteration from metrics.jsonl, and the first value of the last validation near its end."""
         for line in _tail(row.job.out / folder.METRICS):
             try:
                 row.iteration, split = line.pop("iteration"), line.pop("split")
@@ -132,7 +133,7 @@ class Board:
         return f"runs: {', '.join(parts)}"
 
     def _table(self, most: int) -> Table:
-        """Of at most so many runs: those that say something first, in their order."""
+        """The table of at most ``most`` runs: failed, running, waiting, finished; displayed in their original order."""
         rank = ("failed", "running", "waiting", "done")
         by_rank = sorted(self._rows.values(), key=lambda row: rank.index(row.state))
         shown = {row.job.name for row in by_rank[: max(most, 1)]}
@@ -160,7 +161,7 @@ def _size(path: Path) -> int:
 
 
 def _tail(path: Path) -> list[Any]:
-    """The last lines of a file of JSON lines, but for one that is being written; none if there is no file."""
+    """The last lines of a JSON-lines file, without incomplete ones; none if the file is missing."""
     try:
         with path.open("rb") as file:
             file.seek(max(file.seek(0, 2) - _TAIL, 0))
@@ -169,6 +170,6 @@ def _tail(path: Path) -> list[Any]:
         return []
     lines = []
     for text in texts:
-        with suppress(ValueError):  # the part of a line
+        with suppress(ValueError):  # an incomplete line
             lines.append(json.loads(text))
     return lines

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files with tensors, and one JSON object as metadata."""
+"""Checkpoints: safetensors files that contain tensors and one JSON object as metadata."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch import Tensor
 
 from sparsedis.runs import files
 
-# One key only: safetensors does not keep the order of several, and equal runs write equal bytes.
+# A single metadata key, since safetensors does not keep the order of several and equal runs must write equal bytes.
 _KEY = "sparsedis"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON object that describes them, atomically."""
+    """Write tensors and a JSON object atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     files.write(path, safetensors.torch.save(plain, metadata={_KEY: json.dumps(metadata)}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the JSON object that :func:`save` wrote.
+    """The tensors and the JSON object written by :func:`save`.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is damaged, or not a checkpoint of this package.
     """
     if not path.is_file():
@@ -46,7 +46,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def check(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> None:
-    """ValueError unless ``found`` has the names, shapes and dtypes of ``expected``; ``source`` is for the message."""
+    """ValueError unless ``found`` has the names, shapes and dtypes of ``expected``; the message names ``source``."""
     if odd := sorted(expected.keys() ^ found.keys()):
         raise ValueError(f"checkpoint: {source} does not fit its settings: {odd[0]!r} on one side only")
     for name, value in expected.items():
@@ -58,23 +58,23 @@ def check(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: P
 
 
 def add_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, each name preceded by ``prefix``."""
+    """The tensors with ``prefix`` prepended to their names."""
     return {prefix + name: value for name, value in tensors.items()}
 
 
 def select_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names start with ``prefix``, named without it."""
+    """The tensors whose names start with ``prefix``, which is removed from the names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimiser, named "POSITION.KEY" by the position of the parameter."""
+    """The optimiser's state, named "POSITION.KEY" by the position of the parameter."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{key}": value for i, values in state.items() for key, value in values.items()}
 
 
 def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """The inverse of :func:`optimizer_tensors`; ValueError where a tensor fits no parameter."""
+    """The inverse of :func:`optimizer_tensors`; ValueError if a tensor does not fit its parameter."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -83,7 +83,7 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         if not fits or value.shape not in ((), parameters[int(position)].shape):
             raise ValueError(f"checkpoint: {source} does not fit its settings: optimizer state {name!r}")
         if value.dim():
-            # In the memory layout of the parameter, as the original was: the layout decides how a step is rounded.
+            # Use the parameter's memory layout, as the original state did, since the layout affects rounding.
             value = torch.empty_like(parameters[int(position)]).copy_(value)
         state.setdefault(int(position), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,7 +1,7 @@
-"""The workers of a Dask cluster (https://distributed.dask.org), each of which keeps runs in processes of their own.
+"""Execution of runs on a Dask cluster (https://distributed.dask.org), with one process per run on the workers.
 
-A task of the cluster is a run. The cluster hands tasks to workers as they become free, and those of a worker that is
-lost to others; what a run has to share with this process is its folder, and nothing else.
+A Dask task is a run. The scheduler assigns tasks to free workers and reassigns those of lost workers. A run and this
+process share the run's folder and nothing else.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from sparsedis.runs import files, process
 from sparsedis.runs.process import Job, Outcome
 
 _ADDRESS = re.compile(r"[a-z]+://[^\s/]+:\d+/?")
-_CONNECT = 10  # seconds to find the scheduler in
+_CONNECT = 10  # timeout for contacting the scheduler, in seconds
 
-_kept: set[tuple[str, Any]] = set()  # in a worker: the runs that it keeps, by token and key of the task
+_kept: set[tuple[str, Any]] = set()  # in a worker: its current runs, as (token, task key)
 
 
 class Terms(NamedTuple):
-    """What a worker has to see, and to have, to be given runs.
+    """Requirements that a worker must meet to execute runs.
 
     Attributes:
-        token: a file in the folder of the runs.
+        token: path of a file in the folder of the runs.
         content: of this file.
-        versions: of the packages that decide a run's numbers.
+        versions: of the packages that affect a run's numbers.
     """
 
     token: Path
@@ -43,7 +43,7 @@ class Terms(NamedTuple):
     versions: str
 
     def complaint(self) -> str:
-        """In a worker: what is wrong with it, empty if nothing is."""
+        """In a worker: the unmet requirement; empty if there is none."""
         if _versions() != self.versions:
             return f"expected {self.versions}, as here, got {_versions()}"
         try:
@@ -54,15 +54,15 @@ class Terms(NamedTuple):
 
 
 class Cluster:
-    """Runs on the workers of a cluster.
+    """An engine that executes runs on the workers of a cluster.
 
     Args:
         address: of the scheduler.
-        out: the folder of the runs, which all workers have to see at the same path.
+        out: folder of the runs, which must have the same path on all workers.
 
     Raises:
         ImportError: Dask is not installed.
-        ValueError: no scheduler is at the address; a worker cannot take part, and why.
+        ValueError: there is no scheduler at the address; a worker does not meet the requirements.
     """
 
     def __init__(self, address: str, out: Path) -> None:
@@ -83,7 +83,7 @@ class Cluster:
             raise
 
     def _check(self) -> int:
-        """The number of workers, all of which can take part."""
+        """The number of workers; ValueError if one does not meet the requirements."""
         complaints = self._client.run(_complaint, self._terms, on_error="return")
         for worker, complaint in complaints.items():
             if complaint:
@@ -91,18 +91,18 @@ class Cluster:
         return len(complaints)
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """The outcome to be of a run."""
-        there = replace(job, out=job.out.absolute())  # workers have working directories of their own
+        """Submit a run; returns a future of its outcome."""
+        there = replace(job, out=job.out.absolute())  # workers have other working directories
         future: Future[Outcome] = self._executor.submit(_keep, there, self._terms)
         self._futures.append(future)
         return future
 
     def close(self) -> None:
-        """Stop what still runs, wait until it has ended, and leave the cluster."""
+        """Stop the remaining runs, wait until they have ended, and disconnect."""
         if not all(future.done() for future in self._futures):
-            self._executor.shutdown(wait=False)  # cancels the tasks; the workers see that and stop the runs
+            self._executor.shutdown(wait=False)  # cancels the tasks, whereupon the workers stop the runs
             end = time.monotonic() + process.GRACE + 2
-            with suppress(Exception):  # the cluster may be what has failed
+            with suppress(Exception):  # the cluster itself may have failed
                 while any(self._client.run(_keeps, self._terms.content).values()) and time.monotonic() < end:
                     time.sleep(0.2)
         self._terms.token.unlink(missing_ok=True)
@@ -110,13 +110,13 @@ class Cluster:
 
 
 def check_address(address: str) -> None:
-    """ValueError unless it has the form of a scheduler's address."""
+    """ValueError unless ``address`` has the form of a scheduler's address."""
     if not _ADDRESS.fullmatch(address):
         raise ValueError(f"scheduler: expected an address such as tcp://HOST:8786, got {address!r}")
 
 
 def _find(address: str) -> None:
-    """ValueError unless a scheduler answers; Dask's client would wait for ever for something else that listens."""
+    """ValueError unless a scheduler responds. Dask's client would wait indefinitely for another kind of server."""
     distributed = need("distributed")
 
     async def kind() -> Any:
@@ -128,16 +128,16 @@ def _find(address: str) -> None:
         return await asyncio.wait_for(kind(), _CONNECT)
 
     try:
-        with ThreadPoolExecutor(1) as thread:  # a notebook's thread has a loop that runs already
+        with ThreadPoolExecutor(1) as thread:  # in a notebook this thread already runs an event loop
             found = thread.submit(asyncio.run, answer()).result()
-    except Exception as error:  # what is no scheduler may answer anything, down to lengths that no memory has
+    except Exception as error:  # other servers may send anything, even message lengths that exceed the memory
         raise ValueError(f"scheduler: expected a Dask scheduler at {address}, found none") from error
     if found != "Scheduler":
         raise ValueError(f"scheduler: expected a Dask scheduler at {address}, found a {found}")
 
 
 def _versions() -> str:
-    return f"sparsedis {__version__} and torch {torch.__version__.partition('+')[0]}"  # whatever the device
+    return f"sparsedis {__version__} and torch {torch.__version__.partition('+')[0]}"  # for any device
 
 
 def _complaint(terms: Terms) -> str:
@@ -145,20 +145,20 @@ def _complaint(terms: Terms) -> str:
 
 
 def _keeps(token: str) -> bool:
-    """In a worker: whether it still keeps runs of the command with this token."""
+    """In a worker: whether runs of the command with this token are still executing."""
     return any(one == token for one, _ in tuple(_kept))
 
 
 def _keep(job: Job, terms: Terms) -> Outcome:
-    """In a worker, as a task: keep a run until it has ended, or until nobody waits for the task."""
+    """In a worker, as a Dask task: execute a run until it ends or the task is cancelled."""
     worker = need("distributed").get_worker()
-    # Also here, because workers come and go.
+    # Checked again because workers join and leave.
     if complaint := terms.complaint():
         return Outcome("failed", f"worker {worker.address}: {complaint}")
     key = worker.get_current_task()
 
     def wanted() -> bool:
-        """A task that runs is not interrupted when it is cancelled, or when the process that waits for it is gone."""
+        """Whether the task is still needed; Dask does not interrupt a running task that is cancelled or abandoned."""
         task = worker.state.tasks.get(key)
         return task is not None and task.state != "cancelled"
 

@@ -1,4 +1,4 @@
-"""What the commands share: types of their options, settings as words of a command line, how to resume."""
+"""Shared code of the commands: option types, conversion of settings to options, resume hints."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sparsedis.runs import folder, tables
 
 
 def shown_default(default: str) -> str:
-    """What the help says of a default: nothing of None, which the docstring explains."""
+    """How the help shows a default; None is omitted because the docstring describes it."""
     return "" if default == "None" else f"(default: {default})"
 
 
-# Options that may be None; the help shows what to write.
+# Options that may be None; the metavar shows what to pass.
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=shown_default)]
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=shown_default)]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=shown_default)]
@@ -42,7 +42,7 @@ def words(config: Any, default: Any) -> list[str]:
 
 @contextmanager
 def resumable(out: Path, command: str) -> Iterator[None]:
-    """Print the resume command if the run in the folder is interrupted, or add it to the error if it is there already.
+    """Print the resume command if the run in the folder is interrupted, or add it to the error if it exists already.
 
     Raises:
         ValueError: for FileExistsError, with the command.
@@ -50,7 +50,7 @@ def resumable(out: Path, command: str) -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
-        if not (out / folder.CONFIG).exists():  # an evaluation's folder, which has no run to resume
+        if not (out / folder.CONFIG).exists():  # the folder of an evaluation, which cannot be resumed
             raise
         raise ValueError(f"{error} (to resume: {command})") from error
     except KeyboardInterrupt:
@@ -70,7 +70,7 @@ def repeatable() -> Iterator[None]:
 
 
 def check_file(name: str, path: Path | None) -> None:
-    """ValueError unless a file can be written at ``path``; ``name`` is the option's."""
+    """ValueError or PermissionError unless a file can be written at ``path``; ``name`` is the option's name."""
     if path and (path.is_dir() or not path.parent.is_dir()):
         raise ValueError(f"{name}: expected a file in an existing folder, got {str(path)!r}")
     if path and not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -78,7 +78,7 @@ def check_file(name: str, path: Path | None) -> None:
 
 
 def print_next(steps: Sequence[tuple[str, str]]) -> None:
-    """Print what people do next, each with its command; of several processes only the first one does."""
+    """Print suggested next steps with their commands; of several processes only the first one prints."""
     if os.environ.get("RANK", "0") != "0":
         return
     shown = tables.console()

@@ -1,4 +1,4 @@
-"""The base of a run's settings: validation with messages that name the setting, and conversion to and from JSON."""
+"""Base class of a run's settings: validation with messages that name the setting, and conversion to and from JSON."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Any, TypeVar
 
 S = TypeVar("S", bound="RunConfig")
 
-# Of all runs. Seeds are those that every library takes; OpenMP ends the process where it cannot start its threads.
+# Upper limits for all runs: seeds that every library accepts; OpenMP aborts if it cannot start its threads.
 MOST = {"seed": 2**32 - 1, "threads": 1024}
 
 
 class RunConfig:
-    """Base of the frozen dataclasses that determine a run: numbers, strings, booleans, None and tuples of these.
+    """Base class of the frozen dataclasses of settings: numbers, strings, booleans, None and tuples of these.
 
-    The checks raise ValueError; the message names the setting, what was expected and what it got.
+    The checks raise ValueError; the message names the setting, what was expected and what was given.
 
     Attributes:
-        iterations: steps of the outer optimiser.
-        log_every: steps between lines of metrics.jsonl.
-        validate_every: steps between validations.
-        save_every: steps between checkpoints.
+        iterations: number of steps of the outer optimiser.
+        log_every: number of steps between lines of metrics.jsonl.
+        validate_every: number of steps between validations.
+        save_every: number of steps between checkpoints.
     """
 
-    # What the outer loop reads; annotations alone, so that subclasses order and document their fields themselves.
+    # Read by the outer loop. Annotations without defaults, so that subclasses order and document their own fields.
     iterations: int
     log_every: int
     validate_every: int
     save_every: int
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as JSON represents them: tuples as lists."""
+        """The settings as JSON values: tuples become lists."""
         values = asdict(self)  # type: ignore[call-overload]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_json(cls: type[S], settings: Any) -> S:
-        """The inverse of :meth:`as_json`; ValueError where a setting is missing, unknown or invalid.
+        """The inverse of :meth:`as_json`; ValueError if a setting is missing, unknown or invalid.
 
-        Where None is the default of a setting it may be missing: earlier versions did not have them all.
+        A setting with default None may be missing, since earlier versions lacked some of them.
         """
         known = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
         needed = {name for name, default in known.items() if default is not None}
@@ -49,7 +49,7 @@ class RunConfig:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
     def difference(self, other: RunConfig) -> str | None:
-        """Name of the first setting in which the two differ; None if they are equal."""
+        """The name of the first setting that differs; None if all are equal."""
         names = (field.name for field in fields(self))  # type: ignore[arg-type]
         return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
 
@@ -69,14 +69,14 @@ class RunConfig:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def _check_whole(self, least: Mapping[str, int]) -> None:
-        """Whole numbers of at least these values, up to :data:`MOST`; None is accepted where it is the default."""
+        """Check that integers are at least these values and at most :data:`MOST`; a default of None is valid."""
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if field.name in least and not (value is None and field.default is None):
                 whole(field.name, value, least[field.name], MOST.get(field.name))
 
     def _check_numbers(self, names: Iterable[str], *, zero: bool) -> None:
-        """Finite numbers > 0, or >= 0 with ``zero``; None is accepted where it is the default."""
+        """Check that numbers are finite and > 0, or >= 0 with ``zero``; a default of None is valid."""
         defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
         for name in names:
             value = getattr(self, name)
@@ -88,13 +88,13 @@ class RunConfig:
 
 
 def different(name: str, values: Sequence[object]) -> None:
-    """ValueError if there are no values or one occurs twice: a run counted twice would narrow a spread."""
+    """ValueError unless there are values and they are distinct; a run counted twice would understate the spread."""
     if not values or len(set(values)) < len(values):
         raise ValueError(f"{name}: expected different ones, got {', '.join(map(str, values)) or 'none'}")
 
 
 def whole(name: str, value: object, least: int, most: int | None = None) -> None:
-    """ValueError unless the value is a whole number >= ``least``, and <= ``most`` if that is given."""
+    """ValueError unless ``value`` is an integer >= ``least`` and, if given, <= ``most``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
     if most is not None and value > most:
@@ -102,7 +102,7 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> None
 
 
 def check_seeds(values: Sequence[int]) -> None:
-    """ValueError unless these are different seeds, one or more, before the first of several runs is trained."""
+    """ValueError unless these are one or more distinct valid seeds."""
     different("seeds", values)
     for value in values:
         whole("seeds", value, 0, MOST["seed"])

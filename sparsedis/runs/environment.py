@@ -1,7 +1,7 @@
-"""Where a run was computed, and how long it took: two files of its folder.
+"""The environment of a run and the time that it took, in two files of its folder.
 
-environment.json   versions, processor, device and threads, of the last part of a run that was resumed
-seconds.json       the time that the run has taken over all its parts; of a killed one, until its last checkpoint
+environment.json   versions, processor, device and threads; for a resumed run those of its last part
+seconds.json       total time of all parts in seconds; for a killed part until its last checkpoint
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ENVIRONMENT, SECONDS = "environment.json", "seconds.json"
 
 
 def write(out: Path, device: torch.device) -> None:
-    """Write environment.json of a run on a device."""
+    """Write environment.json for a run on a device."""
     files.write_json(out / ENVIRONMENT, describe(device))
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Versions, processor, device and threads of this process; "commit" is None outside a clone of the repository."""
+    """Versions, processor, device and threads of this process; "commit" is None outside a git clone."""
     return {
         "sparsedis": __version__,
         "commit": _commit(),
@@ -46,10 +46,10 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def seconds(out: str | Path) -> float:
-    """The time in seconds that the run in a folder has taken; 0 for a new one.
+    """The time that the run in a folder has taken, in seconds; 0 for a new run.
 
     Raises:
-        ValueError: its file is damaged.
+        ValueError: the file is damaged.
     """
     path = Path(out) / SECONDS
     if not path.exists():
@@ -61,7 +61,7 @@ def seconds(out: str | Path) -> float:
 
 
 class Clock:
-    """The time that the run in a folder takes; it goes on from the earlier parts of the run."""
+    """The time of the run in a folder, continued from its earlier parts."""
 
     def __init__(self, out: Path) -> None:
         self._path = out / SECONDS
@@ -73,13 +73,13 @@ class Clock:
 
 
 def _commit() -> str | None:
-    """The commit of the clone that the package is in, with "-dirty" where files have changed."""
+    """The commit of the clone that contains the package, with "-dirty" if files have changed; None without git."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):  # no git, or none that trusts the folder
+    except (OSError, subprocess.SubprocessError):  # git is missing or does not trust the folder
         return None
     return done.stdout.strip() or None

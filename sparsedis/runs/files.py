@@ -1,4 +1,4 @@
-"""Atomic writes: a file is complete or absent, whenever the machine stops."""
+"""Atomic writes: a file is either complete or absent, even if the machine crashes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace the content of ``path`` atomically: after an interruption it has the old content or the new one."""
+    """Replace the content of ``path`` atomically: an interruption leaves the old or the new content."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -20,7 +20,7 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the new directory entry has to reach the disk too
+    if os.name == "posix":  # also flush the new directory entry to disk
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

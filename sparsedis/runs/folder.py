@@ -1,13 +1,13 @@
-"""The folder of a run.
+"""The files of a run's folder.
 
 config.json        the settings
 metrics.jsonl      one line per logged step ("split": "train") and per validation ("split": "validation")
-last.safetensors   everything that the next step depends on
-best.safetensors   the learner with the best validation so far; the one that is tested
-curves.png         metrics.jsonl as a figure
-results.json       the tests; written last, so that a folder with it holds a finished run
+last.safetensors   the full state that the next step depends on
+best.safetensors   the learner with the best validation so far, which is tested
+curves.png         a figure of metrics.jsonl
+results.json       the test results; written last, so that its presence marks a finished run
 
-While a process writes to the folder it holds the lock .lock there, and .lock-holder says which process that is.
+A process that writes to the folder holds the lock .lock; .lock-holder names that process.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ C = TypeVar("C", bound=RunConfig)
 
 
 def check(out: Path, config: RunConfig, resume: bool) -> None:
-    """Whether a run with these settings may start in a folder, or with ``resume`` continue there.
+    """Check that a run with these settings may start in a folder, or with ``resume`` continue there.
 
     Raises:
         BlockingIOError: another process writes to the folder.
         FileExistsError: the folder holds a run or an evaluation, and ``resume`` is not set.
-        FileNotFoundError: there is no run to resume.
-        PermissionError: the folder cannot be written.
-        ValueError: it is a file; the run there is damaged or has other settings.
+        FileNotFoundError: with ``resume``, the folder holds no run.
+        PermissionError: the folder is not writable.
+        ValueError: ``out`` is a file; the run there is damaged or has other settings.
     """
     _check_place(out)
     lock.check(out / LOCK, f"out: {out}")
@@ -60,13 +60,13 @@ def check(out: Path, config: RunConfig, resume: bool) -> None:
 
 
 def check_empty(out: Path) -> None:
-    """Whether a folder can be made, or is there and has nothing in it that new files would mix with or replace.
+    """Check that a folder can be created, or exists and is empty except for the lock.
 
     Raises:
         BlockingIOError: another process writes to the folder.
-        FileExistsError: there is something in it.
-        PermissionError: the folder cannot be written.
-        ValueError: it is a file.
+        FileExistsError: the folder is not empty.
+        PermissionError: the folder is not writable.
+        ValueError: ``out`` is a file.
     """
     _check_place(out)
     lock.check(out / LOCK, f"out: {out}")
@@ -75,15 +75,15 @@ def check_empty(out: Path) -> None:
 
 @contextmanager
 def claim(out: Path, config: RunConfig, resume: bool, main: bool = True) -> Iterator[None]:
-    """Make the folder, where it is missing, and keep all others from it until the block ends.
+    """Create the folder if it is missing and hold its lock until the block ends.
 
     Args:
-        out, config, resume: as for :func:`check`, which is to be called first, before anything that takes long.
-        main: whether this process writes the files; if not, nothing is done.
+        out, config, resume: as in :func:`check`, which should be called first, before any expensive work.
+        main: whether this process writes the files; if not, the function does nothing.
 
     Raises:
-        BlockingIOError, FileExistsError, FileNotFoundError, ValueError: as :func:`check`: since then another process
-            has begun a run in the folder, or has ended one.
+        BlockingIOError, FileExistsError, FileNotFoundError, ValueError: as in :func:`check`, if another process has
+            started or finished a run in the folder since then.
     """
     if not main:
         yield
@@ -96,11 +96,11 @@ def claim(out: Path, config: RunConfig, resume: bool, main: bool = True) -> Iter
 
 @contextmanager
 def claim_empty(out: Path) -> Iterator[None]:
-    """Make the folder, where it is missing, and keep all others from it until the block ends.
+    """Create the folder if it is missing and hold its lock until the block ends.
 
     Raises:
-        BlockingIOError, FileExistsError: as :func:`check_empty`, which is to be called first: since then another
-            process has begun to write to the folder, or has ended.
+        BlockingIOError, FileExistsError: as in :func:`check_empty`, which should be called first, if another process
+            has written to the folder since then.
     """
     out.mkdir(parents=True, exist_ok=True)
     with lock.held(out / LOCK, f"out: {out}"):
@@ -144,34 +144,34 @@ def _check_run(out: Path, config: RunConfig, resume: bool) -> None:
 
 
 def complete(train: Callable[..., object], config: RunConfig, out: Path, console: Console) -> None:
-    """Train unless the folder holds the finished run; resume an unfinished one.
+    """Train unless the folder holds a finished run; resume an unfinished one.
 
     Args:
         train: called as ``train(config, out, resume=..., console=...)``.
-        config: the settings, as config.json has them.
+        config: the settings.
         out: the folder.
-        console: where to report.
+        console: for output.
 
     Raises:
         ValueError: the run in the folder has other settings.
     """
     if (out / RESULTS).is_file():
-        _check_run(out, config, resume=True)  # nothing is written there any more
+        _check_run(out, config, resume=True)  # no lock is needed, as nothing is written
     else:
         train(config, out, resume=(out / CONFIG).is_file(), console=console)
 
 
 def load_best(out: str | Path, build: Callable[[Mapping[str, Any]], tuple[L, C]]) -> tuple[L, C]:
-    """The learner with the best validation so far, on the CPU and in evaluation mode, and the settings of its run.
+    """The learner with the best validation so far, on the CPU and in evaluation mode, and its run's settings.
 
     Args:
         out: the folder.
-        build: from the checkpoint's metadata to a new learner and the settings. Called twice: on the meta device, to
-            compare shapes before memory is allocated, and then for the result.
+        build: maps the checkpoint's metadata to a new learner and the settings. It is called first on the meta device,
+            to compare shapes before memory is allocated, and then for the result.
 
     Raises:
-        FileNotFoundError: there is no such run, or it has not reached its first validation.
-        ValueError: its checkpoint is damaged.
+        FileNotFoundError: the folder holds no run, or the run has not reached its first validation.
+        ValueError: the checkpoint is damaged.
     """
     path = Path(out) / BEST
     tensors, metadata = checkpoint.load(path)
@@ -188,20 +188,20 @@ def load_best(out: str | Path, build: Callable[[Mapping[str, Any]], tuple[L, C]]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without one that a killed process left incomplete; none if there is no file.
+    """The lines of metrics.jsonl, without a last line that a killed process left incomplete; none without the file.
 
     Raises:
         ValueError: a line is damaged; the message names it.
     """
     if not path.exists():
         return []
-    *lines, rest = path.read_bytes().split(b"\n")  # a line ends with its newline; the rest is of a killed process
+    *lines, rest = path.read_bytes().split(b"\n")  # text after the last newline is from a killed process
     found = [_line_of_metrics(text) for text in lines]
     for number, (line, text) in enumerate(zip(found, lines, strict=True), 1):
         if line is None:
             raise ValueError(
                 f"metrics: expected a JSON object with iteration and split in line {number} of {path}, got "
-                f"{text.decode(errors='replace')[:40]!r}; correct that line, or remove it to go on without it"
+                f"{text.decode(errors='replace')[:40]!r}; correct that line, or remove it to continue without it"
             )
     return [line for line in (*found, _line_of_metrics(rest)) if line is not None]
 

@@ -1,9 +1,9 @@
-"""Many runs at once: on this machine or on the workers of a cluster, the one loop behind all commands that need it.
+"""Concurrent execution of runs, on this machine or on the workers of a cluster.
 
-A run is the unit of everything: it has a fresh interpreter, its own number of threads and its own folder, so that its
-numbers are those that it would have alone, and what kills it kills no other. The processes are kept by threads of the
-standard library's pool on this machine (whose process pools, like loky's, give up all runs where one is killed), and by
-Dask's workers on a cluster; both give futures, which :func:`run` waits for.
+Every run has its own interpreter, number of threads and folder, so that its numbers do not depend on the other runs and
+a crash does not affect them. On this machine each process is supervised by a thread of a standard-library pool, since
+process pools (including loky's) abandon all runs if one process is killed. On a cluster Dask's workers supervise the
+processes. Both provide futures, for which :func:`run` waits.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from sparsedis.runs.config import different, whole
 from sparsedis.runs.process import Job, Outcome
 
 RETRIES = 2
-"""How often a run whose process has died is resumed."""
+"""How often a run is resumed after its process has died."""
 
-_REFRESH = 0.5  # seconds between looks at the runs
-_SEEN = 60.0  # seconds after which files of other machines are surely seen
+_REFRESH = 0.5  # interval between updates of the board, in seconds
+_SEEN = 60.0  # time within which files of other machines become visible, in seconds
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Workers:
     """Where the runs of a command are executed.
 
     Raises:
-        ValueError: ``jobs`` is below 1, ``scheduler`` not an address, or both are given.
+        ValueError: ``jobs`` is below 1, ``scheduler`` not an address, or both are set.
     """
 
     jobs: OptionalInt = None
-    """Runs at a time here, each a process with an equal part of the cores, or --threads; the default is one by one."""
+    """Concurrent runs on this machine, each a process with an equal share of the cores, or --threads; default: 1."""
     scheduler: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")] = None
-    """Dask scheduler, tcp://HOST:8786, whose workers, with the same file system, run on one thread or --threads."""
+    """Dask scheduler, tcp://HOST:8786; its workers must share the file system. Runs use one thread, or --threads."""
 
     def __post_init__(self) -> None:
         if self.jobs is not None:
@@ -66,14 +66,14 @@ class Workers:
 
     @property
     def threads(self) -> int | None:
-        """CPU threads of a run whose settings leave them open; None: PyTorch's default."""
+        """CPU threads of a run whose settings do not specify them; None: PyTorch's default."""
         if self.here:
             return None
         return 1 if self.jobs is None else max(_cores() // self.jobs, 1)
 
 
 HERE = Workers()
-"""One run after another, in this process."""
+"""Execution of one run after another in this process."""
 
 
 class _Engine(Protocol):
@@ -83,7 +83,7 @@ class _Engine(Protocol):
 
 
 class _Machine:
-    """So many processes of this machine at a time."""
+    """An engine with ``count`` concurrent processes on this machine."""
 
     def __init__(self, count: int) -> None:
         self._stop = threading.Event()
@@ -103,24 +103,24 @@ def run(
     console: Console,
     update: Callable[[list[Job]], None] = lambda finished: None,
 ) -> dict[str, str]:
-    """Finish runs that do not depend on each other. Those that are finished are left alone.
+    """Complete independent runs. Finished runs are skipped.
 
-    A run that fails does not keep the others from going on. One whose process dies is resumed up to :data:`RETRIES`
-    times; a cluster moves the runs of a worker that dies to others, up to its own limit.
+    A failing run does not stop the others. A run whose process dies is resumed up to :data:`RETRIES` times; a cluster
+    also moves the runs of a lost worker to other workers, up to its own limit.
 
     Args:
-        jobs: the runs, in folders of different names within one folder.
+        jobs: the runs, in subfolders of the same folder with different names.
         workers: where to execute them.
-        console: where to report.
-        update: called with the finished runs, in the order of ``jobs``, whenever there is another one.
+        console: for output.
+        update: called with the finished runs, in the order of ``jobs``, whenever another one has finished.
 
     Returns:
-        Of every run that has failed the reason, by name.
+        The reasons of failed runs, by name.
 
     Raises:
-        ValueError: two runs have the same name; a folder holds a run with other settings; and as :class:`Cluster`.
+        ValueError: two runs have the same name; a folder holds a run with other settings; and as in :class:`Cluster`.
         ImportError: Dask is not installed.
-        KeyboardInterrupt: after Ctrl-C; all runs have saved a checkpoint and ended.
+        KeyboardInterrupt: after Ctrl-C, when all runs have saved a checkpoint and ended.
     """
     different("runs", [job.name for job in jobs])
     jobs = [_with_threads(job, workers.threads) for job in jobs]
@@ -131,7 +131,7 @@ def run(
 
 
 def check(failures: Mapping[str, str]) -> None:
-    """ValueError if runs have failed: which, and why."""
+    """ValueError if there are failures, listing runs and reasons."""
     if failures:
         by_reason: dict[str, list[str]] = {}
         for name, reason in failures.items():
@@ -148,7 +148,7 @@ def _in_turn(jobs: Sequence[Job], console: Console, update: Callable[[list[Job]]
     for job in jobs:
         try:
             job.complete(console)
-        except BrokenPipeError:  # the reader of the console is gone, which is not the run's failure
+        except BrokenPipeError:  # the reader closed the pipe; the run has not failed
             raise
         except ImportError as error:
             failures[job.name] = explained(error)
@@ -158,7 +158,7 @@ def _in_turn(jobs: Sequence[Job], console: Console, update: Callable[[list[Job]]
             finished.append(job)
             update(finished)
         finally:
-            torch.set_num_threads(threads)  # the next run's may be left open
+            torch.set_num_threads(threads)  # the next run may not set its own
     return failures
 
 
@@ -201,7 +201,7 @@ def _at_once(
 
 @contextmanager
 def _interruptible(console: Console) -> Iterator[None]:
-    """After Ctrl-C, say why the command has not ended yet."""
+    """After Ctrl-C, print why the command does not end immediately."""
     try:
         yield
     except KeyboardInterrupt:
@@ -223,19 +223,19 @@ def _outcome(future: Future[Outcome]) -> Outcome:
         return future.result()
     except CancelledError:
         return Outcome("failed", "cancelled: the scheduler is gone")
-    except Exception as error:  # of the keeper or of the cluster, which has nobody else to tell
+    except Exception as error:  # an error of the supervising thread or of the cluster
         return Outcome("failed", f"{type(error).__name__}: {str(error).partition('. ')[0]}")
 
 
 def _wait_for_results(job: Job) -> None:
-    """Until they are seen here too: a network file system may go on for a while saying that a file is not there."""
+    """Wait until results.json is visible here: network file systems may report a new file as missing for a while."""
     end = time.monotonic() + _SEEN
     while folder.RESULTS not in os.listdir(job.out) and time.monotonic() < end:
         time.sleep(_REFRESH)
 
 
 def _with_threads(job: Job, threads: int | None) -> Job:
-    """The run with a number of threads, where its settings leave it open; one that has begun goes on with its own."""
+    """The run with a number of threads if its settings leave it open; a run that has started keeps its own number."""
     config: Any = job.config
     if config.threads is not None:
         return job
@@ -245,10 +245,10 @@ def _with_threads(job: Job, threads: int | None) -> Job:
             threads = json.loads(path.read_bytes())["threads"]
             return replace(job, config=replace(config, threads=threads))
         except (ValueError, TypeError, KeyError, RecursionError):
-            return job  # what is wrong with the file is for folder.check to say
+            return job  # folder.check reports the damaged file
     return replace(job, config=replace(config, threads=threads))
 
 
 def _cores() -> int:
-    """The processors that this process may use."""
+    """Number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

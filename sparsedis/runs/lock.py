@@ -1,8 +1,8 @@
-"""A lock that one process holds on what it writes, until it ends.
+"""A lock file that a process holds while it writes to a folder.
 
-The operating system takes the lock from a process that ends in any way, SIGKILL included: none is ever left behind by a
-process that is gone. Beside the lock file another one says who holds it, because looking at a lock can empty its file.
-Both are removed with the lock.
+The operating system releases the lock when the process ends in any way, including SIGKILL, so that no lock is ever
+stale. A second file names the holder, because testing a lock can truncate the lock file. Both files are removed when
+the lock is released.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Any
 
 from sparsedis.extras import need
 
-# Seconds to wait: others may hold a lock for a moment, to see whether it is free.
+# Timeout in seconds: another process may hold the lock briefly while testing it.
 _PATIENCE = 1.0
 _NOT_SUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager
 def held(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock of the file ``path`` until the block ends. Threads of one process exclude each other too.
+    """Hold the lock ``path`` until the block ends. Threads of the same process also exclude each other.
 
     Args:
         path: of the lock file, in an existing folder.
-        what: is locked, for the messages.
+        what: name of the locked object, for the messages.
 
     Raises:
-        BlockingIOError: it is held already; the message names the process and the host.
+        BlockingIOError: the lock is held; the message names the process and the host.
 
     Warns:
-        RuntimeWarning: the file system has no locks, and nothing is locked.
+        RuntimeWarning: the file system does not support locks; the block runs unlocked.
     """
     holder = path.with_name(f"{path.name}-holder")
     try:
@@ -45,7 +45,7 @@ def held(path: Path, what: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in _NOT_SUPPORTED:
             raise
         warnings.warn(
-            f"sparsedis: {what} is on a file system without locks: make sure yourself that no other process writes to "
+            f"sparsedis: {what} is on a file system without locks: make sure that no other process writes to "
             "it at the same time",
             RuntimeWarning,
             stacklevel=4,
@@ -59,20 +59,20 @@ def held(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         holder.unlink(missing_ok=True)
-        with suppress(PermissionError):  # of Windows, which removes no file that is open
+        with suppress(PermissionError):  # Windows cannot remove open files
             path.unlink(missing_ok=True)
         lock.release()
 
 
 def check(path: Path, what: str) -> None:
-    """BlockingIOError if the lock of the file ``path`` is held, as :func:`held` raises it."""
+    """BlockingIOError, as in :func:`held`, if the lock ``path`` is held."""
     if path.exists():
         with held(path, what):
             pass
 
 
 def _acquire(path: Path) -> Any:
-    """A lock that is held, or None where another process holds it."""
+    """An acquired lock; None if another process holds it."""
     filelock = need("filelock")
     while True:
         path.touch()
@@ -82,7 +82,7 @@ def _acquire(path: Path) -> Any:
             lock.acquire(timeout=_PATIENCE)
         except filelock.Timeout:
             return None
-        # Between the two a holder may have removed its file, and another process made a new one, which it locks.
+        # In between, a holder may have removed its file and another process may have created and locked a new one.
         if before is not None and before == _inode(path):
             return lock
         lock.release()
@@ -96,7 +96,7 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 
 def _described(holder: Path) -> str:
-    """The process that holds a lock, as far as its file says."""
+    """Description of the process that holds a lock, from the holder file."""
     try:
         values = json.loads(holder.read_text(encoding="utf-8"))
         return f"process {int(values['pid'])} on host {values['host']}"

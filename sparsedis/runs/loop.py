@@ -1,8 +1,8 @@
-"""The outer loop of a run in its folder (:mod:`sparsedis.runs.folder`): steps, validations, checkpoints, Ctrl-C.
+"""The outer loop of a run in its folder (:mod:`sparsedis.runs.folder`): steps, validations, checkpoints, interruption.
 
-A run that was interrupted, or killed, ends with the same files as one that was not. The batch and the learning rate of
-a step are functions of its number, so the state of a run is its learner, its optimiser, the random state and the
-progress.
+An interrupted or killed run that is resumed ends with the same files as an uninterrupted one. The batch and the
+learning rate of a step are functions of its number, so that the state of a run consists of the learner, the optimiser,
+the random state and the progress.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from sparsedis.runs import checkpoint, environment, files, folder, output, table
 from sparsedis.runs.config import RunConfig
 
 _OPTIMIZER, _RANDOM = "optimizer.", "random.torch"
-_TIMED = 10  # steps after which a run says about how long it will take
+_TIMED = 10  # number of steps after which a run prints an estimate of its duration
 _ALL_OFF = (
-    "no task uses any feature, so that the encoder learns nothing from them. If that lasts, start again with a smaller "
-    "lambda1 or, where the features themselves are zero, a lower learning_rate"
+    "no task uses any feature, so the encoder learns nothing. If this persists, start again with a smaller lambda1 or, "
+    "if the features themselves are zero, a lower learning_rate"
 )
 
 
 @dataclass
 class Progress:
-    """The steps done, and the step of the best validation so far; subclasses add what else a checkpoint has to hold."""
+    """Number of steps done, and step of the best validation; subclasses add other state that checkpoints must hold."""
 
     iteration: int = 0
     best_iteration: int = 0
@@ -50,12 +50,12 @@ class Loop(ABC):
     """The outer loop of a run.
 
     Args:
-        out: the folder of the run, which :func:`folder.claim` has made.
+        out: folder of the run, created by :func:`folder.claim`.
         config: the settings.
-        learner: the module that is trained.
-        optimizer: of its parameters.
-        progress: that of a new run.
-        console: where to report, in any encoding.
+        learner: the module to train.
+        optimizer: of the learner's parameters.
+        progress: initial progress of a new run.
+        console: for output, in any encoding.
         resume: continue from the last checkpoint in the folder.
         main: whether this process writes the files.
 
@@ -93,47 +93,47 @@ class Loop(ABC):
 
     @abstractmethod
     def advance(self) -> dict[str, float | None]:
-        """One step of the optimiser; returns the measurements to log."""
+        """Take one step of the optimiser; return the measurements to log."""
 
     @abstractmethod
     def validate(self, measured: dict[str, float | None], rate: float) -> None:
-        """Measure the learner, log and report it, and :meth:`keep` it if it is the one to test so far.
+        """Validate the learner, log and print the result, and :meth:`keep` the learner if it is the best so far.
 
         Args:
-            measured: what the last step returned.
+            measured: the result of the last :meth:`advance`.
             rate: steps per second.
         """
 
     @property
     def validates(self) -> bool:
-        """Whether every validation leaves a line in metrics.jsonl."""
+        """Whether every validation writes a line to metrics.jsonl."""
         return True
 
     def state(self) -> dict[str, Any]:
-        """What else the next step depends on, for JSON: besides learner, optimiser, random state and progress."""
+        """Further state that the next step depends on, as JSON: besides learner, optimiser, random state, progress."""
         return {}
 
-    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027, nothing for most
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027, optional
         """The inverse of :meth:`state`."""
 
     def stopping(self, interrupted: bool) -> bool:
-        """True to stop after this step; ``interrupted``: this process has received SIGINT."""
+        """Whether to stop after this step; ``interrupted``: this process has received SIGINT."""
         return interrupted
 
     def finished(self) -> bool:
-        """True when no step is left."""
+        """Whether all steps are done."""
         return self.progress.iteration >= self.config.iterations
 
     def run(self, title: str) -> None:
         """Run the remaining steps, with validations and checkpoints.
 
         Args:
-            title: what to print first.
+            title: printed first.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, when the step is complete and the checkpoint saved.
-            ValueError: the run diverged: loss, features or parameters are no longer finite. The last checkpoint is of
-                before that.
+            KeyboardInterrupt: after Ctrl-C, once the step is complete and the checkpoint is saved.
+            ValueError: the run diverged: loss, features or parameters are not finite. The last checkpoint precedes the
+                divergence.
         """
         first, start = self.progress.iteration, time.monotonic()
         self.say(title)
@@ -163,12 +163,12 @@ class Loop(ABC):
                     raise KeyboardInterrupt
 
     def check_finite(self, loss: float) -> None:
-        """NotFiniteError if the loss of the step in progress is infinite or NaN."""
+        """NotFiniteError if the loss of the current step is infinite or NaN."""
         if not math.isfinite(loss):
             raise NotFiniteError(f"the loss is {loss}")
 
     def keep(self, metadata: Mapping[str, Any]) -> None:
-        """Save the learner as the best so far, with a JSON object that describes it."""
+        """Save the learner as the best so far, with a JSON object as metadata."""
         self.progress.best_iteration = self.progress.iteration
         if self.main:
             state = checkpoint.add_prefix(folder.LEARNER, self.learner.state_dict())
@@ -182,23 +182,23 @@ class Loop(ABC):
         with (self.out / folder.METRICS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
-            os.fsync(file.fileno())  # a checkpoint must not be ahead of its metrics
+            os.fsync(file.fileno())  # metrics must be on disk before the checkpoint
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
         return folder.read_metrics(self.out / folder.METRICS)
 
     def say(self, text: str) -> None:
-        """Print lines on the console."""
+        """Print lines to the console."""
         tables.say(self.console, text)
 
     def report(self, text: str, rate: float) -> None:
-        """Print a line on the last validation: the step, ``text``, the speed and an estimate of the time left."""
+        """Print a line for the last validation: step, ``text``, speed and estimated remaining time."""
         done, total = self.progress.iteration, self.config.iterations
         self.say(f"iteration {done}/{total}: {text}; {rate:.1f} steps/s, {(total - done) / rate:.0f} s left")
 
     def _left(self, first: int, start: float) -> float:
-        """Seconds for the steps that are left, at the speed of those since ``first``, which began at ``start``."""
+        """Remaining time in seconds, from the speed of the steps since ``first``, which began at ``start``."""
         done = self.progress.iteration
         return (self.config.iterations - done) * (time.monotonic() - start) / (done - first)
 
@@ -207,7 +207,7 @@ class Loop(ABC):
 
     @contextmanager
     def _step(self, iteration: int) -> Iterator[None]:
-        """Say of what is not finite in a step, wherever that is noticed first, that the run diverged."""
+        """Convert NotFiniteError, wherever it is raised in a step, to an error that the run diverged."""
         try:
             yield
         except NotFiniteError as error:
@@ -217,14 +217,14 @@ class Loop(ABC):
             ) from error
 
     def _check_parameters(self) -> None:
-        """ValueError if a parameter is no longer finite: it would be validated, and replace a good checkpoint."""
+        """ValueError if a parameter is not finite, before it is validated and replaces a good checkpoint."""
         with self._step(self.progress.iteration):
             for name, value in self.learner.named_parameters():
                 if not bool(torch.isfinite(value).all()):
                     raise NotFiniteError(f"{name} has NaN or infinite values")
 
     def _tell_all_off(self, measured: Mapping[str, float | None]) -> None:
-        """Say, once, if all features are off in the last step: nothing else would show why nothing is learned."""
+        """Print once that all features are inactive in the last step, which explains a lack of progress."""
         if measured.get("features_used") == 0 and not self._told_all_off:
             self._told_all_off = True
             self.say(f"iteration {self.progress.iteration}: {_ALL_OFF}")
@@ -243,7 +243,7 @@ class Loop(ABC):
 
     def _restore(self) -> None:
         path = self.out / folder.LAST
-        if path.exists():  # else the run ended before its first checkpoint
+        if path.exists():  # otherwise the run ended before its first checkpoint
             tensors, metadata = checkpoint.load(path)
             try:
                 for field in fields(self.progress):
@@ -260,7 +260,7 @@ class Loop(ABC):
             checkpoint.fill_optimizer(self.optimizer, checkpoint.select_prefix(_OPTIMIZER, tensors), path)
         if not self.main:
             return
-        # Lines of steps after the checkpoint are dropped: these steps are run again.
+        # Drop the lines of steps after the checkpoint, which are run again.
         done = self.progress.iteration
         kept = [line for line in self.metrics() if line["iteration"] <= done]
         written = {"train": self.config.log_every} | (
@@ -273,7 +273,7 @@ class Loop(ABC):
 
 
 class _Speed(ProgressColumn):
-    """Steps per second; nothing before the first step, when there is no speed."""
+    """Steps per second; empty before the first step."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:.1f} steps/s")
@@ -281,7 +281,7 @@ class _Speed(ProgressColumn):
 
 def _bar(console: Console) -> Bar:
     columns: list[ProgressColumn] = [MofNCompleteColumn(), TimeRemainingColumn()]
-    if console.width >= tables.LEAST:  # with less room these numbers would be cut
+    if console.width >= tables.LEAST:  # a narrower console would truncate these columns
         columns = [TextColumn("{task.description}"), BarColumn(), columns[0], _Speed(), columns[1]]
     return Bar(
         *columns,
@@ -293,10 +293,10 @@ def _bar(console: Console) -> Bar:
 
 @contextmanager
 def _sigint_flag() -> Iterator[Callable[[], bool]]:
-    """A function that returns whether SIGINT was received: the first one sets a flag, the second one interrupts."""
+    """A function that returns whether SIGINT was received. The first SIGINT sets a flag, the second one interrupts."""
     flag = threading.Event()
     before = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
+    main = threading.current_thread() is threading.main_thread()  # the only thread that may set handlers
     if not main or before in (signal.SIG_IGN, None):
         yield flag.is_set
         return

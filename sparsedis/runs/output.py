@@ -1,4 +1,4 @@
-"""Text output that goes on in any encoding: a run does not end because its output cannot show a character."""
+"""Text output in any encoding: unsupported characters are replaced and never end a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SPELT = {"±": b"+/-", "²": b"^2", "…": b"..."}
 
 
 def tolerate(stream: Any) -> None:
-    """Have a text stream spell what its encoding lacks, "+/-" or "\\xe9", where it would raise.
+    """Make a text stream replace characters that its encoding lacks, by "+/-" or "\\xe9", rather than raise.
 
-    Bytes of file names that are no text come out as they are. Streams that never raise, and what is no stream of the
-    operating system, are left alone.
+    Undecodable bytes of file names are written unchanged. Streams that never raise, and objects that are not streams of
+    the operating system, are not modified.
     """
     if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
         stream.reconfigure(errors=_HANDLER)
@@ -27,7 +27,7 @@ def _spell(error: UnicodeError) -> tuple[bytes, int]:
 
 
 def _spelt(character: str) -> bytes:
-    if "\udc80" <= character <= "\udcff":  # a byte of a file name, as Python holds it
+    if "\udc80" <= character <= "\udcff":  # an undecodable byte of a file name, as a surrogate
         return bytes([ord(character) - 0xDC00])
     return _SPELT.get(character) or character.encode("ascii", "backslashreplace")
 

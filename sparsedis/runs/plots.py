@@ -1,4 +1,4 @@
-"""What the figures of all runs share. A figure is drawn without a display, and returned as a PNG image."""
+"""Shared code of the figures, which are drawn without a display and returned as PNG images."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def png(figure: Any) -> bytes:
 
 
 def curve(panel: Any, lines: Sequence[Mapping[str, Any]], split: str, key: str, label: str | None = None) -> None:
-    """Draw one value of metrics.jsonl by iteration.
+    """Plot one value of metrics.jsonl against the iteration.
 
     Args:
         panel: matplotlib axes.
         lines: of metrics.jsonl.
         split: "train" or "validation", which decides the style.
         key: of the value; lines without it leave a gap.
-        label: in the legend; default: the split.
+        label: for the legend; default: the split.
     """
     chosen = [line for line in lines if line["split"] == split]
     values = [line.get(key) for line in chosen]
@@ -41,7 +41,7 @@ def curve(panel: Any, lines: Sequence[Mapping[str, Any]], split: str, key: str, 
 
 
 def overlay(lines: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str) -> bytes:
-    """A PNG image: one value of the validations by iteration, a curve for every run.
+    """A PNG image of one validation value against the iteration, with one curve per run.
 
     Args:
         lines: of metrics.jsonl, by the name of the run.

@@ -1,11 +1,11 @@
-"""A run in a process of its own: a fresh interpreter, ``python -m sparsedis.runs.process JOB``.
+"""A run in its own process: a new interpreter, ``python -m sparsedis.runs.process JOB``.
 
-To the files of every run (:mod:`sparsedis.runs.folder`) this adds log.txt: what the run prints, after a line on its
-process, for every process that has worked on it.
+In addition to the files of every run (:mod:`sparsedis.runs.folder`) it writes log.txt, which contains the output of
+every process that worked on the run, each after a line that identifies the process.
 
-The process that starts a run keeps it: a byte on the run's standard input asks it to stop, as Ctrl-C does, and the end
-of the input, which comes when the keeper dies in whatever way, ends it at once. So a run never goes on while somebody
-else resumes it.
+The parent supervises the run through the run's standard input. A byte requests a stop, like Ctrl-C. The end of input,
+which also occurs if the parent dies, ends the run immediately. A run therefore never continues while another process
+resumes it.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from sparsedis.runs.config import RunConfig
 LOG = "log.txt"
 
 GRACE = 10.0
-"""Seconds that a run has, when it is asked to stop, to finish its step and to save a checkpoint."""
+"""Seconds that a run has to finish its step and save a checkpoint after a request to stop."""
 
-_POLL = 0.2  # seconds between looks at a run
-_LONGEST = 1000  # letters of a reason
+_POLL = 0.2  # polling interval in seconds
+_LONGEST = 1000  # maximum length of a reason in characters
 _WIDTH = 120  # columns of a log
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is to be finished.
+    """A run to complete.
 
     Attributes:
-        train: as :func:`sparsedis.runs.folder.complete` calls it; a function that other processes can import.
+        train: called as in :func:`sparsedis.runs.folder.complete`; must be importable by other processes.
         config: the settings, as config.json has them.
         out: the folder.
     """
@@ -60,7 +60,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the run among others: that of its folder."""
+        """The name of the run's folder."""
         return self.out.name
 
     def finished(self) -> bool:
@@ -68,11 +68,11 @@ class Job:
         return (self.out / folder.RESULTS).is_file()
 
     def complete(self, console: Console) -> None:
-        """Train unless the run is finished; resume it if it has begun. Raises what ``train`` does."""
+        """Train unless the run is finished; resume it if it has started. Raises the errors of ``train``."""
         folder.complete(self.train, self.config, self.out, console)
 
     def dumps(self) -> str:
-        """As text, which names function and settings by their modules."""
+        """The job as text, with function and settings named by module."""
         words = {"train": _name(self.train), "settings": _name(type(self.config)), "out": str(self.out.absolute())}
         return json.dumps({**words, "config": self.config.as_json()})
 
@@ -85,12 +85,12 @@ class Job:
 
 
 class Outcome(NamedTuple):
-    """How a process of a run has ended.
+    """How the process of a run ended.
 
     Attributes:
-        state: done; failed, for a reason that another try would not change; died, of a signal or otherwise without a
-            word; stopped, as it was asked to.
-        reason: why, on one line; empty if it is done or stopped.
+        state: done; failed, for a reason that another attempt would not change; died, by a signal or without giving a
+            reason; stopped, on request.
+        reason: one line; empty if done or stopped.
     """
 
     state: Literal["done", "failed", "died", "stopped"]
@@ -98,15 +98,15 @@ class Outcome(NamedTuple):
 
 
 def run(job: Job, wanted: Callable[[], bool]) -> Outcome:
-    """Finish a run in a process of its own, and wait for it.
+    """Execute a run in its own process and wait for it.
 
     Args:
         job: the run.
-        wanted: asked several times a second; once it says no, the run is stopped: within :data:`GRACE` seconds it
-            finishes its step and saves a checkpoint, else it is killed, and has the checkpoint before.
+        wanted: called several times per second. Once it returns False the run is stopped: it has :data:`GRACE` seconds
+            to finish its step and save a checkpoint before it is killed.
 
     Raises:
-        OSError: the folder or the process cannot be made.
+        OSError: the folder or the process cannot be created.
     """
     job.out.mkdir(parents=True, exist_ok=True)
     with (job.out / LOG).open("ab") as log:
@@ -116,7 +116,7 @@ def run(job: Job, wanted: Callable[[], bool]) -> Outcome:
             stdout=subprocess.PIPE,
             stderr=log,
             env=_environment(),
-            start_new_session=True,  # Ctrl-C on the terminal reaches the keeper alone, which passes it on
+            start_new_session=True,  # Ctrl-C on the terminal reaches only the parent, which forwards it
         )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -146,13 +146,13 @@ def _outcome(reply: bytes, code: int, log: Path) -> Outcome:
 
 
 def main() -> None:
-    """The process of a run, which the command line describes.
+    """Entry point of a run's process; the job is the command-line argument.
 
-    Standard output gets one JSON string at the end: the reason why the run has failed, empty if it has not.
+    It writes one JSON string to standard output at the end: the reason of a failure, empty after success.
     """
     reply = os.dup(1)
-    os.dup2(2, 1)  # what is printed goes to the log
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with SIGINT ignored
+    os.dup2(2, 1)  # output is redirected to the log
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored
     threading.Thread(target=_obey, daemon=True).start()
     code = 0
     try:
@@ -161,17 +161,17 @@ def main() -> None:
         code = 130
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # Python would take torch's modules apart first, which takes longer than to save a checkpoint
+    os._exit(code)  # skips the teardown of torch's modules, which takes longer than saving a checkpoint
 
 
 def attempt(job: str) -> str:
-    """Finish a run in this process.
+    """Execute a run in this process.
 
     Args:
         job: as :meth:`Job.dumps` writes it.
 
     Returns:
-        Why it has failed, on one line; empty if it has not.
+        The reason of a failure, on one line; empty after success.
     """
     versions = f"sparsedis {__version__}, torch {torch.__version__}"
     when = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -183,7 +183,7 @@ def attempt(job: str) -> str:
         reason = explained(error)
     except (ValueError, OSError) as error:
         reason = str(error)
-    except Exception as error:  # a mistake of the code: the others go on, and the log has what is needed to mend it
+    except Exception as error:  # a bug: the other runs continue, and the log holds the traceback
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
     reason = " ".join(reason.split())[:_LONGEST] or "no reason given"
@@ -192,14 +192,14 @@ def attempt(job: str) -> str:
 
 
 def _obey() -> None:
-    """Do what the keeper says."""
+    """Execute the parent's requests: SIGINT for every byte, exit at the end of input."""
     while os.read(0, 1):
         signal.raise_signal(signal.SIGINT)
     os._exit(1)
 
 
 def _environment() -> dict[str, str]:
-    """That of this process, with its import path, whichever way that came about."""
+    """This process's environment, with its current import path."""
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 

@@ -1,9 +1,9 @@
-"""report.html: a run on one page, for a reader who has never seen the project.
+"""report.html: a run on one page, for readers who do not know the project.
 
-A report is one file. Its images are in it, it asks the network for nothing, and it has no script. What comes from data
-(names of classes, paths, settings) is escaped by the template; the page's policy would not let it run either.
+A report is a single file with embedded images, no network access and no scripts. Text from data (class names, paths,
+settings) is escaped by the template, and the page's content security policy would not execute it either.
 
-``metalearn.report`` and ``disentangle.report`` say what is in the reports of their runs, by the parts defined here.
+``metalearn.report`` and ``disentangle.report`` compose their reports from the parts defined here.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ REPORT = "report.html"
 T = TypeVar("T")
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
-_LARGE = 200_000  # bytes of a PNG image from which on it is reduced to 256 colours
-_SIDE = 84  # pixels of the larger side of a tile
+_LARGE = 200_000  # size in bytes above which a PNG image is reduced to 256 colours
+_SIDE = 84  # larger side of a tile in pixels
 
 _CERTIFICATES = (
-    "What a task fits is the solution of a convex problem. The solver bounds from above how far its answer is from the "
-    "best possible one, relative to the objective: the gap. Certified is an answer whose gap is within the tolerance "
-    "asked for."
+    "Each task solves a convex problem. The solver computes an upper bound on how far its solution is from the "
+    "optimum, relative to the objective: the relative duality gap. A solution is certified if this gap is within the "
+    "requested tolerance."
 )
 
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph; ``code`` is a line to copy below it."""
+    """A paragraph; ``code`` is a line to copy, shown below it."""
 
     text: str
     code: str = ""
@@ -55,7 +55,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: a PNG image, and what it shows, for those who do not see it."""
+    """A figure: a PNG image and its text alternative."""
 
     image: bytes
     about: str
@@ -63,7 +63,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Tile:
-    """A small image, or a text in its place, with a caption; ``right`` marks a prediction as right or wrong."""
+    """A small image, or text in its place, with a caption; ``right`` marks a prediction as correct or wrong."""
 
     image: bytes | None
     caption: str = ""
@@ -72,12 +72,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles in rows: a name, and the tiles of every column.
+    """Rows of tiles, each with a name.
 
     Attributes:
-        title, about: above them.
-        headings: of the columns of tiles.
-        rows: a name and the tiles, column by column.
+        title, about: shown above the tiles.
+        headings: of the columns.
+        rows: a name and the tiles of each column.
     """
 
     title: str
@@ -88,13 +88,13 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Stripes:
-    """Rows of values from 0 to 1, drawn as stripes from dark to bright.
+    """Rows of values from 0 to 1, drawn as stripes from dark to light.
 
     Attributes:
         names: of the rows.
         values: (rows, columns).
-        numbers: a text per row, at its end.
-        axis: what the columns are.
+        numbers: one text per row, shown at its end.
+        axis: label of the columns.
     """
 
     names: Sequence[str]
@@ -105,7 +105,7 @@ class Stripes:
 
 @dataclass(frozen=True)
 class Links:
-    """Other files of the folder: what is shown, and the path relative to the report."""
+    """Links to other files of the folder: text, and path relative to the report."""
 
     items: Sequence[tuple[str, str]]
 
@@ -115,7 +115,7 @@ Block = Note | Picture | Tiles | Stripes | Links | Grid
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: a sentence that says what it shows, and what it shows."""
+    """A section of a report: title, a sentence about its content, and the content."""
 
     title: str
     about: str
@@ -124,13 +124,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What is on the page.
+    """The content of a report.
 
     Attributes:
         title: of the page.
-        summary: sentences for a reader who has never seen the project.
-        facts: the few numbers to see first, each with what it is.
-        sections: in the order of the page.
+        summary: introductory sentences for readers who do not know the project.
+        facts: key numbers, each with a description.
+        sections: in order.
     """
 
     title: str
@@ -140,23 +140,23 @@ class Report:
 
 
 def section(title: str, about: str, make: Callable[[], Sequence[Block]]) -> Section:
-    """A section; in place of what cannot be made from what the folder holds, the reason."""
+    """A section; if its content cannot be computed from the folder, it states the reason instead."""
     try:
         return Section(title, about, make())
-    except Exception as error:  # a report of less is better than none
+    except Exception as error:  # an incomplete report is better than none
         reason = str(error) if isinstance(error, ValueError | OSError | ImportError) else repr(error)
         return Section(title, about, [Note(f"Not available: {' '.join(reason.split())}")])
 
 
 def write(out: Path, report: Report) -> Path:
-    """Write the report of a folder; returns its path."""
+    """Write the report to a folder; returns its path."""
     path = out / REPORT
     files.write(path, render(report).encode())
     return path
 
 
 def render(report: Report) -> str:
-    """The page."""
+    """The report as an HTML page."""
     jinja = need("jinja2", "report")
     page = jinja.Environment(
         autoescape=True, undefined=jinja.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -174,11 +174,10 @@ def render(report: Report) -> str:
 
 @contextmanager
 def written(out: Path, make: Callable[[], Path], console: Console) -> Iterator[None]:
-    """Make the report of a folder when the block has ended or was interrupted, and print where it is.
+    """Write the report of a folder when the block has ended or was interrupted, and print its path.
 
-    An interruption while it is made makes it again: a run that is finished is not gone on with, so nobody else would.
-
-    A report that cannot be made is a line on the console, and costs nothing else.
+    If writing the report is interrupted, it is repeated, since a finished run would not be resumed to write it. Failing
+    to write it only prints a line.
     """
     try:
         yield
@@ -189,7 +188,7 @@ def written(out: Path, make: Callable[[], Path], console: Console) -> Iterator[N
 
 
 def _attempt(out: Path, make: Callable[[], Path], console: Console) -> None:
-    if not out.is_dir():  # no run could begin there
+    if not out.is_dir():  # no run started there
         return
     try:
         tables.say(console, f"report: {make()}", whole=True)
@@ -202,7 +201,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is damaged.
     """
     if not path.is_file():
@@ -217,15 +216,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def recorded(kind: Callable[..., T], values: Mapping[str, Any], **missing: Any) -> T:
-    """Results of this version or an earlier one.
+    """Results written by this or an earlier version.
 
     Args:
-        kind: the dataclass of the results.
-        values: its fields, as a file has them.
-        missing: the values of fields that earlier versions did not write.
+        kind: dataclass of the results.
+        values: its fields, as read from a file.
+        missing: values of fields that earlier versions did not write.
 
     Raises:
-        ValueError: the fields are others.
+        ValueError: the fields do not match.
     """
     try:
         return kind(**{**missing, **values})
@@ -234,12 +233,12 @@ def recorded(kind: Callable[..., T], values: Mapping[str, Any], **missing: Any) 
 
 
 def runs_in(out: Path) -> list[Path]:
-    """The folders of runs in a folder, by name."""
+    """The folders of runs in a folder, sorted by name."""
     return sorted(path for path in out.iterdir() if (path / folder.CONFIG).is_file())
 
 
 def tile(image: Tensor, caption: str = "", right: bool | None = None) -> Tile:
-    """A tile of an image: uint8 (1, H, W) or (3, H, W). Anything else has no picture."""
+    """A tile of an image, uint8 (1, H, W) or (3, H, W); other tensors give a tile without image."""
     if image.dim() != 3 or len(image) not in (1, 3):
         return Tile(None, caption, right)
     from PIL import Image
@@ -258,12 +257,12 @@ def tile(image: Tensor, caption: str = "", right: bool | None = None) -> Tile:
 def certificates(
     tests: Sequence[tuple[str, float | None, float | None]], lines: Sequence[Mapping[str, Any]] = ()
 ) -> Section:
-    """The section of the solves' certificates.
+    """The section on the certificates of the solves.
 
     Args:
-        tests: of every kind of task its name, the fraction of its solves that are certified, and the largest gap; None
-            for a head without certificates, and for what earlier versions did not record.
-        lines: of metrics.jsonl, whose lowest fractions are shown too.
+        tests: for every kind of task its name, the certified fraction of its solves, and the largest gap; None for a
+            head without certificates and for values that earlier versions did not record.
+        lines: of metrics.jsonl, whose smallest certified fractions are also shown.
     """
 
     def make() -> Sequence[Block]:
@@ -289,21 +288,21 @@ def certificates(
 
 
 def unfinished(out: Path, command: str) -> Note:
-    """What stands in place of the results of a run that has none yet; ``command``, if any, is what started it."""
+    """Placeholder for the results of an unfinished run; ``command``, if not empty, is the command that started it."""
     again = f"{command} --out {shlex.quote(str(out))} --resume" if command else ""
     return Note(
-        "There are no tests yet: they come at the end. The option --resume goes on from the last checkpoint.", again
+        "There are no results yet: tests run at the end. The option --resume continues from the last checkpoint.", again
     )
 
 
 def unfinished_runs(runs: Sequence[Path]) -> Note:
-    """What stands in place of the results of several runs that have none in common yet."""
+    """Placeholder for the joint results of several unfinished runs."""
     finished = sum((run / folder.RESULTS).is_file() for run in runs)
-    return Note(f"{finished} of the runs are finished, {len(runs)} were started. The same command goes on with them.")
+    return Note(f"{finished} of the runs are finished, {len(runs)} were started. The same command continues them.")
 
 
 def shared_settings(runs: Sequence[Path]) -> dict[str, Any]:
-    """The settings that the runs in some folders have in common.
+    """The settings that all runs in the given folders share.
 
     Raises:
         ValueError: there are no runs, or the settings of one are damaged.
@@ -315,7 +314,7 @@ def shared_settings(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def course(out: Path, draw: Callable[[Sequence[Mapping[str, Any]]], bytes], about: str) -> Section:
-    """The section of a run's curves; ``draw`` makes them from the lines of metrics.jsonl."""
+    """The section of a run's curves; ``draw`` plots them from the lines of metrics.jsonl."""
 
     def make() -> Sequence[Block]:
         if (out / folder.CURVES).is_file():
@@ -327,7 +326,7 @@ def course(out: Path, draw: Callable[[Sequence[Mapping[str, Any]]], bytes], abou
 
 
 def courses(runs: Sequence[Path], key: str, label: str, about: str) -> Section:
-    """The section of one curve per run: a value of the validations by iteration."""
+    """The section with one curve per run: a validation value against the iteration."""
 
     def make() -> Sequence[Block]:
         lines = {run.name: folder.read_metrics(run / folder.METRICS) for run in runs}
@@ -337,25 +336,25 @@ def courses(runs: Sequence[Path], key: str, label: str, about: str) -> Section:
 
 
 def time_taken(out: Path) -> list[tuple[str, str]]:
-    """The time that a run has taken, as a fact; none where it is not recorded."""
+    """The time that a run has taken, as a fact; empty if it was not recorded."""
     seconds = environment.seconds(out)
     return [("time", tables.duration(seconds))] if seconds else []
 
 
 def settings(values: Mapping[str, Any], program: str, command: str = "") -> Section:
-    """The section of the settings: ``program`` takes them as options, and ``command`` repeats what was run."""
+    """The section of the settings, which are options of ``program``; ``command`` repeats the run."""
     rows = [(name, _shown(value)) for name, value in values.items()]
     blocks: list[Block] = [Note("To repeat this:", command)] if command else []
     return Section(
         "Settings",
-        "Everything that determines the numbers: equal settings on the same machine give equal results. What each of "
-        f"them is, {program} --help says.",
+        "These settings determine the numbers: equal settings on the same machine give equal results. "
+        f"{program} --help describes them.",
         [*blocks, Grid(("setting", "value"), rows, align="ll")],
     )
 
 
 def links(runs: Sequence[Path]) -> Section:
-    """The section of the runs in the folder, each with its own report if it has one."""
+    """The section that lists the runs in the folder, with links to their reports."""
     items = [(run.name, f"{run.name}/{REPORT}") for run in runs if (run / REPORT).is_file()]
     others = [run.name for run in runs if not (run / REPORT).is_file()]
     blocks: list[Block] = [Links(items)] if items else []
@@ -367,7 +366,7 @@ def links(runs: Sequence[Path]) -> Section:
 
 
 def circumstances(runs: Sequence[Path]) -> Section:
-    """The section of environment and time of one run, or of the runs of a comparison."""
+    """The section on the environment and time of one run, or of the runs of a comparison."""
 
     def make() -> Sequence[Block]:
         recorded = [
@@ -395,7 +394,7 @@ def _shown(value: Any) -> str:
 
 
 def _embedded(image: bytes) -> str:
-    """An image as a data URI; a large PNG image is reduced to 256 colours first."""
+    """An image as a data URI; large PNG images are reduced to 256 colours."""
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     if kind == "png" and len(image) > _LARGE:
         from PIL import Image
@@ -407,7 +406,7 @@ def _embedded(image: bytes) -> str:
 
 
 def _stripe(values: NDArray[np.float64]) -> str:
-    """Values from 0 to 1 as an image of one row, in matplotlib's colours."""
+    """Values from 0 to 1 as an image with one row, in the viridis colour map."""
     from matplotlib import colormaps
     from PIL import Image
 

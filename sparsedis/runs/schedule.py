@@ -6,5 +6,5 @@ import math
 
 
 def cosine(done: int, total: int) -> float:
-    """Factor of the learning rate after ``done`` of ``total`` steps: cosine decay from 1 to 0."""
+    """Learning-rate factor after ``done`` of ``total`` steps: cosine decay from 1 to 0."""
     return (1 + math.cos(math.pi * done / total)) / 2

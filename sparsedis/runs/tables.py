@@ -1,7 +1,7 @@
-"""Tables of text, described once for the console, for Markdown and for reports.
+"""Text tables, described once and rendered on the console, in Markdown and in reports.
 
-rich cuts or breaks the cells of a table that has no room. Here such a table becomes lines, of a heading and a cell
-each, which wrap between words: a number is whole in a console of any width.
+rich truncates or breaks the cells of a table that is wider than the console. Here such a table is printed as lines, one
+heading and cell each, which wrap between words so that numbers stay intact at any width.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from rich.table import Table
 from rich.text import Text
 
 LEAST = 60
-"""Columns of a console below which every table becomes lines."""
+"""Console width, in columns, below which every table is printed as lines."""
 
-_UNBOUNDED = 10_000  # columns of what has no width: a file, a pipe
+_UNBOUNDED = 10_000  # width of outputs without one: files and pipes
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of text, which a console prints as a table or, where that has no room, as lines.
+    """A text table, printed on a console as a table or, if it does not fit, as lines.
 
     Attributes:
         headings: one per column.
-        rows: a cell per column; a cell may have several lines.
-        title, note: above and below it; empty for none.
-        align: "l" or "r" per column; default: the first left, the others, which are numbers, right.
-        rules: indices of the rows that a rule is drawn above.
-        boxed: whether a console shows it in a box; else in Markdown.
+        rows: one cell per column; a cell may have several lines.
+        title, note: shown above and below; empty for none.
+        align: "l" or "r" per column; default: the first column left, the others right.
+        rules: indices of the rows above which a rule is drawn.
+        boxed: whether a console shows a box; otherwise Markdown.
     """
 
     headings: Sequence[str]
@@ -49,13 +49,13 @@ class Grid:
         return self.align or "l" + "r" * (len(self.headings) - 1)
 
     def markdown(self) -> str:
-        """The table in Markdown, without its title and note; ends with a line break."""
+        """The table in Markdown, without title and note; ends with a line break."""
         lines = [self.headings, None, *self.rows]
         drawn = ("| " + " | ".join(cells) + " |" if cells else "|" + "---|" * len(self.headings) for cells in lines)
         return "\n".join(drawn) + "\n"
 
     def lines(self) -> list[str]:
-        """A line per cell, below the first cell of its row; of two columns a line per row."""
+        """One line per cell, below the first cell of its row; for two columns one line per row."""
         found = [self.title] if self.title else []
         for row in self.rows:
             first, *rest = (" / ".join(part.strip() for part in cell.splitlines()) for cell in row)
@@ -75,7 +75,7 @@ class Grid:
             yield from (Text(line) for line in self.lines())
 
     def _box(self) -> Table:
-        # Text, because rich takes what is in brackets in a str for markup.
+        # Text objects, because rich interprets brackets in strings as markup.
         title, note = Text(self.title, style="table.title"), Text(self.note, style="table.caption")
         table = Table(title=title if self.title else None, caption=note if self.note else None)
         for heading, side in zip(self.headings, self.sides, strict=True):
@@ -88,7 +88,7 @@ class Grid:
 
 
 def console(quiet: bool = False) -> Console:
-    """Standard output. A file or a pipe has no width, so that tables there are tables, unless COLUMNS gives it one."""
+    """A console for standard output. Files and pipes are unbounded, unless COLUMNS sets a width."""
     made = Console(quiet=quiet)
     if not made.is_terminal and not os.environ.get("COLUMNS"):
         made.width = _UNBOUNDED
@@ -98,8 +98,8 @@ def console(quiet: bool = False) -> Console:
 def say(shown: Console, text: str, *, whole: bool = False) -> None:
     """Print lines of text.
 
-    On a terminal they are broken between words, where the terminal would break numbers; not so with ``whole``, for what
-    is to be copied.
+    On a terminal lines are wrapped between words, because the terminal itself would break numbers; ``whole`` disables
+    this for text to be copied.
     """
     for line in text.splitlines():
         parts = [line]
@@ -115,7 +115,7 @@ def percent(fraction: float | None, digits: int = 1) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time to read: in seconds up to two minutes, in minutes up to two hours, in hours."""
+    """A readable duration: in seconds below 2 min, in minutes below 2 h, otherwise in hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
