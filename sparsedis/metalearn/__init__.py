@@ -1,5 +1,5 @@
-"""Few-shot meta-learning: an encoder trained through the classifiers that tasks fit on its features.
+"""Few-shot meta-learning: an encoder trained through the classifiers that are fitted to its features.
 
 ``config.TrainConfig`` holds the settings, ``train.train`` runs the outer loop, ``evaluate.evaluate`` tests a learner,
-``comparison`` trains and compares many.
+and ``comparison`` trains and compares several.
 """

@@ -1,13 +1,13 @@
-"""Running statistics of batch normalisation over several passes of the encoder, in any number of processes.
+"""Running statistics of batch normalisation over several encoder passes, in any number of processes.
 
-Every pass normalises by the statistics of its own images, in whichever process it runs, so the losses and gradients of
-a step do not depend on the number of processes. The running statistics, which evaluation uses, would: PyTorch updates
-them after every pass, in order. Here they are updated once per step, with the mean of the passes' statistics, which
-depends on no order:
+Every pass normalises by the statistics of its own images, in whichever process it runs, so that the losses and
+gradients of a step do not depend on the number of processes. PyTorch updates the running statistics, which evaluation
+uses, after every pass, so that they would depend on it. Here they are updated once per step with the mean of the
+passes' statistics, which does not depend on their order:
 
     running <- (1 - momentum) running + momentum * mean over all passes of all processes (statistic of the pass)
 
-For a single pass that is PyTorch's own update, which is then left in place.
+For a single pass this equals PyTorch's own update, which is then used.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class RunningStatistics:
-    """The running statistics of a module's batch normalisations.
+    """The running statistics of a module's batch normalisation layers.
 
     Args:
-        module: that holds the layers.
+        module: contains the layers.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        # A tuple of modules, not a module: nothing is registered twice.
+        # A tuple of modules rather than a module, so that nothing is registered twice.
         self._layers = tuple(m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats)
         self._sums: list[Tensor] | None = None
         self._passes = 0
 
     @contextmanager
     def step(self, several: bool, mean: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Context of a training step, forward and backward; on exit the running statistics are updated once.
+        """Context of a training step (forward and backward); updates the running statistics once on exit.
 
         Args:
-            several: whether the step has more than one pass, over all processes.
-            mean: of a tensor over all processes, in each of them.
+            several: whether the step has more than one pass in all processes together.
+            mean: averages a tensor over all processes, with the result in each of them.
         """
         if not several or not self._layers:
             yield
@@ -48,7 +48,7 @@ class RunningStatistics:
         counts = [int(layer.num_batches_tracked or 0) for layer in self._layers]
         momenta = [layer.momentum for layer in self._layers]
         for layer in self._layers:
-            layer.momentum = 1.0  # so that the layer's values after a pass are the pass's own
+            layer.momentum = 1.0  # so that after a pass the layer holds the statistics of that pass
         self._sums, self._passes = [torch.zeros_like(values) for values in before], 0
         try:
             yield
@@ -61,7 +61,7 @@ class RunningStatistics:
             _update(layer, count + 1, old, new)
 
     def add(self) -> None:
-        """Call after every forward pass, but not after its recomputation in the backward pass."""
+        """Call after every forward pass, except its recomputation in the backward pass."""
         if self._sums is not None:
             self._passes += 1
             for total, layer in zip(self._sums, self._layers, strict=True):

@@ -1,4 +1,4 @@
-"""The commands of few-shot learning, as dataclasses that the command line fills in and runs."""
+"""The few-shot learning commands, as dataclasses that the command line instantiates and runs."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Settings = tyro.conf.OmitArgPrefixes[TrainConfig]
 
 @dataclass(frozen=True)
 class Train:
-    """Train an encoder through the classifiers that tasks fit on its features, and test it.
+    """Train an encoder through the classifiers that are fitted to its features, and test it.
 
-    Several processes divide a step's tasks: torchrun --nproc-per-node N -m sparsedis train ... --micro-batch M
+    Several processes share a step's tasks: torchrun --nproc-per-node N -m sparsedis train ... --micro-batch M
     """
 
     config: Settings = field(default_factory=TrainConfig)
     preset: Preset = "quick"
-    """Settings to begin with; options change them. metaoptnet: Lee et al., CVPR 2019, for miniImageNet."""
+    """Initial settings, which options override. metaoptnet: Lee et al., CVPR 2019, for miniImageNet."""
     out: command_line.OptionalFolder = None
     """Folder of the run; the default is runs/DATA-HEAD-SEED."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Resume the run in the folder, which must have the same settings."""
     profile: Annotated[int | None, tyro.conf.arg(metavar="STEPS", help_behavior_hint="")] = None
-    """Instead of training, time so many steps, and print where the time goes."""
+    """Instead of training, time this number of steps and print the time of each part."""
 
     def run(self) -> None:
         if self.profile is not None:
@@ -66,11 +66,11 @@ class Train:
         return self.out or Path("runs") / f"{name}-{self.config.head}-{self.config.seed}"
 
     def _next(self) -> list[tuple[str, str]]:
-        """What people do after training, with the command."""
+        """Suggested next steps, with their commands."""
         settings = command_line.words(self.config.with_head(preset("quick").head), preset("quick"))
         test = ["sparsedis", "evaluate", str(self._folder())]
         compare = ["sparsedis", "compare", *settings]
-        if self.config.left_out == ():  # nothing of this data may be left to test on
+        if self.config.left_out == ():  # all classes of this data may have been trained on
             return [
                 ("test it on other data", f"{shlex.join(test)} --data NAME:PATH"),
                 ("see how well that is done, group by group", shlex.join([*compare, "--cross-validate"])),
@@ -90,7 +90,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Test the best learner of a run on episodes of classes that it was not trained on."""
+    """Test the best learner of a run on episodes from classes that it was not trained on."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """Folder of the run."""
@@ -109,11 +109,11 @@ class Evaluate:
     episodes: int = 600
     """Number of tasks."""
     seed: command_line.OptionalInt = None
-    """Of the tasks; the default is the run's."""
+    """Seed of the tasks; the default is the run's."""
     lambda1: command_line.OptionalFloat = None
     """Weight of the group Lasso, as a multiple of each task's own scale; the default is the run's."""
     out: command_line.OptionalFolder = None
-    """New folder for the result and its report.html; by default there is none."""
+    """New folder for the result and its report.html; by default none is written."""
     json: command_line.OptionalFile = None
     """File to write the result to."""
     reliability: command_line.OptionalFile = None
@@ -152,7 +152,7 @@ class Evaluate:
                 for path, name in ((self.reliability, RELIABILITY), (self.patterns, PATTERNS)):
                     if path:
                         files.write(path, test.others[name]())
-            finally:  # of a file that cannot be written the result is at least shown
+            finally:  # print the result even if a file cannot be written
                 shown.print(test.table)
 
     def _episodes(self, learner: Learner, config: TrainConfig) -> _Test:
@@ -209,7 +209,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class _Test:
-    """A test by :class:`Evaluate`: what was asked, what came out, and what makes the content of files."""
+    """A test by :class:`Evaluate`: its tasks, its result, and functions that produce the content of other files."""
 
     name: str
     data: str | None
@@ -221,24 +221,24 @@ class _Test:
 
 @dataclass(frozen=True)
 class Compare:
-    """Train learners that differ in the head alone, over several seeds, and print one table of their tests.
+    """Train learners that differ only in the head, over several seeds, and print one table of their tests.
 
-    The head and the seed of the settings are replaced; their hyperparameters of the head, where given, are for the head
-    that they name. Whatever is done already in the folder is not done again. For the sparse heads several weights of
-    the group Lasso may be given; the table has the one that is best in validation.
+    The head and the seed of the settings are replaced; hyperparameters of the head apply to the head of the settings
+    only. Runs in the folder that are finished are not repeated. For sparse heads several weights of the group Lasso may
+    be given; the table shows the one that is best in validation.
     """
 
     config: Settings = field(default_factory=TrainConfig)
     heads: tuple[Head, ...] = ("group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic")
     """Heads to train."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One run each."""
+    """Seeds, with one run each."""
     lambda1_grid: tuple[float, ...] = ()
     """Relative weights of the group Lasso to try; the default is the settings' lambda1."""
     cross_validate: tyro.conf.FlagCreatePairsOff[bool] = False
     """Train once per group of classes, such as an alphabet of Omniglot, which is left out and tested on."""
     preset: Preset = "quick"
-    """Settings to begin with; options change them."""
+    """Initial settings, which options override."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/compare")
     """Folder of the runs, of compare.md and of compare.json."""
     workers: tyro.conf.OmitArgPrefixes[jobs.Workers] = jobs.HERE
@@ -266,8 +266,8 @@ class Compare:
 class Sweep:
     """Train learners over weights of the group Lasso: accuracy against the fraction of features used.
 
-    Beside them dense heads, as lines in the figure. The folder gets sweep.json, sweep.md, sweep.png, and features.png:
-    which features which classes use, of the learner that is best in validation. What is done is not done again.
+    Dense heads are trained for comparison. The folder gets sweep.json, sweep.md, sweep.png, and features.png with the
+    features that classes use, for the learner that is best in validation. Finished runs are not repeated.
     """
 
     config: Settings = field(default_factory=TrainConfig)
@@ -276,9 +276,9 @@ class Sweep:
     baselines: tuple[Head, ...] = ("svm", "ridge", "prototypes")
     """Dense heads to train for comparison."""
     seeds: tuple[int, ...] = (0,)
-    """One run each."""
+    """Seeds, with one run each."""
     preset: Preset = "quick"
-    """Settings to begin with; options change them."""
+    """Initial settings, which options override."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/sweep")
     """Folder of the runs and of the results."""
     workers: tyro.conf.OmitArgPrefixes[jobs.Workers] = jobs.HERE
@@ -312,15 +312,15 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Data:
-    """Say what a data set needs, where it is looked for, whether its files are the known ones, and what they hold.
+    """Show what a data set requires, where it is searched for, whether its files are the known ones, and its contents.
 
-    Digests are checked against those that are known, and those in a file SHA256SUMS beside, as sha256sum writes it.
+    SHA-256 digests are compared with the known ones, and with those of a file SHA256SUMS next to the files, if any.
     """
 
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="NAME[:PATH]", help_behavior_hint="")] = (
         None
     )
-    """Data set; none lists them all. Without PATH it is looked for in $SPARSEDIS_DATA/NAME."""
+    """Data set; all are listed by default. Without PATH it is searched for in $SPARSEDIS_DATA/NAME."""
     image_size: command_line.OptionalInt = None
     """Side to which images of a folder, or Omniglot's, are scaled; the default is their own, for Omniglot 28."""
 

@@ -1,7 +1,7 @@
-"""Comparisons of many runs: of heads, and of weights of the group Lasso.
+"""Comparisons of several runs: of heads, and of weights of the group Lasso.
 
-A comparison has one folder, with a folder for every run in it. Finished runs are not repeated, and an interrupted run
-is resumed from its last checkpoint. Where the runs are executed is for :mod:`sparsedis.runs.jobs`.
+A comparison has a folder that contains one folder per run. Finished runs are not repeated, and interrupted runs are
+resumed from their last checkpoint. :mod:`sparsedis.runs.jobs` executes the runs.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from sparsedis.runs.tables import console as standard_output
 
 
 def variants(config: TrainConfig, heads: Sequence[Head], grid: Sequence[float]) -> list[TrainConfig]:
-    """The settings with every head; with a sparse head once per weight in ``grid``, or with their own if that is empty.
+    """The settings with every head; with a sparse head once per weight in ``grid``, or with its own if that is empty.
 
     Raises:
-        ValueError: no heads, an unknown one, or one given twice; a weight given twice.
+        ValueError: no heads, an unknown head, or a repeated head or weight.
     """
     if not heads or len(set(heads)) < len(heads) or not set(heads) <= set(get_args(Head)):
         raise ValueError(
@@ -53,22 +53,22 @@ def run_all(
     console: Console | None = None,
     folds: Sequence[str] = (),
 ) -> tuple[list[tuple[Entry, list[Path]]], dict[str, str]]:
-    """Train what is not trained yet.
+    """Train the runs that are not finished.
 
     Args:
         configs: one per variant.
-        seeds: one run of every variant each, or one per fold.
-        out: the folder of the comparison.
+        seeds: every variant is run once per seed, or with ``folds`` once per seed and fold.
+        out: folder of the comparison.
         workers: where the runs are executed.
-        console: where to report; default: standard output.
-        folds: groups of classes to leave out of training and to test on, one after the other.
+        console: for output; default: standard output.
+        folds: groups of classes, each of which is left out of training and tested on in turn.
 
     Returns:
-        An entry per variant, with the folders of its runs, but for variants of which a run has failed; and the reasons
-        by the names of the runs that have.
+        The entries of the variants without failed runs, each with the folders of its runs; and the reasons of failed
+        runs, by name.
 
     Raises:
-        ValueError: no seed or one twice; no class to test on; and as :func:`sparsedis.runs.jobs.run`.
+        ValueError: no seed or a repeated one; no class to test on; and as in :func:`sparsedis.runs.jobs.run`.
     """
     check_seeds(seeds)
     if configs[0].left_out == () and not folds and not tasks.read(configs[0]).splits["test"]:
@@ -92,10 +92,10 @@ def run_all(
 
 
 def folds(config: TrainConfig) -> list[str]:
-    """The groups of the classes that may be trained on, each of which is to be left out once.
+    """The groups of the classes that may be trained on, each of which is left out once.
 
     Raises:
-        ValueError: the data set has no groups, or a single one to train on.
+        ValueError: the data set has no groups, or only one to train on.
     """
     data = tasks.read(replace(config, left_out=()))
     groups = list(dict.fromkeys(data.groups[label] for label in data.splits["train"])) if data.groups else []
@@ -105,12 +105,12 @@ def folds(config: TrainConfig) -> list[str]:
 
 
 def name(config: TrainConfig, fold: str = "") -> str:
-    """Name of the folder of a run in a comparison."""
+    """Folder name of a run in a comparison."""
     return results.folder_name(config.head, _lambda1(config), config.seed, fold)
 
 
 def write(out: Path, stem: str, entries: Sequence[Entry], shown: Sequence[Entry], about: Mapping[str, Any]) -> str:
-    """Write STEM.json, with all entries, and STEM.md, with those that are shown; returns the latter."""
+    """Write STEM.json with all entries, and STEM.md with the shown ones; returns the latter's text."""
     text = tables.comparison(shown).markdown()
     chosen = [shown.index(entry) if entry in shown else None for entry in entries]
     rows = [{**asdict(entry), "row": row} for entry, row in zip(entries, chosen, strict=True)]

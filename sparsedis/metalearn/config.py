@@ -34,7 +34,7 @@ class Hyperparameters(NamedTuple):
     logit_scale: float
 
 
-HEADS: dict[str, Hyperparameters] = {  # the default hyperparameters
+HEADS: dict[str, Hyperparameters] = {  # default hyperparameters
     "group-lasso-svm": Hyperparameters(0.05, 60.0, 0.0, 5.0),
     "svm": Hyperparameters(None, 60.0, 0.0, 5.0),
     "ridge": Hyperparameters(None, 0.1, None, 10.0),
@@ -49,7 +49,7 @@ HEAD_TITLES: dict[str, str] = {
     "prototypes": "the nearest mean of the classes",
     "group-lasso-logistic": "logistic regression with a group Lasso, which uses few of the features",
 }
-"""What each head is, in words."""
+"""Description of each head."""
 
 _CHOICES = {
     "head": get_args(Head),
@@ -85,36 +85,36 @@ _NOT_NEGATIVE = ("lambda1", "lambda2", "dual_reg", "weight_decay", "label_smooth
 
 @dataclass(frozen=True)
 class TrainConfig(RunConfig):
-    """All settings of a run; two runs with equal settings on the same machine are equal.
+    """All settings of a run; runs with equal settings on the same machine give equal results.
 
     Raises:
-        ValueError: a setting of the wrong type or out of its range; the message names it.
+        ValueError: a setting has the wrong type or is out of range; the message names it.
     """
 
     data: str = "pictograms"
     """Data set, NAME[:PATH]; `sparsedis data` lists them."""
     head: Head = "group-lasso-svm"
-    """Classifier that every task fits on the features."""
+    """Classifier that is fitted to the features of every task."""
     way: int = 5
     """Classes per task."""
     shot: int = 5
     """Support images per class in training and validation."""
     fewer_shots: tuple[int, ...] = (1,)
-    """In training every task is also fitted to so few of its support images per class; those not below shot are not."""
+    """Smaller numbers of support images to which training tasks are also fitted; those not below shot are ignored."""
     query: int = 10
     """Query images per class."""
     iterations: int = 300
     """Steps of the outer optimiser."""
     seed: int = 0
-    """Of the initial weights and of all episodes."""
+    """Seed of the initial weights and of all episodes."""
     batch: int = 4
     """Tasks per step, over all processes."""
     learning_rate: float = 1e-3
     """Initial learning rate."""
     lambda1: OptionalFloat = None
-    """Weight of the group Lasso; 1 turns all features of a task off. The default: 0.05 for SVMs, 0.02 for logistic."""
+    """Weight of the group Lasso; at 1 no task uses a feature. The default: 0.05 for SVMs, 0.02 for logistic."""
     lambda2: OptionalFloat = None
-    """Of the squared norm. The default: 60 for SVMs, 0.01 for logistic; ridge 0.1 of a sample's mean squared norm."""
+    """Weight of the squared norm. Default: 60 for SVMs, 0.01 for logistic; ridge: 0.1 of the mean squared norm."""
     dual_reg: OptionalFloat = None
     """Smoothing of the hinge of the SVMs; the default, 0, is the exact hinge."""
     logit_scale: OptionalFloat = None
@@ -122,9 +122,9 @@ class TrainConfig(RunConfig):
     width: int = 64
     """Channels of the encoder's first block."""
     final_width: OptionalInt = None
-    """Channels of conv4's last block: more features for little; the default is eight times the width."""
+    """Channels of conv4's last block: more features at little cost; the default is eight times the width."""
     validate_every: int = 100
-    """Steps between validations; the best of them is what is tested."""
+    """Steps between validations; the learner with the best validation is tested."""
     validation_episodes: int = 200
     """Tasks per validation."""
     test_episodes: int = 600
@@ -140,19 +140,19 @@ class TrainConfig(RunConfig):
     device: str = "cpu"
     """Where to train, as PyTorch names it: cpu, cuda, mps..."""
     learn: tuple[Literal["lambda1", "lambda2", "dual_reg"], ...] = ()
-    """Hyperparameters of the head that are trained too."""
+    """Hyperparameters of the head to train as well."""
     encoder: Encoder = "conv4"
-    """From images to features: 4608 of 28x28 images by conv4; identity is for tables of features."""
+    """Encoder of images, 4608 features of 28x28 images for conv4; identity is for tables of features."""
     image_size: OptionalInt = None
     """Side to which images of a folder, or Omniglot's, are scaled; the default is their own, for Omniglot 28."""
     episodes: Grouping = None
-    """Take the classes of a task from one group, such as an alphabet of Omniglot; the default is any of the split."""
+    """Draw the classes of a task from one group, such as an alphabet of Omniglot; the default is any of the split."""
     left_out: Groups = None
     """Groups of classes, such as alphabets, to test on; all others train. None named: all train. Default: the split."""
     align: Align = None
-    """Ahead of the encoder, give the bright ink of every image a common centre and size; the default leaves images."""
+    """Normalise position and size of the bright ink of every image before the encoder; the default leaves images."""
     augment: Augmentation = "none"
-    """Random changes of the training images."""
+    """Random augmentation of the training images."""
     micro_batch: OptionalInt = None
     """Tasks per pass of the encoder, which share the statistics of batch normalisation; the default is the batch."""
     optimizer: Optimizer = "adam"
@@ -160,9 +160,9 @@ class TrainConfig(RunConfig):
     weight_decay: float = 0.0
     """Weight decay of the optimiser."""
     schedule: Schedule = "cosine"
-    """Of the learning rate: cosine decay to 0, or times 0.06, 0.012, 0.0024 from 1/3, 2/3, 5/6 of the steps on."""
+    """Learning-rate schedule: cosine decay to 0, or times 0.06, 0.012, 0.0024 from 1/3, 2/3, 5/6 of the steps on."""
     label_smoothing: float = 0.0
-    """Probability taken from the right class, and shared by the others, in the loss."""
+    """Probability that the loss moves from the true class to the others, in equal parts."""
     validation_shot: OptionalInt = None
     """Support images per class in validation; the default is that of training."""
     test_query: OptionalInt = None
@@ -170,9 +170,9 @@ class TrainConfig(RunConfig):
     precision: Precision = "no"
     """Mixed precision of the encoder; the solves are never below float32."""
     tensorboard: bool = False
-    """Write TensorBoard files too."""
+    """Also write TensorBoard files."""
     clip_norm: OptionalFloat = None
-    """Scale down gradients of a larger norm, over all parameters, to this one; the default leaves them."""
+    """Norm to which the gradient over all parameters is clipped; by default it is not clipped."""
 
     def __post_init__(self) -> None:
         self._check_texts(("data", "device"))
@@ -219,7 +219,7 @@ class TrainConfig(RunConfig):
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """The head's hyperparameters: those of the settings, and its defaults where they are None."""
+        """The head's hyperparameters: those of the settings, or its defaults where they are None."""
         own = HEADS[self.head]._asdict()
         given = {name: getattr(self, name) for name in own}
         return Hyperparameters(**{name: own[name] if given[name] is None else given[name] for name in own})
@@ -231,7 +231,10 @@ class TrainConfig(RunConfig):
 
     @classmethod
     def from_json(cls, settings: Any) -> TrainConfig:
-        """As :meth:`RunConfig.from_json`. Before there was ``fewer_shots``, none and no wider block was the default."""
+        """As :meth:`RunConfig.from_json`. Settings that precede ``fewer_shots`` get its former default, none.
+
+        They also keep conv4's former width of the last block.
+        """
         if isinstance(settings, Mapping) and "fewer_shots" not in settings:
             settings = {**settings, "fewer_shots": []}
             if settings.get("encoder") == "conv4" and settings.get("final_width") is None:
@@ -240,22 +243,22 @@ class TrainConfig(RunConfig):
 
     @property
     def last_channels(self) -> int | None:
-        """Channels of conv4's last block; None for another encoder."""
+        """Channels of conv4's last block; None for other encoders."""
         return self.final_width or 8 * self.width if self.encoder == "conv4" else self.final_width
 
     @property
     def training_shots(self) -> tuple[int, ...]:
-        """Support images per class that every training task is fitted to, in ascending order; ``shot`` is the last."""
+        """Support images per class to which training tasks are fitted, ascending; the last one is ``shot``."""
         return (*sorted({shot for shot in self.fewer_shots if shot < self.shot}), self.shot)
 
     def settled(self) -> TrainConfig:
-        """The same settings with all hyperparameters as numbers; 0 for those that the head does not have."""
+        """The same settings with all hyperparameters as numbers; 0 for those that the head lacks."""
         own = self.hyperparameters._asdict()
         values: dict[str, Any] = {name: 0.0 if value is None else value for name, value in own.items()}
         return replace(self, **values)
 
     def with_head(self, head: Head) -> TrainConfig:
-        """The same settings with that head; where it is another one, with its own default hyperparameters."""
+        """The same settings with that head; a different head gets its own default hyperparameters."""
         if head == self.head:
             return self
         return replace(self, head=head, learn=(), lambda1=None, lambda2=None, dual_reg=None, logit_scale=None)
@@ -288,7 +291,7 @@ PRESETS: dict[str, TrainConfig] = {
         log_every=100,
         save_every=1000,
     ),
-    # Within-alphabet one-shot classification (Lake et al., Science 2015): what was tried is in docs/few_shot.md.
+    # Within-alphabet one-shot classification (Lake et al., Science 2015); docs/few_shot.md has the experiments.
     "omniglot": TrainConfig(
         data="omniglot",
         encoder="r2d2",
@@ -312,6 +315,6 @@ PRESETS: dict[str, TrainConfig] = {
 
 
 def preset(name: str, head: Head | None = None) -> TrainConfig:
-    """The settings of a preset, with its own head or another one (:meth:`TrainConfig.with_head`)."""
+    """The settings of a preset, optionally with another head (:meth:`TrainConfig.with_head`)."""
     settings = PRESETS[name]
     return settings if head is None else settings.with_head(head)

@@ -1,7 +1,7 @@
-"""Data-parallel training in several processes, and mixed precision, by Hugging Face accelerate.
+"""Data-parallel training in several processes, and mixed precision, with Hugging Face accelerate.
 
-``torchrun`` and ``accelerate launch`` start several processes and set their number in the environment. Each takes an
-equal, consecutive part of the episodes of a step.
+``torchrun`` and ``accelerate launch`` start the processes and set their number in the environment. Each process handles
+an equal, consecutive part of the episodes of a step.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sparsedis.runs.device import device_named
 
 
 class Processes:
-    """The processes of a run; this base class is a single one, which needs no communication.
+    """The processes of a run. This base class is a single process, without communication.
 
     Attributes:
-        rank: number of this process, from 0.
+        rank: index of this process, from 0.
         size: number of processes.
-        device: of this process's learner.
+        device: device of this process's learner.
     """
 
     rank, size = 0, 1
@@ -33,34 +33,34 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes and reports."""
+        """Whether this process writes files and output."""
         return self.rank == 0
 
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
-        """The module to call and the optimiser to step in their place."""
+        """The module to call and the optimiser to step, in place of the given ones."""
         return module, optimizer
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of the mean of the losses of all processes."""
+        """Compute the gradients of the mean loss over all processes."""
         loss.backward()
 
     def clip(self, module: nn.Module, norm: float) -> None:
-        """Scale the gradients of all parameters down to this norm, if theirs is larger."""
+        """Clip the gradient over all parameters to this norm."""
         nn.utils.clip_grad_norm_(module.parameters(), norm)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Mean over the processes, in each of them."""
+        """Mean over the processes, available in each of them."""
         return value
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum over the processes, in each of them."""
+        """Sum over the processes, available in each of them."""
         return value
 
     def barrier(self) -> None:
         """Wait until all processes have called this."""
 
     def state(self) -> dict[str, Any]:
-        """What the next step depends on besides learner and optimiser."""
+        """State that the next step depends on besides learner and optimiser."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -80,7 +80,7 @@ class _Accelerated(Processes):
         self._accelerator.backward(loss)
 
     def clip(self, module: nn.Module, norm: float) -> None:
-        self._accelerator.clip_grad_norm_(module.parameters(), norm)  # which takes the loss scale out first
+        self._accelerator.clip_grad_norm_(module.parameters(), norm)  # removes the loss scale first
 
     def mean(self, value: Tensor) -> Tensor:
         return self._accelerator.reduce(value, "mean")
@@ -101,12 +101,12 @@ class _Accelerated(Processes):
 
 
 def processes(config: TrainConfig) -> Processes:
-    """The processes that the environment describes, with the device and precision of the settings.
+    """The processes described by the environment, with the device and precision of the settings.
 
     Raises:
-        ValueError: the device is not available, or not accelerate's; the number of processes does not divide the batch,
-            or a pass of the encoder would have to be divided.
-        ImportError: accelerate is needed and not installed.
+        ValueError: the device is not available or not accelerate's; the number of processes does not divide the batch,
+            or an encoder pass would have to be split.
+        ImportError: accelerate is required but not installed.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1:
@@ -114,7 +114,7 @@ def processes(config: TrainConfig) -> Processes:
     elif config.precision == "no":
         return Processes(device_named(config.device))
     accelerate = need("accelerate", "processes, precision")
-    # The running statistics are equal in all processes; there is nothing to broadcast.
+    # The running statistics are equal in all processes, so no broadcast is needed.
     ddp = accelerate.DistributedDataParallelKwargs(broadcast_buffers=False)
     try:
         accelerator = accelerate.Accelerator(
@@ -125,7 +125,7 @@ def processes(config: TrainConfig) -> Processes:
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"accelerate: {error}") from error
-    # After accelerate has made its device the current one: nothing is allocated on another process's.
+    # Only after accelerate has selected this process's device: the check allocates memory on the current device.
     wanted, own = device_named(config.device), accelerator.device
     if wanted.type != own.type or wanted.index not in (None, own.index):
         raise ValueError(f"device: expected {own}, on which accelerate runs here, got {config.device!r}")

@@ -22,20 +22,20 @@ _BINS = 15
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over episodes. All but the counts are fractions, 0 to 1.
+    """Means over episodes. All but the counts and the seed are fractions, 0 to 1.
 
     Attributes:
         split: of the data set.
-        way, shot, query, episodes, seed: of the episodes.
+        way, shot, query, episodes, seed: parameters of the episodes.
         accuracy: fraction of the query images classified correctly.
-        ci95: half the width of the 95% confidence interval of ``accuracy`` (normal approximation over
-            episodes); None for a single episode, which has none.
+        ci95: half-width of the 95% confidence interval of ``accuracy`` (normal approximation over episodes); None for a
+            single episode.
         features_used: fraction of the features that an episode's classifier uses.
-        certified: fraction of the episodes solved to their certificate; None for a head without certificates.
-        calibration_error: expected calibration error: the mean over query images of the distance between accuracy and
-            confidence within their bin, 15 bins of equal width (Guo et al., ICML 2017).
-        largest_gap: largest relative duality gap of the episodes' solves; None for a head without certificates, and in
-            results of earlier versions.
+        certified: fraction of the episodes with certified solves; None for a head without certificates.
+        calibration_error: expected calibration error with 15 bins of equal width (Guo et al., ICML 2017): the mean over
+            query images of the distance between accuracy and confidence of their bin.
+        largest_gap: largest relative duality gap of the solves; None for a head without certificates and in results of
+            earlier versions.
     """
 
     split: str
@@ -54,13 +54,13 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Details:
-    """The results of single episodes, which :class:`Evaluation` averages.
+    """The results of individual episodes, which :class:`Evaluation` averages.
 
     Attributes:
-        accuracy: (E,) of every episode.
-        active: (E, d) bool, the features that every episode's classifier uses.
-        classes: (E, way), the classes of every episode, indices into the data's names.
-        bins: (15, 3), by confidence: the number of query images, of correct ones, and the sum of confidences.
+        accuracy: (E,).
+        active: (E, d), bool, the features that each episode's classifier uses.
+        classes: (E, way), the classes of each episode, as indices into the data's class names.
+        bins: (15, 3), per confidence bin: number of query images, number of correct ones, sum of confidences.
     """
 
     accuracy: Tensor
@@ -71,11 +71,11 @@ class Details:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of some images of a data set, indexed as the images are.
+    """Features of some images of a data set, indexed like the images.
 
     Attributes:
         table: (M, d), one row per encoded image.
-        rows: (N,), for every image of the data set its row; -1 for those that were not encoded.
+        rows: (N,), row of every image of the data set; -1 for images that were not encoded.
     """
 
     table: Tensor
@@ -90,8 +90,8 @@ class Features:
 def encode(learner: Learner, data: FewShotData, split: str, processes: Processes | None = None) -> Features:
     """Features of the images of a split, each encoded once.
 
-    Batch normalisation uses its running statistics, so an image's features do not depend on the episode it is
-    in. Each of several processes encodes a part of the images.
+    Batch normalisation uses its running statistics, so that an image's features do not depend on its episode. With
+    several processes, each encodes a part of the images.
     """
     processes = processes or Processes(learner.device)
     training = learner.encoder.training
@@ -104,7 +104,7 @@ def encode(learner: Learner, data: FewShotData, split: str, processes: Processes
         if i and i % processes.size != processes.rank:
             continue
         part = learner.encode(data.images[images]).float()
-        if not i:  # in every process, for the number of features
+        if not i:  # every process encodes the first part, to learn the number of features
             table = torch.zeros(len(wanted), part.shape[1], device=learner.device)
         if i % processes.size == processes.rank:
             table[rows[images]] = part
@@ -118,10 +118,10 @@ def evaluate(
     """Fit and test the head on every episode.
 
     Args:
-        learner: its head is used.
-        features: from :func:`encode` for the data and split of ``episodes``.
-        episodes: what to evaluate on.
-        processes: each takes a part of the episodes, and gets the whole result.
+        learner: provides the head.
+        features: from :func:`encode`, for the data and split of ``episodes``.
+        episodes: the evaluation tasks.
+        processes: each handles a part of the episodes and gets the full result.
     """
     return examine(learner, features, episodes, processes)[0]
 
@@ -130,7 +130,7 @@ def evaluate(
 def examine(
     learner: Learner, features: Features, episodes: Episodes, processes: Processes | None = None
 ) -> tuple[Evaluation, Details]:
-    """As :func:`evaluate`, with the results of single episodes."""
+    """As :func:`evaluate`, with the results of individual episodes."""
     processes = processes or Processes(learner.device)
     count, way = len(episodes), episodes.way
     accuracy, certified, gaps = (torch.zeros(count, dtype=torch.float64) for _ in range(3))

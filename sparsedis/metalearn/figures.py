@@ -1,4 +1,4 @@
-"""Figures of a run and of its tests; all are PNG images."""
+"""Figures of a run and its tests, as PNG images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparsedis.runs import plots
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
-    """The lines of metrics.jsonl: accuracy, and the fraction of features used, by iteration."""
+    """Accuracy and fraction of features used against the iteration, from the lines of metrics.jsonl."""
     figure = plots.figure(9, 3.5)
     panels = figure.subplots(1, 2)
     for panel, key, label in zip(panels, ("accuracy", "features_used"), ("accuracy", "features used"), strict=True):
@@ -28,8 +28,10 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def sweep(entries: Sequence[Entry]) -> bytes:
-    """Accuracy against the fraction of features used, one panel per kind of task: sparse heads as curves, dense ones as
-    lines; bars and bands are 95% confidence intervals, where there are any."""
+    """Accuracy against the fraction of features used, with one panel per kind of task.
+
+    Sparse heads are curves, dense heads lines. Bars and bands are 95% confidence intervals, where available.
+    """
     kinds = list(entries[0].tests)
     figure = plots.figure(4.5 * len(kinds), 3.6)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
@@ -66,7 +68,7 @@ def sweep(entries: Sequence[Entry]) -> bytes:
 
 
 def usage(active: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """For the classes that occur, the fraction of their episodes whose classifier uses each feature.
+    """For every class that occurs, the fraction of its episodes whose classifier uses each feature.
 
     Args:
         active: (E, d) bool.
@@ -81,7 +83,7 @@ def usage(active: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def heat_map(fractions: Tensor, names: Sequence[str]) -> bytes:
-    """The fractions (C, d) of :func:`usage`: classes as rows, features as columns, the most used first."""
+    """Heat map of the fractions (C, d) from :func:`usage`: classes as rows, features as columns, most used first."""
     order = fractions.mean(0).argsort(descending=True)
     figure = plots.figure(9, 1.2 + 0.16 * len(names))
     panel = figure.subplots()
@@ -95,7 +97,7 @@ def heat_map(fractions: Tensor, names: Sequence[str]) -> bytes:
 
 
 def reliability(bins: Tensor) -> bytes:
-    """Reliability diagram: accuracy by confidence, and a histogram of confidence; bins (15, 3) as in ``Details``."""
+    """Reliability diagram with a histogram of the confidence, from bins (15, 3) as in ``Details``."""
     count, right, confidence = bins.numpy().T
     some = count > 0
     width = 1 / len(bins)

@@ -1,4 +1,4 @@
-"""The learner: the encoder and the head that are meta-trained."""
+"""The learner: encoder and head."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from sparsedis.runs import folder
 
 
 class Learner(nn.Module):
-    """An encoder and the head that fits a classifier on its features, task by task.
+    """An encoder, and a head that fits a classifier to its features for every task.
 
     Args:
         config: the settings.
-        shape: of one input: (C, H, W), or (d,) for a table of features.
-        encoder: from ``(N, *shape)`` to features (N, d); for ``config.encoder`` "custom".
+        shape: shape of one input: (C, H, W), or (d,) for a table of features.
+        encoder: a module from ``(N, *shape)`` to features (N, d), for ``config.encoder`` "custom".
 
     Raises:
-        ValueError: the encoder does not fit the shape; or "custom" without one, or one without "custom"; or one and
-            a ``final_width``.
+        ValueError: the encoder does not fit the shape; "custom" without a module, or a module without "custom" or with
+            ``final_width``.
     """
 
     def __init__(
@@ -64,27 +64,26 @@ class Learner(nn.Module):
     def forward(self, episodes: Episode, way: int, first: int | None = None) -> HeadOutput:
         """Logits (B, q, way) of the query images of a batch of episodes, and the features used (B, d).
 
-        In training there are as many for each of the F ``training_shots`` of the settings, one after the other: (F B,
-        q, way) and (F B, d). The head is fitted to the first images of every class, and at last to all of them.
+        In training the head is fitted once for each of the F ``training_shots`` of the settings, to that many images of
+        every class, and the results are concatenated: (F B, q, way) and (F B, d). The last fit uses all images.
 
         Args:
-            episodes: as :meth:`sparsedis.data.Episodes.images` or ``raw`` gives them, stacked.
-            way: classes.
-            first: number of the first episode. In training, the number of the first episode of every pass of the
-                encoder seeds the random state of that pass, so that the result does not depend on the number of
-                processes.
+            episodes: as returned by :meth:`sparsedis.data.Episodes.images` or ``raw``, stacked.
+            way: number of classes.
+            first: number of the first episode. In training, the random state of an encoder pass is seeded by the number
+                of its first episode, so that the result does not depend on the number of processes.
         """
         n = episodes.support.shape[1]
-        # One pass, so that support and query share the statistics of the batch normalisation.
+        # A single pass, so that support and query sets share the batch statistics.
         features = self.features(torch.cat([episodes.support, episodes.query], 1), first)
         return self.classify(features[:, n:], features[:, :n], episodes.support_labels, way)
 
     def classify(self, query: Tensor, support: Tensor, support_labels: Tensor, way: int) -> HeadOutput:
-        """As :meth:`forward`, of features (B, q, d) and (B, n, d) with labels (B, n), one class after the other."""
+        """As :meth:`forward`, for features (B, q, d) and (B, n, d) with labels (B, n), ordered by class."""
         labels, fits = support_labels.to(self.device), len(self.shots) if self.training else 1
         if fits == 1:
             return self.head(query, support, labels, way)
-        # One batch for all: images that a fit does not have get weight 0.
+        # One batch for all fits, in which images not used by a fit have weight 0.
         tasks, n = labels.shape
         place = torch.arange(n, device=self.device) % (n // way)
         member = torch.stack([place < shot for shot in self.shots]).to(support.dtype)
@@ -96,15 +95,15 @@ class Learner(nn.Module):
     def features(self, images: Tensor, first: int | None = None) -> Tensor:
         """Features (B, m, d) of the images (B, m, ...) of B episodes, ``micro_batch`` episodes at a time.
 
-        Activations of several passes are recomputed in the backward pass (gradient checkpointing): the memory is that
-        of one pass and of all features.
+        If there are several passes, their activations are recomputed in the backward pass (gradient checkpointing), so
+        that memory is needed for one pass and for all features.
         """
         passes = images.split(self.micro_batch or len(images))
         features = []
         for i, part in enumerate(passes):
             number = None if first is None else first + i * (self.micro_batch or 0)
             if len(passes) > 1 and torch.is_grad_enabled():
-                # _encode sets the random state itself where there is one to set.
+                # If a number is given, _encode seeds the random state itself.
                 repeat = first is None
                 features.append(checkpoint(self._encode, part, number, use_reentrant=False, preserve_rng_state=repeat))
             else:
@@ -113,17 +112,17 @@ class Learner(nn.Module):
         return features[0] if len(features) == 1 else torch.cat(features)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features (N, d) of images ``(N, *shape)``, raw or in 0..1, without augmentation."""
+        """Features (N, d) of images ``(N, *shape)``, uint8 or in [0, 1], without augmentation."""
         return self._aligned_features(scaled(images.to(self.device)))
 
     def step(self) -> None:
-        """Call after every optimiser step: advances the schedules of the encoder."""
+        """Advance the schedules of the encoder; call after every optimiser step."""
         for module in self.encoder.modules():
             if isinstance(module, DropBlock):
                 module.step()
 
     def certified(self) -> float | None:
-        """Fraction of the last forward pass's tasks solved to their certificate; None without certificates."""
+        """Fraction of certified tasks in the last forward pass; None without certificates."""
         solution = self.head.last_solution
         return None if solution is None else solution.certified.double().mean().item()
 
@@ -139,15 +138,15 @@ class Learner(nn.Module):
 
 
 def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner, TrainConfig]:
-    """The learner of a run with the best validation so far, on the CPU, and the settings of the run.
+    """The learner of a run with the best validation so far, on the CPU, and the run's settings.
 
     Args:
         out: folder of the run.
-        encoder: a module like the one that was trained, for ``config.encoder`` "custom"; its parameters are replaced.
+        encoder: a module of the trained architecture, for ``config.encoder`` "custom"; its parameters are overwritten.
 
     Raises:
-        FileNotFoundError: there is no such run, or it has not reached its first validation.
-        ValueError: its checkpoint is damaged.
+        FileNotFoundError: the folder holds no run, or the run has not reached its first validation.
+        ValueError: the checkpoint is damaged.
     """
 
     def build(metadata: Mapping[str, Any]) -> tuple[Learner, TrainConfig]:
@@ -161,10 +160,10 @@ def load_run(out: str | Path, encoder: nn.Module | None = None) -> tuple[Learner
 
 
 def with_lambda1(learner: Learner, config: TrainConfig, lambda1: float) -> TrainConfig:
-    """Give the learner's head another weight of the group Lasso than it was trained with; returns the new settings.
+    """Change the weight of the group Lasso of the learner's head; returns the new settings.
 
     Raises:
-        ValueError: the head has none, or learns it; or it is negative.
+        ValueError: the head has no such weight or learns it; a negative weight.
     """
     if "lambda1" in config.learn:
         raise ValueError(f"lambda1: expected none for a head that learns it, got {lambda1}")

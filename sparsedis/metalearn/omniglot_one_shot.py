@@ -1,4 +1,4 @@
-"""Evaluation on Omniglot's own protocol: 20 runs of 20-way one-shot classification within an alphabet."""
+"""Evaluation on Omniglot's own protocol: 20 runs of within-alphabet 20-way one-shot classification."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sparsedis.metalearn.learner import Learner
 
 @dataclass(frozen=True)
 class OneShot:
-    """Errors are fractions of the test images, 0 to 1.
+    """Errors on Omniglot's one-shot runs, as fractions of the test images.
 
     Attributes:
         error: over all runs.
-        error_per_run: by the name of the run.
-        features_used: fraction of the features that a run's classifier uses, mean over runs.
-        certified: fraction of the runs solved to their certificate; None for a head without certificates.
-        largest_gap: largest relative duality gap of the runs' solves; None for a head without certificates.
+        error_per_run: by name of the run.
+        features_used: fraction of the features that a run's classifier uses, averaged over the runs.
+        certified: fraction of the runs with certified solves; None for a head without certificates.
+        largest_gap: largest relative duality gap of the solves; None for a head without certificates.
     """
 
     error: float
@@ -34,7 +34,7 @@ class OneShot:
 def one_shot(learner: Learner, runs: Sequence[Run]) -> OneShot:
     """Fit the head to the training images of every run, one per class, and classify its test images.
 
-    Batch normalisation uses its running statistics, so test images do not influence each other.
+    Batch normalisation uses its running statistics, so that test images do not influence each other.
     """
     training = learner.encoder.training
     learner.encoder.eval()

@@ -14,7 +14,7 @@ _STEPS = ((1 / 3, 0.06), (2 / 3, 0.012), (5 / 6, 0.0024))
 
 
 def optimizer(config: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of all parameters."""
+    """The optimiser of all parameters of the learner."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             learner.parameters(),
@@ -27,7 +27,7 @@ def optimizer(config: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
 
 
 def learning_rate(config: TrainConfig, done: int) -> float:
-    """The learning rate of the step after ``done`` steps."""
+    """The learning rate of the step that follows ``done`` steps."""
     if config.schedule == "cosine":
         return config.learning_rate * schedule.cosine(done, config.iterations)
     passed = [factor for fraction, factor in _STEPS if done / config.iterations >= fraction]
@@ -35,9 +35,9 @@ def learning_rate(config: TrainConfig, done: int) -> float:
 
 
 def loss(config: TrainConfig, logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy, with the settings' label smoothing, of logits (F B, q, k), the labels (B, q) F times over."""
+    """Mean cross-entropy, with label smoothing, of logits (F B, q, k) and labels (B, q), which are repeated F times."""
     flat, right = logits.flatten(0, 1), labels.repeat(len(logits) // len(labels), 1).flatten()
     if not config.label_smoothing:
         return F.cross_entropy(flat, right)
-    # PyTorch distributes the probability over all k classes, including the right one.
+    # PyTorch distributes the smoothing over all k classes, including the true one.
     return F.cross_entropy(flat, right, label_smoothing=config.label_smoothing * config.way / (config.way - 1))

@@ -1,4 +1,4 @@
-"""The time that each part of a training step takes."""
+"""Timing of the parts of a training step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WARM_UP = 3
 
 @dataclass
 class Profile:
-    """Milliseconds of every step, by part.
+    """Times of the parts of every step, in milliseconds.
 
     Attributes:
         parts: in the order of a step: "episodes", "encoder forward", "head forward" (the solves), "head backward",
@@ -31,23 +31,23 @@ class Profile:
     parts: dict[str, list[float]] = field(default_factory=dict)
 
     def medians(self) -> dict[str, float]:
-        """The median of every part."""
+        """The median time of every part, in milliseconds."""
         return {name: statistics.median(values) for name, values in self.parts.items()}
 
     def fraction(self, *names: str) -> float:
-        """Fraction of some parts in the sum of the medians."""
+        """Sum of the medians of some parts, relative to that of all parts."""
         medians = self.medians()
         return sum(medians[name] for name in names) / sum(medians.values())
 
 
 def profile(config: TrainConfig, steps: int = 20) -> Profile:
-    """Time some training steps, after a few that are not counted. Nothing is written.
+    """Time some training steps, after a few warm-up steps. Writes no files.
 
-    The step is that of :func:`sparsedis.metalearn.train.train`, but the backward pass is split at the features: the
-    head's is one part, the encoder's another.
+    The step is that of :func:`sparsedis.metalearn.train.train`, with the backward pass split at the features into the
+    head's part and the encoder's.
 
     Raises:
-        ValueError: as :func:`sparsedis.metalearn.train.train`.
+        ValueError: as in :func:`sparsedis.metalearn.train.train`.
     """
     set_threads(config.threads)
     data = tasks.read(config)

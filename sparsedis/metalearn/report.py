@@ -1,4 +1,4 @@
-"""report.html of a run of few-shot learning, an evaluation, a comparison or a sweep, from the files in its folder."""
+"""report.html of a few-shot run, an evaluation, a comparison or a sweep, from the files in its folder."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ COMPARE, SWEEP = "compare", "sweep"
 """Stems of the result files of the two commands."""
 
 NO_TESTS = "No classes are left to test on; sparsedis evaluate tests the learner on other data."
-"""Of a run that trains on all classes."""
+"""Shown for a run that trains on all classes."""
 
-_CLASSES, _SUPPORT, _QUERIES = 10, 5, 3  # of an example, at most so many are shown
-_ROWS, _COLUMNS = 60, 800  # of the features used by class
+_CLASSES, _SUPPORT, _QUERIES = 10, 5, 3  # maximum numbers shown in an example
+_ROWS, _COLUMNS = 60, 800  # maximum numbers of classes and of columns in the figure of features used by class
 
 _WORDS = (
-    "N-way K-shot: a task has N classes, with K images each to learn from. ± is half of the 95% interval over tasks. "
-    "Features used: of all that the encoder gives, the fraction that a task's classifier uses. Certified: the fraction "
-    "of tasks that are solved as well as asked for."
+    "N-way K-shot: a task has N classes, with K images each to learn from. ± is half of the 95% confidence interval "
+    "over tasks. Features used: the fraction of the encoder's features that a task's classifier uses. Certified: the "
+    "fraction of tasks that are solved to the requested tolerance."
 )
 _ONE_SHOT = (
-    "A run is a task: the characters of an alphabet, one image each to learn from, and images by another drawer to "
-    "tell apart. Error: the fraction of these that are taken for another character."
+    "A run is a task: the characters of an alphabet, with one image each to learn from, and images by another drawer "
+    "to classify. Error: the fraction of these that are classified incorrectly."
 )
-_ECE = "ECE: how far the confidences are from the accuracy, on average."
+_ECE = "ECE, expected calibration error: the mean absolute difference between confidence and accuracy."
 _USAGE = (
-    "A row per class, a column per feature, the most used first: how often the classifiers of the tasks with this "
-    "class use the feature, from never (dark) to always (bright). At the right, the mean over all features."
+    "A row per class and a column per feature, the most used first: how often the classifiers of tasks with this class "
+    "use the feature, from never (dark) to always (bright). On the right, the mean over all features."
 )
-_CURVES = "Accuracy, and the fraction of features used, on tasks of the training and of the validation classes."
+_CURVES = "Accuracy and the fraction of features used, on tasks from the training and the validation classes."
 _CONFIDENCE = (
-    "Accuracy by confidence: a bar that ends on the diagonal at 0.8 says that of the answers given with a confidence "
-    "of 80% as many are right. Below, how many answers are given with which confidence."
+    "Accuracy against confidence: a bar that ends on the diagonal at 0.8 means that 80% of the answers given with a "
+    "confidence of 80% are correct. Below, the distribution of the confidence."
 )
 _EXAMPLES = (
-    "The first task of the test, not chosen for its result: the classifier sees the support images with their classes, "
-    "and then says of which class the queries are."
+    "The first task of the test, not selected for its result: the classifier is fitted to the support images and their "
+    "classes, and then predicts the classes of the query images."
 )
 
 
@@ -65,12 +65,12 @@ def write_run(out: Path, data: FewShotData | None = None, encoder: nn.Module | N
 
     Args:
         out: the folder of the run.
-        data: its data set; read again by default.
-        encoder: a module like the one that was trained, for ``config.encoder`` "custom".
+        data: the data set; default: read again.
+        encoder: a module of the trained architecture, for ``config.encoder`` "custom".
 
     Raises:
-        FileNotFoundError: there is no run in the folder.
-        ValueError: its settings or its results are damaged.
+        FileNotFoundError: the folder holds no run.
+        ValueError: settings or results are damaged.
     """
     settings = page.read_json(out / folder.CONFIG)
     results = page.read_json(out / folder.RESULTS) if (out / folder.RESULTS).is_file() else None
@@ -119,12 +119,12 @@ def write_evaluation(out: Path, learner: Learner | None = None, asked: Episodes 
 
     Args:
         out: the folder of the evaluation.
-        learner: as it was tested; loaded again by default.
-        asked: the tasks that it was tested on; made again by default.
+        learner: the tested learner; default: loaded again.
+        asked: the tasks that it was tested on; default: drawn again.
 
     Raises:
-        FileNotFoundError: there is no evaluation in the folder.
-        ValueError: its results are damaged.
+        FileNotFoundError: the folder holds no evaluation.
+        ValueError: the results are damaged.
     """
     values = page.read_json(out / folder.RESULTS)
     [result] = values["tests"]
@@ -172,7 +172,7 @@ def write_comparison(out: Path) -> Path:
     """Write the report of a comparison of heads, finished or not; returns its path.
 
     Raises:
-        ValueError: its results are damaged, or there is no run in the folder.
+        ValueError: the results are damaged, or the folder holds no run.
     """
     about = "Heads that were trained on the same tasks with the same encoder, each in its best setting by validation."
     return _write_many(out, COMPARE, "Heads compared", about)
@@ -182,7 +182,7 @@ def write_sweep(out: Path) -> Path:
     """Write the report of a sweep over weights of the group Lasso, finished or not; returns its path.
 
     Raises:
-        ValueError: its results are damaged, or there is no run in the folder.
+        ValueError: the results are damaged, or the folder holds no run.
     """
     about = (
         "The weight of the group Lasso decides how many features a classifier uses, and what that costs in accuracy."
@@ -196,7 +196,7 @@ WRITERS: dict[tuple[str, str], Callable[[Path], Path]] = {
     (f"{COMPARE}.json", "entries"): write_comparison,
     (f"{SWEEP}.json", "entries"): write_sweep,
 }
-"""What writes the report of a folder, by a file in it and a name that its JSON object has."""
+"""Functions that write the report of a folder, by a file in it and a key of that file's JSON object."""
 
 
 def _write_many(out: Path, stem: str, title: str, about: str) -> Path:
@@ -236,7 +236,7 @@ def _name(settings: Mapping[str, Any]) -> str:
 
 
 def _command(settings: Mapping[str, Any]) -> str:
-    """The command line that trains with these settings; none for those of another version."""
+    """The command line that trains with these settings; empty for settings of another version."""
     try:
         config = TrainConfig.from_json(settings)
     except ValueError:
@@ -264,7 +264,7 @@ def _kind(test: Evaluation) -> str:
 
 
 def _facts(tests: Sequence[Evaluation]) -> list[tuple[str, str]]:
-    """The numbers at the top."""
+    """The key numbers at the top of the report."""
     facts = []
     for one in tests:
         facts.append((f"accuracy, {_kind(one)}", tables.with_interval(one.accuracy, one.ci95, 1)))
@@ -273,24 +273,24 @@ def _facts(tests: Sequence[Evaluation]) -> list[tuple[str, str]]:
 
 
 def _first_facts(done: int, steps: Any, lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The numbers at the top of a run without tests."""
+    """The key numbers of a run without tests."""
     validations = [line for line in lines if line["split"] == "validation"]
     last = [("last validation", percent(line["accuracy"])) for line in validations[-1:]]
     return [("steps done", f"{done} of {steps}"), *last]
 
 
 def _usage(path: Path, command: str) -> Sequence[Block]:
-    """The features that classes use, from the file that the last test left; ``command`` tests again."""
+    """The features that classes use, from the last test's file; ``command`` repeats the test."""
     if not path.is_file():
         again = f"{command} --patterns {shlex.quote(str(path))}"
-        return [Note(f"Not available: there is no {PATTERNS}, which comes with the tests. This measures it:", again)]
+        return [Note(f"Not available: there is no {PATTERNS}, which the tests write. This command measures it:", again)]
     with np.load(path) as found:
         active, classes = torch.from_numpy(found["active"]), torch.from_numpy(found["classes"])
         names = found["class_names"].tolist()
     seen, fractions = figures.usage(active, classes)
     order = fractions.mean(0).argsort(descending=True, stable=True)
     shown = fractions[:_ROWS, order].numpy()
-    parts = np.array_split(shown, min(_COLUMNS, shown.shape[1]), axis=1)  # of several features in a column the mean
+    parts = np.array_split(shown, min(_COLUMNS, shown.shape[1]), axis=1)  # a column shows the mean of its features
     stripes = Stripes(
         [names[label] for label in seen[:_ROWS].tolist()],
         np.stack([part.mean(1) for part in parts], 1),
@@ -303,14 +303,14 @@ def _usage(path: Path, command: str) -> Sequence[Block]:
 
 
 def _confidence(path: Path) -> Sequence[Block]:
-    """The reliability diagram that a test has left."""
+    """The reliability diagram written by a test."""
     if not path.is_file():
         return [Note(f"Not available: there is no {path.name}.")]
     return [Picture(path.read_bytes(), _CONFIDENCE)]
 
 
 def _again(tested: Tested) -> tuple[Learner, Episodes | Sequence[Run]]:
-    """The learner of an evaluation, as it was tested, and what it was asked."""
+    """The learner and the tasks of an evaluation, recreated."""
     learner, config = load_run(tested.run)
     if tested.lambda1 is not None:
         config = with_lambda1(learner, config, tested.lambda1)
@@ -324,12 +324,12 @@ def _again(tested: Tested) -> tuple[Learner, Episodes | Sequence[Run]]:
 
 
 def _link_to_run(out: Path, run: Path) -> Sequence[Block]:
-    """A link from the report in a folder to that of a run, if it has one."""
+    """A link from the report in a folder to the report of a run, if there is one."""
     if not (run / page.REPORT).is_file():
         return []
     try:
         path = os.path.relpath(run / page.REPORT, out)
-    except ValueError:  # on another drive of Windows
+    except ValueError:  # on another Windows drive
         return []
     return [Links([(f"Report of the run {run.name}", Path(path).as_posix())])]
 
@@ -346,7 +346,7 @@ def _first(learner: Learner, asked: Episodes | Sequence[Run]) -> Tiles:
 def _examples(
     learners: Sequence[tuple[str, Learner]], settings: Mapping[str, Any], data: FewShotData | None, shots: int = 2
 ) -> Sequence[Block]:
-    """The first task of a test with every number of shots, of ``shots`` at most, as each learner answers it."""
+    """The first task of the tests, at most ``shots`` of them with the most shots, solved by each learner."""
     config = TrainConfig.from_json(settings)
     tests = sorted(tasks.of_tests(config, data or tasks.read(config), 1), key=lambda episodes: episodes.shot)
     if not tests:
@@ -355,7 +355,7 @@ def _examples(
 
 
 def _episode(title: str, learner: Learner, episodes: Episodes) -> Tiles:
-    """The first task, as a learner in evaluation mode answers it."""
+    """The first task of the episodes, solved by a learner in evaluation mode."""
     data, batch = episodes.data, episodes.batch(0, 1)
     classes = data.labels[batch.support[0, :: episodes.shot]].tolist()
     return _task(
@@ -370,15 +370,15 @@ def _episode(title: str, learner: Learner, episodes: Episodes) -> Tiles:
 
 @torch.no_grad()
 def _task(title: str, learner: Learner, names: Sequence[str], support: Tensor, query: Tensor, labels: Tensor) -> Tiles:
-    """A task, as a learner in evaluation mode answers it.
+    """A task solved by a learner in evaluation mode.
 
     Args:
-        title: above it.
+        title: shown above the task.
         learner: the learner.
         names: of the classes.
-        support: (way shot, ...), class by class.
+        support: (way * shot, ...), ordered by class.
         query: (q, ...).
-        labels: (q,), the class of every query.
+        labels: (q,), classes of the queries.
     """
     way, shot = len(names), len(support) // len(names)
     given = torch.arange(way, device=learner.device).repeat_interleave(shot)[None]
@@ -405,14 +405,14 @@ def _task(title: str, learner: Learner, names: Sequence[str], support: Tensor, q
 
 
 def _compared(out: Path, entries: Sequence[Entry]) -> Sequence[Block]:
-    """One task, as the best learner of every head answers it: of the first seed."""
+    """One task, solved by every head's best learner, of the first seed."""
     runs = [(entry.label, out / entry.folder(entry.seeds[0])) for entry in best(entries)]
     settings = page.read_json(runs[0][1] / folder.CONFIG)
     return _examples([(label, load_run(run)[0]) for label, run in runs], settings, None, shots=1)
 
 
 def _figures(out: Path, stem: str) -> list[Block]:
-    """The figures that a sweep has left."""
+    """The figures written by a sweep."""
     found: list[Block] = []
     for name, about in (
         (f"{stem}.png", "Accuracy against the fraction of features used."),
@@ -424,7 +424,7 @@ def _figures(out: Path, stem: str) -> list[Block]:
 
 
 def _best(entries: Sequence[Entry], kind: str) -> tuple[str, str]:
-    """The entry with the highest accuracy on a kind of task."""
+    """The entry with the highest accuracy on a kind of task, as a fact."""
     entry = max(entries, key=lambda entry: entry.tests[kind].accuracy)
     test = entry.tests[kind]
     return f"best at {kind}: {entry.label}", tables.with_interval(test.accuracy, test.ci95, 1)

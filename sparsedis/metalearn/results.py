@@ -1,13 +1,13 @@
-"""The results of a run, and those of several runs with the same settings.
+"""The results of a run, and of several runs with the same settings.
 
-To the files of every run (:mod:`sparsedis.runs.folder`) a finished run of few-shot learning adds
+In addition to the files of every run (:mod:`sparsedis.runs.folder`), a finished few-shot run writes
 
-patterns.npz   the features that every task of the last test uses, as :func:`sparsedis.metalearn.evaluate.patterns`
+patterns.npz   the features that every task of the last test uses, from :func:`sparsedis.metalearn.evaluate.patterns`
 
-The folder of an evaluation has patterns.npz, the results.json of :class:`Tested`, environment.json, seconds.json,
+The folder of an evaluation contains patterns.npz, results.json (:class:`Tested`), environment.json, seconds.json,
 report.html and
 
-reliability.png   accuracy by confidence
+reliability.png   accuracy against confidence
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Results:
     """The results of a run; the content of results.json.
 
     Attributes:
-        iteration: of the learner with the best validation; the last one where no class is for validation.
-        validation: accuracy of that validation, if there was one.
-        tests: one evaluation on the test split per number of shots; none where no class is for tests.
+        iteration: of the learner with the best validation; without validation classes, the last one.
+        validation: accuracy of that validation, or None.
+        tests: one evaluation on the test split per number of shots; empty without test classes.
     """
 
     iteration: int
@@ -46,15 +46,15 @@ class Results:
 
 @dataclass(frozen=True)
 class Tested:
-    """What an evaluation tested; the content of results.json in its folder.
+    """Description and result of an evaluation; the content of results.json in its folder.
 
     Attributes:
         run: absolute path of the folder of the learner's run.
         protocol: "episodes" or ``ONE_SHOT``.
         name: of the data set.
-        data: the data set as the command line names it, with an absolute path; None for that of the run.
-        lambda1: the weight of the group Lasso; None for that of the training.
-        tests: the one result.
+        data: the data set as named on the command line, with an absolute path; None for that of the run.
+        lambda1: weight of the group Lasso; None for that of training.
+        tests: the single result.
     """
 
     run: str
@@ -66,10 +66,10 @@ class Tested:
 
 
 class TestedFolder:
-    """The folder that an evaluation leaves, and the time that it takes from here on.
+    """The folder written by an evaluation; measures the time from its creation on.
 
     Raises:
-        BlockingIOError, FileExistsError, PermissionError, ValueError: as :func:`sparsedis.runs.folder.check_empty`.
+        BlockingIOError, FileExistsError, PermissionError, ValueError: as in :func:`sparsedis.runs.folder.check_empty`.
     """
 
     def __init__(self, out: Path) -> None:
@@ -78,15 +78,15 @@ class TestedFolder:
         self._clock = environment.Clock(out)
 
     def write(self, tested: Tested, others: Mapping[str, Callable[[], bytes]], device: torch.device) -> None:
-        """Make the folder, with the results as its last file.
+        """Create the folder; results.json is written last.
 
         Args:
             tested: the results.
-            others: what makes the content of other files, by their names.
+            others: functions that return the content of other files, by file name.
             device: of the learner.
 
         Raises:
-            BlockingIOError, FileExistsError: another process writes to the folder, or has written to it since.
+            BlockingIOError, FileExistsError: another process is writing, or has written, to the folder.
         """
         with folder.claim_empty(self.out):
             for name, make in others.items():
@@ -100,8 +100,8 @@ def read(out: str | Path) -> Results:
     """The results of the finished run in a folder.
 
     Raises:
-        FileNotFoundError: there is no such run, or it is not finished.
-        ValueError: its results are damaged.
+        FileNotFoundError: the folder holds no finished run.
+        ValueError: the results are damaged.
     """
     path = Path(out) / folder.RESULTS
     try:
@@ -113,22 +113,22 @@ def read(out: str | Path) -> Results:
 
 
 def folder_name(head: str, lambda1: float | None, seed: int, fold: str = "") -> str:
-    """Name of the folder of a run in that of a comparison; ``fold`` is the group left out in cross-validation."""
+    """Folder name of a run in a comparison; ``fold`` is the group left out in cross-validation."""
     parts = (head, "" if lambda1 is None else f"{lambda1:g}", str(seed), fold)
     return "-".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Runs that differ in the seed alone, and in the group left out in cross-validation.
+    """Runs that differ only in the seed, and in the group left out in cross-validation.
 
     Attributes:
         head: of the learners.
         lambda1: relative weight of the group Lasso; None for a dense head.
-        seeds: one run each.
-        validation: mean accuracy of the best validations, where there were any.
-        tests: by "5-way 1-shot" and so on.
-        folds: the same, of the runs in which a group was left out, by the group; empty without cross-validation.
+        seeds: with one run each.
+        validation: mean accuracy of the best validations, or None.
+        tests: by kind of task, such as "5-way 1-shot".
+        folds: the tests of the runs that left out a group, by the group; empty without cross-validation.
     """
 
     head: str
@@ -139,7 +139,7 @@ class Entry:
     folds: dict[str, dict[str, Pooled]] = field(default_factory=dict)
 
     def folder(self, seed: int) -> str:
-        """Name of the folder of a run in that of the comparison, the first one of cross-validation."""
+        """Folder name of a run of that seed in the comparison; in cross-validation that of the first fold."""
         return folder_name(self.head, self.lambda1, seed, next(iter(self.folds), ""))
 
     @property
@@ -150,16 +150,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Tests of several runs together; fractions, 0 to 1.
+    """Pooled tests of several runs; fractions, 0 to 1.
 
     Attributes:
         accuracy: mean over runs.
-        ci95: half the width of the 95% confidence interval of ``accuracy`` from the runs' episodes, which are
-            independent; it does not include the variance between trainings. None where a run has a single episode.
-        lowest, highest: accuracy of single runs.
+        ci95: half-width of the 95% confidence interval of ``accuracy`` over the runs' independent episodes; it excludes
+            the variance between trainings. None if a run has a single episode.
+        lowest, highest: accuracies of individual runs.
         features_used, calibration_error: means over runs.
         certified: mean over runs; None for a head without certificates.
-        largest_gap: largest of the runs; None for a head without certificates, and in results of earlier versions.
+        largest_gap: maximum over runs; None for a head without certificates and in results of earlier versions.
     """
 
     accuracy: float
@@ -192,9 +192,9 @@ def pooled(evaluations: Sequence[Evaluation]) -> Pooled:
 
 
 def best(entries: Sequence[Entry]) -> list[Entry]:
-    """Of every head the entry with the best validation, the first of equal ones; without validation all entries.
+    """For every head the entry with the best validation (the first of equal ones); all entries without validation.
 
-    A choice by the tests would make them look better than they are.
+    Selecting by the tests would bias their results upwards.
     """
     if any(entry.validation is None for entry in entries):
         return list(entries)

@@ -1,4 +1,4 @@
-"""Tables for the console, for reports, and the comparison in Markdown."""
+"""Tables for the console and for reports, and the comparison in Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparsedis.runs.tables import Grid, percent, say
 
 
 def with_interval(accuracy: float, ci95: float | None, digits: int = 2) -> str:
-    """An accuracy as a percentage, with its 95% interval if it has one."""
+    """An accuracy as a percentage, with its 95% confidence interval if available."""
     return percent(accuracy, digits) + ("" if ci95 is None else f" ± {100 * ci95:.{digits}f}")
 
 
@@ -40,7 +40,7 @@ def evaluations(results: Sequence[Evaluation], title: str) -> Grid:
 
 
 def one_shot(result: OneShot, lambda1: float | None = None) -> Grid:
-    """One row per run, and one for all; ``lambda1`` where it is not that of the training."""
+    """One row per run, and one for all runs; ``lambda1`` if it differs from that of training."""
     rows = [(name, percent(error)) for name, error in result.error_per_run.items()]
     return Grid(
         ("run", "error"),
@@ -52,12 +52,12 @@ def one_shot(result: OneShot, lambda1: float | None = None) -> Grid:
 
 
 def other_weight(lambda1: float | None) -> str:
-    """What a title adds where the group Lasso has another weight than in training."""
+    """Suffix of a title if the weight of the group Lasso differs from that of training."""
     return "" if lambda1 is None else f", lambda1 = {lambda1:g}"
 
 
 def profile(measured: Profile, config: TrainConfig) -> Grid:
-    """Median time of every part of a step, and its fraction of the whole."""
+    """Median time of every part of a step, and its fraction of the total."""
     medians = measured.medians()
     rows = [(name, f"{value:.1f}", percent(measured.fraction(name))) for name, value in medians.items()]
     solve = percent(measured.fraction("head forward", "head backward"))
@@ -71,7 +71,7 @@ def profile(measured: Profile, config: TrainConfig) -> Grid:
 
 
 def sources() -> Grid:
-    """The data sets that have a name on the command line."""
+    """The data sets available by name on the command line."""
     rows = [
         (source.usage(name), source.title, source.needs or "nothing: it comes with the package")
         for name, source in SOURCES.items()
@@ -80,13 +80,13 @@ def sources() -> Grid:
 
 
 def print_source(console: Console, spec: str) -> None:
-    """Print what a data set needs, and where it is looked for."""
+    """Print what a data set requires and where it is searched for."""
     name, path = resolve(spec)
     source = SOURCES[name]
     for text in (
         source.title,
         f"needs: {source.needs or 'nothing, it comes with the package'}",
-        *([f"looked for at: {path}"] if path else []),
+        *([f"searched for at: {path}"] if path else []),
         *([f"expected classes: {', '.join(map(str, source.counts))}"] if source.counts else []),
     ):
         say(console, text)
@@ -100,7 +100,7 @@ def files(found: Sequence[File]) -> Grid:
 
 
 def counts(data: FewShotData) -> Grid:
-    """Classes and images of every split, and how many of these are in another class too."""
+    """Classes and images of every split, and the number of images that also occur in another class."""
     doubled = repeated(data)
     rows = [
         (split, f"{classes:,}", f"{images:,}", f"{doubled[split]:,}")
@@ -112,7 +112,7 @@ def counts(data: FewShotData) -> Grid:
 
 
 def comparison(entries: Sequence[Entry]) -> Grid:
-    """One row per entry, accuracies with their 95% interval if they have one; in Markdown on the console."""
+    """One row per entry, with 95% confidence intervals if available; printed as Markdown on the console."""
     kinds = list(entries[0].tests)
     rows = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""The data set of a run, and the tasks that its settings draw from it."""
+"""The data set of a run, and the tasks drawn from it by the settings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from sparsedis.metalearn.config import TrainConfig
 
 
 def read(config: TrainConfig, other: str | None = None) -> FewShotData:
-    """The data set that the settings name, or another one, whole, with images of the same size.
+    """The full data set of the settings, or another one, with images of the same size.
 
     Args:
         config: the settings.
         other: "NAME" or "NAME:PATH".
 
     Raises:
-        ValueError, FileNotFoundError: as :func:`sparsedis.data.load`.
+        ValueError, FileNotFoundError: as in :func:`sparsedis.data.load`.
     """
     if other is None:
         return load(config.data, config.image_size, config.left_out)
@@ -28,7 +28,7 @@ def of_training(config: TrainConfig, data: FewShotData, length: int) -> Episodes
 
 
 def of_validation(config: TrainConfig, data: FewShotData) -> Episodes | None:
-    """The tasks of a validation; None where no class is for validation."""
+    """The validation tasks; None without validation classes."""
     if not data.splits["validation"]:
         return None
     shot = config.shot if config.validation_shot is None else config.validation_shot
@@ -36,12 +36,12 @@ def of_validation(config: TrainConfig, data: FewShotData) -> Episodes | None:
 
 
 def of_tests(config: TrainConfig, data: FewShotData, length: int | None = None) -> list[Episodes]:
-    """The tasks of the tests, for every number of shots; none where no class is for tests.
+    """The test tasks for every number of shots; empty without test classes.
 
     Args:
         config: the settings.
         data: the data set.
-        length: number of tasks; the default is that of the settings.
+        length: number of tasks; default: that of the settings.
     """
     if not data.splits["test"]:
         return []
@@ -52,7 +52,7 @@ def of_tests(config: TrainConfig, data: FewShotData, length: int | None = None) 
 def episodes(
     config: TrainConfig, data: FewShotData, split: str, shot: int, query: int, length: int, **others: int
 ) -> Episodes:
-    """Tasks of a split; ``others``, way and seed, take the place of those of the settings."""
+    """Tasks of a split; ``others`` (way and seed) override the settings."""
     chosen = {"way": config.way, "seed": config.seed, **others}
     within = config.episodes == "within-alphabet"
     return Episodes(data, split, shot=shot, query=query, length=length, within_group=within, **chosen)

@@ -1,9 +1,9 @@
 """Meta-training: the outer loop over episodes.
 
-To the files of every run (:mod:`sparsedis.runs.folder`) and those of :mod:`sparsedis.metalearn.results`,
-``config.tensorboard`` adds tensorboard/, metrics.jsonl for TensorBoard. Of several processes (``torchrun``,
-``accelerate launch``) each takes a part of the episodes of a step; only the first one writes, and all of them read the
-folder to resume.
+In addition to the files of every run (:mod:`sparsedis.runs.folder`) and those of :mod:`sparsedis.metalearn.results`,
+``config.tensorboard`` writes tensorboard/, the content of metrics.jsonl for TensorBoard. With several processes
+(``torchrun``, ``accelerate launch``), each handles a part of the episodes of a step; only the first one writes files,
+and all of them read the folder to resume.
 """
 
 from __future__ import annotations
@@ -50,26 +50,31 @@ def train(
     console: Console | None = None,
     encoder: nn.Module | None = None,
 ) -> Results:
-    """Meta-train a learner, then test the one with the best validation; without validation classes, the last one.
+    """Meta-train a learner, then test the one with the best validation, or without validation classes the last one.
 
-    The same settings give the same files, byte for byte on the same CPU (but for those of when and where: seconds.json,
-    environment.json, report.html), whether or not the run was interrupted and resumed; and the same losses, up to
-    rounding, in any number of processes. The global random state is left as it was; the number of threads is set if
-    ``config.threads`` is.
+    Equal settings give the same files, byte for byte on the same CPU (except seconds.json, environment.json and
+    report.html, which depend on time and machine), whether or not the run was interrupted and resumed; and the same
+    losses, up to rounding, in any number of processes. The global random state is restored; the number of threads is
+    changed if ``config.threads`` is set.
 
     Args:
         config: the settings.
-        out: the folder of the run; created after everything has been checked.
+        out: folder of the run; created after all checks.
         resume: continue the run in ``out`` from its last checkpoint.
-        console: where to report; default: standard output.
-        encoder: for ``config.encoder`` "custom": from images ``(N, *shape)`` to features (N, d); trained in place.
+        console: for output; default: standard output.
+        encoder: for ``config.encoder`` "custom": a module from images ``(N, *shape)`` to features (N, d); trained in
+            place.
+
+    Returns:
+        The results of the tests.
 
     Raises:
-        ValueError: the data has too few classes or images; the run in ``out`` has other settings, or is damaged; the
-            run diverged; the device or a package is missing; the number of processes does not divide the batch.
+        ValueError: the data has too few classes or images; the run in ``out`` has other settings or is damaged; the
+            run diverged; the device is not available; the number of processes does not divide the batch.
+        ImportError: an optional package is missing.
         BlockingIOError: another process writes to ``out``.
-        FileExistsError: ``out`` holds a run, and ``resume`` is not set.
-        FileNotFoundError: the data, or the run to resume, is not there.
+        FileExistsError: ``out`` holds a run and ``resume`` is not set.
+        FileNotFoundError: the data, or the run to resume, is missing.
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is saved first.
     """
     config = replace(config.settled(), data=absolute(config.data))
@@ -83,7 +88,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         learner = Learner(config, data.images.shape[1:], encoder).to(group.device)
-        group.barrier()  # no process writes before all have checked the folder
+        group.barrier()  # all processes check the folder before one writes to it
         shown = console or standard_output(quiet=not group.main)
         with folder.claim(out, config, resume, group.main):
             run = _Run(out, config, learner, training, validation, group, shown, resume)
@@ -120,7 +125,7 @@ class _Run(loop.Loop):
         )
 
     def finish(self, tests: list[Episodes], encoder: nn.Module | None) -> Results:
-        """Test the best learner; write and print the results."""
+        """Test the best learner, and write and print the results."""
         if self._board is not None:
             self._board.close()
         self.processes.barrier()
@@ -164,7 +169,7 @@ class _Run(loop.Loop):
             output = self._module(batch, config.way, first)
             labels = batch.query_labels.to(self.learner.device)
             loss = optimization.loss(config, output.logits, labels)
-            whole = slice(-len(labels), None)  # the fits to all support images
+            whole = slice(-len(labels), None)  # the logits of the fits to all support images
             accuracy = (output.logits[whole].argmax(-1) == labels).double().mean()
             used = output.active[whole].double().mean()
             certified = self.learner.certified()
@@ -193,7 +198,7 @@ class _Run(loop.Loop):
         self.processes.restore(dict(state))
 
     def saved(self) -> None:
-        if self._board is not None:  # which else writes every two minutes: a resumed run goes on from here
+        if self._board is not None:  # it writes every two minutes otherwise; a resumed run continues from here
             self._board.flush()
 
     def log(self, split: str, values: Mapping[str, Any]) -> None:
@@ -234,7 +239,7 @@ class _Run(loop.Loop):
             self._keep(result.accuracy)
 
     def _keep(self, accuracy: float | None) -> None:
-        """Save the learner as the one that is tested, with its accuracy in validation."""
+        """Save the learner as the one to test, with its validation accuracy."""
         about = {
             "iteration": self.progress.iteration,
             "accuracy": accuracy,
@@ -245,7 +250,7 @@ class _Run(loop.Loop):
 
 
 def _introduction(run: _Run, data: FewShotData) -> str:
-    """What the run will do, in words."""
+    """Description of the run, printed at its start."""
     config = run.config
     train, validation, test = (classes for classes, _ in data.counts().values())
     validating = f"a validation every {config.validate_every}, " if validation else ""
@@ -262,13 +267,13 @@ def _introduction(run: _Run, data: FewShotData) -> str:
             f"in every task, and judged by {config.query} other images of each",
             f"work: {config.batch} tasks per step{grouped}, steps {run.progress.iteration} to {config.iterations}, "
             f"{validating}then tests",
-            f"results: in {run.out}; Ctrl-C saves what is done, and says how to go on",
+            f"results: in {run.out}; Ctrl-C saves a checkpoint and prints the resume command",
         )
     )
 
 
 def _tensorboard(path: Path, done: int) -> Any:
-    """A writer of TensorBoard files, which hides what an earlier part of the run wrote for steps after ``done``.
+    """A TensorBoard writer that hides what an earlier part of the run wrote for steps after ``done``.
 
     Raises:
         ImportError: TensorBoard is not installed.
