@@ -1,4 +1,4 @@
-"""Few-shot data sets, one reader per format, and the episodes drawn from them."""
+"""Few-shot data sets, with one reader per format, and the episodes drawn from them."""
 
 from sparsedis.data.dataset import SPLITS, FewShotData
 from sparsedis.data.episodes import Episode, Episodes

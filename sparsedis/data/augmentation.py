@@ -1,4 +1,4 @@
-"""Augmentation of training images: random crops, flips, colours and drawings, in batches, on the images' device."""
+"""Augmentation of training images: random crops, flips, colour changes and redrawing, on the images' device."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ Augmentation = Literal["none", "crop-flip", "crop-flip-color", "drawings"]
 
 
 def augmentation(kind: Augmentation, size: tuple[int, int]) -> nn.Module:
-    """A module that augments the images of tasks (B, m, C, *size), float in 0..1.
+    """A module that augments the images of tasks (B, m, C, *size), float in [0, 1].
 
-    The operations are kornia's, and draw from PyTorch's global random state. Every image is changed independently:
+    The operations are kornia's and draw from PyTorch's global random state. Every image is changed independently:
 
     - "crop-flip": crops of the image padded by a tenth of its side, and horizontal flips.
-    - "crop-flip-color": these, and brightness, contrast and saturation between 0.6 and 1.4, as MetaOptNet trains (Lee
-      et al., CVPR 2019).
-    - "drawings": rotations by up to 12 degrees, shears by up to 12, scales between 0.8 and 1.2 and shifts by up to a
-      tenth of the side, as if drawn again. Before that all images of a task are turned alike by a random multiple of 90
-      degrees, and mirrored in every second task: these characters are new ones (Santoro et al., ICML 2016, turn them).
+    - "crop-flip-color": also brightness, contrast and saturation between 0.6 and 1.4, as in MetaOptNet (Lee et al.,
+      CVPR 2019).
+    - "drawings": rotations by up to 12 degrees, shears by up to 12 degrees, scales between 0.8 and 1.2 and shifts by up
+      to a tenth of the side, as if redrawn. Before that, all images of a task are rotated by the same random multiple
+      of 90 degrees, and mirrored in half of the tasks, which creates new characters (rotations: Santoro et al., ICML
+      2016).
 
     Raises:
         ImportError: kornia is not installed.
-        ValueError: "drawings" of images that are not square.
+        ValueError: "drawings" for images that are not square.
     """
     if kind == "none":
         return nn.Identity()
@@ -43,7 +44,7 @@ def augmentation(kind: Augmentation, size: tuple[int, int]) -> nn.Module:
 
 
 class _ByImage(nn.Sequential):
-    """Its modules, one after the other, on the images of all tasks as one batch (N, C, H, W)."""
+    """Applies its modules in sequence to the images of all tasks as one batch (N, C, H, W)."""
 
     def forward(self, images: Tensor) -> Tensor:
         changed = images.flatten(0, 1)
@@ -53,7 +54,7 @@ class _ByImage(nn.Sequential):
 
 
 class _Turned(nn.Module):
-    """Turns all images of a task alike, by a random multiple of 90 degrees, and mirrors every second task."""
+    """Rotates all images of a task by the same random multiple of 90 degrees, and mirrors them with probability 1/2."""
 
     def forward(self, images: Tensor) -> Tensor:
         kinds = torch.randint(8, (len(images),)).tolist()
@@ -62,7 +63,7 @@ class _Turned(nn.Module):
 
 
 class _Colored(nn.Module):
-    """Changes the colours of images of 3 channels; grey images have no saturation."""
+    """Applies a colour change to images with 3 channels; grey images are unchanged."""
 
     def __init__(self, change: nn.Module) -> None:
         super().__init__()

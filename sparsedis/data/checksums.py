@@ -1,4 +1,4 @@
-"""SHA-256 digests of a data set's files, compared with the known ones."""
+"""SHA-256 digests of a data set's files, and their comparison with known ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class File:
         path: of the file.
         size: in bytes.
         sha256: its digest, in hexadecimal.
-        known: whether that is the known digest; None if no digest is known.
+        known: whether the digest equals the known one; None if none is known.
     """
 
     path: Path
@@ -31,12 +31,12 @@ class File:
 
 
 def files(spec: str) -> list[File]:
-    """The files of a data set with their digests; of a folder the files directly in it.
+    """The files of a data set with their digests; for a folder the files directly in it.
 
-    A digest is known from the package, or from a file SHA256SUMS in the same folder, in the format of sha256sum.
+    Known digests come from the package or from a file SHA256SUMS in the same folder, in the format of sha256sum.
 
     Raises:
-        ValueError: an unknown name, or a path that is missing.
+        ValueError: an unknown name, or a missing path.
         FileNotFoundError: the path does not exist.
     """
     name, path = sources.resolve(spec)

@@ -1,4 +1,4 @@
-"""A few-shot data set: images with classes, and a split by class."""
+"""A few-shot data set: images, their classes, and a split of the classes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class FewShotData:
-    """Images of many classes, and which classes are for training, validation and test.
+    """Images of many classes, with the classes split into training, validation and test.
 
     Attributes:
         name: of the data set.
-        images: uint8 (N, C, H, W), where (N, H, W) becomes one channel; or float32 (N, d), a table of features in
-            place of images. May be mapped into memory.
+        images: uint8 (N, C, H, W), or (N, H, W), which gets a channel dimension; or float32 (N, d), a table of features
+            in place of images. May be memory-mapped.
         labels: int64 (N,), the class of every image, an index into ``class_names``.
         class_names: one name per class.
-        groups: the group of every class (Omniglot: its alphabet); None where the data set has no groups.
-        splits: the classes of every name in :data:`SPLITS`; no class is in two of them.
+        groups: the group of every class (Omniglot: its alphabet); None if the data set has no groups.
+        splits: the classes of every split in :data:`SPLITS`, which are disjoint.
 
     Raises:
-        ValueError: the parts do not fit together.
+        ValueError: the fields are inconsistent.
     """
 
     name: str
@@ -69,21 +69,21 @@ class FewShotData:
             raise ValueError(f"groups: expected one for each of {n_classes} classes, got {len(self.groups)}")
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Numbers of classes and of images of every split."""
+        """Numbers of classes and images of every split."""
         per_class = self.labels.bincount(minlength=len(self.class_names))
         return {split: (len(self.splits[split]), int(per_class[list(self.splits[split])].sum())) for split in SPLITS}
 
 
 def leave_out(groups: Sequence[str], left_out: Sequence[str], test: Collection[int]) -> dict[str, tuple[int, ...]]:
-    """The split for cross-validation over groups: without validation classes, so that nothing is chosen by the test.
+    """The split for cross-validation over groups, without validation classes so that the test selects nothing.
 
     Args:
         groups: of every class.
-        left_out: the groups whose classes are the test split; where there are none it is ``test``.
+        left_out: groups whose classes form the test split; if empty, ``test`` does.
         test: classes that are never trained on.
 
     Raises:
-        ValueError: there is no such group, or one is given twice; no class is left to train on.
+        ValueError: an unknown or repeated group; no class left to train on.
     """
     known = list(dict.fromkeys(groups))
     if len(set(left_out)) < len(left_out) or not set(left_out) <= set(known):
@@ -96,16 +96,16 @@ def leave_out(groups: Sequence[str], left_out: Sequence[str], test: Collection[i
 
 
 def check_disjoint(reader: str, path: Path, classes: Mapping[str, Iterable[str]], advice: str) -> None:
-    """Refuse a class that is in several splits: a learner would be tested on what it was trained on.
+    """ValueError if a class is in several splits, since a learner would be tested on what it was trained on.
 
     Args:
-        reader: with which the message begins.
+        reader: prefix of the message.
         path: of the data, for the message.
-        classes: names by split.
-        advice: what to do about it, for the message.
+        classes: class names by split.
+        advice: remedy, for the message.
 
     Raises:
-        ValueError: a name is in two splits; the message has both.
+        ValueError: a name is in two splits; the message names both.
     """
     split_of: dict[str, str] = {}
     for split, names in classes.items():
@@ -117,7 +117,7 @@ def check_disjoint(reader: str, path: Path, classes: Mapping[str, Iterable[str]]
 
 
 def repeated(data: FewShotData) -> dict[str, int]:
-    """How many images of every split are in another class too, pixel by pixel the same (rows, for a table)."""
+    """For every split, the number of images (rows of a table) with an identical copy in another class."""
     classes_of: dict[bytes, set[int]] = {}
     digests = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in data.images]
     labels = data.labels.tolist()
@@ -132,17 +132,17 @@ def repeated(data: FewShotData) -> dict[str, int]:
 
 
 def splits_from_numbers(numbers: Tensor) -> dict[str, tuple[int, ...]]:
-    """The splits that (K,) numbers give, one per class: 0 training, 1 validation, 2 test."""
+    """The splits from one number per class, (K,): 0 training, 1 validation, 2 test."""
     return {split: tuple((numbers == i).nonzero()[:, 0].tolist()) for i, split in enumerate(SPLITS)}
 
 
 def in_hash_order(class_names: Iterable[str]) -> list[str]:
-    """The names in the order of their SHA-256: a fixed order that needs no random generator."""
+    """The names sorted by their SHA-256 digest, a fixed pseudo-random order."""
     return sorted(class_names, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
 
 
 def split_by_hash(class_names: Iterable[str]) -> dict[str, list[str]]:
-    """The first 60% of the names :func:`in_hash_order` for training, 15% for validation, 25% for test; each sorted."""
+    """The names by split, sorted: 60% training, 15% validation and 25% test, in the order of :func:`in_hash_order`."""
     order = in_hash_order(class_names)
     cuts = (0, len(order) * 3 // 5, len(order) * 3 // 4, len(order))
     return {split: sorted(order[a:b]) for split, (a, b) in zip(SPLITS, pairwise(cuts), strict=True)}

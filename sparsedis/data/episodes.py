@@ -1,4 +1,4 @@
-"""Few-shot episodes, each a function of (seed, split, index) alone."""
+"""Few-shot episodes, each a function only of seed, split and index."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sparsedis.data.dataset import SPLITS, FewShotData
 
 
 class Episode(NamedTuple):
-    """A k-way task, or a batch of them with a leading dimension B.
+    """A few-shot task, or a batch of them with a leading dimension B.
 
     Attributes:
-        support: images (n, C, H, W) float32 in 0..1, rows (n, d) of a table of features, or indices (n,) of
-            images; n = way * shot, class by class.
+        support: images (n, C, H, W) float32 in [0, 1], rows (n, d) of a table of features, or indices (n,) of images;
+            n = way * shot, ordered by class.
         support_labels: int64 (n,), 0 to way-1.
-        query: images (q, C, H, W), or indices (q,); q = way * query.
+        query: as ``support``, with q = way * query in place of n.
         query_labels: int64 (q,).
     """
 
@@ -31,11 +31,11 @@ class Episode(NamedTuple):
 
 
 class Episodes(Dataset[Episode]):
-    """A sequence of episodes over the classes of one split, with random access.
+    """Random-access sequence of episodes over the classes of one split.
 
-    Episode i has its own generator, PCG64 seeded with SeedSequence([seed, number of the split, i]), of which only the
-    raw 64-bit output is used. NumPy guarantees that stream, so an episode is the same on every machine, in every
-    process and in any order. A choice of m among n is the first m entries of the argsort of n random numbers.
+    Episode i has its own generator, PCG64 seeded with SeedSequence([seed, index of the split, i]), of which only the
+    raw 64-bit output is used. NumPy guarantees this stream, so that an episode is the same on every machine, in every
+    process and in any order. A choice of m out of n consists of the first m entries of the argsort of n random numbers.
 
     Args:
         data: the data set.
@@ -43,14 +43,14 @@ class Episodes(Dataset[Episode]):
         way: classes per episode.
         shot: support images per class.
         query: query images per class.
-        seed: 0 or more.
+        seed: >= 0.
         length: number of episodes; ``episodes[i]`` accepts i from 0 to length-1.
-        within_group: take the classes of an episode from one group of the data set (within-alphabet, for Omniglot). All
-            groups with ``way`` classes or more in the split are equally likely; those with fewer are left out.
+        within_group: draw the classes of an episode from one group of the data set (for Omniglot, within an alphabet).
+            All groups with at least ``way`` classes in the split are equally likely; smaller groups are excluded.
 
     Raises:
-        ValueError: a number out of range; the split (with ``within_group``: every group in it) has fewer classes than
-            ``way``, or one of its classes fewer images than ``shot + query``; no groups.
+        ValueError: a number out of range; fewer classes than ``way`` in the split (with ``within_group``: in its
+            largest group), or fewer images than ``shot + query`` in one of its classes; no groups.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Episodes(Dataset[Episode]):
 
     def indices(self, index: int) -> Episode:
         """Episode ``index``, with indices into ``data.images`` in place of images."""
-        if not 0 <= index < self._length:  # also what ends a for loop over the episodes
+        if not 0 <= index < self._length:  # IndexError also ends a for loop over the episodes
             raise IndexError(f"episode: expected an index from 0 to {self._length - 1}, got {index}")
         bits = PCG64(SeedSequence([self.seed, SPLITS.index(self.split), index]))
         pool = self._pools[_choose(bits, len(self._pools), 1)[0] if len(self._pools) > 1 else 0]
@@ -117,27 +117,27 @@ class Episodes(Dataset[Episode]):
         return self.images(self.indices(index))
 
     def batch(self, start: int, stop: int) -> Episode:
-        """Episodes ``start`` to ``stop - 1`` as :meth:`indices` gives them, stacked."""
+        """Episodes ``start`` to ``stop - 1`` from :meth:`indices`, stacked."""
         return Episode(*map(torch.stack, zip(*(self.indices(i) for i in range(start, stop)), strict=True)))
 
     def images(self, indices: Episode) -> Episode:
-        """The episode, or batch of episodes, with images in place of their indices."""
+        """The episode, or batch of episodes, with images in place of indices."""
         raw = self.raw(indices)
         return raw._replace(support=scaled(raw.support), query=scaled(raw.query))
 
     def raw(self, indices: Episode) -> Episode:
-        """As :meth:`images`, with the images as they are stored: uint8, or rows of a table of features."""
+        """As :meth:`images`, with the images as stored: uint8, or rows of a table of features."""
         pixels = self.data.images
         return indices._replace(support=pixels[indices.support], query=pixels[indices.query])
 
 
 def scaled(images: Tensor) -> Tensor:
-    """uint8 images as float32 in 0..1; other tensors unchanged."""
+    """uint8 images as float32 in [0, 1]; other tensors unchanged."""
     return images / 255 if images.dtype == torch.uint8 else images
 
 
 def _groups(data: FewShotData, split: str, way: int) -> list[np.ndarray]:
-    """For every group with ``way`` classes or more in the split, their places in it."""
+    """For every group with at least ``way`` classes in the split, the positions of these classes in the split."""
     if data.groups is None:
         raise ValueError(f"episodes: expected a data set whose classes have groups, got {data.name}")
     groups = np.array([data.groups[label] for label in data.splits[split]])

@@ -1,9 +1,9 @@
-"""Reader of tables of features that were computed elsewhere: .npz or .safetensors files with the arrays
+"""Reader of precomputed feature tables: .npz or .safetensors files with the arrays
 
-features   (N, d), floating point; used as float32
-labels     (N,), whole numbers from 0 to K-1
-splits     (K,), for every class, not for every sample: 0 train, 1 validation, 2 test
-groups     (K,), the group of every class, whole numbers; may be missing
+features   (N, d), floating point; converted to float32
+labels     (N,), integers from 0 to K-1
+splits     (K,), per class (not per sample): 0 training, 1 validation, 2 test
+groups     (K,), optional, the group of every class, integers
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _GROUPS = "groups"
 
 
 def load(path: str | Path, left_out: Sequence[str] | None = None) -> FewShotData:
-    """Read a table of features; the rows, float32 (N, d), take the place of images.
+    """Read a table of features, whose rows, float32 (N, d), take the place of images.
 
     Args:
         path: of the file.
-        left_out: groups, as decimal numbers; if given, their classes are the test split (the table's where none is
-            given), all others that are not the table's test classes are for training, and none for validation.
+        left_out: groups, as decimal strings. If given, their classes (if empty, the table's test classes) form the test
+            split, all other classes except the table's test classes the training split; there is no validation split.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds something else; numbers that float32 cannot hold; groups left out that
-            it does not have.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or has other content; numbers outside the range of float32; unknown groups in
+            ``left_out``.
     """
     path = paths.expanded(path)
     if not path.is_file():
@@ -108,7 +108,7 @@ def _whole(name: str, values: Tensor, path: Path) -> Tensor:
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix.lower() != ".safetensors":
         found = arrays.load(path, "features", (*_NAMES, _GROUPS))
-        # torch has no arrays of the other byte order, and none of text.
+        # torch supports neither the other byte order nor text.
         native = {name: values.astype(values.dtype.newbyteorder("=")) for name, values in found.items()}
         try:
             return {name: torch.from_numpy(values) for name, values in native.items()}
@@ -116,5 +116,5 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"features: expected arrays of numbers in {path}: {error}") from error
     try:
         return safetensors.torch.load_file(path)
-    except Exception as error:  # no closed list of what a damaged header raises
+    except Exception as error:  # no complete list of exceptions is documented for damaged headers
         raise ValueError(f"features: {path} is damaged or not a .safetensors file: {error}") from error

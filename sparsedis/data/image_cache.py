@@ -1,4 +1,4 @@
-"""A cache of decoded images in memory-mapped files: a data set is decoded once, and all processes map the same file."""
+"""Cache of decoded images in memory-mapped files: data sets are decoded once, and all processes map the same file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sparsedis import cache
 from sparsedis.data.dataset import SPLITS, FewShotData
 
 _VERSION = 2
-"""Increase it with every change to what the readers make of the same files, or to how an entry is written."""
+"""Increase with every change in what the readers return for the same files, or in the format of an entry."""
 
 _IMAGES, _ABOUT = "images.uint8", "about.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -36,7 +36,7 @@ class Classes:
     splits: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, split: str, class_names: Sequence[str], labels: Sequence[int]) -> None:
-        """Append a split; ``labels`` are those of its images, as indices into its own ``class_names``."""
+        """Append a split; ``labels`` are those of its images, as indices into ``class_names``."""
         first = len(self.class_names)
         self.splits[split] = list(range(first, first + len(class_names)))
         self.labels += [first + label for label in labels]
@@ -44,13 +44,14 @@ class Classes:
 
 
 class Images:
-    """Images of one shape on their way into the cache, written one after the other.
+    """Sequential writer of images of one shape into the cache.
 
-    They are written, not copied into a mapped file: on a full disk a write is an error, and a mapped page a SIGBUS.
+    Images are written rather than copied into a mapped file, because on a full disk a write raises an error but a
+    mapped page raises SIGBUS.
 
     Attributes:
         shape: (C, H, W) of every image; None before the first.
-        count: how many there are.
+        count: number of images written.
     """
 
     def __init__(self, file: BinaryIO, folder: Path) -> None:
@@ -63,11 +64,11 @@ class Images:
 
         Args:
             image: uint8 (C, H, W).
-            mismatch: the message of the error where it has another shape than those before, from the expected shape
-                and the one that it has.
+            mismatch: returns the error message for an image of another shape than the previous ones, from the expected
+                and the actual shape.
 
         Raises:
-            ValueError: it has another shape than those before.
+            ValueError: the shape differs from that of the previous images.
             OSError: the cache cannot be written.
         """
         self.shape = self.shape or image.shape
@@ -85,25 +86,25 @@ def load(
     options: Mapping[str, Any],
     decode: Callable[[Images], Classes],
 ) -> FewShotData:
-    """The data set that ``decode`` reads, from the cache if it is there.
+    """The data set read by ``decode``, from the cache if possible.
 
-    An entry is named by a digest of the version, the reader, the options, and the path, size and times of modification
-    and of change of every source. It is written to a temporary folder and renamed when complete, so that other threads
-    and processes see the whole entry or none, even if they decode the same data set at the same time. What is damaged,
-    or was put there by something else, is replaced.
+    The name of an entry contains a digest of version, reader, options, and the path, size, modification time and change
+    time of every source. An entry is written to a temporary folder and renamed when complete, so that other threads and
+    processes see a complete entry or none, even if they decode the same data set concurrently. Damaged or foreign
+    entries are replaced.
 
     Args:
         name: of the data set.
         reader: name of the reader.
-        sources: the files that are decoded.
-        options: what else the result depends on.
-        decode: adds every image to what it is given, and returns their classes.
+        sources: the files to decode.
+        options: everything else that the result depends on.
+        decode: adds every image to its argument and returns the classes.
 
     Raises:
         OSError: the cache cannot be written.
     """
     entry = cache.folder() / f"{reader}-{_key(reader, sources, options)}"
-    for _ in range(2):  # another process may replace a damaged entry just when this one has written its own
+    for _ in range(2):  # another process may replace a damaged entry right after this one is written
         if (found := _read(entry, name)) is not None:
             return found
         _write(entry, decode)
@@ -131,7 +132,7 @@ def _write(entry: Path, decode: Callable[[Images], Classes]) -> None:
 
 @contextmanager
 def _new_file(path: Path, folder: Path) -> Iterator[BinaryIO]:
-    """A new file, on the disk and not in memory alone when the block ends. Errors inside are the block's own."""
+    """A new file that is flushed to disk when the block ends. Errors in the block are not converted."""
     with _writing(folder):
         file = path.open("xb")
     try:
@@ -140,12 +141,12 @@ def _new_file(path: Path, folder: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
     finally:
-        with _writing(folder):  # of what is still buffered after an error
+        with _writing(folder):  # flushes buffered data after an error
             file.close()
 
 
 def _publish(part: Path, entry: Path) -> None:
-    """Rename a complete entry into its place, unless another thread or process was faster."""
+    """Rename a complete entry into place, unless another thread or process was faster."""
     while True:
         try:
             part.rename(entry)
@@ -157,7 +158,7 @@ def _publish(part: Path, entry: Path) -> None:
             return
         damaged = cache.part(entry.parent)
         try:
-            entry.rename(damaged)  # one step, which one process does; the others find nothing there, or its entry
+            entry.rename(damaged)  # atomic: one process succeeds, the others find nothing or the new entry
         except FileNotFoundError:
             continue
         cache.remove(damaged)
@@ -165,7 +166,7 @@ def _publish(part: Path, entry: Path) -> None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Errors of the cache that say so, and what to do; the system's name a file at best."""
+    """Convert errors to ones that name the cache and a remedy, since the system's name at most a file."""
     try:
         yield
     except OSError as error:
@@ -177,10 +178,10 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _read(entry: Path, name: str) -> FewShotData | None:
-    """The data set in an entry; None if there is none, or something else."""
+    """The data set in an entry; None if the entry is missing or invalid."""
     try:
         return _opened(entry, name)
-    except Exception:  # whatever files of any content raise
+    except Exception:  # files with arbitrary content raise arbitrary errors
         return None
 
 
@@ -191,7 +192,7 @@ def _opened(entry: Path, name: str) -> FewShotData:
         raise ValueError(f"cache: {entry} is damaged")
     return FewShotData(
         name=name,
-        # Copy-on-write: PyTorch has no read-only tensors, and a write to them must not change the file.
+        # Copy-on-write, since PyTorch has no read-only tensors and writes must not change the file.
         images=torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape)),
         labels=torch.tensor(about["labels"]),
         class_names=tuple(about["class_names"]),
@@ -203,7 +204,7 @@ def _key(reader: str, sources: Sequence[Path], options: Mapping[str, Any]) -> st
     digest = hashlib.sha256(json.dumps([_VERSION, reader, dict(options)], sort_keys=True).encode())
     for source in sources:
         stat = source.stat()
-        # Archives and copies set the time of modification, which may be that of other data of the same size.
+        # Archives and copies preserve modification times, so other data may have the same size and modification time.
         times = (stat.st_mtime_ns, stat.st_ctime_ns)
         digest.update(json.dumps([str(source.absolute()), stat.st_size, *times]).encode())
     return digest.hexdigest()[:32]

@@ -1,11 +1,12 @@
-"""Reader of folders of images by class: CLASS/*.png, or SPLIT/CLASS/*.png with SPLIT train, val(id, idation) or test.
+"""Reader of images in one folder per class: CLASS/*.png, or SPLIT/CLASS/*.png with SPLIT train, val, valid, validation
+or test.
 
-Which of both it is, the depth of the images tells, so that a class may be called "train". Without split folders the
-classes are split by :func:`sparsedis.data.dataset.split_by_hash`.
+The depth of the images decides between the two layouts, so that a class may be called "train". Without split folders
+the classes are split by :func:`sparsedis.data.dataset.split_by_hash`.
 
-Every image below the folder belongs to a class, or the folder is refused: images of other formats, beside the class
-folders, in folders inside these, or behind broken links would be missed without a word. Other files and what systems
-leave (:mod:`sparsedis.data.system_files`) are left alone.
+Every image below the folder must belong to a class, otherwise the folder is rejected: images in other formats, outside
+or too deep in class folders, or behind broken links would be missed silently. Other files, and those left by systems
+(:mod:`sparsedis.data.system_files`), are ignored.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def classes(path: str | Path) -> dict[str, dict[str, list[Path]]]:
     """The image files by split and class, sorted.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no images by class; an image that is in no class, or of another format; a folder that is
-            neither a split nor a class; two folders of one split; a class in two splits.
+        FileNotFoundError: the folder does not exist.
+        ValueError: no images by class; an image outside a class or in another format; a folder that is neither a split
+            nor a class; two folders for one split; a class in two splits.
     """
     path = paths.expanded(path)
     if not path.is_dir():
@@ -55,16 +56,16 @@ def classes(path: str | Path) -> dict[str, dict[str, list[Path]]]:
 
 
 def load(path: str | Path, size: int | None = None) -> FewShotData:
-    """Read a folder of PNG or JPEG images; they are decoded once, into the cache, as RGB.
+    """Read a folder of PNG or JPEG images, which are decoded once, into the cache, as RGB.
 
     Args:
         path: the folder.
-        size: crop every image to its largest central square and scale it to (size, size) pixels; default: all must have
-            the same size already.
+        size: crop every image to its largest central square and scale it to (size, size) pixels; default: no change,
+            all images must have the same size.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: as :func:`classes`; a damaged image, or different sizes. The message names the file.
+        FileNotFoundError: the folder does not exist.
+        ValueError: as in :func:`classes`; a damaged image, or images of different sizes. The message names the file.
         OSError: the cache cannot be written.
     """
     found = classes(path)
@@ -73,7 +74,7 @@ def load(path: str | Path, size: int | None = None) -> FewShotData:
 
 
 def _images(folder: Path, depth: int = 0) -> Iterator[Path]:
-    """The images in and below a folder, sorted; ValueError: one that would not be read."""
+    """The images in and below a folder, sorted; ValueError for one that would be missed."""
     inside = sorted(entry for entry in folder.iterdir() if not system_files.is_one(entry.name))
     folders = {entry for entry in inside if entry.is_dir()}
     for entry in inside:
@@ -84,7 +85,7 @@ def _images(folder: Path, depth: int = 0) -> Iterator[Path]:
             raise ValueError(f"images: expected .png, .jpg or .jpeg, got {entry}; convert it, or move it away")
         if not entry.is_file():
             raise ValueError(f"images: expected a file, got a broken link, {entry}")
-        if depth > 2:  # at once: links may go round in a circle
+        if depth > 2:  # raise immediately, since links may be circular
             raise ValueError(f"images: expected {_LAYOUT}, got {entry}")
         yield entry
     for entry in sorted(folders):

@@ -1,9 +1,9 @@
 """Omniglot (Lake, Salakhutdinov and Tenenbaum, Science 2015), read from its published folders or zip files.
 
-A class is a character of an alphabet, "ALPHABET/characterNN"; every class has 20 images by 20 drawers, and its group is
-the alphabet. With both published parts, the evaluation part is the test set, and the first 80% of the background
-characters in the order of :func:`sparsedis.data.dataset.in_hash_order` are for training, the rest for validation; with
-only one part, the classes are split by :func:`sparsedis.data.dataset.split_by_hash`.
+A class is a character of an alphabet, "ALPHABET/characterNN", with 20 images by 20 drawers; its group is the alphabet.
+If both published parts are present, the evaluation part is the test split, and the background characters in the order
+of :func:`sparsedis.data.dataset.in_hash_order` are split into training (80%) and validation (20%). If only one part is
+present, its classes are split by :func:`sparsedis.data.dataset.split_by_hash`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from sparsedis.data import image_decoding, system_files
 from sparsedis.data.dataset import FewShotData, check_disjoint, in_hash_order, leave_out, split_by_hash
 
 SIDE = 28
-"""Height and width of the images, in pixels, unless another one is asked for."""
+"""Default height and width of the images, in pixels."""
 
 _SOURCE_SIDE = 105
 MAX_BYTES = 1 << 16
-"""Limit of an image file; the published ones are below 1 KiB."""
+"""Largest accepted size of an image file in bytes; the published ones are below 1 KiB."""
 _LAYOUT = "images_background*/ALPHABET/characterNN/*.png or images_evaluation/..., as folders or in .zip files"
 _MEMBER = re.compile(r"(?:.*/)?images_(background|evaluation)[^/]*/([^/]+)/(character\d+)/([^/]+\.png)")
 
 
 class _Key(NamedTuple):
-    """The class of an image, from its path; the sorting order of these is that of classes and images."""
+    """The class and file of an image, from its path; their sorting order is that of classes and images."""
 
     alphabet: str
     character: str
@@ -47,26 +47,25 @@ class _Key(NamedTuple):
 
 
 def load(path: str | Path, image_size: int | None = None, left_out: Sequence[str] | None = None) -> FewShotData:
-    """Read Omniglot: 105x105 one-bit images, inverted (ink is bright) and area averaged, uint8.
+    """Read Omniglot: 105x105 one-bit images, inverted (ink is bright) and scaled by area averaging, uint8.
 
-    Nothing is written to disk. An image that occurs twice (a folder beside its zip file; a "small" set beside the
-    complete one) counts once.
+    Nothing is written to disk. Duplicates of an image (in a folder and its zip file, or in a "small" set and the
+    complete one) are dropped.
 
     Args:
-        path: a published zip file (images_background.zip, images_background_small1.zip, images_evaluation.zip...), or
-            one of the folders that these hold, or a folder with several of either.
-        image_size: height and width to average to, at most 105; the default is 28.
-        left_out: alphabets; if given, their characters are the test split (those of the evaluation part where none is
-            given), all other background characters are for training, and none for validation.
+        path: a published zip file (images_background.zip, images_background_small1.zip, images_evaluation.zip...), one
+            of the folders in these files, or a folder that contains several of either.
+        image_size: height and width after averaging, at most 105; default: 28.
+        left_out: alphabets. If given, their characters (if empty, those of the evaluation part) form the test split,
+            all other background characters the training split; there is no validation split.
 
     Returns:
-        The data set, classes in alphabetical order, named "Alphabet/characterNN".
+        The data set, with classes in alphabetical order, named "Alphabet/characterNN".
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
-        ValueError: there is nothing in the published layout; a damaged file, which the message names; an image that
-            occurs twice and is not the same; a character in both parts; a size out of range; an alphabet that is
-            not there, or nothing to train on.
+        ValueError: nothing in the published layout; a damaged file, which the message names; duplicates that differ; a
+            character in both parts; a size out of range; an unknown alphabet; no class left to train on.
     """
     path = paths.expanded(path)
     if not path.exists():
@@ -127,7 +126,7 @@ def _files(path: Path) -> Iterator[tuple[_Key, str, bytes]]:
 
 
 def read(file: Path) -> bytes:
-    """A file, up to one byte more than the limit."""
+    """The content of a file, up to one byte more than the limit."""
     with file.open("rb") as stream:
         return stream.read(MAX_BYTES + 1)
 
@@ -146,22 +145,22 @@ def _members(path: Path) -> Iterator[tuple[_Key, str, bytes]]:
 
 @contextmanager
 def opened(path: Path, reader: str) -> Iterator[zipfile.ZipFile]:
-    """A zip file; ValueError, which begins with ``reader``, if it is none. What follows raises its own errors."""
+    """An open zip file; ValueError, with prefix ``reader``, if it is not one. Errors in the block are unchanged."""
     with path.open("rb") as file:
         try:
             archive = zipfile.ZipFile(file)
-        except Exception as error:  # zipfile documents no closed list of what a hostile file may raise
+        except Exception as error:  # zipfile documents no complete list of exceptions for malicious files
             raise ValueError(f"{reader}: expected a zip file, got {path}: {error}") from error
         with archive:
             yield archive
 
 
 def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
-    """A member of an archive, up to one byte more than the limit; ValueError, with ``name``, if it is damaged."""
+    """The content of an archive member, up to one byte more than the limit; ValueError with ``name`` if damaged."""
     try:
-        with archive.open(member) as stream:  # the size in the header may lie, so the limit is on what is read
+        with archive.open(member) as stream:  # the size in the header is not trusted
             return stream.read(MAX_BYTES + 1)
-    except Exception as error:  # encrypted, in an unknown method, cut...
+    except Exception as error:  # encrypted, unknown compression, truncated...
         raise ValueError(f"omniglot: broken member {name}: {error}") from error
 
 
@@ -171,10 +170,10 @@ def _key(match: re.Match[str]) -> _Key:
 
 
 def decode(name: str, content: bytes, side: int = SIDE) -> np.ndarray:
-    """A 105x105 PNG image as side x side uint8 with bright ink.
+    """Decode a 105x105 PNG image to side x side uint8 with bright ink.
 
     Raises:
-        ValueError: the file is damaged, too large, or of another size; the message has ``name``.
+        ValueError: the file is damaged, too large, or of another size; the message contains ``name``.
     """
     image = image_decoding.decode(
         content, name, "L", reader="omniglot", formats=("PNG",), max_bytes=MAX_BYTES, size=(_SOURCE_SIDE, _SOURCE_SIDE)

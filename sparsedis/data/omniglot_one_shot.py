@@ -1,10 +1,10 @@
-"""Reader of the 20 tasks of within-alphabet one-shot classification (Lake et al., Science 2015), from all_runs.zip.
+"""Reader of all_runs.zip, the 20 tasks of within-alphabet one-shot classification (Lake et al., Science 2015).
 
-The publication calls a task a run.
+The paper calls a task a run.
 
 run01/class_labels.txt              lines "run01/test/item01.png run01/training/class03.png"
 run01/training/class01.png ...      one image of every character
-run01/test/item01.png ...           one image by another drawer, to be classified among them
+run01/test/item01.png ...           an image by another drawer, to be classified
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Run(NamedTuple):
 
     Attributes:
         name: "run01"...
-        training: uint8 (k, 1, side, side), ink bright; image i is of class i.
+        training: uint8 (k, 1, side, side), bright ink; image i belongs to class i.
         test: uint8 (q, 1, side, side).
         labels: int64 (q,), the class of every test image.
     """
@@ -43,15 +43,15 @@ class Run(NamedTuple):
 
 
 def load(path: str | Path, side: int = SIDE) -> list[Run]:
-    """Read the runs, in order. Images are prepared as :func:`sparsedis.data.omniglot.load` does.
+    """Read the runs in order. Images are prepared as in :func:`sparsedis.data.omniglot.load`.
 
     Args:
-        path: all_runs.zip, or the folder that it holds.
+        path: all_runs.zip, or its extracted folder.
         side: height and width of the images.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
-        ValueError: there is no run, or a damaged or incomplete one; the message names the file.
+        ValueError: no run, or a damaged or incomplete one; the message names the file.
     """
     path = paths.expanded(path)
     if not path.exists():
@@ -69,7 +69,7 @@ def load(path: str | Path, side: int = SIDE) -> list[Run]:
 
 def _folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-    if not any(map(_LABELS.fullmatch, names)) and (path / "class_labels.txt").is_file():  # one of the runs
+    if not any(map(_LABELS.fullmatch, names)) and (path / "class_labels.txt").is_file():  # the path is a single run
         names = [f"{path.absolute().name}/{name}" for name in names]
         path = path.absolute().parent
 
@@ -108,7 +108,7 @@ def _run(match: re.Match[str], names: list[str], content: Callable[[str], bytes]
     if len(set(tests)) < len(tests):
         raise ValueError(f"omniglot runs: expected every test image once, got one twice in {match[0]}")
     present = {name.removeprefix(root) for name in names if name.startswith(f"{root}{run}/") and name.endswith(".png")}
-    if unlisted := sorted(present - {*classes, *tests}):  # the end of the list is missing, and the task would be easier
+    if unlisted := sorted(present - {*classes, *tests}):  # a truncated list would make the task easier
         raise ValueError(f"omniglot runs: expected every image in {match[0]}, found no {unlisted[0]}")
     return Run(
         run,

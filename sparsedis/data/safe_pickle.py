@@ -1,10 +1,10 @@
-"""Safe reading of pickle files: no code that a file names is run.
+"""Safe reading of pickle files, without executing code named by a file.
 
-A pickle is a program. Its opcodes are interpreted here by the standard library's interpreter, restricted to those that
-create numbers, text, bytes, lists, tuples and dicts. A file may name only the functions with which NumPy writes arrays
-and scalars, and these names are bound to functions of this module instead of NumPy's: an array is created from raw
-bytes, its type from its short code, and an array of objects of one dimension becomes the list that its pickle holds.
-Everything else is refused before anything is called.
+A pickle is a program. Its opcodes are interpreted by the standard library's interpreter in Python, restricted to
+opcodes that create numbers, text, bytes, lists, tuples and dicts. A file may name only the functions that NumPy uses to
+pickle arrays and scalars, and these names are bound to functions of this module instead of NumPy's: an array is created
+from raw bytes, its type from its short code, and a one-dimensional object array becomes a list. Everything else is
+rejected before any call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KEYS = (str, bytes, int, float, type(None))
 
 
 class _Name:
-    """The value of a permitted name: a callable without any other attribute."""
+    """The value of a permitted name: a callable without other attributes."""
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -49,7 +49,7 @@ class _Name:
 
 
 class _Type:
-    """A NumPy dtype as its pickle builds it: from a code, then a state with the byte order."""
+    """A NumPy dtype as built by its pickle: from a code, then from a state with the byte order."""
 
     __slots__ = ("code",)
 
@@ -68,7 +68,7 @@ class _Type:
         self.code = ("" if order == "|" else order) + self.code.lstrip("<>|=")
 
     def array(self, raw: Any, shape: Any, fortran: Any) -> np.ndarray:
-        # Python 2 wrote the bytes as text, which is read as latin1.
+        # Python 2 wrote the bytes as text, which is decoded as latin1.
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         if not isinstance(raw, bytes | bytearray) or self.is_object():
             raise _refused("an array of objects")
@@ -125,13 +125,13 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     return dtype.array(raw, shape, order == "F")
 
 
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:  # how Python 3 writes bytes in protocols 0 to 2
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:  # used by Python 3 for bytes in protocols 0 to 2
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise _refused(f"the encoding {encoding!r:.40}")
     return text.encode("latin1")
 
 
-def _bytes(*arguments: Any) -> bytes:  # b"" in protocols 0 to 2
+def _bytes(*arguments: Any) -> bytes:  # used for b"" in protocols 0 to 2
     if arguments:
         raise _refused("a call of bytes")
     return b""
@@ -157,12 +157,12 @@ def _refused(what: str) -> ValueError:
     return ValueError(f"expected numbers, text, bytes, lists, dicts and NumPy arrays of numbers, got {what}")
 
 
-# The stubs of pickle leave out what an interpreter of opcodes needs of it.
+# The type stubs of pickle omit the members that a custom interpreter needs.
 _Interpreter: Any = pickle._Unpickler
 
 
 class _Bounded:
-    """A file that refuses reads beyond its size, whatever lengths its pickle announces."""
+    """A file that rejects reads beyond its size, whatever lengths its pickle declares."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.left = file, os.fstat(file.fileno()).st_size
@@ -185,7 +185,7 @@ class _Bounded:
 
 
 class _Reader(_Interpreter):  # type: ignore[misc]
-    """The interpreter in Python, with our table of opcodes; its memo is a dict: a large index allocates nothing."""
+    """The Python interpreter with our opcode table. Its memo is a dict, so that a large index allocates nothing."""
 
     dispatch: ClassVar[dict[int, Any]] = {
         getattr(pickle, name)[0]: _Interpreter.dispatch[getattr(pickle, name)[0]] for name in " ".join(_OPCODES).split()
@@ -216,7 +216,7 @@ class _Reader(_Interpreter):  # type: ignore[misc]
         (count,) = struct.unpack("<Q", self.read(8))
         self.append(self.read(count))
 
-    # Keys are hashed, and hashing deeply nested tuples would overflow the C stack.
+    # Keys are restricted because hashing deeply nested tuples would overflow the C stack.
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._fill([key, value])
@@ -266,11 +266,11 @@ class _Reader(_Interpreter):  # type: ignore[misc]
 def load(path: str | Path) -> Any:
     """The content of a pickle: numbers, text, bytes, None, lists, tuples, dicts and NumPy arrays of numbers or text.
 
-    Pickles of Python 2 are read with their strings as latin1. An array of objects, which has to have one dimension, is
-    returned as a list.
+    Pickles of Python 2 are read with strings as latin1. One-dimensional object arrays are returned as lists; other
+    object arrays are rejected.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file contains or names anything else, or is damaged.
     """
     path = Path(path)
@@ -278,24 +278,24 @@ def load(path: str | Path) -> Any:
         try:
             content = _Bounded(file)
             value = _finished(_Reader(content, encoding="latin1").load())
-            if content.left:  # a second pickle, say, which nobody would have missed
+            if content.left:  # for example a second pickle, which would be ignored silently
                 raise ValueError(f"expected one object, got {content.left} bytes after its end")
             return value
         except MemoryError as error:
             raise ValueError(f"pickle: {path}: more than the memory holds") from error
-        # Whatever a program of foreign opcodes makes the interpreter raise; an opcode that is not known is a KeyError.
+        # Arbitrary opcodes can make the interpreter raise anything; an unknown opcode raises KeyError.
         except Exception as error:
             what = f"the opcode {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
             raise ValueError(f"pickle: {path} is damaged or not plain data: {what}") from error
 
 
 def _finished(value: Any) -> Any:
-    """The same containers, with their :class:`_Array` builders replaced by the arrays, or lists of objects."""
+    """The same containers, with :class:`_Array` builders replaced by their arrays or lists."""
     if isinstance(value, _Array):
         value = _array(value)
     seen: set[int] = set()
     waiting = [value]
-    while waiting:  # no recursion: the depth is the file's choice
+    while waiting:  # no recursion, as the file determines the depth
         item = waiting.pop()
         if id(item) in seen:
             continue

@@ -1,4 +1,4 @@
-"""Few-shot data sets by name: what ``NAME[:PATH]`` stands for, and which reader reads it."""
+"""Few-shot data sets by name: the meaning of ``NAME[:PATH]`` and the reader of each."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _Reader = Callable[[str, int | None, Sequence[str] | None], FewShotData]
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that has a name on the command line.
+    """A data set that is available by name.
 
     Attributes:
-        title: what it is.
-        needs: the files expected at PATH; empty where the data comes with the package.
-        read: from a path, a size of images (or None) and the groups left out (or None) to the data.
-        counts: numbers of training, validation and test classes, where they are known.
-        resizes: whether it takes a size.
-        groups: what its groups of classes are, or may be; empty where it has none.
+        title: description.
+        needs: the files expected at PATH; empty if the data comes with the package.
+        read: maps a path, an image size (or None) and the groups left out (or None) to the data.
+        counts: numbers of training, validation and test classes, if known.
+        resizes: whether it accepts an image size.
+        groups: meaning of the groups of classes; empty if there are none.
         sha256: known digests of published files, by file name.
     """
 
@@ -39,23 +39,23 @@ class Source:
     sha256: Mapping[str, str] = field(default_factory=dict)
 
     def usage(self, name: str) -> str:
-        """How it is named on the command line."""
+        """Notation on the command line."""
         return f"{name}:PATH" if self.needs else name
 
 
 def load(spec: str, image_size: int | None = None, left_out: Sequence[str] | None = None) -> FewShotData:
-    """Read the data set that ``NAME`` or ``NAME:PATH`` stands for.
+    """Read the data set named by ``NAME`` or ``NAME:PATH``.
 
     Args:
-        spec: a name among :data:`SOURCES`. Without PATH, those that need one are read from $SPARSEDIS_DATA/NAME.
-        image_size: side in pixels to which images of a folder, or Omniglot's, are scaled; default: their own (Omniglot:
-            28).
-        left_out: groups of classes (Omniglot: alphabets) that are the test split, while all classes of the others are
-            for training and none for validation. If it is empty, what a data set publishes for tests stays the test
-            split. Default: the data set's own split.
+        spec: a name among :data:`SOURCES`. Without PATH, data sets that need one are read from $SPARSEDIS_DATA/NAME.
+        image_size: side in pixels to which the images of a folder or of Omniglot are scaled; default: their own
+            (Omniglot: 28).
+        left_out: groups of classes (Omniglot: alphabets) that form the test split; all other classes form the training
+            split, and there is no validation split. If it is empty, the test split is the published one. Default: the
+            data set's own split.
 
     Raises:
-        ValueError: an unknown name, a path that is missing or not accepted, or a damaged file.
+        ValueError: an unknown name, a missing or unexpected path, or a damaged file.
         FileNotFoundError: the path does not exist.
     """
     name, path = resolve(spec)
@@ -68,10 +68,10 @@ def load(spec: str, image_size: int | None = None, left_out: Sequence[str] | Non
 
 
 def resolve(spec: str) -> tuple[str, str]:
-    """The name in ``NAME[:PATH]``, and the path of the data: PATH, or the folder in $SPARSEDIS_DATA; "" for none.
+    """The name in ``NAME[:PATH]`` and the path: PATH or a folder in $SPARSEDIS_DATA; "" if the data needs none.
 
     Raises:
-        ValueError: an unknown name, or a path that is missing or not accepted.
+        ValueError: an unknown name, or a missing or unexpected path.
     """
     name, _, path = spec.partition(":")
     if name not in SOURCES:
@@ -87,7 +87,7 @@ def resolve(spec: str) -> tuple[str, str]:
 
 
 def absolute(spec: str) -> str:
-    """The same data set with an absolute path, which depends on neither working directory nor environment."""
+    """The same data set with an absolute path, independent of working directory and environment."""
     name, path = resolve(spec)
     return f"{name}:{paths.expanded(path).absolute()}" if path else name
 
@@ -163,4 +163,4 @@ SOURCES: dict[str, Source] = {
         groups="those of the table",
     ),
 }
-"""Every name that :func:`load` takes."""
+"""The data sets that :func:`load` accepts, by name."""

@@ -1,19 +1,19 @@
-"""Reader of pickles that hold one split each, the format of miniImageNet, tieredImageNet, CIFAR-FS and FC100.
+"""Reader of pickles with one split each, the format of miniImageNet, tieredImageNet, CIFAR-FS and FC100.
 
-A folder holds, for every split, either one file with images and labels, or one file of each:
+For every split, a folder contains either one file with images and labels, or one file for each:
 
-    *train.pickle, *val.pickle, *test.pickle          dict: "data" (N, H, W, 3) uint8 or a list of image files' bytes,
-                                                       and "labels"; or "image_data", and "class_dict" (class: places)
-    train_images_png.pkl and train_labels.pkl, ...     list of image files' bytes; dict with "labels" or
-    train_images.npz and train_labels.pkl, ...         "label_specific"; a .npz file holds "images"
+    *train.pickle, *val.pickle, *test.pickle          dict: "data" (N, H, W, 3) uint8 or a list of encoded images, and
+                                                       "labels"; or "image_data", and "class_dict" (class: indices)
+    train_images_png.pkl and train_labels.pkl, ...     list of encoded images; dict with "labels" or "label_specific";
+    train_images.npz and train_labels.pkl, ...         a .npz file contains "images"
 
-The bytes of an image file may also be an array: uint8 (n,), or (n, 1) as OpenCV encoded before 4.5.4. The names are
-those of the releases (miniImageNet_category_split_train_phase_train.pickle, CIFAR_FS_train.pickle...): the last word is
-the split. Files of the phases "train_phase_val" and "train_phase_test" hold other images of the training classes and
-are ignored, and so is what systems leave.
+An encoded image is the content of an image file, as bytes or as an array: uint8 (n,), or (n, 1) as written by OpenCV
+before 4.5.4. The names are those of the releases (miniImageNet_category_split_train_phase_train.pickle,
+CIFAR_FS_train.pickle...), of which the last word is the split. Files of the phases "train_phase_val" and
+"train_phase_test" hold other images of the training classes and are ignored, as are system files.
 
-A class is its name ("label_specific_str", "catname2label", "class_dict"), or its label where it has none. In the
-releases no label, or no name where labels start from 0 in every split, is in two splits.
+A class is identified by its name ("label_specific_str", "catname2label", "class_dict"), or if it has none by its label.
+In the releases, no label is in two splits, or where labels start from 0 in every split, no name.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ _ADVICE = (
 
 
 def files(path: str | Path) -> dict[str, dict[str, Path]]:
-    """The files of a folder that belong to the format: by split, then by content (all, images, labels).
+    """The files of a folder in this format: by split, then by content ("all", "images", "labels").
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: a split has no files, only images or labels, or several files of one kind.
+        FileNotFoundError: the folder does not exist.
+        ValueError: a split has no files, images or labels only, or several files of one kind.
     """
     path = paths.expanded(path)
     if not path.is_dir():
@@ -74,20 +74,20 @@ def files(path: str | Path) -> dict[str, dict[str, Path]]:
 
 
 def load(path: str | Path, name: str = "pickles") -> FewShotData:
-    """Read a folder of pickles; they are decoded once, into the cache.
+    """Read a folder of pickles, which are decoded once, into the cache.
 
-    The pickles cannot run code (:mod:`sparsedis.data.safe_pickle`).
+    Reading does not execute code from the pickles (:mod:`sparsedis.data.safe_pickle`).
 
     Args:
         path: the folder.
         name: of the data set.
 
     Returns:
-        Images (N, C, H, W) uint8, mapped into memory; classes in the order of the splits and of their labels.
+        Images (N, C, H, W) uint8, memory-mapped, with classes ordered by split and label.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: files are missing, damaged, or hold something else; a class is in two splits.
+        FileNotFoundError: the folder does not exist.
+        ValueError: files are missing, damaged or have other content; a class is in two splits.
         OSError: the cache cannot be written.
     """
     found = files(path)
@@ -120,7 +120,7 @@ def _decode(found: Mapping[str, Mapping[str, Path]], images: Images) -> Classes:
         )
         for i, image in enumerate(_pixels(rows, where)):
             images.add(image, partial(_mismatch, where, i))
-        del content, rows  # gigabytes
+        del content, rows  # frees gigabytes before the next split
     return classes
 
 
@@ -153,7 +153,7 @@ def _pixels(rows: np.ndarray | Sequence[Any], where: Path) -> Iterator[np.ndarra
             continue
         if isinstance(row, np.ndarray) and row.dtype == np.uint8 and row.ndim in (1, 2):
             row = row.tobytes()
-        elif isinstance(row, str):  # bytes, as Python 2 wrote them
+        elif isinstance(row, str):  # bytes written by Python 2
             try:
                 row = row.encode("latin1")
             except UnicodeEncodeError:
@@ -165,7 +165,7 @@ def _pixels(rows: np.ndarray | Sequence[Any], where: Path) -> Iterator[np.ndarra
 
 
 def _labels(content: Any, where: Path) -> tuple[list[int], dict[int, str]]:
-    """The label of every image, and names of labels where there are some."""
+    """The label of every image, and the names of labels, if any."""
     if isinstance(places := _item(content, ("class_dict",)), dict):
         return _from_places(places, where)
     labels = _item(content, _LABELS)
@@ -199,7 +199,7 @@ def _names(content: Any) -> dict[int, str]:
 
 
 def _listed(values: Any) -> list[Any] | None:
-    """A list, or an array of one dimension as a list; None for anything else."""
+    """A list, or a one-dimensional array as a list; None for anything else."""
     if isinstance(values, np.ndarray) and values.ndim == 1:
         return values.tolist()
     return [_plain(value) for value in values] if isinstance(values, list) else None
@@ -210,14 +210,14 @@ def _plain(value: Any) -> Any:
 
 
 def _text(name: Any) -> str:
-    """A name as text; Python 2 may have written it as bytes."""
+    """A name as text; Python 2 may have written bytes."""
     if isinstance(name, bytes):
         return name.decode("utf-8", "replace")
-    return name if isinstance(name, str) else reprlib.repr(name)  # what is nested deeply has no other
+    return name if isinstance(name, str) else reprlib.repr(name)  # abbreviated, since nesting may be deep
 
 
 def _item(content: Any, keys: Iterable[str]) -> Any:
-    """The entry under one of the keys; Python 2 may have written them as bytes. Else the content, if no dict."""
+    """The entry under one of the keys (or their bytes, from Python 2); content that is not a dict is returned."""
     if not isinstance(content, dict):
         return None if keys == ("class_dict",) else content
     return next((content[key] for name in keys for key in (name, name.encode()) if key in content), None)

@@ -1,4 +1,4 @@
-"""Files and folders that a system or an editor leaves in every folder and archive; they are no data."""
+"""Files and folders that operating systems and editors create in any folder or archive, and that are not data."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _NAMES = {
 
 
 def is_one(name: str) -> bool:
-    """Whether a name, without a path, is hidden (.ipynb_checkpoints, ._x.png) or of the system (Thumbs.db)."""
+    """Whether a file name is hidden (.ipynb_checkpoints, ._x.png) or a system file (Thumbs.db)."""
     return name.startswith(".") or name.lower() in _NAMES
 
 
 def among(parts: Iterable[str]) -> bool:
-    """Whether one of the names of a path is: a file below such a folder is no data either."""
+    """Whether a component of a path is such a name; files below such folders are not data either."""
     return any(map(is_one, parts))

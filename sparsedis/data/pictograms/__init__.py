@@ -1,6 +1,6 @@
-"""The embedded few-shot data set: the same concepts, each drawn independently by many icon designers.
+"""The embedded few-shot data set: concepts, each drawn independently by many icon designers.
 
-Its content and how it was made: docs/pictograms.md. Its licences: NOTICE.md and licenses/ in this folder.
+docs/pictograms.md describes content and construction. Licences: NOTICE.md and licenses/ in this folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Pictograms:
     """N images of C classes by F designer families; the arrays are read-only.
 
     Attributes:
-        images: (N, 28, 28) uint8, ink bright on 0.
+        images: (N, 28, 28) uint8, bright ink on 0.
         labels: (N,) int16, index into ``class_names``.
         families: (N,) int16, index into ``family_names``; at most one image per class and family.
         class_names: C concepts, sorted.
@@ -36,7 +36,7 @@ class Pictograms:
 
 @cache
 def load() -> Pictograms:
-    """Read the data set from the package; read once, then shared."""
+    """The data set, read from the package once and then shared."""
     with files(__package__).joinpath("pictograms.npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     for array in arrays.values():
