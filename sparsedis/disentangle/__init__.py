@@ -1,1 +1,1 @@
-"""Disentanglement: an encoder trained through sparse regressions, and how well its features are the true factors."""
+"""Disentanglement: encoders trained through sparse regressions, and how well their features recover the factors."""

@@ -1,4 +1,4 @@
-"""The commands of disentanglement, as dataclasses that the command line fills in and runs."""
+"""The disentanglement commands, as dataclasses that the command line instantiates and runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparsedis.runs import command_line, jobs
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Lasso and ridge regression on disentangled and rotated features, beside the published means."""
+    """Lasso and ridge regression on disentangled and rotated features, compared with the published means."""
 
     config: tyro.conf.OmitArgPrefixes[SyntheticConfig]
     json: command_line.OptionalFile = None
@@ -38,13 +38,13 @@ class Synthetic:
                 files.write_json(self.json, [asdict(row) for row in rows])
             if self.figure:
                 files.write(self.figure, synthetic.figure(rows))
-        finally:  # of a file that cannot be written the result is at least shown
+        finally:  # print the result even if a file cannot be written
             console().print(synthetic.table(rows))
 
 
 @dataclass(frozen=True)
 class Disentangle:
-    """Train an encoder through sparse regressions on the factors of 3D Shapes; measure how far it disentangles them."""
+    """Train an encoder through sparse regressions on the factors of 3D Shapes, and measure its disentanglement."""
 
     config: tyro.conf.OmitArgPrefixes[DisentangleConfig]
     out: command_line.OptionalFolder = None
@@ -65,7 +65,7 @@ class Disentangle:
         other: Inner = "ridge" if self.config.inner == "lasso" else "lasso"
         words = command_line.words(replace(self.config, inner=other), DisentangleConfig(preset=self.config.preset))
         again = shlex.join(["sparsedis", "disentangle", "--preset", self.config.preset, *words])
-        command_line.print_next([(f"the same with an inner {other} regression, which to compare it with", again)])
+        command_line.print_next([(f"train with an inner {other} regression, for comparison", again)])
         if self.json:
             files.write_json(self.json, record(self._folder()))
 
@@ -83,17 +83,17 @@ class Disentangle:
 
 @dataclass(frozen=True)
 class DisentangleSweep:
-    """Many such runs: inner Lasso, inner ridge and ridge with ICA, over a setting and seeds; a table and a figure."""
+    """Runs with inner Lasso, inner ridge, and ridge with ICA, over a setting and seeds; a table and a figure."""
 
     config: tyro.conf.OmitArgPrefixes[DisentangleConfig]
     vary: Literal["rho", "noise", "tasks", "lambda1"] = "rho"
-    """Setting that varies."""
+    """Setting to vary."""
     values: tuple[str, ...] = ()
-    """What it goes through; the default is a grid of its own."""
+    """Values of the setting; the default is a grid that depends on it."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One run each, with Lasso and with ridge."""
+    """Seeds, with one run each for Lasso and for ridge."""
     out: command_line.OptionalFolder = None
-    """Folder of the sweep, which resumes from what is there; the default is runs/sweep-VARY."""
+    """Folder of the sweep, which is resumed if it exists; the default is runs/sweep-VARY."""
     workers: tyro.conf.OmitArgPrefixes[jobs.Workers] = jobs.HERE
     json: command_line.OptionalFile = None
     """File to write the list of results to."""
@@ -130,12 +130,12 @@ class DisentangleSweep:
 
 @dataclass(frozen=True)
 class Shapes3d:
-    """Draw the images of 3D Shapes: a contact sheet, or all 480,000 of them to a file of 5.9 GB."""
+    """Render the images of 3D Shapes: a contact sheet, or all 480,000 of them to a file of 5.9 GB."""
 
     sheet: command_line.OptionalFile = None
-    """PNG file to draw a contact sheet to, a row per factor."""
+    """PNG file for a contact sheet, with one row per factor."""
     cache: command_line.OptionalFile = None
-    """File to draw all images to, for --data cache:FILE; resumes where an interrupted call ended."""
+    """File for all rendered images, for --data cache:FILE; continues an interrupted call."""
     data: str = "rendered"
     """Images of the contact sheet: rendered, cache:FILE or h5:FILE."""
 

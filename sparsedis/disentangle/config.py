@@ -62,30 +62,30 @@ _NOT_NEGATIVE = ("rho", "noise", "lambda1", "outer_l1", "outer_l2", "target_nois
 
 @dataclass(frozen=True)
 class DisentangleConfig(RunConfig):
-    """All settings of a run; two runs with equal settings on the same machine are equal.
+    """All settings of a run; runs with equal settings on the same machine give equal results.
 
-    A number of 0 where it says so stands for the preset's, which replaces it.
+    Where documented, the number 0 stands for the preset's value, which replaces it.
 
     Raises:
-        ValueError: a setting of the wrong type or out of its range; the message names it.
+        ValueError: a setting has the wrong type or is out of range; the message names it.
     """
 
     preset: Preset = "quick"
-    """quick: minutes, 128 tasks in common to 50 images; published: 20,000 batches of 8 tasks, images for each."""
+    """quick: minutes, 128 tasks share 50 images; published: 20,000 batches of 8 tasks, each with its own images."""
     inner: Inner = "lasso"
-    """Regression that every task fits on the features."""
+    """Regression that is fitted to the features of every task."""
     rho: float = 0.9
-    """Correlation of any two factors before they are restricted to the grid."""
+    """Correlation of any two factors before the restriction to the grid."""
     lambda1: float = 0.1
-    """Weight of the inner penalty, as a multiple of lambda1_max (Lasso), or of a sample's mean squared norm (ridge)."""
+    """Weight of the inner penalty, relative to lambda1_max (Lasso) or to the samples' mean squared norm (ridge)."""
     tasks: str = "bernoulli"
-    """Coefficients: bernoulli, fixed-K, blocks-K, finite-K, laplace, gaussian."""
+    """Distribution of the coefficients: bernoulli, fixed-K, blocks-K, finite-K, laplace, gaussian."""
     noise: float = 1.0
-    """Uniform noise on the factors that make the targets, in steps of the grid, 0 to 1."""
+    """Width of the uniform noise on the factors that determine the targets, in grid steps, 0 to 1."""
     data: str = "rendered"
     """Images: rendered, cache:FILE (sparsedis shapes3d --cache), h5:FILE (the published 3dshapes.h5)."""
     seed: int = 0
-    """Of the initial weights, the noise on the factors and all tasks."""
+    """Seed of the initial weights, the noise on the factors and all tasks."""
     iterations: int = 0
     """Steps of the outer optimiser (AdamW); 0: the preset's."""
     groups: int = 0
@@ -93,11 +93,11 @@ class DisentangleConfig(RunConfig):
     group_tasks: int = 0
     """Tasks per set of images; 1 draws images for every task; 0: the preset's."""
     inner_samples: int = 25
-    """Images that a task's regression is fitted to."""
+    """Images to which a task's regression is fitted."""
     outer_samples: int = 25
-    """Images that the outer loss is measured on."""
+    """Images on which the outer loss is measured."""
     split: bool = False
-    """Keep the two apart; else the regression is fitted to both, and the loss measured on both."""
+    """Keep inner and outer samples apart; otherwise regression and loss both use all of them."""
     outer_l1: float = 0.0
     """Weight of the L1 penalty in the outer loss, relative as lambda1 is for the Lasso."""
     outer_l2: float = 0.0
@@ -105,25 +105,25 @@ class DisentangleConfig(RunConfig):
     factors: Kind = "gaussian"
     """Distribution of the images; uniform needs rho 0."""
     target_noise: float = 0.1
-    """Standard deviation of the noise on the targets, as a multiple of theirs."""
+    """Standard deviation of the noise on the targets, relative to that of the targets."""
     features: int = 6
-    """Features of the encoder."""
+    """Number of features of the encoder."""
     learning_rate: float = 0.0
     """Initial learning rate; 0: the preset's."""
     schedule: Schedule = "preset"
     """Learning rate: constant, cosine (decay to 0), or the preset's."""
     weight_decay: float = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     patience: int = 0
-    """Validations without progress before the run stops; 0: it does not."""
+    """Validations without improvement before the run stops; 0: no early stopping."""
     validate_every: int = 0
-    """Steps between validations; the best of them is what is tested; 0: the preset's."""
+    """Steps between validations; the learner with the best one is tested; 0: the preset's."""
     validation_batches: int = 10
     """Batches of 128 tasks per validation."""
     test_batches: int = 50
     """Batches of 128 tasks in the test."""
     measured_images: int = 10_000
-    """Images that the metrics are computed on at the end; a fifth of them in validations."""
+    """Images on which the metrics are computed at the end; validations use a fifth of them."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     save_every: int = 100
@@ -133,7 +133,7 @@ class DisentangleConfig(RunConfig):
     device: str = "cpu"
     """Where to train, as PyTorch names it: cpu, cuda, mps..."""
     clip_norm: OptionalFloat = None
-    """Scale down gradients of a larger norm, over all parameters, to this one; the default leaves them."""
+    """Norm to which the gradient over all parameters is clipped; by default it is not clipped."""
 
     def __post_init__(self) -> None:
         self._check_choices(_CHOICES)

@@ -1,4 +1,4 @@
-"""Figures of a run and of a sweep; all are PNG images."""
+"""Figures of a run and of a sweep, as PNG images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparsedis.runs import plots
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
-    """The lines of metrics.jsonl: loss, MCC and R, and the fraction of features used, by iteration."""
+    """Loss, MCC and R, and fraction of features used against the iteration, from the lines of metrics.jsonl."""
     figure = plots.figure(12, 3.5)
     panels = figure.subplots(1, 3)
     for panel, key, label in ((panels[0], "loss", "loss"), (panels[2], "features_used", "features used")):
@@ -29,7 +29,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def heat_map(correlations: Sequence[Sequence[float]], names: Sequence[str], title: str) -> bytes:
-    """|correlations| (m, d) of factors with features."""
+    """Heat map of the absolute correlations (m, d) of factors with features."""
     figure = plots.figure(5, 4.4)
     panel = figure.subplots()
     strength = [[abs(value) for value in row] for row in correlations]
@@ -46,11 +46,11 @@ def heat_map(correlations: Sequence[Sequence[float]], names: Sequence[str], titl
 
 
 def sweep(groups: Sequence[Mapping[str, Any]], vary: str) -> bytes:
-    """MCC and R by the setting that varies: a line per method, error bars of one standard deviation if there is one.
+    """MCC and R against the varied setting, with a line per method and error bars of one standard deviation, if any.
 
     Args:
         groups: the rows of :func:`sparsedis.disentangle.sweep.summary`.
-        vary: name of the setting.
+        vary: name of the varied setting.
     """
     figure = plots.figure(9, 3.6)
     panels = figure.subplots(1, 2)

@@ -1,14 +1,15 @@
-"""Check which assumptions of the identifiability theorem a distribution of tasks meets.
+"""Check which assumptions of the identifiability theorem a distribution of tasks satisfies.
 
-Source: Lachapelle et al., ICML 2023, section 3.1. Features f = L z, linear in the m factors, fit all tasks as
-sparsely as the factors do only where L is a permutation with scales, if
+Source: Lachapelle et al., ICML 2023, section 3.1. Let features f = L z be linear in the m factors. They fit all tasks
+    as
+sparsely as the factors only if L is a permutation with scales, provided that
 
 - the features vary: m of their values are linearly independent;
 - the tasks vary: m rows of their coefficient matrices W (k, m) are linearly independent;
-- within a support S: no a != 0 has W_{:,S} a = 0 with a positive probability;
-- the supports vary: for every factor j the supports that leave j out have together all factors but j.
+- the tasks vary within every support S: no a != 0 satisfies W_{:,S} a = 0 with positive probability;
+- the supports vary: for every factor j, the union of the supports without j contains all other factors.
 
-The first two make the features linear in the factors, all four make them the factors.
+The first two assumptions make the features linear in the factors; all four make them equal to the factors.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class Assumption:
 
     Attributes:
         name: of the assumption.
-        holds: whether it is met; None if it was not checked.
+        holds: whether it is satisfied; None if it was not checked.
         reason: one sentence.
-        counterexample: if it fails: "direction" (m,) to which all features or tasks are orthogonal;
-            "support" and "direction" a; or "factor" j and "missing", what the supports without j never have.
+        counterexample: if it fails: "direction" (m,) to which all features or tasks are orthogonal; "support" and
+            "direction" a; or "factor" j and "missing", the factors in no support without j.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Identifiability:
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
-        """All four."""
+        """All four assumptions."""
         return self.representation, self.tasks, self.within_supports, self.supports
 
     @property
@@ -64,7 +65,7 @@ class Identifiability:
 
     @property
     def disentangled(self) -> bool:
-        """No assumption on the tasks fails: the sparsest features are the factors, up to order and scale."""
+        """Whether no assumption on the tasks fails: the sparsest features are the factors, up to order and scale."""
         return self.linear and bool(self.within_supports.holds) and bool(self.supports.holds)
 
     def __str__(self) -> str:
@@ -79,19 +80,20 @@ def check_identifiability(
     sampled: bool = False,
     tol: float = 1e-9,
 ) -> Identifiability:
-    """Check the theorem's assumptions.
+    """Check the assumptions of the theorem.
 
     Args:
-        tasks: a :class:`TaskDistribution`; or supports (S, m), boolean, with coefficients that have a density on each;
-            or coefficients, float (T, m), or (T, k, m) for tasks of k outputs. A row without coefficients is refused.
-        features: (N, d) values of the representation, to check that they vary; not checked without.
-        sampled: coefficients are draws from a distribution with a density on each support, rather than all tasks. The
-            draws on each support must then span it, the most that draws can show. Finitely many tasks of one output
-            never meet the assumption on a support of two factors or more: each is orthogonal to some direction.
-        tol: singular values below this multiple of the largest count as 0.
+        tasks: a :class:`TaskDistribution`; or supports (S, m), bool, whose coefficients have a density on each; or
+            coefficients, float (T, m), or (T, k, m) for tasks with k outputs. Rows without coefficients are rejected.
+        features: values of the representation, (N, d), to check their variability. Default: not checked.
+        sampled: whether coefficients are draws from a distribution with a density on each support, rather than all
+            tasks. The draws on each support must then span it, which is the most that draws can show. Finitely many
+            tasks with one output never satisfy the assumption on a support of two or more factors, because each task is
+            orthogonal to some direction.
+        tol: singular values below this multiple of the largest one count as 0.
 
     Raises:
-        ValueError: an array of another shape, with NaN, or with an empty support.
+        ValueError: an array has another shape, contains NaN, or has an empty support.
     """
     fixed: NDArray[np.float64] | None = None
     if isinstance(tasks, TaskDistribution):
@@ -178,7 +180,7 @@ def _supports(supports: NDArray[np.bool_]) -> Assumption:
 
 
 def _orthogonal(rows: NDArray[np.float64], tol: float) -> list[float] | None:
-    """A unit vector that all rows are orthogonal to, or None."""
+    """A unit vector orthogonal to all rows, or None."""
     _, singular, turned = np.linalg.svd(rows, full_matrices=True)
     rank = int((singular > tol * singular.max(initial=0)).sum())
     return None if rank == rows.shape[1] else [float(x) for x in turned[-1]]

@@ -1,7 +1,8 @@
-"""Metrics of disentanglement: MCC, R and DCI, and independent component analysis (ICA) as the baseline.
+"""Metrics of disentanglement: MCC, R and DCI; independent component analysis (ICA) as a baseline.
 
-Factors (N, m) and features (N, d) are float arrays, a row per sample. For a statement about disentanglement, draw the
-factors uniformly: with correlated ones an entangled feature correlates with every factor.
+Factors (N, m) and features (N, d) are float arrays with one row per sample. To measure disentanglement, draw the
+factors
+uniformly: if they are correlated, an entangled feature correlates with every factor.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class DCI:
-    """Disentanglement, completeness and informativeness (Eastwood and Williams, ICLR 2018), each at best 1.
+    """Disentanglement, completeness and informativeness (Eastwood and Williams, ICLR 2018); the best value is 1.
 
     Attributes:
-        disentanglement: how far a feature is important for one factor only; mean over features, weighted by their
+        disentanglement: whether each feature is important for a single factor; mean over features, weighted by their
             importance.
-        completeness: how far one feature only is important for a factor; mean over factors, weighted likewise.
-        informativeness: R^2 of the factors predicted from all features, on samples that the predictor has not seen, at
-            least 0; mean over factors. (The paper has the error instead, which depends on the factors' scale.)
-        importance: (d, m), non-negative, of every feature for every factor.
+        completeness: whether a single feature is important for each factor; mean over factors, weighted by their
+            importance.
+        informativeness: R^2 of the factors predicted from all features, on samples not used to fit the predictor, at
+            least 0; mean over factors. (The paper uses the error, which depends on the scale of the factors.)
+        importance: importance >= 0 of every feature for every factor, (d, m).
     """
 
     disentanglement: float
@@ -37,22 +39,22 @@ class DCI:
 
 
 def check_installed() -> None:
-    """ImportError unless the packages of the metrics are installed; for the start of a run that ends with them."""
+    """ImportError unless the packages of the metrics are installed; called at the start of a run that uses them."""
     need("scipy.optimize")
     need("sklearn.decomposition")
 
 
 def correlations(factors: ArrayLike, features: ArrayLike, method: str = "pearson") -> Array:
-    """(m, d) correlations; 0 where a factor or feature is constant.
+    """Correlations (m, d) of factors and features; 0 if one of them is constant.
 
     Args:
         factors: (N, m).
         features: (N, d).
-        method: "pearson", or "spearman": of the ranks (ties have their mean rank), which no increasing function of a
-            feature changes.
+        method: "pearson", or "spearman", the correlation of the ranks (mean ranks for ties), which is invariant to
+            increasing functions of a feature.
 
     Raises:
-        ValueError: another method; arrays that are not two-dimensional, have no or other numbers of rows, or hold NaN.
+        ValueError: an unknown method; arrays that are not two-dimensional, are empty, differ in rows, or contain NaN.
     """
     z, f = _pair(factors, features)
     if method not in ("pearson", "spearman"):
@@ -64,12 +66,12 @@ def correlations(factors: ArrayLike, features: ArrayLike, method: str = "pearson
 
 
 def mcc(factors: ArrayLike, features: ArrayLike, method: str = "pearson") -> float:
-    """Mean over factors of ``|correlation|`` with the feature assigned to it, for the best one-to-one assignment.
+    """Mean over factors of ``|correlation|`` with the assigned feature, for the best one-to-one assignment.
 
-    1 if and only if the features are the factors up to order and scale (and shift). With fewer features than factors,
-    the factors left over count 0.
+    It is 1 if and only if the features are the factors up to order, scale and shift. With fewer features than factors,
+    the unassigned factors count as 0.
 
-    Args, raises: as :func:`correlations`.
+    Arguments and errors are those of :func:`correlations`.
     """
     strength = np.abs(correlations(factors, features, method))
     rows, columns = need("scipy.optimize").linear_sum_assignment(-strength)
@@ -77,7 +79,7 @@ def mcc(factors: ArrayLike, features: ArrayLike, method: str = "pearson") -> flo
 
 
 def assignment(factors: ArrayLike, features: ArrayLike) -> NDArray[np.int64]:
-    """(m,) the feature that :func:`mcc` assigns to every factor; -1 where there are fewer features."""
+    """The feature that :func:`mcc` assigns to every factor, (m,); -1 for unassigned factors."""
     strength = np.abs(correlations(factors, features))
     rows, columns = need("scipy.optimize").linear_sum_assignment(-strength)
     result = np.full(len(strength), -1)
@@ -86,12 +88,12 @@ def assignment(factors: ArrayLike, features: ArrayLike) -> NDArray[np.int64]:
 
 
 def r_score(factors: ArrayLike, features: ArrayLike) -> float:
-    """R: mean over factors of the square root of R^2 of the best linear map of the features, with a constant.
+    """R: mean over factors of the square root of the R^2 of the best affine function of the features.
 
-    1 if and only if the factors are linear in the features; no smaller than :func:`mcc`. R^2 is that of the fitted
-    samples, so take many more of them than features.
+    It is 1 if and only if the factors are affine in the features, and no smaller than :func:`mcc`. R^2 is measured on
+    the fitted samples, which should therefore be many more than the features.
 
-    Args, raises: as :func:`correlations`.
+    Arguments and errors are those of :func:`correlations`.
     """
     z, f = _pair(factors, features)
     z, f = _standard(z), _standard(f)
@@ -100,17 +102,17 @@ def r_score(factors: ArrayLike, features: ArrayLike) -> float:
 
 
 def dci(factors: ArrayLike, features: ArrayLike, predictor: str = "lasso", *, seed: int = 0) -> DCI:
-    """DCI by importances from scikit-learn's predictors, fitted on half of the samples.
+    """DCI with importances from scikit-learn predictors fitted to half of the samples.
 
     Args:
         factors: (N, m), N >= 20.
-        features: (N, d); they are standardised first.
-        predictor: "lasso": absolute coefficients of LassoCV, three folds; "forest": impurity importances of a random
-            forest of 100 trees, which need no linear map.
+        features: (N, d); standardised first.
+        predictor: "lasso": absolute coefficients of LassoCV with three folds; "forest": impurity importances of a
+            random forest of 100 trees, which does not assume a linear map.
         seed: of the split into halves and of the forest.
 
     Raises:
-        ValueError: as :func:`correlations`; another predictor; too few samples.
+        ValueError: as in :func:`correlations`; an unknown predictor; too few samples.
         ImportError: scikit-learn is not installed.
     """
     z, f = _pair(factors, features)
@@ -124,7 +126,7 @@ def dci(factors: ArrayLike, features: ArrayLike, predictor: str = "lasso", *, se
     importance = np.zeros((f.shape[1], z.shape[1]))
     informed = np.zeros(z.shape[1])
     for j in range(z.shape[1]):
-        if not z[:, j].any():  # a constant factor, which no feature can predict
+        if not z[:, j].any():  # a constant factor has no importances
             continue
         if predictor == "lasso":
             model = need("sklearn.linear_model").LassoCV(cv=3)
@@ -142,11 +144,11 @@ def dci(factors: ArrayLike, features: ArrayLike, predictor: str = "lasso", *, se
 
 
 def ica(train: ArrayLike, features: ArrayLike, *, seed: int = 0) -> Array:
-    """Features (N, d) transformed by FastICA (scikit-learn, logcosh) fitted to the features (M, d) of the training set.
+    """Features (N, d) transformed by FastICA (scikit-learn, logcosh), fitted to training features (M, d).
 
     Raises:
-        ValueError: arrays of the wrong shape, or NaN; features of the training set that are constant or linearly
-            dependent, which cannot be whitened.
+        ValueError: arrays of the wrong shape or with NaN; training features that are constant or linearly dependent,
+            which cannot be whitened.
         ImportError: scikit-learn is not installed.
     """
     fitted, transformed = np.asarray(train, np.float64), np.asarray(features, np.float64)
@@ -164,7 +166,7 @@ def ica(train: ArrayLike, features: ArrayLike, *, seed: int = 0) -> Array:
         n_components=fitted.shape[1], whiten="unit-variance", max_iter=1000, tol=1e-4, random_state=seed
     )
     with warnings.catch_warnings():
-        # FastICA need not converge if the components are not independent; the last iterate is then used.
+        # FastICA may not converge if the components are dependent; the last iterate is then used.
         warnings.filterwarnings("ignore", module="sklearn")
         return np.asarray(model.fit(fitted).transform(transformed))
 
@@ -182,7 +184,7 @@ def _pair(factors: ArrayLike, features: ArrayLike) -> tuple[Array, Array]:
 
 
 def _standard(values: Array) -> Array:
-    """Columns of mean 0 and variance 1; constant ones, which rounding may hide, are 0."""
+    """Columns with mean 0 and variance 1; columns that are constant up to rounding become 0."""
     centred = values - values.mean(0)
     scale = np.sqrt((centred**2).mean(0))
     constant = scale <= 1e-12 * np.abs(values).max(0)
@@ -190,7 +192,7 @@ def _standard(values: Array) -> Array:
 
 
 def _concentration(importance: Array) -> float:
-    """Mean over rows, weighted by their sums, of 1 - entropy of the row in base of its length."""
+    """Mean over rows, weighted by their sums, of 1 - entropy of the row, with the logarithm to base of its length."""
     total = importance.sum(1)
     if not total.any():
         return 0.0

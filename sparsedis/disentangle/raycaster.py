@@ -1,7 +1,7 @@
 """A ray caster for one scene: a cube, cylinder, sphere or capsule in the centre of a room.
 
-Coordinates: the walls of the room are at distance 3 from its centre; z points up, the floor is z = 0; the camera and
-the light are fixed, and the room rotates about the object. Everything is deterministic, in float32, on the CPU.
+The walls of the room are at distance 3 from its centre, z points up, and the floor is at z = 0. Camera and light are
+fixed, and the room rotates about the object. The computation is deterministic, in float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 MAPS = ("floor", "wall", "object", "sky", "highlight")
-"""An image is the sum of these maps, each times the colour of its surface."""
+"""An image is the sum of these maps, each multiplied by the colour of its surface."""
 
 _SIDE = 64
-_SUPERSAMPLING = 4  # rays per pixel, in each direction
+_SUPERSAMPLING = 4  # rays per pixel in each direction
 
 _CAMERA = (0.0, -3.0, 1.2)
 _TARGET = (0.0, 0.0, 0.6)
-_HALF_WIDTH = 0.36  # of the view, at distance 1
-_ROOM = 3.0  # half the side of the room; the camera must be inside it at every orientation
+_HALF_WIDTH = 0.36  # half the width of the view at distance 1
+_ROOM = 3.0  # half the side of the room, which contains the camera at every orientation
 _WALL_HEIGHT = 1.75
-_OBJECT_TURN = math.radians(28)  # of the cube against the camera, so that two of its sides are seen
+_OBJECT_TURN = math.radians(28)  # rotation of the cube relative to the camera, so that two sides are visible
 
-_LIGHT = (-0.42, -0.5, 1.0)  # towards the light
-_LIGHT_SPREAD = 0.16  # half the side of the square light, at distance 1: the softness of the shadow
+_LIGHT = (-0.42, -0.5, 1.0)  # direction to the light
+_LIGHT_SPREAD = 0.16  # half the side of the square light at distance 1, which softens the shadow
 _AMBIENT = {"floor": 0.42, "wall": 0.5, "object": 0.38}
 _DIFFUSE = {"floor": 0.6, "wall": 0.52, "object": 0.72}
-_SHADOW_RADIUS = 1.8  # largest distance of a shadow from the centre, at scale 1
+_SHADOW_RADIUS = 1.8  # largest distance of a shadow from the centre at scale 1
 _SHADOW = 0.75  # fraction of the direct light that a shadow removes
-_CONTACT = 0.35  # fraction of the ambient light that the object keeps off the floor next to it
+_CONTACT = 0.35  # fraction of the ambient light that the object blocks on the floor next to it
 _HIGHLIGHT, _SHININESS = 0.35, 24
 
 _INFINITE = 1e9
@@ -39,15 +39,15 @@ _SHAPES = ("cube", "cylinder", "sphere", "capsule")
 
 
 def trace(scale: float, shape: str, orientations: tuple[float, ...]) -> Tensor:
-    """The maps of one object in the room at several orientations.
+    """The maps of an object in the room at several orientations.
 
     Args:
-        scale: of the object; at 1 its width is about 0.85.
+        scale: of the object, whose width is about 0.85 at scale 1.
         shape: "cube", "cylinder", "sphere" or "capsule".
         orientations: R angles of the room, in degrees.
 
     Returns:
-        (R, 64 * 64, 5) float32: for every pixel, row by row, the maps of :data:`MAPS`.
+        (R, 64 * 64, 5) float32: the :data:`MAPS` of every pixel, row by row.
     """
     if shape not in _SHAPES:
         raise ValueError(f"shape: expected one of {', '.join(_SHAPES)}, got {shape!r}")
@@ -75,7 +75,7 @@ def trace(scale: float, shape: str, orientations: tuple[float, ...]) -> Tensor:
 
 
 def _floor(scale: float, shape: str, eye: Tensor, directions: Tensor, light: Tensor, jittered: Tensor) -> Tensor:
-    """Light on the floor where each ray meets it, ignoring the walls, where no shadow falls."""
+    """Light on the floor where each ray meets it, ignoring the walls, which cast no shadow on it."""
     down = directions[:, 2]
     point = eye - (eye[2] / down.clamp_max(-1e-4))[:, None] * directions
     away = point[:, :2].norm(dim=-1) / scale
@@ -83,13 +83,13 @@ def _floor(scale: float, shape: str, eye: Tensor, directions: Tensor, light: Ten
     blocked, _ = _object(scale, shape, point[near] + torch.tensor([0.0, 0.0, 1e-3]), jittered[near])
     direct = torch.ones_like(down)
     direct[near] -= _SHADOW * (blocked < _INFINITE).float()
-    # Ambient occlusion: the object hides more of the room from the floor close to it.
+    # Ambient occlusion: near the object, the floor receives less light from the room.
     contact = 1 - _CONTACT * torch.exp(-((away / 0.55) ** 2))
     return _AMBIENT["floor"] * contact + _DIFFUSE["floor"] * light[2] * direct
 
 
 def _view() -> Tensor:
-    """Unit directions (64 * 64 * S, 3) of the rays, pixel by pixel."""
+    """Unit directions (64 * 64 * S, 3) of the rays, ordered by pixel."""
     eye, target = torch.tensor(_CAMERA), torch.tensor(_TARGET)
     forward = torch.nn.functional.normalize(target - eye, dim=0)
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, torch.tensor([0.0, 0.0, 1.0])), dim=0)
@@ -103,10 +103,10 @@ def _view() -> Tensor:
 
 
 def _lights(count: int) -> tuple[Tensor, Tensor]:
-    """The direction to the light, and for every ray (count, 3) that to a point of its area."""
+    """The direction to the light, and for each of ``count`` rays the direction to a point of its area, (count, 3)."""
     light = torch.tensor(_LIGHT)
     samples = _SUPERSAMPLING**2
-    # A low-discrepancy set in the square, another order for every other pixel.
+    # A low-discrepancy set in the square, in another order for every other pixel.
     place = torch.arange(samples, dtype=torch.float64)
     steps = torch.stack([(place * 0.7548776662466927 + 0.5) % 1, (place * 0.5698402909980532 + 0.5) % 1], -1)
     offset = ((2 * steps - 1) * _LIGHT_SPREAD).float().repeat(count // samples, 1)
@@ -114,9 +114,9 @@ def _lights(count: int) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.normalize(light, dim=0), torch.nn.functional.normalize(jittered, dim=-1)
 
 
-@lru_cache(maxsize=15)  # the orientations of 3D Shapes, each seen with 32 objects
+@lru_cache(maxsize=15)  # the orientations of 3D Shapes, each used with 32 objects
 def _room(orientation: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Light on the wall that each ray meets, where the floor is met before it, and where the ray passes above it."""
+    """Light on the wall that each ray meets, and whether the ray meets the floor first or passes above the wall."""
     angle, eye, directions = math.radians(orientation), torch.tensor(_CAMERA), _view()
     light, _ = _lights(len(directions))
     nearest = torch.full((len(directions),), _INFINITE)
@@ -135,7 +135,7 @@ def _room(orientation: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _object(scale: float, shape: str, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance from the origins (N, 3) or (3,) to the object, 1e9 where it is missed, and its normal there."""
+    """Distance from the origins (N, 3) or (3,) to the object, 1e9 if it is missed, and the normal at that point."""
     origin = origin.expand_as(directions)
     if shape == "cube":
         return _cube(0.42 * scale, origin, directions)
@@ -183,7 +183,7 @@ def _ball(radius: float, height: float, origin: Tensor, directions: Tensor) -> t
 def _upright(
     radius: float, low: float, high: float, closed: bool, origin: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """An upright cylinder from ``low`` to ``high``, with its upper lid where ``closed`` (no ray comes from below)."""
+    """An upright cylinder from ``low`` to ``high``, with an upper lid if ``closed`` (no ray comes from below)."""
     x, ray = origin[:, :2], directions[:, :2]
     square = (ray * ray).sum(-1).clamp_min(1e-12)
     half = (x * ray).sum(-1)
@@ -194,7 +194,7 @@ def _upright(
     best = torch.where(hit, distance, _INFINITE)
     normal = torch.cat([(x + distance[:, None] * ray) / radius, torch.zeros(len(x), 1)], -1)
     if closed:
-        # Camera rays come from above, rays to the light from the floor; both cross the plane of the lid.
+        # Camera rays come from above and rays to the light from the floor; both cross the plane of the lid.
         speed = directions[:, 2]
         lid = (high - origin[:, 2]) / torch.where(speed.abs() < 1e-9, 1e-9, speed)
         across = (x + lid[:, None] * ray).norm(dim=-1)

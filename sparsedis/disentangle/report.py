@@ -1,4 +1,4 @@
-"""report.html of a run of disentanglement, and of a sweep, from the files in their folders."""
+"""report.html of a disentanglement run and of a sweep, from the files in their folders."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from sparsedis.runs.report import Block, Note, Picture, Report, Section, Tiles
 from sparsedis.runs.tables import percent
 
 SWEEP = "sweep.json"
-"""The file that a sweep leaves its results in."""
+"""The results file of a sweep."""
 
-_TASKS, _IMAGES = 3, 8  # of the examples
+_TASKS, _IMAGES = 3, 8  # largest numbers shown in the examples
 
 _ABOUT = (
     "Images of one room differ in six factors (three hues, scale, shape, orientation), which the encoder never sees. "
-    "Every task asks for a number that is a weighted sum of a few of them, and fits a regression to the encoder's "
-    "features. Where the regression is sparse (Lasso), the features become the factors themselves."
+    "The target of every task is a weighted sum of a few factors, to which a regression on the encoder's features is "
+    "fitted. If the regression is sparse (Lasso), the features recover the factors."
 )
 _WORDS = (
-    "MCC: the mean correlation of every factor with the feature assigned to it; 1 means that each feature is a factor. "
-    "R: the same for the best linear combination of all features. DCI: disentanglement (a feature depends on one "
-    "factor), completeness (a factor is in one feature), informativeness. FastICA: the features unmixed afterwards."
+    "MCC: the mean absolute correlation of the factors with their assigned features; 1 means that each feature is a "
+    "factor. R: the same for the best linear combination of all features. DCI: disentanglement (a feature depends on "
+    "one factor), completeness (a factor is in one feature), informativeness. FastICA: the features are unmixed "
+    "afterwards."
 )
 _CURVES = "The loss of the tasks, MCC and R on images with factors drawn uniformly, and the fraction of features used."
 _HEAT_MAP = (
     "Correlations of the factors (rows) with the features (columns), by absolute value; one bright cell a row is best."
 )
 _EXAMPLES = (
-    "The first tasks of the test, not chosen for their result: below each image the number asked for, and in brackets "
-    "the one that the task's regression gives."
+    "The first tasks of the test, not selected for their result: below each image its target, and in brackets the "
+    "prediction of the task's regression."
 )
 
 
@@ -48,11 +49,11 @@ def write_run(out: Path, world: World | None = None) -> Path:
 
     Args:
         out: the folder of the run.
-        world: of the run; made again by default.
+        world: of the run; default: created again.
 
     Raises:
-        FileNotFoundError: there is no run in the folder.
-        ValueError: its settings or its results are damaged.
+        FileNotFoundError: the folder holds no run.
+        ValueError: settings or results are damaged.
     """
     settings = page.read_json(out / folder.CONFIG)
     lines = folder.read_metrics(out / folder.METRICS)
@@ -96,7 +97,7 @@ def write_sweep(out: Path) -> Path:
     """Write the report of a sweep, finished or not; returns its path.
 
     Raises:
-        ValueError: its results are damaged, or there is no run in the folder.
+        ValueError: the results are damaged, or the folder holds no run.
     """
     runs = page.runs_in(out)
     shared = page.shared_settings(runs)
@@ -114,7 +115,7 @@ def write_sweep(out: Path) -> Path:
     courses = "MCC on images with factors drawn uniformly, a curve for every run."
     report = Report(
         title,
-        f"{_ABOUT} {about}The regression is a Lasso or ridge; ridge also with its features unmixed afterwards.",
+        f"{_ABOUT} {about}The regression is a Lasso or ridge; for ridge also with the features unmixed afterwards.",
         facts,
         [
             result,
@@ -132,11 +133,11 @@ WRITERS: dict[tuple[str, str], Callable[[Path], Path]] = {
     (folder.CONFIG, "inner"): write_run,
     (SWEEP, "summary"): write_sweep,
 }
-"""What writes the report of a folder, by a file in it and a name that its JSON object has."""
+"""Functions that write the report of a folder, by a file in it and a key of that file's JSON object."""
 
 
 def _command(settings: Mapping[str, Any]) -> str:
-    """The command line that trains with these settings; none for those of another version."""
+    """The command line that trains with these settings; empty for settings of another version."""
     try:
         config = DisentangleConfig.from_json(settings)
     except ValueError:
@@ -158,14 +159,14 @@ def _heat_map(out: Path) -> Sequence[Block]:
 
 
 def _certified(run: Path) -> tuple[float | None, float | None]:
-    """The fraction of a finished run's test tasks that are certified, and the largest gap."""
+    """The certified fraction of a finished run's test tasks, and their largest gap."""
     results = page.read_json(run / folder.RESULTS)
     return results.get("certified"), results.get("largest_gap")
 
 
 @torch.no_grad()
 def _examples(out: Path, world: World | None) -> Sequence[Block]:
-    """The first tasks of the test, on the images that the outer loss is measured on."""
+    """The first tasks of the test, with the images on which the outer loss is measured."""
     encoder, config = load_run(out)
     world = world or World(config, shapes3d.open_source(config.data))
     batch = world.test.batch(0)

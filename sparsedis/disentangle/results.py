@@ -1,8 +1,8 @@
 """The results of a run, and functions that read them from its folder.
 
-To the files of every run (:mod:`sparsedis.runs.folder`) a run of disentanglement adds
+In addition to the files of every run (:mod:`sparsedis.runs.folder`), a disentanglement run writes
 
-correlations.png   the correlations of the features with the factors
+correlations.png   correlations of the features with the factors
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ CORRELATIONS = "correlations.png"
 
 @dataclass(frozen=True)
 class Results:
-    """The results of a run. Metrics are those of the learner with the best validation.
+    """The results of a run, with the metrics of the learner with the best validation.
 
     Attributes:
         iteration: the step of that learner.
-        iterations: steps done.
+        iterations: number of steps done.
         validation_loss, test_loss: outer loss.
         features_used: fraction of the features that a test task's regression uses.
-        certified: fraction of the test tasks solved to their certificate.
-        mcc, mcc_spearman, r: on factors drawn uniformly.
-        disentanglement, completeness, informativeness: DCI, on the same factors.
-        mcc_ica, r_ica: of the features transformed by FastICA, fitted to features of the training distribution; None
-            where it could not be fitted.
-        ica_missing: then why not; else None.
-        correlations: (6, d) of factors with features, on factors drawn uniformly; the features in the order of the
-            assignment of ``mcc``.
-        largest_gap: largest relative duality gap of the test tasks' solves; None in results of earlier versions.
+        certified: certified fraction of the test tasks.
+        mcc, mcc_spearman, r: for factors drawn uniformly.
+        disentanglement, completeness, informativeness: DCI, for the same factors.
+        mcc_ica, r_ica: for the features transformed by FastICA, fitted to features of the training distribution; None
+            if it could not be fitted.
+        ica_missing: the reason why it could not be fitted, or None.
+        correlations: (6, d), of factors with features, for factors drawn uniformly; features ordered by the assignment
+            of ``mcc``.
+        largest_gap: largest relative duality gap of the test tasks; None in results of earlier versions.
     """
 
     iteration: int
@@ -61,11 +61,11 @@ class Results:
 
 
 def record(out: str | Path) -> dict[str, Any]:
-    """The main settings and results of a finished run: what ``--json`` writes.
+    """The main settings and results of a finished run, as written by ``--json``.
 
     Raises:
-        FileNotFoundError: there is no such run, or it is not finished.
-        ValueError: a file of it is damaged; the message names it.
+        FileNotFoundError: the folder holds no finished run.
+        ValueError: a file of the run is damaged; the message names it.
     """
     out = Path(out)
     with _reading(out / folder.CONFIG) as settings:
@@ -79,7 +79,7 @@ def record(out: str | Path) -> dict[str, Any]:
             "dci": {name: results[name] for name in ("disentanglement", "completeness", "informativeness")},
             "mcc_ica": results["mcc_ica"],
             "r_ica": results["r_ica"],
-            "ica_missing": results.get("ica_missing"),  # earlier versions had no such thing
+            "ica_missing": results.get("ica_missing"),  # missing in earlier versions
             "iterations": results["iterations"],
             "seed": config.seed,
             "seconds": taken,
@@ -88,7 +88,7 @@ def record(out: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Any]:
-    """The JSON value in a file; what is wrong with it, there or in the block, is a ValueError that names the file."""
+    """The JSON value in a file; errors, also in the block, become a ValueError that names the file."""
     try:
         yield json.loads(path.read_bytes())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

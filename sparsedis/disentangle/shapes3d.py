@@ -1,12 +1,13 @@
-"""3D Shapes (Burgess and Kim, 2018): six factors, one 64x64 image for every combination of their values.
+"""3D Shapes (Burgess and Kim, 2018): six factors, with one 64x64 image for every combination of their values.
 
-Three sources with one interface, :class:`Shapes3D`: :class:`Rendered` draws the same room by a ray caster
-(:mod:`sparsedis.disentangle.raycaster`), :class:`Cached` reads a file of images drawn before, and :class:`Published`
-reads the published ``3dshapes.h5``.
+Three sources share the interface :class:`Shapes3D`. :class:`Rendered` renders a similar room with a ray caster
+(:mod:`sparsedis.disentangle.raycaster`), :class:`Cached` reads a file of previously rendered images, and
+:class:`Published` reads the published ``3dshapes.h5``.
 
-The light of a scene is linear in the colours of its surfaces, so an image is a sum of one map per surface, times that
-surface's colour. The maps depend on scale, shape and orientation alone: these 480 are traced once (2.5 s), and an image
-is then 64 * 64 x 5 numbers times 5 x 3. That is faster than reading it from a disk.
+The light of a scene is linear in the colours of its surfaces, so that an image is the sum of one map per surface, each
+multiplied by the surface's colour. The maps depend only on scale, shape and orientation. These 480 combinations are
+traced once (2.5 s); an image is then a product of matrices of 64 * 64 x 5 and 5 x 3, which is faster than reading it
+from a disk.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from sparsedis.extras import need
 from sparsedis.runs import lock
 
 VERSION = 1
-"""Of the renderer; increased with every change of a pixel. A cache of another version is refused."""
+"""Version of the renderer, increased with every change of a pixel; caches of other versions are rejected."""
 
 SIDE = 64
 """Height and width of the images, in pixels."""
 
 FACTORS = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
 SIZES = (10, 10, 10, 8, 4, 15)
-"""Number of values of every factor."""
+"""Number of values of each factor."""
 
 SHAPES = ("cube", "cylinder", "sphere", "capsule")
 
@@ -48,32 +49,32 @@ VALUES = (
     (0.0, 1.0, 2.0, 3.0),
     tuple(-30 + 60 * i / 14 for i in range(15)),
 )
-"""The values of every factor, as the published labels have them; a shape's is its index in :data:`SHAPES`."""
+"""The values of each factor as in the published labels; that of shape is its index in :data:`SHAPES`."""
 
 COUNT = math.prod(SIZES)
-"""480,000 images."""
+"""Number of images, 480,000."""
 
 SOURCES = ("rendered", "cache:FILE", "h5:FILE")
 
 _SKY, _WHITE = (0.72, 0.86, 0.98), (1.0, 1.0, 1.0)
 _SATURATION = 0.95
-_AT_ONCE = 64  # images per product; more of them only leave the processor's caches
+_AT_ONCE = 64  # images per product; larger batches exceed the processor's caches
 _CHUNK = 4800  # images per write of a cache
 
 
 class Shapes3D(Protocol):
-    """The images of all 480,000 combinations, in the order of the published file: the last factor changes fastest."""
+    """The images of all 480,000 combinations in the order of the published file: the last factor changes fastest."""
 
     def images(self, indices: Tensor) -> Tensor:
-        """Images of indices (N,) from 0 to 479,999: (N, 3, 64, 64) uint8, in memory channels last."""
+        """Images of indices (N,) from 0 to 479,999: (N, 3, 64, 64) uint8, channels last in memory."""
         ...
 
 
 class Rendered:
-    """Draws images on demand; on one machine an index gives the same pixels in any batch."""
+    """Renders images on demand; on one machine, an index gives the same pixels in any batch."""
 
     def images(self, indices: Tensor) -> Tensor:
-        """See :class:`Shapes3D`. ValueError: an index that is out of range."""
+        """See :class:`Shapes3D`. ValueError for an index out of range."""
         _check(indices)
         result = torch.empty(len(indices), SIDE, SIDE, 3, dtype=torch.uint8)
         maps = _maps()
@@ -84,21 +85,21 @@ class Rendered:
             geometry = part % per_geometry
             hues = coordinates(part)[:, :3]
             paint = torch.cat([colours[hues], colours[10:].expand(len(part), -1, -1)], 1)
-            drawn = torch.bmm(paint.mT, maps[geometry])  # (N, 3, 64 * 64): the long dimension last, for speed
+            drawn = torch.bmm(paint.mT, maps[geometry])  # (N, 3, 64 * 64): faster with the long dimension last
             drawn = drawn.add_(0.5).clamp_(0, 255)
             result[start : start + len(part)] = drawn.mT.reshape(-1, SIDE, SIDE, 3)
         return result.permute(0, 3, 1, 2)
 
 
 class Cached:
-    """Reads the file that :func:`write_cache` made, mapped into memory.
+    """Memory-maps the file written by :func:`write_cache`.
 
     Args:
         path: the file.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not such a file, or of another version of the renderer.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a cache, or of another version of the renderer.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -113,7 +114,7 @@ class Cached:
         self._pixels = np.memmap(path, np.uint8, "r", len(header), (COUNT, SIDE, SIDE, 3))
 
     def images(self, indices: Tensor) -> Tensor:
-        """See :class:`Shapes3D`. ValueError: an index that is out of range."""
+        """See :class:`Shapes3D`. ValueError for an index out of range."""
         _check(indices)
         return torch.from_numpy(self._pixels[indices.cpu().numpy()]).permute(0, 3, 1, 2)
 
@@ -125,8 +126,8 @@ class Published:
         path: the file.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not that file.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file has other content.
         ImportError: h5py is not installed.
     """
 
@@ -141,7 +142,7 @@ class Published:
             kind = f"{self._pixels.dtype} images and labels of shapes {self._pixels.shape, labels.shape}"
             expected = f"uint8 images and labels of shapes {(COUNT, SIDE, SIDE, 3), (COUNT, len(SIZES))}"
             found = np.asarray(labels[:], np.float64) if kind == expected else None
-        except Exception as error:  # h5py documents no closed list of what a damaged file raises
+        except Exception as error:  # h5py documents no complete list of exceptions for damaged files
             raise ValueError(f"shapes3d: {self._path} is damaged, or not 3dshapes.h5: {error}") from error
         if found is None:
             raise ValueError(f"shapes3d: {self._path} is not 3dshapes.h5: expected {expected}, got {kind}")
@@ -149,9 +150,9 @@ class Published:
             raise ValueError(f"shapes3d: {self._path} is not 3dshapes.h5: other labels, or in another order")
 
     def images(self, indices: Tensor) -> Tensor:
-        """See :class:`Shapes3D`. ValueError: an index that is out of range, or images that are damaged."""
+        """See :class:`Shapes3D`. ValueError for an index out of range or damaged images."""
         _check(indices)
-        wanted, places = np.unique(indices.cpu().numpy(), return_inverse=True)  # h5py wants increasing indices
+        wanted, places = np.unique(indices.cpu().numpy(), return_inverse=True)  # h5py requires increasing indices
         try:
             pixels = self._pixels[wanted]
         except (OSError, RuntimeError) as error:
@@ -160,12 +161,12 @@ class Published:
 
 
 def open_source(spec: str) -> Shapes3D:
-    """The images that a name stands for: ``rendered``, ``cache:FILE`` or ``h5:FILE``.
+    """The images named by ``rendered``, ``cache:FILE`` or ``h5:FILE``.
 
     Raises:
-        ValueError: another name, or a file of another content.
-        FileNotFoundError: no such file.
-        ImportError: h5py is needed and not installed.
+        ValueError: an unknown name, or a file with other content.
+        FileNotFoundError: the file does not exist.
+        ImportError: h5py is required but not installed.
     """
     name, _, path = spec.partition(":")
     if spec == "rendered":
@@ -176,13 +177,13 @@ def open_source(spec: str) -> Shapes3D:
 
 
 def absolute(spec: str) -> str:
-    """The same images, with an absolute path."""
+    """The same images, named with an absolute path."""
     name, colon, path = spec.partition(":")
     return f"{name}{colon}{paths.expanded(path).absolute() if path else ''}"
 
 
 def coordinates(indices: Tensor) -> Tensor:
-    """The factors (..., 6) of images (...,), each as the index of its value in :data:`VALUES`, int64."""
+    """The factors (..., 6) of images (...), as int64 indices into :data:`VALUES`."""
     places = []
     for size in reversed(SIZES):
         places.append(indices % size)
@@ -199,20 +200,20 @@ def index_of(places: Tensor) -> Tensor:
 
 
 def values(indices: Tensor) -> Tensor:
-    """The values (..., 6) of the factors of images (...,), float64."""
+    """The factor values (..., 6) of images (...), float64."""
     places = coordinates(indices)
     columns = [torch.tensor(VALUES[i], dtype=torch.float64)[places[..., i]] for i in range(len(SIZES))]
     return torch.stack(columns, -1)
 
 
 def write_cache(path: str | Path) -> None:
-    """Draw all images to a file of 5.9 GB, for :class:`Cached`.
+    """Render all images to a file of 5.9 GB for :class:`Cached`.
 
-    The images are first written to ``.NAME.part`` in the same folder, which is renamed when it is complete. An
-    interrupted call leaves that file, and the next call continues it.
+    The images are written to ``.NAME.part`` in the same folder, which is renamed when complete. After an interruption,
+    the next call continues that file.
 
     Raises:
-        BlockingIOError: another process is writing it.
+        BlockingIOError: another process is writing the file.
     """
     path = paths.expanded(path)
     with lock.held(path.with_name(f".{path.name}.lock"), f"cache: {path}"):
@@ -240,11 +241,11 @@ def _write_cache(path: Path) -> None:
 
 
 def contact_sheet(source: Shapes3D | None = None, scale: int = 2) -> bytes:
-    """A PNG image with one row per factor: its values from left to right, the other factors constant.
+    """A PNG image with one row per factor, whose values vary from left to right with the other factors constant.
 
     Args:
-        source: of the images; default: :class:`Rendered`.
-        scale: pixels of the sheet per pixel of an image.
+        source: source of the images; default: :class:`Rendered`.
+        scale: pixels of the sheet per image pixel.
     """
     from PIL import Image
 
@@ -274,18 +275,18 @@ def _check(indices: Tensor) -> None:
 
 @cache
 def _maps() -> Tensor:
-    """(480, 5, 64 * 64), by scale, shape and orientation."""
+    """The maps (480, 5, 64 * 64), ordered by scale, shape and orientation."""
     maps = [raycaster.trace(scale, shape, VALUES[5]) for scale in VALUES[3] for shape in SHAPES]
     return torch.cat(maps).mT.contiguous()
 
 
 @cache
 def _colours() -> Tensor:
-    """(12, 3): the hues, then sky and highlight; from 0 to 255."""
+    """Colours (12, 3), from 0 to 255: the hues, then sky and highlight."""
     hues = [colorsys.hsv_to_rgb(hue, _SATURATION, 1.0) for hue in VALUES[0]]
     return 255 * torch.tensor([*hues, _SKY, _WHITE])
 
 
 def _header() -> bytes:
-    """The first 128 bytes of a cache; the length keeps the images aligned."""
+    """The first 128 bytes of a cache; their number keeps the images aligned."""
     return f"sparsedis shapes3d, version {VERSION}, uint8 {COUNT} x {SIDE} x {SIDE} x 3".encode().ljust(128, b"\n")

@@ -1,8 +1,7 @@
-"""Sweeps: many runs that differ in one setting, the inner regression and the seed, and a summary of their results.
+"""Sweeps: runs that differ in one setting, the inner regression and the seed, and a summary of their results.
 
-Every run has its own folder in that of the sweep. Finished runs are skipped, and an interrupted one is resumed. After
-every run sweep.json, sweep.md and sweep.png are rewritten. Where the runs are executed is for
-:mod:`sparsedis.runs.jobs`.
+The folder of a sweep contains one folder per run. Finished runs are skipped, and interrupted ones are resumed. After
+every run sweep.json, sweep.md and sweep.png are rewritten. :mod:`sparsedis.runs.jobs` executes the runs.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ VALUES: dict[str, tuple[float | str, ...]] = {
     "tasks": ("bernoulli", "fixed-2", "blocks-2", "finite-2", "gaussian"),
     "lambda1": (0.01, 0.03, 0.1, 0.3),
 }
-"""The default values of each setting."""
+"""Default values of each setting."""
 
 JSON, TABLE, FIGURE = "sweep.json", "sweep.md", "sweep.png"
 
@@ -49,24 +48,24 @@ def sweep(
     workers: Workers = jobs.HERE,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
-    """Run a sweep, or continue it.
+    """Run or continue a sweep.
 
     Args:
         base: the settings of all runs.
-        out: its folder.
-        vary: name of the setting that varies.
-        values: that it takes; default: :data:`VALUES`.
-        seeds: one run per seed.
-        inners: inner regressions, one run per inner regression.
+        out: folder of the sweep.
+        vary: name of the varied setting.
+        values: its values; default: :data:`VALUES`.
+        seeds: seeds, with one run each.
+        inners: inner regressions, with one run each.
         workers: where the runs are executed; default: in this process, one after another.
-        console: where to report; default: standard output.
+        console: for output; default: standard output.
 
     Returns:
-        One record per finished run, as :func:`sparsedis.disentangle.results.record` returns it.
+        One record per finished run, as returned by :func:`sparsedis.disentangle.results.record`.
 
     Raises:
-        ValueError: an unknown setting; no seed, or a seed or value given twice; as :func:`sparsedis.runs.jobs.run`; and
-            when all runs have ended, if some have failed.
+        ValueError: an unknown setting; no seed, or a repeated seed or value; as in :func:`sparsedis.runs.jobs.run`; and
+            after all runs have ended, if some have failed.
     """
     if vary not in VALUES:
         raise ValueError(f"vary: expected one of {', '.join(VALUES)}, got {vary!r}")
@@ -75,10 +74,10 @@ def sweep(
         different(name, given)
     check_seeds(seeds)
     out, console = Path(out), console or standard_output()
-    base = replace(base, data=shapes3d.absolute(base.data))  # as config.json has it
+    base = replace(base, data=shapes3d.absolute(base.data))  # as in config.json
     configs = [
         replace(base, **{vary: value, "seed": seed, "inner": inner})  # type: ignore[arg-type]
-        for seed in seeds  # outermost, so that an unfinished sweep has every setting
+        for seed in seeds  # outermost, so that an unfinished sweep covers every setting
         for value in values
         for inner in inners
     ]
@@ -102,8 +101,8 @@ def sweep(
 def summary(records: Sequence[dict[str, Any]], vary: str) -> list[dict[str, Any]]:
     """Means and standard deviations over seeds, by value and method: inner lasso, inner ridge, ridge and ICA.
 
-    Numbers in ascending order, names in that of the records. One seed has no deviation, None; "seeds" is how many have
-    the metric, and where FastICA was fitted in none of them, the means are None too.
+    Numbers are in ascending order, names in the order of the records. With one seed the deviation is None. "seeds" is
+    the number of runs that have the metric; if FastICA was fitted in none of them, the means are also None.
     """
     groups = []
     methods: list[tuple[str, str, Callable[[dict[str, Any]], tuple[float | None, float | None]]]] = [

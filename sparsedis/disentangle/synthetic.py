@@ -1,8 +1,8 @@
 """The synthetic experiment: sparse targets on disentangled or rotated features, Lasso against ridge regression.
 
 Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), figure 1 and its appendix; its generating code is not public.
-Features are isotropic Gaussian; a fraction of them is useful. A rotation keeps them isotropic and does not change ridge
-regression, whose penalty is invariant, but spreads the target's weights over all features.
+Features are isotropic Gaussian, and a fraction of them is useful. A rotation keeps them isotropic and does not affect
+ridge regression, whose penalty is invariant, but spreads the target's weights over all features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sparsedis.solution import Solution
 REPRESENTATIONS = ("disentangled", "entangled")
 METHODS = ("lasso", "ridge")
 SAMPLES = (25, 50, 75, 100, 125, 150)
-# Means over 10 seeds as published, by useful fraction, representation and method; n = 25, 50, 75, 100, 125, 150.
+# Published means over 10 seeds, by useful fraction, representation and method, for n = 25, 50, 75, 100, 125, 150.
 PUBLISHED = {
     (0.05, "disentangled", "lasso"): (0.633, 0.921, 0.940, 0.948, 0.949, 0.949),
     (0.05, "entangled", "lasso"): (-0.077, 0.033, 0.441, 0.719, 0.844, 0.891),
@@ -37,16 +37,16 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """The experiment's settings.
+    """Settings of the experiment.
 
     Attributes:
-        features: m.
+        features: number of features m.
         useful: fractions of the features that the target depends on.
-        samples: training samples n.
-        seeds: repetitions; each draws weights, features, noise, rotation and folds.
-        noise: fraction of the target's variance that is noise: 1 - noise is the best R^2 there is.
-        folds: of the cross-validation that chooses the penalty.
-        penalties: number of penalties tried, from the largest down to 1e-3 (lasso) or 1e-4 (ridge) of it.
+        samples: numbers of training samples n.
+        seeds: number of repetitions; each draws weights, features, noise, rotation and folds.
+        noise: fraction of the target's variance that is noise; the best possible R^2 is 1 - noise.
+        folds: number of folds of the cross-validation that selects the penalty.
+        penalties: number of penalties tried, from the largest down to 1e-3 (lasso) or 1e-4 (ridge) times it.
     """
 
     features: int = 100
@@ -89,7 +89,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """One regression: features X (n, m), targets y (n,), the weights w (m,) and noise variance behind them."""
+    """A regression problem: features X (n, m), targets y (n,), and their true weights w (m,) and noise variance."""
 
     features: Tensor
     targets: Tensor
@@ -97,13 +97,13 @@ class Data:
     noise: float
 
     def r2(self, weights: Tensor, intercept: float) -> float:
-        """R^2 of a predictor on infinitely many samples: features are isotropic, so errors are distances of weights."""
+        """R^2 of a predictor on infinitely many samples; for isotropic features the error is a distance of weights."""
         error = (weights - self.weights).square().sum() + intercept**2 + self.noise
         return 1 - float(error / (self.weights.square().sum() + self.noise))
 
 
 def draw(config: SyntheticConfig, useful: float, n: int, representation: str, seed: int) -> Data:
-    """The data of one seed, all useful weights 1; those of the two representations differ by a rotation only."""
+    """The data of one seed, with all useful weights 1; the two representations differ only by a rotation."""
     generator = torch.Generator().manual_seed(_one_seed(seed, n, round(1000 * useful)))
 
     def normal(*shape: int) -> Tensor:
@@ -122,7 +122,7 @@ def draw(config: SyntheticConfig, useful: float, n: int, representation: str, se
 
 
 def _one_seed(*values: int) -> int:
-    """One seed from several numbers."""
+    """Combine several numbers to one seed."""
     result = 0
     for value in values:
         result = (result * 1_000_003 + value + 1) % 2**63
@@ -130,16 +130,16 @@ def _one_seed(*values: int) -> int:
 
 
 def random_rotation(gaussian: Tensor) -> Tensor:
-    """An orthogonal matrix, uniform where ``gaussian`` (m, m) has independent standard normal entries."""
+    """An orthogonal matrix, uniformly distributed if ``gaussian`` (m, m) has independent standard normal entries."""
     q, r = torch.linalg.qr(gaussian)
     return q * r.diagonal().sign()
 
 
 def cross_validate(data: Data, config: SyntheticConfig, method: str, seed: int) -> tuple[Tensor, float, float]:
-    """Weights and intercept at the penalty that predicts left-out samples best, and the fraction of certified solves.
+    """Weights and intercept at the penalty with the best predictions of held-out samples, and the certified fraction.
 
-    All folds and penalties are one batch: a fold is a sample weight of 0. The intercept is in no penalty: features and
-    targets are centred on the samples fitted.
+    All folds and penalties form one batch, with sample weight 0 for held-out samples. The intercept is not penalised:
+    features and targets are centred on the fitted samples.
     """
     n = len(data.features)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -168,14 +168,14 @@ def cross_validate(data: Data, config: SyntheticConfig, method: str, seed: int) 
 
 
 def _centred(data: Data, kept: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features (folds, n, m) and targets (folds, n), centred on the samples kept, and their means."""
+    """Features (folds, n, m) and targets (folds, n), centred on the kept samples, and their means."""
     weight = kept / kept.sum(1, keepdim=True)
     mean_X, mean_y = (weight @ data.features)[:, None], (weight @ data.targets)[:, None]
     return data.features - mean_X, data.targets - mean_y, mean_X, mean_y
 
 
 def _method(method: str, data: Data) -> tuple[Callable[..., Solution], float, float]:
-    """Solver, largest penalty, and the smallest relative to it."""
+    """Solver, largest penalty, and ratio of the smallest to the largest penalty."""
 
     def lasso(X: Tensor, y: Tensor, penalty: Tensor, weight: Tensor) -> Solution:
         return solve_lasso(X, y, lambda1=penalty, sample_weight=weight, tol=1e-8)
@@ -190,10 +190,10 @@ def _method(method: str, data: Data) -> tuple[Callable[..., Solution], float, fl
 
 
 def run(config: SyntheticConfig, progress: Callable[[str], None] = lambda line: None) -> list[Row]:
-    """Every combination of useful fraction, representation, method and n.
+    """Run all combinations of useful fraction, representation, method and n.
 
-    Ridge regression is solved on the disentangled features only: its weights turn with the features, so that R^2 on
-    rotated ones is the same but for rounding.
+    Ridge regression is solved for disentangled features only: its weights rotate with the features, so that R^2 is the
+    same for rotated ones up to rounding.
     """
     rows = []
     for useful in config.useful:
@@ -207,7 +207,7 @@ def run(config: SyntheticConfig, progress: Callable[[str], None] = lambda line: 
 
 
 def summarise(config: SyntheticConfig, useful: float, n: int, representation: str, method: str) -> Row:
-    """One combination, over all seeds."""
+    """Summarise one combination over all seeds."""
     scores, fractions = [], []
     for seed in range(config.seeds):
         data = draw(config, useful, n, representation, seed)
@@ -220,7 +220,7 @@ def summarise(config: SyntheticConfig, useful: float, n: int, representation: st
 
 
 def table(rows: Sequence[Row]) -> Grid:
-    """Our means and standard errors, with the published means below them where there are any."""
+    """Means and standard errors, with the published means below them where available."""
     samples = sorted({row.n for row in rows})
     lines: list[list[str]] = []
     rules = []
@@ -247,7 +247,7 @@ def table(rows: Sequence[Row]) -> Grid:
 
 
 def _mean(row: Row) -> str:
-    """Of one seed there is no error to show."""
+    """The mean with its standard error, which is omitted for one seed."""
     return f"{row.r2_mean:.3f}        " if row.r2_se is None else f"{row.r2_mean:.3f} ± {row.r2_se:.3f}"
 
 
@@ -258,12 +258,12 @@ def _series(rows: Sequence[Row], useful: float, representation: str, method: str
 
 
 def _published(useful: float, representation: str, method: str) -> tuple[float, ...]:
-    # A rotation does not change ridge regression: one published row is for both.
+    # A rotation does not affect ridge regression, so one published row applies to both representations.
     return PUBLISHED.get((useful, "entangled" if method == "ridge" else representation, method), ())
 
 
 def figure(rows: Sequence[Row]) -> bytes:
-    """A PNG image: R^2 by n with error bars, a panel for every useful fraction, published means as dotted lines."""
+    """A PNG image of R^2 against n with error bars, one panel per useful fraction; published means are dotted."""
     fractions = sorted({row.useful for row in rows})
     image = plots.figure(4 * len(fractions) + 1, 3.6)
     panels = image.subplots(1, len(fractions), sharey=True, squeeze=False)[0]

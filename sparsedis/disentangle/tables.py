@@ -1,4 +1,4 @@
-"""Tables of the results of a run and of a sweep."""
+"""Result tables of a run and of a sweep."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def table(results: Results, title: str) -> Grid:
 
 
 def sweep_grid(groups: Sequence[Mapping[str, Any]], vary: str) -> Grid:
-    """The table of a sweep; a single seed has no deviation, and a method without results a dash.
+    """The table of a sweep; no deviation for a single seed, and dashes for a method without results.
 
     Args:
         groups: the rows of :func:`sparsedis.disentangle.sweep.summary`.
-        vary: name of the setting that varies.
+        vary: name of the varied setting.
     """
     rows = []
     for group in groups:

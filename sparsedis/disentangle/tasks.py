@@ -15,7 +15,7 @@ from torch import Tensor
 from sparsedis.data import SPLITS
 from sparsedis.disentangle.factors import Factors
 
-_FINITE_STREAM = 4  # of the seed: the fixed coefficients of "finite-K"
+_FINITE_STREAM = 4  # stream of the seed for the fixed coefficients of "finite-K"
 
 STRUCTURES = ("bernoulli", "fixed-K", "blocks-K", "finite-K", "laplace", "gaussian")
 
@@ -23,21 +23,21 @@ STRUCTURES = ("bernoulli", "fixed-K", "blocks-K", "finite-K", "laplace", "gaussi
 class TaskDistribution:
     """A distribution of coefficients (m,), named by its structure.
 
-    - "bernoulli": Gaussian on a support that has every factor with probability 1/2, given that it is not empty: all
-      2^m - 1 supports have equal probability.
-    - "fixed-K": Gaussian on one of the supports of K factors, with equal probability.
-    - "blocks-K": Gaussian on one of the m/K disjoint blocks of K neighbours: support variability fails.
+    - "bernoulli": Gaussian on a support that contains every factor with probability 1/2, given that it is not empty.
+      All 2^m - 1 supports have equal probability.
+    - "fixed-K": Gaussian on a support of K factors, all with equal probability.
+    - "blocks-K": Gaussian on one of the m/K disjoint blocks of K neighbouring factors. Support variability fails.
     - "finite-K": one of m K fixed Gaussian vectors, K on each of the m cyclic intervals of K factors, drawn from the
-      seed: finitely many tasks, the fewest that span every support.
-    - "laplace", "gaussian": dense, independent entries.
+      seed. These are finitely many tasks, the fewest that span every support.
+    - "laplace", "gaussian": dense, with independent entries.
 
     Args:
-        structure: one of these, with a number for K: "blocks-2".
+        structure: one of these, with a number in place of K, such as "blocks-2".
         factors: m.
-        seed: of "finite-K".
+        seed: seed of "finite-K".
 
     Raises:
-        ValueError: an unknown structure, or a K that does not fit.
+        ValueError: an unknown structure, or an invalid K.
     """
 
     def __init__(self, structure: str, factors: int = 6, seed: int = 0) -> None:
@@ -57,7 +57,7 @@ class TaskDistribution:
             self._fixed = generator.standard_normal((factors * size, factors)) * np.repeat(self.supports(), size, 0)
 
     def supports(self) -> NDArray[np.bool_]:
-        """(S, m) the supports that have a positive probability, each once."""
+        """The supports with positive probability, each once, (S, m)."""
         m, size = self.factors, self._size
         if self._name == "bernoulli":
             chosen = [c for k in range(1, m + 1) for c in itertools.combinations(range(m), k)]
@@ -75,11 +75,11 @@ class TaskDistribution:
         return result
 
     def fixed(self) -> NDArray[np.float64] | None:
-        """(T, m) the coefficients of all tasks, where they are finitely many; else None."""
+        """The coefficients of all tasks if they are finitely many, (T, m); otherwise None."""
         return self._fixed.copy() if self._name == "finite" else None
 
     def sample(self, generator: Generator, count: int) -> NDArray[np.float64]:
-        """Coefficients (count, m)."""
+        """Draw coefficients (count, m)."""
         m = self.factors
         support: NDArray[Any]
         if self._name == "finite":
@@ -100,12 +100,12 @@ class TaskDistribution:
 
 
 class TaskBatch(NamedTuple):
-    """G groups of T tasks; the tasks of a group have the same images.
+    """G groups of T tasks; the tasks of a group share the same images.
 
     Attributes:
-        indices: (G, n) int64, the images.
-        targets: (G, T, n) float32.
-        coefficients: (G, T, m) float32, the true ones.
+        indices: image indices, (G, n), int64.
+        targets: (G, T, n), float32.
+        coefficients: true coefficients, (G, T, m), float32.
     """
 
     indices: Tensor
@@ -114,23 +114,23 @@ class TaskBatch(NamedTuple):
 
 
 class Tasks:
-    """Batches of tasks of one split, each a function of (seed, split, index) alone.
+    """Batches of tasks of one split, each a function only of seed, split and index.
 
-    All three splits have the distributions asked for, and different tasks. Target noise is Gaussian, its standard
-    deviation ``target_noise`` times the root mean square of the task's own noise-free targets.
+    The three splits have the same distributions but different tasks. Target noise is Gaussian, with standard deviation
+    ``target_noise`` times the root mean square of the task's own noise-free targets.
 
     Args:
-        factors: the images and their factors.
+        factors: images and their factors.
         distribution: of the coefficients.
         split: "train", "validation" or "test".
-        groups: G, sets of images per batch.
-        tasks: T, tasks per set of images; 1 draws images for every task.
-        samples: n, images per task.
-        target_noise: 0 or more.
-        seed: 0 or more.
+        groups: number G of image sets per batch.
+        tasks: number T of tasks per image set; with 1 every task has its own images.
+        samples: number n of images per task.
+        target_noise: >= 0.
+        seed: >= 0.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Tasks:
         self.groups, self.tasks, self.samples, self.target_noise = groups, tasks, samples, target_noise
 
     def batch(self, index: int) -> TaskBatch:
-        """Batch ``index``, 0 or more."""
+        """Batch number ``index`` >= 0."""
         generator = Generator(PCG64(SeedSequence([self.seed, SPLITS.index(self.split), index])))
         indices = self.factors.sample(generator, (self.groups, self.samples))
         coefficients = self.distribution.sample(generator, self.groups * self.tasks)

@@ -1,4 +1,4 @@
-"""The outer loop: an encoder trained through the regressions that tasks fit on its features."""
+"""The outer loop: an encoder trained through the regressions that are fitted to its features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sparsedis.runs.device import device_named, set_threads
 from sparsedis.runs.report import written
 from sparsedis.runs.tables import console as standard_output
 
-_WARM_UP = 50  # steps over which the learning rate rises, because Adam's first steps would be its largest
+_WARM_UP = 50  # steps of learning-rate warm-up, since Adam's first steps would be its largest
 
 
 def train(
@@ -28,21 +28,21 @@ def train(
 ) -> Results:
     """Train an encoder, then measure the one with the best validation.
 
-    The same settings give the same files, byte for byte on the same CPU (but for those of when and where: seconds.json,
-    environment.json, report.html), whether or not the run was interrupted and resumed. The global random state is left
-    as it was; the number of threads is set if ``config.threads`` is.
+    Equal settings give the same files, byte for byte on the same CPU (except seconds.json, environment.json and
+    report.html, which depend on time and machine), whether or not the run was interrupted and resumed. The global
+    random state is restored; the number of threads is changed if ``config.threads`` is set.
 
     Args:
         config: the settings.
-        out: the folder of the run; created after everything has been checked.
+        out: folder of the run; created after all checks.
         resume: continue the run in ``out`` from its last checkpoint.
-        console: where to report; default: standard output.
+        console: for output; default: standard output.
 
     Raises:
-        ValueError: the run in ``out`` has other settings, or is damaged; the run diverged.
+        ValueError: the run in ``out`` has other settings or is damaged; the run diverged.
         BlockingIOError: another process writes to ``out``.
-        FileExistsError: ``out`` holds a run, and ``resume`` is not set.
-        FileNotFoundError: the data, or the run to resume, is not there.
+        FileExistsError: ``out`` holds a run and ``resume`` is not set.
+        FileNotFoundError: the data, or the run to resume, is missing.
         ImportError: scipy or scikit-learn is not installed.
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is saved first.
     """
@@ -135,7 +135,7 @@ class _Run(loop.Loop):
             progress.without_progress += 1
 
     def finish(self) -> Results:
-        """Test and measure the best learner; write and print the results."""
+        """Test and measure the best learner, and write and print the results."""
         world, config = self.world, self.config
         encoder, _ = load_run(self.out)
         encoder.to(self.device)
@@ -147,7 +147,7 @@ class _Run(loop.Loop):
         transformed, ica_missing = None, None
         try:
             transformed = metrics.ica(training, f, seed=config.seed)
-        except ValueError as error:  # of features that it cannot unmix; all other results are what they are
+        except ValueError as error:  # raised for features that FastICA cannot unmix; the other results remain valid
             ica_missing = str(error)
         dci = metrics.dci(z, f, seed=config.seed)
         matched = [int(i) for i in metrics.assignment(z, f) if i >= 0]
@@ -175,7 +175,7 @@ class _Run(loop.Loop):
         title = f"inner {config.inner}, rho {config.rho:g}, lambda1 {config.lambda1:g}: MCC {results.mcc:.3f}"
         files.write(self.out / CORRELATIONS, figures.heat_map(results.correlations, shapes3d.FACTORS, title))
         self.clock.save()
-        files.write_json(self.out / folder.RESULTS, asdict(results))  # last: it marks the run as finished
+        files.write_json(self.out / folder.RESULTS, asdict(results))  # written last, as it marks the run as finished
         self.console.print(tables.table(results, f"Learner of iteration {results.iteration}, factors drawn uniformly"))
         if results.ica_missing:
             self.say(f"FastICA: {results.ica_missing}")
@@ -183,7 +183,7 @@ class _Run(loop.Loop):
 
 
 def _introduction(run: _Run) -> str:
-    """What the run will do, in words."""
+    """Description of the run, printed at its start."""
     config = run.config
     parameters = sum(parameter.numel() for parameter in run.learner.parameters())
     images = config.inner_samples + (0 if config.split else config.outer_samples)
@@ -195,6 +195,6 @@ def _introduction(run: _Run) -> str:
             f"features of {images} images",
             f"work: {config.groups * config.group_tasks} tasks per step, steps {run.progress.iteration} to "
             f"{config.iterations}, a validation every {config.validate_every}, then the metrics",
-            f"results: in {run.out}; Ctrl-C saves what is done, and says how to go on",
+            f"results: in {run.out}; Ctrl-C saves a checkpoint and prints the resume command",
         )
     )

@@ -1,4 +1,4 @@
-"""The images, factors and tasks of a run, and the regressions that tasks fit on the encoder's features."""
+"""The images, factors and tasks of a run, and the regressions fitted to the encoder's features."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from sparsedis.runs import folder
 from sparsedis.solution import Solution
 
 _IMAGES_AT_ONCE = 250
-_UNIFORM_STREAM, _TRAINING_STREAM = 5, 6  # of the seed: images that the metrics are computed on
+_UNIFORM_STREAM, _TRAINING_STREAM = 5, 6  # streams of the seed for the images on which the metrics are computed
 
 
 class Outcome(NamedTuple):
-    """Of a batch of tasks: the loss to minimise, the fractions of features used and of tasks certified, the largest
-    relative gap."""
+    """Means over a batch of tasks: loss, fractions of features used and of tasks certified; and the largest gap."""
 
     loss: Tensor
     used: float
@@ -37,11 +36,11 @@ class Outcome(NamedTuple):
 
 
 def load_run(out: str | Path) -> tuple[FactorEncoder, DisentangleConfig]:
-    """The encoder of a run with the best validation so far, on the CPU, and the settings of the run.
+    """The encoder of a run with the best validation so far, on the CPU, and the run's settings.
 
     Raises:
-        FileNotFoundError: there is no such run, or it has not reached its first validation.
-        ValueError: its checkpoint is damaged.
+        FileNotFoundError: the folder holds no run, or the run has not reached its first validation.
+        ValueError: the checkpoint is damaged.
     """
 
     def build(metadata: Mapping[str, Any]) -> tuple[FactorEncoder, DisentangleConfig]:
@@ -52,17 +51,17 @@ def load_run(out: str | Path) -> tuple[FactorEncoder, DisentangleConfig]:
 
 
 def fit(features: Tensor, targets: Tensor, config: DisentangleConfig) -> Solution:
-    """The regressions of tasks: features (B, n, d), targets (B, n)."""
+    """Fit the regressions of tasks with features (B, n, d) and targets (B, n)."""
     if config.inner == "ridge" and config.lambda1:
         return solve_ridge(features, targets, lambda2=config.lambda1, relative=True)
-    return solve_lasso(features, targets, lambda1=config.lambda1, relative=True)  # at lambda1 0 both are least squares
+    return solve_lasso(features, targets, lambda1=config.lambda1, relative=True)  # least squares if lambda1 = 0
 
 
 def outer_loss(features: Tensor, targets: Tensor, config: DisentangleConfig) -> Outcome:
-    """Fit the regression of every task and return its outer loss.
+    """Fit the regression of every task and compute its outer loss.
 
-    The loss is half the mean squared error, plus the outer penalties, averaged over tasks. Penalties are relative: to
-    the Lasso's lambda1_max, and to the mean squared norm of the features; both are constants in the gradient.
+    The loss is half the mean squared error plus the outer penalties, averaged over tasks. The penalties are relative to
+    the Lasso's lambda1_max and to the mean squared norm of the features, which are constant in the gradient.
 
     Args:
         features: (G, n, d), the inner samples first.
@@ -101,7 +100,7 @@ class World:
         self.training = self._tasks("train", config.groups, config.group_tasks)
         self.validation = self._tasks("validation", 4, 32)
         self.test = self._tasks("test", 4, 32)
-        # Validations measure the first fifth.
+        # Validations use the first fifth.
         self.uniform = self._generator(_UNIFORM_STREAM).integers(shapes3d.COUNT, size=config.measured_images)
 
     def _tasks(self, split: str, groups: int, tasks: int) -> Tasks:
@@ -121,17 +120,17 @@ class World:
         return Generator(PCG64(SeedSequence([self.config.seed, stream])))
 
     def images(self, indices: Tensor, device: torch.device) -> Tensor:
-        """(N, 3, 64, 64) float32 from 0 to 1."""
+        """Images (N, 3, 64, 64), float32 in [0, 1]."""
         return self.source.images(indices).to(device).float().div_(255)
 
     def features(self, encoder: FactorEncoder, batch: TaskBatch, device: torch.device) -> Tensor:
-        """(G, n, d), in one pass, so that the batch normalisation has the statistics of all samples."""
+        """Features (G, n, d), computed in one pass so that batch normalisation uses the statistics of all samples."""
         groups, n = batch.indices.shape
         return encoder(self.images(batch.indices.flatten(), device)).reshape(groups, n, -1)
 
     @torch.no_grad()
     def encode(self, encoder: FactorEncoder, indices: Tensor, device: torch.device) -> NDArray[np.float64]:
-        """(N, d) with the running statistics of the normalisation."""
+        """Features (N, d), with the running statistics of batch normalisation."""
         training = encoder.training
         encoder.eval()
         parts = [encoder(self.images(part, device)).cpu() for part in indices.split(_IMAGES_AT_ONCE)]
@@ -140,7 +139,7 @@ class World:
 
     @torch.no_grad()
     def evaluate(self, encoder: FactorEncoder, tasks: Tasks, batches: int, device: torch.device) -> Outcome:
-        """Means over the first batches of ``tasks``, and the largest gap of all."""
+        """Means over the first ``batches`` batches of ``tasks``, and the largest gap."""
         training = encoder.training
         encoder.eval()
         outcomes = []
