@@ -1,7 +1,7 @@
-// The Python module: the only file that knows Python.
+// The Python module, the only file that depends on Python.
 //
-// Tensors cross as addresses: no torch header, so that no torch version can break the ABI. sparsedis's backend_cpp.py,
-// the only caller, checks shapes, types and contiguity.
+// Tensors are passed as addresses and no torch header is included, so that the module's ABI does not depend on torch.
+// The only caller, sparsedis's backend_cpp.py, checks shapes, types and contiguity.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -20,12 +20,12 @@ using namespace sparsedis;
 
 namespace {
 
-// ValueError for invalid input; the caller, backend_cpp.py, then finds the argument.
+// Throws ValueError for invalid input; the caller, backend_cpp.py, then finds the offending argument.
 void require_valid(Input input) {
   if (input == Input::invalid) throw py::value_error("a value that the problem does not allow");
 }
 
-// f() without the GIL.
+// Calls f() without the GIL.
 template <class F>
 auto without_gil(F f) {
   const py::gil_scoped_release release;
@@ -92,10 +92,10 @@ void adjoint_of(std::array<std::int64_t, 4> shape, std::array<std::int64_t, 3> s
           threads);
 }
 
-// Runs tasks on the threads of the OpenMP whose GOMP_parallel this is.
+// Runs tasks on the threads of the OpenMP runtime whose GOMP_parallel is at this address.
 void use_openmp(std::uintptr_t parallel) { cpu::pool().use(pointer<cpu::OpenMPParallel>(parallel)); }
 
-// Runs the Python handlers of pending signals, on the main thread. The kernels run without the GIL.
+// Runs the Python handlers of pending signals on the main thread. The kernels run without the GIL.
 void handle_signals() {
   const py::gil_scoped_acquire acquire;
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -145,7 +145,7 @@ void adjoint_lasso_of(std::array<std::int64_t, 3> shape, std::array<std::int64_t
                 pointer<const F*>(grad_w), gradients, threads);
 }
 
-// The thresholds that the other backends share, under their names in thresholds.py.
+// The thresholds shared with the other backends, by their names in thresholds.py.
 py::dict thresholds() {
   using namespace py::literals;
   return py::dict(
@@ -164,8 +164,8 @@ py::dict thresholds() {
       "LENGTHEN_FACTOR"_a = kLengthenFactor, "LENGTHEN_MOST"_a = kLengthenMost);
 }
 
-// The optional builds of this module that run on this processor, the best first. For the baseline build: the others
-// cannot be imported where they do not run.
+// The optional builds of this module that run on this processor, best first. Called in the baseline build, since the
+// others must not be imported on processors that they do not support.
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> result;
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -196,8 +196,8 @@ void define(py::module_& module) {
 
 }  // namespace
 
-// This file is compiled once: the same object is linked with the kernels of every instruction set, and Python looks for
-// the entry point that has the name of the module.
+// This file is compiled once, and the object is linked with the kernels of every instruction set. Python looks up the
+// entry point that matches the name of the module.
 PYBIND11_MODULE(_cpp_baseline, module) { define(module); }
 PYBIND11_MODULE(_cpp_avx2, module) { define(module); }
 PYBIND11_MODULE(_cpp_avx512, module) { define(module); }

@@ -1,8 +1,8 @@
-// What device-neutral code needs of a compiler: a C++ compiler, nvcc, or NVRTC, which has no standard headers.
+// Macros that device-neutral code needs for its compilers: a C++ compiler, nvcc, or NVRTC without standard headers.
 #pragma once
 
-// SPARSEDIS_ONCE: of a function that is called from several places. Device compilers inline everything, and what the
-// call costs is little beside what these functions do: inlined, the kernels take minutes to compile.
+// SPARSEDIS_ONCE marks functions with several call sites that device compilers must not inline. The cost of a call is
+// small compared with these functions, while inlining them makes the kernels take minutes to compile.
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define SPARSEDIS_HOST_DEVICE __host__ __device__
 #define SPARSEDIS_ONCE __noinline__
@@ -12,7 +12,7 @@
 #endif
 
 #if defined(__CUDACC_RTC__)
-// The few names of the standard library that device-neutral code uses.
+// The names of the standard library that device-neutral code uses.
 namespace std {
 using size_t = decltype(sizeof(0));
 using ptrdiff_t = long;

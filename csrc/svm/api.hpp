@@ -1,7 +1,8 @@
-// The operation, for every device: batches of group-Lasso multiclass SVMs and the adjoint of their solutions.
+// The interface of the operation on every device: batches of group-Lasso multiclass SVMs, and the adjoint of their
+// solutions.
 //
-// B tasks of n samples, d features and k classes. The mathematics is that of sparsedis/ops/svm/problem.py. All arrays
-// but the features are contiguous. `solve` checks the values that it reads; `adjoint` trusts those of a solved problem.
+// B tasks of n samples, d features and k classes; the mathematics is in sparsedis/ops/svm/problem.py. All arrays except
+// the features are contiguous. `solve` validates the values that it reads; `adjoint` expects those of a solved problem.
 #pragma once
 
 #include "../common/macros.hpp"
@@ -11,7 +12,7 @@ namespace sparsedis {
 
 enum class Solver { newton, fista, bcd };
 
-// F is the features' type, float or double.
+// F is the type of the features, float or double.
 template <class F>
 struct Problems {
   std::int64_t batch, samples, features, classes;
@@ -21,14 +22,14 @@ struct Problems {
   const double* lambda1;       // (B,)
   const double* lambda2;       // (B,)
   const double* dual_reg;      // (B,)
-  const double* weight;        // (B, n); 0 marks an absent sample
+  const double* weight;        // (B, n); 0 marks padding
 };
 
 struct Options {
   Solver solver;
-  double tol;  // relative duality gap to reach, of the weights as returned
+  double tol;  // relative duality gap to reach, for the returned weights
   std::int64_t max_iter;
-  bool exact;  // solve to rounding, as correct gradients need, even where tol is looser
+  bool exact;  // solve to rounding error even if tol is looser, as accurate gradients require
   int threads;
 };
 
@@ -36,13 +37,13 @@ template <class F>
 struct Solutions {
   F* W;          // (B, d, k)
   double* dual;  // (B, n, k)
-  double* gap;   // (B,), as the following
+  double* gap;   // (B,), as the fields below
   double* relative_gap;
   double* objective;
   std::int64_t* n_iter;
   std::int64_t* status;
   bool* active;    // (B, d)
-  double* margin;  // (B,), distance from a kink
+  double* margin;  // (B,), distance from the nearest kink
 };
 
 template <class F>
@@ -53,7 +54,7 @@ struct Gradients {
   double* dual_reg;
 };
 
-// What the adjoint needs of a solution.
+// Parts of a solution that the adjoint needs.
 struct Solved {
   const double* dual;  // (B, n, k)
   const bool* active;  // (B, d)
@@ -64,7 +65,7 @@ struct Solved {
 template <class F>
 Input solve(const Problems<F>& problems, const Options& options, const Solutions<F>& solutions);
 
-// Gradients of a loss whose gradient in W is grad_W (B, d, k).
+// Gradients of a loss from its gradient grad_W (B, d, k) in W.
 template <class F>
 void adjoint(const Problems<F>& problems, const Solved& solved, const F* grad_W, const Gradients<F>& gradients,
              int threads);

@@ -1,10 +1,10 @@
-// How one task is solved, on any device: which form of Newton's iteration, from which start, when it gives up, and what
-// then takes over.
+// How one task is solved on any device: the form of the Newton iteration, the initial points, when to give up, and the
+// fallbacks.
 //
-// Newton tries the forms that suit the task, light before full, with products in float where the features are float,
-// then in double, and leaves the rest to first-order steps. From kFinishGap on the finish takes each of them to
-// rounding. Where the Newton matrix is so large that its factors cost more than many first-order steps, these come
-// first, as many as cost half of Newton's usual iterations.
+// Newton tries the forms that suit the task, light before full, with products in float if the features are float, then
+// in double, and finally falls back to first-order steps. From a gap of kFinishGap on, the finish takes each of them to
+// rounding error. If the Newton matrix is so large that factoring it costs more than many first-order steps, these are
+// tried first, with a budget of half of Newton's usual cost.
 #pragma once
 
 #include "algorithm/finish.hpp"
@@ -22,7 +22,7 @@ struct Outcome {
   std::int64_t n_iter;
 };
 
-// Device is a task where it is solved (requirements.hpp).
+// Device is a task together with the device that solves it (requirements.hpp).
 template <class Device>
 class Policy {
  public:
@@ -33,12 +33,12 @@ class Policy {
         samples_(device.samples()),
         options_(options),
         newton_runs_(options.solver == Solver::newton),
-        // Rounding is not far from a gap that only the finish reaches.
+        // A tolerance that only the finish reaches is close to rounding error, so the solve continues to that.
         exact_(options.exact || (newton_runs_ && options.tol < kFinishGap)),
         progress_(best, own_tol(), newton_runs_ && exact_ ? smaller(kRounding, own_tol()) : own_tol(),
                   newton_runs_ ? kNewtonPatience : kFirstOrderPatience) {}
 
-  // By the solver that the options name. Apart, so that a device need not have both.
+  // Solve by the solver of the options. Separate functions, so that a device need not compile both.
   SPARSEDIS_HOST_DEVICE Outcome solve_by_newton() {
     if (samples_.n > 0) newton();
     return outcome();
@@ -48,8 +48,8 @@ class Policy {
     return outcome();
   }
 
-  // newton in two parts, for a device that compiles them apart: with products in float, true where the task is solved;
-  // and in double, from the best point of the first part, which `best` holds, after n_iter iterations.
+  // newton in two parts, for devices that compile them separately: with products in float, returning whether the task
+  // is solved; and in double, from the best point of the first part, which is in `best`, after n_iter iterations.
   SPARSEDIS_HOST_DEVICE bool solve_in_float() { return samples_.n == 0 || newton_in_float(); }
   SPARSEDIS_HOST_DEVICE Outcome solve_in_double(std::int64_t n_iter, double relative_gap) {
     progress_.n_iter = n_iter;
@@ -80,14 +80,14 @@ class Policy {
   SPARSEDIS_HOST_DEVICE double finish_gap() const { return exact_ ? kFinishGap : 0; }
   SPARSEDIS_HOST_DEVICE bool certified() const { return progress_.status == Status::certified; }
 
-  // Whether float holds lambda1 and lambda2 and what they are multiplied with.
+  // Whether lambda1, lambda2 and their products with other values are in the range of float.
   SPARSEDIS_HOST_DEVICE bool suits_float() const {
     const double lambda1 = samples_.lambda1, lambda2 = samples_.lambda2;
     return kNarrow && lambda1 > kFloatSmallest && lambda1 < kFloatLargest && lambda2 > kFloatSmallest &&
            lambda2 < kFloatLargest;
   }
 
-  // The finish on a primal map, with the memory that it takes.
+  // The finish on a primal map, with its memory.
   template <class PrimalMap>
   class Finisher {
    public:
@@ -102,7 +102,7 @@ class Policy {
                   policy.device_.template take<unsigned char>(Algorithm::flags(policy.samples_.n, policy.samples_.k))) {
     }
 
-    // From L, at which the map was evaluated last.
+    // From L, where the map was last evaluated.
     SPARSEDIS_HOST_DEVICE bool from_interior(const double* L) {
       return finish_.run(policy_.team_, L, policy_.progress_, max_iter_, true, usual());
     }
@@ -120,8 +120,8 @@ class Policy {
     Algorithm finish_;
   };
 
-  // The interior point in one of its forms, for at most `most` iterations, with the finish on the primal map. Returns
-  // whether it is to be tried from another start.
+  // Runs the interior point in one of its forms for at most `most` iterations, with the finish on the primal map.
+  // Returns whether to try again from another initial point.
   template <class Form, class PrimalMap>
   SPARSEDIS_HOST_DEVICE bool interior(Form& form, PrimalMap& primal, Point& at, int attempt, std::int64_t patience,
                                       double hopeless, std::int64_t most) {
@@ -135,7 +135,7 @@ class Policy {
                           [&] { return finisher.from_interior(at.L); });
   }
 
-  // run(attempt) from a start, and from another while it returns true; the last is as far from the bounds as can be.
+  // Calls run(attempt) from an initial point, and while it returns true from another; the last one is centred.
   static constexpr int kAttempts = 2;
   template <class Run>
   SPARSEDIS_HOST_DEVICE void attempt(Point& at, Run run) {
@@ -153,8 +153,8 @@ class Policy {
     weights_ = device_.write(primal, progress_.best());
   }
 
-  // The forms that suit the task, of at most so many iterations each. Returns whether the task is certified, and its
-  // solution written.
+  // Runs the forms that suit the task, with at most `most` iterations each. Returns whether the task is certified and
+  // its solution written.
   template <class PrimalMap>
   SPARSEDIS_HOST_DEVICE bool by_forms(PrimalMap&& primal, Point& at, std::int64_t most) {
     const int d = device_.features();
@@ -185,11 +185,11 @@ class Policy {
     if (!first_order_first() && !newton_in_float()) newton_in_double();
   }
 
-  // Tries first-order steps with the finish where they are likely to cost less than Newton. Returns whether the task is
-  // solved to rounding, or to tol where that is all that is asked for, and its solution written.
+  // Tries first-order steps with the finish where they are likely to be cheaper than Newton. Returns whether the task
+  // is solved to the required accuracy and its solution written.
   SPARSEDIS_HOST_DEVICE bool first_order_first() {
     if constexpr (Device::kFirstOrderFirst) {
-      // A few iterations asked for are not exceeded by thousands of others.
+      // A small max_iter should not be followed by thousands of first-order steps.
       if (!is_large(samples_) || options_.max_iter < kNewtonIterations) return false;
       const double lipschitz = device_.lipschitz();
       const bool gram = samples_.lambda1 == 0 && samples_.n <= device_.features();
@@ -211,7 +211,7 @@ class Policy {
         auto primal = device_.template primal_map<double>();
         write(primal);
       } else {
-        progress_.forget();  // Newton is to go to rounding, which a certificate would keep it from
+        progress_.forget();  // otherwise the certificate would end Newton before rounding error
       }
       return solved;
     }
@@ -244,7 +244,7 @@ class Policy {
     return at;
   }
 
-  // Returns whether the task is certified, and its solution written.
+  // Returns whether the task is certified and its solution written.
   SPARSEDIS_HOST_DEVICE bool newton_in_float() {
     if constexpr (kNarrow) {
       if (!suits_float()) return false;
@@ -268,7 +268,7 @@ class Policy {
       if (by_forms(device_.template primal_map<double>(), at, kNewtonIterations)) return;
     }
     auto primal = device_.template primal_map<double>();
-    // A few iterations asked for are not exceeded by thousands of others.
+    // A small max_iter should not be followed by thousands of first-order steps.
     if (!certified() && (progress_.n_iter < options_.max_iter || options_.max_iter >= kNewtonIterations)) {
       const std::int64_t counted = progress_.n_iter, most = counted + kFallbackSteps;
       progress_.restart(kFirstOrderPatience);
@@ -296,7 +296,7 @@ class Policy {
     const std::int64_t counted = progress_.n_iter;
     bool finished = true;
     if (exact_ && certified()) {
-      progress_.n_iter = 0;  // what finishes the solution does not count, and has max_iter to itself
+      progress_.n_iter = 0;  // the finish is not counted and has its own max_iter
       auto system = device_.template system<decltype(primal)>();
       Finisher<decltype(primal)> finisher(*this, primal, system, options_.max_iter);
       finished = finisher.from_best(usual());

@@ -1,4 +1,4 @@
-// Scratch memory of one thread: it grows as tasks need, and every task takes from its start.
+// Scratch memory of one thread, which grows on demand and is reused by every task.
 #pragma once
 
 #include <cstddef>
@@ -30,13 +30,13 @@ class Memory {
       block.size = bytes;
     }
 #ifdef SPARSEDIS_POISON
-    std::memset(block.data.get(), 0xff, bytes);  // NaN: a value read before it is written shows
+    std::memset(block.data.get(), 0xff, bytes);  // NaN exposes reads of uninitialised values
 #endif
     const auto address = reinterpret_cast<std::uintptr_t>(block.data.get());
     return reinterpret_cast<T*>((address + kAlign - 1) / kAlign * kAlign);
   }
 
-  // At its end the memory that has been taken since is available again.
+  // Releases the memory taken during its lifetime.
   class Scope {
    public:
     explicit Scope(Memory& memory) : memory_(memory), next_(memory.next_) {}
@@ -52,8 +52,8 @@ class Memory {
   // Makes all memory available again.
   void reset() { next_ = 0; }
 
-  // Frees all memory where it is more than kKept. Less is kept between calls: new pages would cost a small call a tenth
-  // of its time.
+  // Frees all memory if it exceeds kKept. Smaller amounts are kept between calls, because mapping new pages would take
+  // a tenth of the time of a small call.
   void trim() {
     std::size_t size = 0;
     for (const Block& block : blocks_) size += block.size;

@@ -1,4 +1,4 @@
-// Dense products on Eigen's packets, vectorised along the features.
+// Dense matrix products on Eigen's packets, vectorised along the features.
 #pragma once
 
 #include <Eigen/Core>
@@ -18,7 +18,7 @@ constexpr int kPad = 16;
 
 constexpr std::ptrdiff_t padded(std::ptrdiff_t count) { return (count + kPad - 1) / kPad * kPad; }
 
-// A packet of T from values of type S: float is converted in registers, where double products of it are asked for.
+// A packet of T loaded from values of type S; float is converted to double in registers.
 template <class T, class S>
 inline Packet<T> load_as(const S* x) {
   if constexpr (std::is_same_v<S, T>) {
@@ -32,7 +32,7 @@ inline Packet<T> load_as(const S* x) {
   }
 }
 
-// out[r, c] += <a_r, b_c>: R x C dot products in registers.
+// out[r, c] += <a_r, b_c>: R x C dot products accumulated in registers.
 template <int R, int C, class S, class T>
 inline void dot_tile(const S* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, int length, T* out,
                      std::ptrdiff_t ldo) {
@@ -54,8 +54,8 @@ inline void dot_tile(const S* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t 
   }
 }
 
-// 4 x 3 accumulators, 3 + 1 operands: the sixteen registers of AVX2. AVX-512 has twice as many. Strips of rows stay in
-// the first cache while all columns pass.
+// 4 x 3 accumulators and 3 + 1 operands use the sixteen registers of AVX2; AVX-512 has twice as many. A strip of rows
+// stays in the L1 cache while all columns are processed.
 constexpr int kTileRows = 4, kTileColumns = kWidth<double> < 8 ? 3 : 4, kStripRows = 24;
 
 template <int R, class S, class T>
@@ -73,8 +73,8 @@ inline void dot_tile_columns(int columns, const S* a, std::ptrdiff_t lda, const 
   }
 }
 
-// out (rows, columns) += A B^T for A (rows, length) and B (columns, length), length a multiple of the packet. `lower`:
-// the tiles on and below the diagonal only.
+// out (rows, columns) += A B^T for A (rows, length) and B (columns, length), with length a multiple of the packet size.
+// `lower`: only the tiles on and below the diagonal.
 template <class S, class T>
 void add_dot_products(const S* a, std::ptrdiff_t lda, int rows, const T* b, std::ptrdiff_t ldb, int columns, int length,
                       T* out, std::ptrdiff_t ldo, bool lower) {
@@ -105,7 +105,7 @@ void add_dot_products(const S* a, std::ptrdiff_t lda, int rows, const T* b, std:
   }
 }
 
-// C planes at once: out[c, j] = sum_i coefficient[i, c] x_i[j], J packets of features wide.
+// C planes at once: out[c, j] = sum_i coefficient[i, c] x_i[j] for J packets of features.
 template <int C, int J, class S, class T>
 inline void combine_tile(const S* const* x, std::ptrdiff_t from, int rows, const T* coefficient, int ld, T* out,
                          std::ptrdiff_t ldo) {
@@ -137,8 +137,8 @@ inline void combine_planes(const S* const* x, int length, int rows, const T* coe
   if (j < length) combine_tile<C, 1>(x, j, rows, coefficient, ld, out + j, ldo);
 }
 
-// out (planes, length) = coefficient^T X for X given by its rows, coefficient (rows, planes); length a multiple of the
-// packet.
+// out (planes, length) = coefficient^T X for X given by its rows and coefficient (rows, planes), with length a multiple
+// of the packet size.
 template <class S, class T>
 void combine(const S* const* x, int length, int rows, const T* coefficient, int planes, T* out, std::ptrdiff_t ldo) {
   for (int c = 0; c < planes; c += 4) {
@@ -160,12 +160,12 @@ void combine(const S* const* x, int length, int rows, const T* coefficient, int 
   }
 }
 
-// squares[j] += (unit x_i[j])^2 over the rows, length a multiple of the packet; false where an x is NaN or infinite.
+// squares[j] += (unit x_i[j])^2 over the rows, length a multiple of the packet size; false if an x is NaN or infinite.
 template <class T>
 bool add_squares(const T* const* x, int length, int rows, T unit, T* squares) {
   using namespace Eigen::internal;
   const Packet<T> zero = pset1<Packet<T>>(T(0)), factor = pset1<Packet<T>>(unit);
-  Packet<T> nothing = zero;  // stays 0 unless something is not finite
+  Packet<T> nothing = zero;  // stays 0 if all values are finite
   for (int j = 0; j < length; j += kWidth<T>) {
     Packet<T> sum = ploadu<Packet<T>>(squares + j);
     for (int i = 0; i < rows; ++i) {
@@ -179,7 +179,7 @@ bool add_squares(const T* const* x, int length, int rows, T unit, T* squares) {
   return predux(nothing) == T(0);
 }
 
-// norms[j] over all k classes, of planes (m, ldv) whose rows sum to zero.
+// Squared norms over all k classes of planes (m, ldv) whose rows sum to zero.
 template <class T>
 void square_norms(const T* planes, std::ptrdiff_t ldv, int m, int length, T* norms) {
   using namespace Eigen::internal;

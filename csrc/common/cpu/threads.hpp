@@ -1,4 +1,4 @@
-// Tasks over threads, those of the caller's OpenMP pool where there is one, else of the call's own; and the
+// Distribution of tasks over threads, those of the caller's OpenMP pool if there is one and otherwise new ones; and
 // interruption of a call.
 #pragma once
 
@@ -24,19 +24,20 @@ namespace sparsedis::cpu {
 // GOMP_parallel of an OpenMP runtime.
 using OpenMPParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-// PyTorch's threads spin on their cores while they wait for its next loop: tasks run on these threads, not beside them.
+// PyTorch's threads spin while they wait for its next loop, so tasks run on these threads rather than compete with
+// them.
 class Pool {
  public:
-  // From now on tasks run on the threads of the OpenMP runtime whose GOMP_parallel this is, in this process.
+  // From now on runs tasks on the threads of the OpenMP runtime with this GOMP_parallel, in this process.
   void use(OpenMPParallel parallel) {
     parallel_ = parallel;
     process_ = process();
   }
 
-  // work() by at most `threads` threads at once, the calling one among them. It must not throw.
+  // Calls work() on at most `threads` threads at once, including the calling one. It must not throw.
   template <class F>
   void run(int threads, F& work) const {
-    // A fork leaves the pool without its threads.
+    // After a fork the pool has no threads.
     if (threads > 1 && parallel_ && process_ == process()) {
       parallel_([](void* f) { (*static_cast<F*>(f))(); }, &work, unsigned(threads), 0);
       return;
@@ -46,7 +47,7 @@ class Pool {
       try {
         others.emplace_back([&work] { work(); });
       } catch (const std::system_error&) {
-        break;  // no more threads available: those that started do all the work
+        break;  // no more threads are available; the started ones do all the work
       }
     }
     work();
@@ -71,21 +72,21 @@ inline Pool& pool() {
   return one;
 }
 
-// This thread's memory, kept between calls.
+// This thread's scratch memory, kept between calls.
 inline Memory& scratch() {
   static thread_local Memory memory;
   return memory;
 }
 
-// Called by the calling thread every kPollInterval during a call; an exception from it ends the call. Null: nothing.
+// Called by the calling thread every kPollInterval during a call; an exception ends the call. Null disables it.
 using Poll = void (*)();
 inline Poll poll = nullptr;
 constexpr std::chrono::milliseconds kPollInterval(100);
 
-// One call of for_each_task, as its threads see it.
+// State of one call of for_each_task, shared by its threads.
 class Call {
  public:
-  // Starts no more tasks and lets those that run stop: their output is not read. The first failure is rethrown.
+  // Starts no more tasks and lets running ones stop, since their output is not read. The first failure is rethrown.
   void abandon(std::exception_ptr failure) {
     const std::lock_guard<std::mutex> lock(failing_);
     if (!failure_) failure_ = std::move(failure);
@@ -104,10 +105,10 @@ class Call {
     return abandoned_;
   }
 
-  // For the calling thread, once it has no work left: polls until the others have ended.
+  // On the calling thread, once it has no work left: polls until the other threads have ended.
   void wait(const std::atomic<int>& busy) {
     if (!is_caller()) return;
-    // Spins as long as the pool's barrier would: yielding would take many times as long as a short call.
+    // Spins as long as the pool's barrier would; yielding takes many times as long as a short call.
     const auto patience = Clock::now() + std::chrono::milliseconds(1);
     while (busy > 0) {
       abandoned();
@@ -125,7 +126,7 @@ class Call {
   bool is_caller() const { return std::this_thread::get_id() == caller_; }
 
   const std::thread::id caller_ = std::this_thread::get_id();
-  Clock::time_point next_poll_ = Clock::now() + kPollInterval;  // the caller's only
+  Clock::time_point next_poll_ = Clock::now() + kPollInterval;  // used by the calling thread only
   std::atomic<bool> abandoned_{false};
   std::mutex failing_;
   std::exception_ptr failure_;
@@ -134,18 +135,18 @@ class Call {
 // The call that this thread works for; null outside of tasks.
 inline thread_local Call* current_call = nullptr;
 
-// Whether the task on this thread may stop, because its call has ended by a signal or by another task's exception; its
-// output is then not read. For long loops, once per iteration: it costs a call of the clock.
+// Whether the task on this thread may stop because a signal or another task's exception has ended its call, so that its
+// output will not be read. For long loops, once per iteration; it costs a clock read.
 inline bool interrupted() { return current_call && current_call->abandoned(); }
 
-// Thrown to leave an interrupted task; the call catches it and throws what ended it.
+// Thrown to leave an interrupted task; for_each_task catches it and throws the exception that ended the call.
 struct Interruption {};
 
-// Thrown by a task whose values its problem does not allow.
+// Thrown by a task with values that its problem does not allow.
 struct InvalidInput {};
 
-// run(task, memory) for every task, each by one thread; an exception, of a task or of `poll`, ends the rest and is
-// thrown on, but for InvalidInput, which is returned.
+// Calls run(task, memory) for every task, each on one thread. An exception from a task or from `poll` ends the
+// remaining tasks and is rethrown, except for InvalidInput, which is returned.
 template <class F>
 Input for_each_task(std::int64_t tasks, int threads, F run) {
   std::atomic<std::int64_t> next{0};
@@ -153,7 +154,7 @@ Input for_each_task(std::int64_t tasks, int threads, F run) {
   Call call;
   auto work = [&] {
     ++busy;
-    // A signal handler may make a call inside a task's poll: the thread's memory is that task's.
+    // A signal handler may start a call inside a task's poll; the thread's memory then belongs to that task.
     Call* const outer = std::exchange(current_call, &call);
     Memory apart;
     Memory& memory = outer ? apart : scratch();

@@ -1,8 +1,9 @@
-// The Cholesky factor of one symmetric matrix, and solves with it, by the threads of a block.
+// Cholesky factorisation of a symmetric matrix by the threads of a block, and solves with the factor.
 //
-// The lower triangle is packed row by row. Every block of kBlock columns: the corner on the diagonal is factored by one
-// warp, the rows below are solved with it, the rest is updated in square tiles. The first warp updates and factors the
-// next corner while the others update the rest, and the last one inverts the corner, for the solves, beside the rows.
+// The lower triangle is packed row by row. For every block of kBlock columns, one warp factors the block on the
+// diagonal, the rows below are solved with it, and the trailing matrix is updated in square tiles. The first warp
+// updates and factors the next diagonal block while the others update the rest. The last warp inverts the diagonal
+// block for later solves while the rows below are solved.
 #pragma once
 
 #include "four.hpp"
@@ -17,11 +18,11 @@ class Cholesky {
   static constexpr int kBlock = 16;
 
   __device__ static std::size_t padded(int order) { return rounded_up(order, kBlock); }
-  // Rows of inverse corners stand further apart than they are long: lanes read one each, from different banks.
+  // Row stride of inverted diagonal blocks; the padding puts rows that lanes read at once into different banks.
   static constexpr int kInverseStride = kBlock + 4;
 
-  // For matrices up to that order. inverse (padded(largest), kInverseStride), aligned, which the caller lends: the
-  // inverse corners, from factor() to the last solve().
+  // For matrices up to order `largest`. `inverse` (padded(largest), kInverseStride), aligned and provided by the
+  // caller, holds the inverted diagonal blocks from factor() to the last solve().
   __device__ Cholesky(Memory& memory, int largest, T* inverse) : inverse_(inverse) {
     matrix_ = memory.take<T>(std::size_t(largest) * (largest + 1) / 2, ~std::size_t(0));
     corner_ = memory.take<T>(kSteps * kStepSize + kBlock * kStep);
@@ -32,10 +33,10 @@ class Cholesky {
 
   __device__ void resize(int order) { order_ = order; }
   __device__ int order() const { return order_; }
-  // Entries 0 to i of row i.
+  // Row i of the lower triangle, entries 0 to i.
   __device__ T* row(int i) const { return matrix_ + std::size_t(i) * (i + 1) / 2; }
 
-  // False where the matrix is not positive definite: it is lost then too.
+  // Returns false if the matrix is not positive definite; it is overwritten in either case.
   SPARSEDIS_ONCE __device__ bool factor(const Team& team) {
     const int order = order_;
     team.once([&] { *failed_ = 0; });
@@ -54,8 +55,8 @@ class Cholesky {
     return true;
   }
 
-  // x (padded(order),), aligned, 0 from `order` on: the right-hand side, then the solution. Every warp that has rows of
-  // the rest solves with the corner for itself, so that there is one barrier for a block.
+  // x (padded(order),), aligned and 0 from `order` on: the right-hand side on entry, the solution on return. Every warp
+  // with remaining rows solves with the diagonal block itself, so that one barrier per block suffices.
   SPARSEDIS_ONCE __device__ void solve(const Team& team, T* x) const {
     const int order = order_, r = team.lane() % kBlock;
     const bool writes = team.thread() < kBlock;
@@ -91,7 +92,7 @@ class Cholesky {
           T sum = 0;
 #pragma unroll
           for (int q = 0; q < kBlock; ++q) {
-            const int i = first + q < order ? first + q : order - 1;  // beyond, value is 0
+            const int i = first + q < order ? first + q : order - 1;  // value is 0 beyond the last row
             sum += matrix[std::size_t(i) * (i + 1) / 2 + j] * value[q];
           }
           between[j] -= sum;
@@ -103,18 +104,18 @@ class Cholesky {
 
  private:
   static constexpr int kTile = 4;
-  // A corner is factored a few columns at a time. Of each step corner_ holds the columns, row by row, and the
+  // A diagonal block is factored a few columns at a time. For each step corner_ holds the columns, row by row, and the
   // reciprocals of the diagonal.
   static constexpr int kStep = 4, kSteps = kBlock / kStep, kStepSize = kBlock * kStep + kStep;
   static constexpr int kHalf = kBlock / 2;
-  // The smallest normal number: with less, a reciprocal root is infinite.
+  // The smallest normal number; a smaller pivot would have an infinite reciprocal root.
   static constexpr T kLeastPivot = sizeof(T) == 8 ? 2.2250738585072014e-308 : 1.17549435e-38f;
 
-  // Columns of the block that begins with `first`.
+  // Number of columns of the block that starts at `first`.
   __device__ int of_block(int first) const { return order_ - first < kBlock ? order_ - first : kBlock; }
 
-  // A row of an inverse corner with x, and a column: sums over a block, of which each half of a warp takes a part. x
-  // and the row aligned.
+  // Products of a row and of a column of an inverted diagonal block with x; each half of a warp sums half of the terms.
+  // x and the row are aligned.
   __device__ static T row_product(const T* row, const T* x) {
     const int from = Team::lane() / kBlock * kHalf;
     T sum = 0;
@@ -138,14 +139,14 @@ class Cholesky {
     return sum + __shfl_xor_sync(kAllLanes, sum, kBlock);
   }
 
-  // The values of the first kBlock lanes, in all lanes.
+  // Broadcasts the values of the first kBlock lanes to all lanes.
   __device__ static void spread(T own, T (&value)[kBlock]) {
 #pragma unroll
     for (int q = 0; q < kBlock; ++q) value[q] = __shfl_sync(kAllLanes, own, q);
   }
 
-  // The factor of the corner, by one warp: lane r has row r, from the step's first column on. updated: less the
-  // products of the panel before, whose first rows panel_ holds.
+  // Factors a diagonal block with one warp: lane r holds row r, from the first column of the step on. updated: first
+  // subtracts the products of the previous panel, whose first rows are in panel_.
   SPARSEDIS_ONCE __device__ void factor_corner(int first, bool updated) {
     const int own = of_block(first), lane = Team::lane(), r = lane % kBlock;
     T* const to = row(first + (r < own ? r : 0)) + first;
@@ -163,7 +164,7 @@ class Cholesky {
     T* columns = corner_;
 #pragma unroll 1
     for (int begin = 0; begin < kBlock; begin += kStep, columns += kStepSize) {
-      // The step's own rows, then their factor: every lane computes it for itself.
+      // The rows of the step are shared, and every lane computes their factor itself.
       if (lane < kBlock && r >= begin && r < begin + kStep) four(columns + r * kStep) = {x[0], x[1], x[2], x[3]};
       __syncwarp();
       Four<T> l[kStep], reciprocal;
@@ -198,8 +199,8 @@ class Cholesky {
     if (!fine && lane == 0) *failed_ = 1;
   }
 
-  // Takes the products of panel_'s rows off the entries 0 to r of row r, x; r: of the lane, -1 for none. Each half of a
-  // warp sums up every second column, for the other one too.
+  // Subtracts the products of panel_'s rows from entries 0 to r of row r, x; r is the lane's row, or -1 for none. Each
+  // half of a warp computes every second column for both halves.
   __device__ void subtract_products(T (&x)[kBlock], int r) const {
     const int half = Team::lane() / kBlock;
     const T *const own = panel_ + Team::lane() % kBlock * kInverseStride, *other = panel_ + half * kInverseStride;
@@ -221,7 +222,7 @@ class Cholesky {
     }
   }
 
-  // The inverse of the corner that corner_ holds, by one warp: lane c has its column c.
+  // Inverts the diagonal block in corner_ with one warp: lane c holds column c of the inverse.
   SPARSEDIS_ONCE __device__ void invert_corner(int first) {
     const int own = of_block(first), lane = Team::lane();
     T x[kBlock];
@@ -233,7 +234,7 @@ class Cholesky {
     });
   }
 
-  // A row's part of the panel below the corner that corner_ holds; the first ones go into panel_ too.
+  // Solves a row below the diagonal block in corner_; the first such rows are also copied to panel_.
   __device__ void solve_row(T* at, int r) const {
     T x[kBlock];
 #pragma unroll
@@ -245,7 +246,7 @@ class Cholesky {
     });
   }
 
-  // store(q, value) for the entries of x, solved with the corner that corner_ holds.
+  // Solves x with the diagonal block in corner_ and calls store(q, value) for every entry.
   template <class Store>
   __device__ void solve_with_corner(T (&x)[kBlock], Store store) const {
     const T* columns = corner_;
@@ -258,7 +259,7 @@ class Cholesky {
     }
   }
 
-  // The first entries of a row x, which is at a step's first column, of the factor: l has the step's own rows.
+  // Solves the first kStep entries of a row x, starting at a step's first column; l holds the rows of the step.
   __device__ static void substitute(T (&x)[kBlock], const Four<T> (&l)[kStep], const Four<T>& reciprocal) {
 #pragma unroll
     for (int q = 0; q < kStep; ++q) {
@@ -274,8 +275,8 @@ class Cholesky {
     substitute(x, l, four(columns + kBlock * kStep));
   }
 
-  // Takes the products of a row's first entries off the others, which move up. rows: of the factor's columns of the
-  // step, from the step's first row on; what is read beyond the last one is never used.
+  // Subtracts the products of a row's first entries from the others, which are shifted to the front. rows: the step's
+  // columns of the factor from the step's first row on; values read beyond the last row are not used.
   __device__ static void eliminate(T (&x)[kBlock], const T* rows) {
     const T first[kStep] = {x[0], x[1], x[2], x[3]};
 #pragma unroll
@@ -288,11 +289,11 @@ class Cholesky {
     }
   }
 
-  // The rest, from row and column `rest` on, less the products of the panel; and the factor of its corner.
+  // Updates the trailing matrix, from row and column `rest` on, with the panel's products; factors its diagonal block.
   __device__ void update(const Team& team, int first, int rest) {
     constexpr int kCorner = kBlock / kTile;
     const int strips = (order_ - rest + kTile - 1) / kTile, corners = strips < kCorner ? strips : kCorner;
-    // The tiles of the corner come first.
+    // The tiles of the diagonal block come first.
     const int next = corners * (corners + 1) / 2, tiles = strips * (strips + 1) / 2;
     const bool of_first = team.warp() == 0, alone = team.warps() == 1;
     if (of_first) factor_corner(rest, true);
@@ -302,8 +303,8 @@ class Cholesky {
     }
   }
 
-  // Tiles of the rest, every `step`-th from `tile` on, less the products of their rows' and their columns' parts of the
-  // panel.
+  // Subtracts from every `step`-th tile of the trailing matrix, from `tile` on, the product of its rows' and columns'
+  // parts of the panel.
   SPARSEDIS_ONCE __device__ void update_tiles(int first, int rest, int tile, int step, int end) {
     const int order = order_;
     T* const matrix = matrix_;

@@ -1,5 +1,5 @@
-// The fibers behind emulation.hpp. Compiled without ThreadSanitizer, which is told instead what waits for what: a
-// switch from one fiber to another orders nothing, a barrier does, so that it finds the races of the emulated threads.
+// The fibers behind emulation.hpp. Compiled without ThreadSanitizer, which is notified of the ordering instead: a fiber
+// switch does not order memory accesses, a barrier does. It thus detects races between the emulated threads.
 #include "emulation.hpp"
 
 #include <sys/mman.h>
@@ -29,7 +29,7 @@ void __tsan_release(void*) {}
 }  // namespace
 #endif
 
-// Saves the registers that a function keeps on the stack, whose end it stores in *from; goes on from another's.
+// Saves the callee-saved registers on the stack, stores its end in *from, and continues on another stack.
 #if defined(__x86_64__)
 asm(R"(
 .text
@@ -104,7 +104,7 @@ void switch_to(Fiber* next) {
   emulation_switch(&from->at, next->at);
 }
 
-// Lets others run until `ready`; where nobody gets anywhere, they wait for one another.
+// Runs other fibers until `ready`; fails if no fiber makes progress, which means a deadlock.
 template <class Ready>
 void wait_until(Ready ready) {
   long seen = progress;
@@ -124,7 +124,7 @@ void wait_until(Ready ready) {
   }
 }
 
-// The first frame of a fiber.
+// Entry function of a fiber.
 void enter() {
   __tsan_acquire(&launch_sync);
   body(given);
@@ -134,7 +134,7 @@ void enter() {
   --alive;
   if (arrived > 0 && arrived == alive) fail("a thread ended while others wait at __syncthreads");
   for (Fiber& fiber : fibers) {
-    if (!fiber.done) switch_to(&fiber);  // which does not come back
+    if (!fiber.done) switch_to(&fiber);  // does not return
   }
   Fiber* from = now;
   __tsan_switch_to_fiber(host_tsan, 1);
@@ -145,7 +145,7 @@ void enter() {
 void prepare(Fiber& fiber, unsigned index) {
   fiber.index = {index, 0, 0};
   fiber.done = false;
-  // A new one for every block: nothing orders one block's threads after another's.
+  // A new TSan fiber for every block, since nothing orders the threads of different blocks.
   if (fiber.tsan) __tsan_destroy_fiber(fiber.tsan);
   fiber.tsan = __tsan_create_fiber(0);
   auto* top = reinterpret_cast<void**>(static_cast<char*>(fiber.stack) + kStack);

@@ -1,5 +1,5 @@
-// CUDA's model of execution on the host, for tests: the threads of a block are fibers of one thread of the host, which
-// run until they wait for others. What device code takes from CUDA, by its definition.
+// CUDA's execution model on the host, for tests: the threads of a block are fibers of one host thread and run until
+// they wait for others. Defines what device code uses of CUDA.
 #pragma once
 
 #include <cmath>
@@ -16,11 +16,10 @@ struct Index {
   unsigned x, y, z;
 };
 
-// Runs kernel(arguments) in all threads of all blocks, a block after another. Ends the process, with a message, where
-// threads wait for what does not come.
+// Runs kernel(arguments) in all threads of all blocks, one block after another. Aborts with a message on a deadlock.
 extern "C" void emulation_launch(void (*kernel)(const void*), const void* arguments, unsigned blocks, unsigned threads,
                                  std::size_t shared_bytes);
-// Barriers of blocks passed since the start.
+// Number of block barriers passed since the start.
 extern "C" long emulation_barriers();
 
 Index& thread_index();
@@ -29,12 +28,12 @@ Index& block_size();
 char* shared_memory();
 unsigned lane();
 void wait_for_block(const char* file, int line);
-// memory: what was written before is seen by the others afterwards.
+// memory: whether the barrier also orders memory accesses.
 void wait_for_warp(unsigned mask, bool memory);
-// Waits for the lanes of the mask; returns every lane's value.
+// Waits for the lanes of the mask and returns every lane's value.
 const std::uint64_t* exchange(unsigned mask, std::uint64_t own);
 void check(bool fine, const char* what);
-// Fills memory with NaN, and with 255 for bytes: a value read before it is written shows.
+// Fills memory with bytes 255, which are NaN as floating point, to expose reads of uninitialised values.
 void poison(void* memory, std::size_t bytes);
 
 template <class T>
@@ -50,19 +49,20 @@ T unpack(std::uint64_t bits) {
   return value;
 }
 
-// x rounded to the 10 bits after the binary point that TF32 keeps, ties away from zero.
+// x rounded to TF32, which keeps 10 bits after the binary point, with ties away from zero.
 inline float tf32(float x) {
   const auto bits = unpack<std::uint32_t>(pack(x));
   return (bits & 0x7f800000u) == 0x7f800000u ? x : unpack<float>((bits + 0x1000u) & ~0x1fffu);
 }
 
-// To float, towards zero: how tensor cores are reported to add (Fasi et al. 2021, PeerJ Computer Science 330).
+// x rounded to float towards zero, as reported for tensor core additions (Fasi et al. 2021, PeerJ Computer Science
+// 330).
 inline float truncated(double x) {
   const auto nearest = float(x);
   return std::fabs(double(nearest)) > std::fabs(x) ? std::nextafter(nearest, 0.0f) : nearest;
 }
 
-// The warp's mma.m16n8k8 of TF32: sum (16 x 8) += a (16 x 8) b (8 x 8).
+// The warp's mma.m16n8k8 in TF32: sum (16 x 8) += a (16 x 8) b (8 x 8).
 inline void multiply_add_tf32(float* sum, const float (&a)[4], const float (&b)[2]) {
   struct Pair {
     float first, second;

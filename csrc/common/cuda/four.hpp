@@ -1,11 +1,11 @@
-// Four neighbours in memory, of aligned addresses.
+// Four adjacent values at aligned addresses.
 #pragma once
 
 #include "platform.hpp"
 
 namespace sparsedis::cuda {
 
-// Four neighbours, read and written at once.
+// Four adjacent values, loaded and stored at once.
 template <class T>
 struct alignas(16) Four {
   T of[4];

@@ -1,4 +1,4 @@
-// Half-precision features as they are stored; arithmetic is in float.
+// Half-precision storage formats of features; the arithmetic is in float.
 #pragma once
 
 #include "platform.hpp"
@@ -11,7 +11,7 @@ struct Half {
 
   __device__ operator float() const {
     const unsigned magnitude = unsigned(bits & 0x7fff) << 13;
-    // The exponent's bias is 112 less; infinity and NaN keep the largest exponent.
+    // The exponent bias is smaller by 112; infinity and NaN keep the largest exponent.
     const float value = (bits & 0x7c00) == 0x7c00 ? __uint_as_float(magnitude | 0x7f800000u)
                                                   : __uint_as_float(magnitude) * __uint_as_float(0x77800000u);
     return bits & 0x8000 ? -value : value;

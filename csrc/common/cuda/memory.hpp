@@ -1,4 +1,4 @@
-// A block's memory: shared memory as far as it goes, then its part of the scratch buffer, which the caches hold.
+// Memory of a block: shared memory while it lasts, then the block's part of the scratch buffer in global memory.
 #pragma once
 
 #include "team.hpp"
@@ -9,7 +9,7 @@ class Memory {
  public:
   static constexpr std::size_t kAlign = 16;
 
-  // Of the bytes of both, from one task to the next the same.
+  // Of these sizes, which are the same for every task.
   __device__ Memory(const Team& team, char* shared, std::size_t shared_bytes, char* scratch, std::size_t scratch_bytes)
       : team_(team),
         shared_(shared),
@@ -19,26 +19,26 @@ class Memory {
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
-  // Uninitialised memory for `count` values, in shared memory where it fits and is at most `most` bytes.
+  // Uninitialised memory for `count` values, in shared memory if it fits and is at most `most` bytes.
   template <class T>
   __device__ T* take(std::size_t count, std::size_t most = kSmall) {
     return reinterpret_cast<T*>(take_bytes(rounded_up(count * sizeof(T), kAlign), most));
   }
 
-  // Of a size that grows with the features.
+  // Scratch memory for sizes that grow with the number of features.
   template <class T>
   __device__ T* take_scratch(std::size_t count) {
     return take<T>(count, 0);
   }
 
-  // At its end the memory that has been taken since is available again.
+  // Releases the memory taken during its lifetime.
   class Scope {
    public:
     __device__ explicit Scope(Memory& memory) : memory_(memory), shared_(memory.shared_), scratch_(memory.scratch_) {}
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
     __device__ ~Scope() {
-      memory_.team_.wait();  // a thread may still read what the next to take it writes
+      memory_.team_.wait();  // threads may still read memory that is reused next
       memory_.shared_ = shared_;
       memory_.scratch_ = scratch_;
     }
@@ -60,7 +60,7 @@ class Memory {
     return taken;
   }
 
-  // What is larger leaves shared memory to the Newton matrix.
+  // Larger arrays leave shared memory to the Newton matrix.
   static constexpr std::size_t kSmall = std::size_t(16) << 10;
 
   const Team& team_;

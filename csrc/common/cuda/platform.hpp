@@ -1,5 +1,5 @@
-// What device code is compiled by: NVRTC or nvcc, or for the tests a C++ compiler, with CUDA's model of execution
-// emulated on the host (emulation.hpp).
+// Compilers of device code: NVRTC or nvcc, or for tests a C++ compiler with CUDA's execution model emulated on the host
+// (emulation.hpp).
 #pragma once
 
 #include "../macros.hpp"
@@ -9,7 +9,7 @@
 #define SPARSEDIS_KERNEL(name, Arguments) extern "C" void name(const Arguments& given)
 #define SPARSEDIS_SHARED(name) char* const name = emulation::shared_memory()
 #else
-// A kernel of one argument, `given`, and its dynamic shared memory.
+// A kernel with one argument, `given`, and its dynamic shared memory.
 #define SPARSEDIS_KERNEL(name, Arguments) \
   extern "C" __global__ void __launch_bounds__(SPARSEDIS_THREADS, 1) name(const __grid_constant__ Arguments given)
 #define SPARSEDIS_SHARED(name) extern __shared__ __align__(16) char name[]
@@ -18,11 +18,11 @@
 namespace sparsedis::cuda {
 
 constexpr int kWarp = 32;
-// Of a block.
+// Largest number of threads per block.
 constexpr int kMostThreads = SPARSEDIS_THREADS;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// 1/sqrt(x), to a rounding or two, for normal x.
+// 1/sqrt(x) for normal x, to one or two roundings.
 __device__ inline double reciprocal_root(double x) { return ::rsqrt(x); }
 __device__ inline float reciprocal_root(float x) {
 #ifdef SPARSEDIS_EMULATION

@@ -1,5 +1,5 @@
-// Symmetric products Z Z^T in tiles of 16 x 16 that a warp holds in registers, while slices of a few columns of Z pass
-// through shared memory: on tensor cores in float, where there are any.
+// Symmetric products Z Z^T in 16 x 16 tiles that a warp holds in registers, while slices of a few columns of Z pass
+// through shared memory. In float they use tensor cores where available.
 #pragma once
 
 #include "four.hpp"
@@ -9,19 +9,19 @@
 namespace sparsedis::cuda {
 
 constexpr int kTile = 16;
-// Of a tile, per lane.
+// Entries of a tile per lane.
 constexpr int kTileEntries = kTile * kTile / kWarp;
 
-// Where entry e of a lane is in its tile: the layout in which the tensor cores return two products of 16 x 8.
+// Position of a lane's entry e in its tile, in the layout in which tensor cores return two 16 x 8 products.
 __device__ inline int tile_row(int lane, int e) { return lane / 4 + e / 2 % 2 * 8; }
 __device__ inline int tile_column(int lane, int e) { return lane % 4 * 2 + e % 2 + e / 4 * 8; }
 
-// How many bits of float the tensor cores keep: one product of TF32 keeps 11, three keep nearly all.
+// Precision of float products on tensor cores: a single TF32 product keeps 11 bits, three products nearly all.
 enum class Precision { tf32, split };
 
 namespace tensor_cores {
 
-// x as TF32, in a float; double is not for tensor cores.
+// x rounded to TF32, as a float; double does not use tensor cores.
 __device__ inline double rounded(double x) { return x; }
 __device__ inline float rounded(float x) {
 #if defined(SPARSEDIS_EMULATION)
@@ -35,8 +35,8 @@ __device__ inline float rounded(float x) {
 #endif
 }
 
-// sum (16 x 8) += a (16 x 8) b (8 x 8), of a warp; all of TF32. In multiplicands lane l has row or column l / 4 and the
-// entries l % 4 and l % 4 + 4 along the sum; a has rows l / 4 + 8 too.
+// A warp's sum (16 x 8) += a (16 x 8) b (8 x 8) in TF32. Of the factors, lane l holds row or column l / 4 and entries
+// l % 4 and l % 4 + 4 along the summed dimension; of a also row l / 4 + 8.
 __device__ inline void multiply_add(float* sum, const float (&a)[4], const float (&b)[2]) {
 #if defined(SPARSEDIS_EMULATION)
   emulation::multiply_add_tf32(sum, a, b);
@@ -49,7 +49,7 @@ __device__ inline void multiply_add(float* sum, const float (&a)[4], const float
 #endif
 }
 
-// The same for numbers of float, each the sum of two of TF32; the product of the smaller parts is left out.
+// The same for float factors, each split into a sum of two TF32 numbers; the product of the small parts is omitted.
 __device__ inline void multiply_add_split(float* sum, const float (&a)[4], const float (&b)[2]) {
   float high_a[4], low_a[4], high_b[2], low_b[2];
 #pragma unroll
@@ -75,12 +75,12 @@ constexpr bool kTensorCores = true;
 constexpr bool kTensorCores = false;
 #endif
 
-// The columns of Z that are in memory at once. From one row to the next the stride keeps the eight rows that lanes read
-// at once in different banks.
+// Number of columns of Z in memory at once. The row stride puts the eight rows that lanes read at once into different
+// banks.
 constexpr int kSlice = 16, kSliceStride = kSlice + 4;
 
-// Entries of a lane of 16 rows of a slice: as its first factor, `four` has rows l / 4 and l / 4 + 8 of columns l % 4,
-// then of l % 4 + 4. As its second, rows l / 4 with both columns, then rows l / 4 + 8.
+// A lane's entries of 16 rows of a slice. As first factor, `four` holds rows l / 4 and l / 4 + 8 of column l % 4, then
+// of column l % 4 + 4; as second factor, row l / 4 with both columns, then row l / 4 + 8.
 __device__ inline void read_four(int lane, const float* rows, bool second, float (&four)[4]) {
 #ifndef SPARSEDIS_EMULATION
   if (__isShared(rows)) {  // one instruction in place of four
@@ -103,7 +103,7 @@ __device__ inline void read_four(int lane, const float* rows, bool second, float
   }
 }
 
-// One strip of 16 rows of a slice, as the first factor of its tiles: read once for several of them.
+// A strip of 16 rows of a slice as the first factor of its tiles, read once for several of them.
 template <Precision precision, class T>
 class Strip {
  public:
@@ -116,11 +116,11 @@ class Strip {
     }
   }
 
-  // sum += its products with 16 other rows; for Precision::tf32 all are of TF32 already.
+  // sum += product with 16 other rows; for Precision::tf32 all values are already rounded to TF32.
   __device__ void multiply(int lane, const T* other, T (&sum)[kTileEntries]) const {
     if constexpr (kOnTensorCores) {
-      // Tensor cores truncate where they add: over thousands of columns that is a bias. Their sums are short, and added
-      // up outside of them.
+      // Tensor cores truncate when adding, which over thousands of columns causes a bias. Their sums are therefore kept
+      // short and accumulated outside of them.
       float part[kTileEntries] = {};
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
@@ -157,20 +157,20 @@ class Strip {
   const T* rows_;
 };
 
-// The tiles of a symmetric matrix's lower triangle, numbered row by row.
+// The tiles of the lower triangle of a symmetric matrix, numbered row by row.
 struct SymmetricTiles {
   int rows, strips, count;
   __device__ explicit SymmetricTiles(int order)
       : rows(order), strips((order + kTile - 1) / kTile), count(strips * (strips + 1) / 2) {}
 };
 
-// Two symmetric products made together: in a slice the rows of the second stand below the strips of the first, and so
-// do its tiles in their numbering.
+// Two symmetric products computed together. In a slice, the rows of the second are below the strips of the first; its
+// tiles are numbered after those of the first.
 struct TwoProducts {
   SymmetricTiles one, other;
   __device__ int strips() const { return one.strips + other.strips; }
   __device__ int count() const { return one.count + other.count; }
-  // The strips, in the slice, of a tile's rows and of its columns.
+  // The strips of the slice that contain a tile's rows and columns.
   __device__ Entry tile(int index) const {
     if (index < one.count) return lower_entry(index);
     const Entry at = lower_entry(index - one.count);
@@ -178,7 +178,7 @@ struct TwoProducts {
   }
 };
 
-// Whether the tiles first to last have a strip's rows, as their rows or as their columns.
+// Whether the tiles first to last use a strip as rows or as columns.
 class NeededStrips {
  public:
   __device__ NeededStrips(const TwoProducts& products, int first, int last)
@@ -201,11 +201,11 @@ class NeededStrips {
   Entry first_, last_;
 };
 
-// Tiles that the warps of a block hold in registers, the same number each, from `first` on.
+// Tiles held in registers by the warps of a block, from `first` on, the same number for every warp.
 template <class T>
 class HeldTiles {
  public:
-  // 40 registers of a thread: with more, those that call this do not fit beside them.
+  // 40 registers per thread; with more, the callers' values no longer fit in registers.
   static constexpr int kHeld = 20 / int(sizeof(T));
 
   __device__ HeldTiles(const Team& team, const TwoProducts& products, int first) {
@@ -222,7 +222,7 @@ class HeldTiles {
     }
   }
 
-  // By all warps.
+  // Number of tiles held by all warps together.
   __device__ int held() const { return held_; }
 
   // Adds the products of a slice.
@@ -234,7 +234,7 @@ class HeldTiles {
     }
   }
 
-  // Into the packed lower triangles of both products.
+  // Writes the tiles to the packed lower triangles of both products.
   __device__ void store(const Team& team, const TwoProducts& products, T* to_one, T* to_other) const {
 #pragma unroll
     for (int t = 0; t < kHeld; ++t) {
@@ -272,7 +272,7 @@ class HeldTiles {
 
   static constexpr unsigned kNone = ~0u;
   T sum_[kHeld][kTileEntries] = {};
-  unsigned tiles_[kHeld];  // down and across
+  unsigned tiles_[kHeld];  // strips of rows and columns
   int held_;
 };
 

@@ -1,11 +1,11 @@
-// The threads of a block, working on one task (Team in ../../svm/algorithm/requirements.hpp).
+// The threads of a block working on one task (Team in ../../svm/algorithm/requirements.hpp).
 #pragma once
 
 #include "platform.hpp"
 
 namespace sparsedis::cuda {
 
-// The sum of every lane's value, in all lanes of a warp, and the smallest.
+// The sum and the minimum of all lanes' values, in all lanes of a warp.
 template <class T>
 __device__ T sum_of_lanes(T value) {
 #pragma unroll
@@ -21,23 +21,24 @@ __device__ inline double smallest_of_lanes(double value) {
   return value;
 }
 
-// Loops are not unrolled, and what is called from many places is compiled once: inlined, it is most of the code.
+// Loops are not unrolled and functions with many call sites are compiled once, since inlining them would dominate the
+// code size.
 class Team {
  public:
   static constexpr int kMostWarps = 16;
-  // In shared memory.
+  // Size in shared memory.
   static constexpr std::size_t kDoubles = 2 * kMostWarps;
 
   __device__ explicit Team(double* shared) : pads_(shared) {}
 
-  // Read from registers where they are used: a member would be read from memory, in functions compiled once.
+  // Functions rather than members: in functions compiled once, members would be read from memory instead of registers.
   __device__ static int thread() { return int(threadIdx.x); }
   __device__ static int threads() { return int(blockDim.x); }
   __device__ static int lane() { return thread() % kWarp; }
   __device__ static int warp() { return thread() / kWarp; }
   __device__ static int warps() { return threads() / kWarp; }
   __device__ void wait() const { __syncthreads(); }
-  __device__ void check_interruption() const {}  // the host is asked nothing
+  __device__ void check_interruption() const {}  // kernels do not communicate with the host
 
   template <class F>
   __device__ void each(int count, F f) const {
@@ -63,7 +64,7 @@ class Team {
     wait();
   }
 
-  // f(i, lane) for i < count, by the lanes of one warp together; a barrier at the end.
+  // f(i, lane) for i < count, by all lanes of one warp together; a barrier at the end.
   template <class F>
   __device__ void each_by_warp(int count, F f) const {
 #pragma unroll 1
@@ -71,8 +72,8 @@ class Team {
     wait();
   }
 
-  // The order does not depend on the number of threads: it is that of kMostWarps warps, of which one takes the parts of
-  // several where there are fewer.
+  // The order of summation does not depend on the number of threads: it is that of kMostWarps warps, each of the actual
+  // warps handling several of their parts.
   template <class F>
   __device__ double sum(int count, F f) const {
     double* const pad = next_pad();
@@ -107,7 +108,7 @@ class Team {
       const T value = i < count ? x[i] : T(0);
       const bool taken = i < count && value > threshold;
       int total;
-      const int before = offset(taken ? 1 : 0, total);  // its barriers: all have read
+      const int before = offset(taken ? 1 : 0, total);  // after its barriers all threads have read x
       if (taken) x[above + before] = value;
       above += total;
       wait();
@@ -115,7 +116,7 @@ class Team {
     return above;
   }
 
-  // The sum of `own` over the threads before this one, and over all of them.
+  // The sum of `own` over the threads before this one; total: over all threads.
   SPARSEDIS_ONCE __device__ int offset(int own, int& total) const {
     const int inclusive = sum_up_to_lane(own);
     double* pad = next_pad();
@@ -127,14 +128,14 @@ class Team {
   }
 
  private:
-  // Two pads in turn: a thread that writes the one has seen, at the barrier of the other, that nobody reads it any
-  // more.
+  // Two pads are used in turn: a thread that writes one has passed the barrier of the other, after which no thread
+  // reads the first any more.
   __device__ double* next_pad() const {
     turn_ ^= 1;
     return pads_ + turn_ * kMostWarps;
   }
 
-  // The sum of the values of the lanes before this one, and of its own.
+  // Inclusive prefix sum over the lanes.
   __device__ static int sum_up_to_lane(int value) {
 #pragma unroll
     for (int step = 1; step < kWarp; step *= 2) {
@@ -144,12 +145,12 @@ class Team {
     return value;
   }
 
-  // Of the parts that a sum's warps have left.
+  // Sum of the warps' partial sums.
   SPARSEDIS_ONCE __device__ double total(const double* pad) const {
     wait();
     return sum_of_lanes(lane() < kMostWarps ? pad[lane()] : 0);
   }
-  // Of all threads' values.
+  // Minimum of all threads' values.
   SPARSEDIS_ONCE __device__ double smallest(double value) const {
     double* const pad = next_pad();
     value = smallest_of_lanes(value);
@@ -162,7 +163,7 @@ class Team {
   mutable int turn_ = 0;
 };
 
-// The sums of eight values of every lane: lane l has that of value l / 4.
+// Sums of eight values over all lanes: lane l returns the sum of value l / 4.
 template <class T>
 __device__ T eight_sums_of_lanes(T (&value)[8]) {
 #pragma unroll

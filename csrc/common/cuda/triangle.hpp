@@ -1,4 +1,4 @@
-// Lower triangles, whose entries are numbered row by row.
+// Lower triangles with entries numbered row by row.
 #pragma once
 
 #include "platform.hpp"
@@ -9,7 +9,7 @@ struct Entry {
   int i, j;  // row and column, j <= i
 };
 
-// Where entry e of a lower triangle is.
+// Position of entry e of a lower triangle.
 SPARSEDIS_ONCE __device__ inline Entry lower_entry(int e) {
   int i = int((std::sqrt(8.0f * float(e) + 1) - 1) / 2);
 #pragma unroll 1

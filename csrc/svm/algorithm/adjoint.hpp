@@ -1,8 +1,9 @@
-// Gradients of the solution by implicit differentiation (sparsedis.ops.svm.backend_torch.adjoint): one linear
-// system, whatever the solver did.
+// Gradients of the solution by implicit differentiation (sparsedis.ops.svm.backend_torch.adjoint): one linear system,
+// independent of the solver.
 //
-// In m coordinates a vector whose k entries sum to zero is stored as its first m entries; a covector c (a gradient with
-// respect to such a vector) as the differences c_l - c_k. u, W, q are vectors; c, J(c), scores of J(c) are covectors.
+// A vector whose k entries sum to zero is stored in m coordinates as its first m entries; a covector c (a gradient with
+// respect to such a vector) as the differences c_l - c_k. u, W and q are vectors; c, J(c) and the scores of J(c) are
+// covectors.
 #pragma once
 
 #include "free_system.hpp"
@@ -42,7 +43,7 @@ class Adjoint {
     J_ = c_ + m_ * ld_;
   }
 
-  // L: the solution, at which `primal` was evaluated last. grad(c, a): the loss's gradient in W, class c of k,
+  // L: the solution, where `primal` was last evaluated. grad(c, a): gradient of the loss in W, for class c of k and
   // candidate a.
   template <class Grad>
   SPARSEDIS_HOST_DEVICE ScalarGradients run(const double* L, Grad grad) {
@@ -86,7 +87,7 @@ class Adjoint {
       for (int c = 0; c < m_; ++c) sum += c_[c * ld_ + a] * primal_.W(c, a);
       return sum;
     });
-    // c~ is no longer needed: its memory takes W as a covector.
+    // c~ is no longer needed; its memory is reused for W as a covector.
     team_.each(count, [&](int a) {
       double sum = 0;
       for (int c = 0; c < m_; ++c) sum += primal_.W(c, a);
@@ -98,7 +99,7 @@ class Adjoint {
     return {-along_u / lambda2, (samples_.rho * smoothing - along_W) / lambda2, -smoothing / lambda2};
   }
 
-  // After run: dloss/dX over the candidates is A J(c~) + diag(s) q W, a product of `terms` columns and planes.
+  // After run(): dloss/dX over the candidates is A J(c~) + diag(s) q W, a product of `terms` columns and planes.
   SPARSEDIS_HOST_DEVICE int terms() const { return 2 * m_; }
   SPARSEDIS_HOST_DEVICE double column(int i, int term) const {
     return term < m_ ? samples_.s[i] * q_[i * k_ + term] : primal_.residual()[i * m_ + term - m_];
@@ -115,7 +116,7 @@ class Adjoint {
     return sum;
   }
 
-  // J = J(c), covectors.
+  // J = J(c), as covectors.
   SPARSEDIS_HOST_DEVICE void primal_derivative(int count) {
     team_.each(count, [&](int a) { derivative_of(c_, a); });
   }
@@ -129,7 +130,7 @@ class Adjoint {
     }
   }
 
-  // X^T diag(s) rows (n, k) over the candidates: vectors.
+  // X^T diag(s) rows, for rows (n, k), over the candidates, as vectors.
   SPARSEDIS_HOST_DEVICE void correlate_weighted(const double* rows, double* planes) {
     team_.each_entry(samples_.n, m_, [&](int i, int c) { scratch_[i * m_ + c] = samples_.s[i] * rows[i * k_ + c]; });
     primal_.correlate_candidates(team_, scratch_, planes);

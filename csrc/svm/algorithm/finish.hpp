@@ -1,8 +1,8 @@
-// The finish: projected semi-smooth Newton on the dual's free entries, from a point close to the solution to rounding.
+// The finish: projected semismooth Newton on the free entries of the dual, from a rough solution to rounding error.
 //
-// Near the solution the active features and the entries of L at their bound can be identified, and Newton's method on
-// the free entries alone, a fraction of all, converges quadratically. Entries at their bound become exactly 0, which a
-// correct gradient needs.
+// Near the solution, the active features and the entries of L at their bound can be identified, and Newton's method on
+// the free entries alone, a fraction of all, converges quadratically. Entries at their bound become exactly 0, as an
+// accurate gradient requires.
 #pragma once
 
 #include "free_system.hpp"
@@ -11,11 +11,11 @@
 
 namespace sparsedis {
 
-// How long the finish tries.
+// Limits of the finish.
 struct Persistence {
-  int turns;     // at most
-  int patience;  // without a gap half as large
-  int halvings;  // of a step
+  int turns;     // largest number of iterations
+  int patience;  // iterations without halving the gap
+  int halvings;  // halvings of a step
 };
 SPARSEDIS_HOST_DEVICE inline Persistence usual() { return {kFinishTurns, kFinishPatience, kHalvings}; }
 SPARSEDIS_HOST_DEVICE inline Persistence last_resort() { return {kLastTurns, kLastPatience, kLastHalvings}; }
@@ -42,8 +42,9 @@ class Finish {
     }
   }
 
-  // From the dual point L (n, k), at which `primal` was evaluated last. interior: no entry of L is 0; else those that
-  // are not, are free. Returns whether rounding was reached; the best point is recorded either way.
+  // Starts from the dual point L (n, k), where `primal` was last evaluated. interior: all entries of L are positive;
+  // otherwise the positive ones are free. Returns whether rounding error was reached; records the best point in any
+  // case.
   SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE bool run(const Team& team, const double* L, Progress& progress,
                                                 std::int64_t max_iter, bool interior, Persistence persistence) {
     choose(team, L, interior);
@@ -60,7 +61,7 @@ class Finish {
       ++progress.n_iter;
       team.each(samples_.n, [&](int i) { dual_gradient_row(samples_, L_, primal_.scores(), i, g_); });
       if (turn > 0 && release(team)) stale = false;
-      if (!direction(team, stale)) return near_rounding(best);  // a gradient of rounding has none
+      if (!direction(team, stale)) return near_rounding(best);  // a gradient of rounding errors has no direction
       stale = true;
       if (!step(team, now, persistence.halvings)) return near_rounding(best);
       progress.record_best(team, L_, size_, now);
@@ -86,8 +87,8 @@ class Finish {
     return certificate(team, samples_, L, primal_.scores(), penalty, rhs_);
   }
 
-  // Row i of `to`, from z (k,), whose free entries lack `missing` of the sum 1; again where the sum is off by more than
-  // `off`.
+  // Projects z (k,) with free entries that lack `missing` of the sum 1 to row i of `to`; repeated if the sum deviates
+  // by more than `off`.
   SPARSEDIS_HOST_DEVICE void project(int i, const double* z, double missing, double off, double* to) {
     const int k = samples_.k;
     const unsigned char* free = free_ + i * k;
@@ -97,8 +98,8 @@ class Finish {
     if (left > off || left < -off) project_free_row(k, free, to, left, to);
   }
 
-  // Chooses the free entries and projects L onto them: of an interior point those that a Newton step of each alone
-  // leaves positive.
+  // Chooses the free entries and projects L onto them. At an interior point they are those that a Newton step in the
+  // entry alone would keep positive.
   SPARSEDIS_HOST_DEVICE void choose(const Team& team, const double* L, bool interior) {
     const int k = samples_.k;
     double* curvature = rhs_;
@@ -119,12 +120,12 @@ class Finish {
         bounds_[i * k + l] = samples_.s[i] * samples_.rho;
         if (!free) missing += row[l];
       }
-      project(i, row, missing, 0, L_ + i * k);  // what the point's own sum is off by would stay to the end
+      project(i, row, missing, 0, L_ + i * k);  // corrects the deviation of the point's own sum, which would persist
     });
   }
 
-  // Frees the entries at their bound that a descent step along -g_ moves off it, and binds those that have become 0.
-  // Returns whether any became free.
+  // Frees the entries at their bound that a descent step along -g_ increases, and binds those that have become 0.
+  // Returns whether any entry was freed.
   SPARSEDIS_HOST_DEVICE bool release(const Team& team) {
     const int k = samples_.k;
     const double released = team.sum(samples_.n, [&](int i) {
@@ -141,8 +142,8 @@ class Finish {
     return released > 0;
   }
 
-  // Newton's direction for the dual gradient g_, in dL_; false where the system is not solved. stale: the factor is
-  // that of an earlier turn.
+  // Newton direction for the dual gradient g_, in dL_; false if the system could not be solved. stale: the factor is
+  // from an earlier iteration.
   SPARSEDIS_HOST_DEVICE bool direction(const Team& team, bool stale) {
     team.each(size_, [&](int e) { rhs_[e] = -g_[e]; });
     double reached = 1;
@@ -161,9 +162,9 @@ class Finish {
     return reached < kSolved;
   }
 
-  // Holds the free entries that dL_ would take below 0: held_ takes them to 0 and adds the difference to their row's
-  // largest entry. A projection would spread it over the row, and the dual objective could fall. Returns whether any
-  // more are held.
+  // Holds the free entries that dL_ would make negative: held_ moves them to 0 and adds the difference to the largest
+  // entry of their row. A projection would spread it over the row and could lower the dual objective. Returns whether
+  // further entries are held.
   SPARSEDIS_HOST_DEVICE bool hold(const Team& team) {
     const int k = samples_.k;
     const double more = team.sum(samples_.n, [&](int i) {
@@ -184,8 +185,8 @@ class Finish {
     return more > 0;
   }
 
-  // Moves L_ along dL_ by the first of 1, 1/2, ... that does not lower the dual objective, and takes its certificate in
-  // `now`; false where there is none.
+  // Moves L_ along dL_ by the first length 1, 1/2, ... that does not lower the dual objective, and stores the
+  // certificate in `now`; false if there is none.
   SPARSEDIS_HOST_DEVICE bool step(const Team& team, Certificate& now, int halvings) {
     const int k = samples_.k;
     const double before = now.objective - now.gap;

@@ -1,4 +1,5 @@
-// First-order solvers of the dual: accelerated proximal gradient with restarts, block coordinate descent over samples.
+// First-order solvers of the dual: accelerated proximal gradient with restarts, and block coordinate descent over
+// samples.
 #pragma once
 
 #include "finish.hpp"
@@ -7,18 +8,18 @@
 
 namespace sparsedis {
 
-// Row i of `point` minus `step` times g, projected onto the simplex, into `to`; all (k,).
+// Projects row i of `point` minus `step` times g onto the simplex, into `to`; all (k,).
 SPARSEDIS_HOST_DEVICE inline void projected_row(int k, const double* point, const double* g, double step, double* to) {
   for (int l = 0; l < k; ++l) to[l] = point[l] - step * g[l];
   project_row(k, to, to);
 }
 
-// Order n (k-1) of the Newton matrix from which on first-order steps may cost less.
+// Whether the order n (k-1) of the Newton matrix is so large that first-order steps may be cheaper.
 SPARSEDIS_HOST_DEVICE inline bool is_large(const Samples& samples) { return samples.n * samples.m >= kFirstOrderOrder; }
 
-// First-order steps to try before Newton's iterations, of products with `columns` numbers a sample: as many as cost
-// half of them. Where more are expected, a part of them without a group Lasso, which is often better than expected;
-// else 0.
+// Number of first-order steps to try before Newton, with products over `columns` numbers per sample: as many as cost
+// half of Newton. If more are expected to be needed, a fraction of them without a group Lasso, where fewer often
+// suffice, and otherwise 0.
 SPARSEDIS_HOST_DEVICE inline std::int64_t first_order_steps(const Samples& samples, int columns, double lipschitz) {
   const double order = double(samples.n) * samples.m;
   const double affordable = kFirstOrderShare * order * order / (kEntryCost + columns);
@@ -30,8 +31,8 @@ SPARSEDIS_HOST_DEVICE inline std::int64_t first_order_steps(const Samples& sampl
 SPARSEDIS_HOST_DEVICE inline std::size_t fista_size(std::size_t n, std::size_t k) { return 4 * n * k; }
 SPARSEDIS_HOST_DEVICE inline std::size_t bcd_size(std::size_t n, std::size_t k) { return n * k + 3 * k + n; }
 
-// Step 1/lipschitz; momentum restarted when it points uphill (Beck and Teboulle 2009; O'Donoghue and Candes 2015).
-// Counts on from progress.n_iter. finish(): tries to go to rounding from the best point, first at a gap of finish_gap.
+// Step size 1/lipschitz; momentum with gradient restart (Beck and Teboulle 2009; O'Donoghue and Candes 2015). Continues
+// the count progress.n_iter. finish(): tries to reach rounding error from the best point, first at a gap of finish_gap.
 // memory: fista_size() values.
 template <class Team, class PrimalMap, class Finish>
 SPARSEDIS_HOST_DEVICE void fista(const Team& team, const Samples& samples, PrimalMap& primal, double lipschitz,
@@ -70,8 +71,8 @@ SPARSEDIS_HOST_DEVICE void fista(const Team& team, const Samples& samples, Prima
   }
 }
 
-// An iteration is one sweep over the samples, each with the step 1/(s ||x||^2/lambda2 + rho) of its own.
-// memory: bcd_size() values.
+// An iteration is one sweep over the samples, each with its own step size 1/(s ||x||^2/lambda2 + rho). memory:
+// bcd_size() values.
 template <class Team, class PrimalMap, class Sweep>
 SPARSEDIS_HOST_DEVICE void bcd(const Team& team, const Samples& samples, PrimalMap& primal, Sweep& sweep,
                                double* memory, Progress& progress, std::int64_t max_iter) {
@@ -85,7 +86,7 @@ SPARSEDIS_HOST_DEVICE void bcd(const Team& team, const Samples& samples, PrimalM
     sweep.restart(team, dual);
     for (int i = 0; i < n; ++i) {
       sweep.visit(team, i);
-      // One row of k entries: too few for a team.
+      // A row has k entries, too few to distribute over a team.
       team.once([&] {
         const double* scores = sweep.scores();
         double* L = dual + i * k;

@@ -1,12 +1,12 @@
-// The Newton system of the dual's free entries: M = H + diag(bounds), restricted to the entries that are not at their
-// bound, in the space of zero row sums. The finish and the adjoint solve it.
+// The Newton system of the free entries of the dual: M = H + diag(bounds), restricted to the free entries and to zero
+// row sums. It is solved by the finish and the adjoint.
 #pragma once
 
 #include "samples.hpp"
 
 namespace sparsedis {
 
-// The factor may be of products in float; the residuals are of PrimalMap::multiply, which is in double.
+// The factor may use products in float; residuals use PrimalMap::multiply, which is in double.
 template <class Team, class PrimalMap, class System>
 class FreeSystem {
  public:
@@ -21,14 +21,14 @@ class FreeSystem {
     }
   }
 
-  // free (n, k): not 0 where the entry is free; every row's largest entry of L is. bounds (n, k): the diagonal that M
-  // has beside the features' curvature.
+  // free (n, k): nonzero for free entries, which include the largest entry of L in every row. bounds (n, k): the
+  // diagonal added to the curvature of the features.
   SPARSEDIS_HOST_DEVICE void factor(const Team& team, const double* L, const unsigned char* free,
                                     const double* bounds) {
     system_.factor(team, primal_, bounds, L, free);
   }
 
-  // rhs -= M d, for d (n, k) of zero row sums.
+  // rhs -= M d, for d (n, k) with zero row sums.
   SPARSEDIS_HOST_DEVICE void subtract_product(const Team& team, const double* bounds, const double* d, double* rhs) {
     const int size = samples_.n * samples_.k;
     team.each(size, [&](int e) { p_[e] = d[e]; });
@@ -36,9 +36,9 @@ class FreeSystem {
     team.each(size, [&](int e) { rhs[e] -= Mp_[e]; });
   }
 
-  // q (n, k), 0 where not free and of zero row sums, with M q = rhs on the free entries up to a constant in every row:
-  // conjugate gradients in M's exact products, the factor as preconditioner. The factor may be that of more entries
-  // than are free now. Returns the residual reached, relative to the initial one, in the preconditioner's norm.
+  // Computes q (n, k) with zero row sums, 0 on bound entries, with M q = rhs on the free entries up to a constant in
+  // every row. Conjugate gradients with exact products of M, preconditioned by the factor, which may be that of more
+  // entries than are free now. Returns the residual relative to the initial one, in the preconditioner's norm.
   SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE double solve(const Team& team, const unsigned char* free, const double* bounds,
                                                     const double* rhs, double* q, double residual, int max_steps) {
     const int size = samples_.n * samples_.k;

@@ -1,8 +1,8 @@
-// The full primal-dual form: the group norms' own dual variables U (||U_j|| <= 1), multipliers th and slacks w are
-// iterated beside L and Z, and every feature is eliminated from the Newton system by itself (sparsedis,
-// newton.FullForm). Derived in docs/newton.md.
+// The full primal-dual form: besides L and Z it iterates the dual variables U of the group norms (||U_j|| <= 1),
+// multipliers th and slacks w; the variables of every feature are eliminated separately from the Newton system
+// (sparsedis, newton.FullForm). Derived in docs/newton.md.
 //
-// Works on features divided by lambda1. `Base` is the primal map that gives the certificate.
+// Works on features divided by lambda1. `Base` is the primal map that computes the certificate.
 #pragma once
 
 #include "newton.hpp"
@@ -67,7 +67,7 @@ class FullForm {
       u_[j] = u;
       rw_[j] = (1 - u * u) / 2 - w_[j];
       q_[j] = stretch + lambda2_ * u * u * th_[j] / w_[j];
-      // <e, rU> of the rounded rU: near the solution the component of rU - rr e along e must not exceed the slack w.
+      // <e, rU> of the rounded rU: near the solution, the component of rU - rr e along e must not exceed the slack w.
       for (int c = 0; c < m_; ++c) dU_[at(c, j)] = V_[at(c, j)] - stretch * U_[at(c, j)];
       rr_[j] = inner(e_, dU_, j);
       alpha_[j] = th_[j] / stretch;
@@ -115,7 +115,7 @@ class FullForm {
     double* rows = rows_ + std::size_t(samples_.n) * m_;
     team.each_entry(samples_.n, m_,
                     [&](int i, int c) { rows[i * m_ + c] = -samples_.s[i] * dL[i * k + c] / lambda1_; });
-    base_.correlate(team, rows, dU_);  // dV, until it is dU
+    base_.correlate(team, rows, dU_);  // dV, overwritten by dU below
     team.each(d_, [&](int j) {
       const double stretch = 1 + lambda2_ * th_[j], u = u_[j];
       const double along = inner(e_, dU_, j);
@@ -188,11 +188,11 @@ class FullForm {
 
   const Samples& samples_;
   Base& base_;
-  double* rows_;  // 2 (n, m): scores of th U, and rows to correlate
+  double* rows_;  // 2 (n, m): scores of th U, and input of correlate()
   double* scores_of_U_ = nullptr;
   int d_, m_;
   double lambda1_, lambda2_;
-  double least_ = 0;  // curvature b up to which a feature is left out of H
+  double least_ = 0;  // largest curvature beta of features left out of H
   double *U_, *dU_, *V_, *e_;
   double *th_, *w_, *dth_, *dw_, *product_, *u_, *rw_, *q_, *rr_, *rC_, *alpha_, *beta_;
 };

@@ -1,4 +1,4 @@
-// Interior-point Newton on the dual: Mehrotra's predictor-corrector, for any form of the features' part (Form in
+// Interior-point Newton on the dual: Mehrotra's predictor-corrector, generic in the form of the features' part (Form in
 // requirements.hpp).
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace sparsedis {
 
-// A form without variables of its own: the light form, whose curvature is that of the active features.
+// A form without own variables: the light form, whose curvature is that of the active features.
 struct NoVariables {
   template <class Team>
   SPARSEDIS_HOST_DEVICE void linearise(const Team&, const double*) const {}
@@ -33,8 +33,8 @@ struct NoVariables {
   SPARSEDIS_HOST_DEVICE void move(const Team&, double) const {}
 };
 
-// (n, k) arrays of one task. product: dL dZ of the predictor, which the corrector takes off its targets; corrected:
-// what a further corrector takes off them.
+// (n, k) arrays of one task. product: dL dZ of the predictor, which the corrector subtracts from its targets;
+// corrected: the value that a further corrector subtracts instead.
 struct Point {
   double *L, *Z, *dL, *dZ, *product, *corrected, *gradient, *bounds, *rhs;
   double* shift;  // (n, m)
@@ -53,9 +53,9 @@ struct Point {
   }
 };
 
-// theta in [0, 1], the minimiser of the dual on the segment from Y to 1/k, L = (1 - theta) Y + theta/k. norm (d,):
-// those of X^T diag(s)(Y - 1/k), reordered here. The derivative in theta is convex and increasing, so Newton from the
-// right meets its root monotonically, and a feature that is off once stays off.
+// theta in [0, 1], the minimiser of the dual on the segment L = (1 - theta) Y + theta/k. norm (d,): the row norms of
+// X^T diag(s)(Y - 1/k), reordered here. The derivative in theta is convex and increasing, so that Newton's method from
+// theta = 1 decreases monotonically to its root, and a feature that becomes inactive stays inactive.
 template <class Team, class T>
 SPARSEDIS_HOST_DEVICE double minimise_on_segment(const Team& team, const Samples& samples, int d, T* norm) {
   const double reward =
@@ -88,8 +88,8 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE void place_start(const Team& team, const Sa
   });
 }
 
-// A direction for targets `centre - damping * product` of the products L Z and of the form's own pairs.
-// damping 0: the predictor's, whose products are not known yet.
+// The direction for targets `centre - damping * product` of the products L Z and of the form's own pairs. damping 0:
+// the predictor, for which the products are not yet known.
 template <class Team, class Form, class System>
 SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE void direction(const Team& team, const Samples& samples, Form& form,
                                                     const System& system, Point& at, double centre, double damping) {
@@ -105,11 +105,11 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE void direction(const Team& team, const Samp
   form.complete(team, at.dL);
 }
 
-// Step length, at most 1: `fraction` of the longest step that keeps L, Z and the form's own pairs positive.
+// The step length, at most 1: `fraction` times the longest step that keeps L, Z and the form's own pairs positive.
 template <class Team, class Form>
 SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE double step_to_boundary(const Team& team, const Samples& samples, const Form& form,
                                                              const Point& at, double fraction) {
-  // The relative changes, and their inverse at the end, so that there are no branches.
+  // Takes the reciprocal of the extreme relative change at the end, which avoids branches.
   const double change = team.least(samples.n * samples.k, [&](int e) {
     const double a = at.dL[e] / at.L[e], b = at.dZ[e] / at.Z[e];
     return a < b ? a : b;
@@ -132,9 +132,9 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE double barrier_parameter(const Team& team, 
   return (total + form.products(team, step)) / (size + form.pairs());
 }
 
-// Gondzio's corrector of a direction that reaches as far as `step`: those products L Z that a longer step would take
-// out of a band around the centre are aimed back at it. It costs a solve with the factor there is, and is taken where
-// it makes the step longer. Returns the length of the step.
+// Gondzio's corrector of a direction with step length `step`: products L Z that a longer step would take out of a band
+// around the centre get targets inside the band. It costs a solve with the existing factor, and is kept if it lengthens
+// the step. Returns the step length.
 template <class Team, class Form, class System>
 SPARSEDIS_HOST_DEVICE double lengthen(const Team& team, const Samples& samples, Form& form, const System& system,
                                       Point& at, double centre, double step) {
@@ -154,7 +154,7 @@ SPARSEDIS_HOST_DEVICE double lengthen(const Team& team, const Samples& samples, 
   return step;
 }
 
-// One step from a point whose certificate has been taken; returns its length, at most 1.
+// One step from a point with a computed certificate; returns its length, at most 1.
 template <class Team, class Form, class System>
 SPARSEDIS_HOST_DEVICE double advance(const Team& team, const Samples& samples, Form& form, System& system, Point& at) {
   const int k = samples.k, size = samples.n * k;
@@ -176,8 +176,8 @@ SPARSEDIS_HOST_DEVICE double advance(const Team& team, const Samples& samples, F
   const double centre = sigma * mu, damping = far < kShortStep ? far : 1;
   direction(team, samples, form, system, at, centre, damping);
   double step = step_to_boundary(team, samples, form, at, kFractionToBoundary);
-  // The full form's solves pass over all features. Where the predictor is short, so is what its linearisation is good
-  // for.
+  // In the full form, solves pass over all features and are too expensive. If the predictor's step is short, its
+  // linearisation is not accurate enough for a longer one.
   if constexpr (System::kSolvesAreCheap) {
     const bool pays = form.pairs() == 0 && samples.n * samples.m >= kCorrectorOrder;
     if (pays && far >= kShortStep && step < 1) step = lengthen(team, samples, form, system, at, centre, step);
@@ -193,16 +193,16 @@ SPARSEDIS_HOST_DEVICE double advance(const Team& team, const Samples& samples, F
 // When an interior point ends without a certificate.
 struct Limits {
   std::int64_t max_iter;
-  // From this iteration on it gives up where the gap is above `hopeless`.
+  // From this iteration on it gives up if the gap exceeds `hopeless`.
   std::int64_t patience;
   double hopeless;
-  double finish_gap;  // at which the finish is first tried; 0: never
-  int short_steps;    // one after another
+  double finish_gap;  // gap at which the finish is first tried; 0: never
+  int short_steps;    // number of consecutive short steps after which it ends
 };
 
-// From the start in `at`, until the certificate, a stall or the limits; counts on from progress.n_iter. finish(): tries
-// to reach rounding from at.L, at which the form was evaluated last. Returns whether it crawled: short steps one after
-// another, along bounds that the start was too near to.
+// Iterates from the initial point in `at` until the certificate, a stall or the limits; continues the count
+// progress.n_iter. finish(): tries to reach rounding error from at.L, where the form was last evaluated. Returns
+// whether it ended because of consecutive short steps, along bounds that the initial point was too close to.
 template <class Team, class Form, class System, class Finish>
 SPARSEDIS_HOST_DEVICE bool interior_point(const Team& team, const Samples& samples, Form& form, System& system,
                                           Point& at, Progress& progress, const Limits& limits, Finish finish) {

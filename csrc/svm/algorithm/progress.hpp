@@ -9,26 +9,26 @@ namespace sparsedis {
 
 class Progress {
  public:
-  // best: memory for L, (n, k). target: the gap at which to stop, at most tol. patience: checks without a better gap
-  // after which the task has stalled.
+  // best: memory for L, (n, k). target: gap at which to stop, at most tol. patience: number of checks without a smaller
+  // gap after which the task counts as stalled.
   SPARSEDIS_HOST_DEVICE Progress(double* best, double tol, double target, int patience)
       : best_(best), tol_(tol), target_(target), patience_(patience) {}
 
-  // Another solver takes over: it has stalled by its own gaps, which may be above the best for long.
+  // Another solver takes over. Its patience refers to its own gaps, which may exceed the best one for a long time.
   SPARSEDIS_HOST_DEVICE void restart(int patience) {
     patience_ = patience;
     since_better_ = 0;
     least_ = INFINITY;
   }
 
-  // As if no solver had run.
+  // Resets everything as if no solver had run.
   SPARSEDIS_HOST_DEVICE void forget() {
     relative_gap = INFINITY;
     n_iter = 0;
     status = Status::max_iter;
   }
 
-  // Takes in a dual point, the best or not.
+  // Records a dual point; keeps it if it is the best.
   template <class Team>
   SPARSEDIS_HOST_DEVICE void record_best(const Team& team, const double* L, int size, Certificate at) {
     const double relative = at.relative();
@@ -44,7 +44,7 @@ class Progress {
     }
   }
 
-  // Takes in a dual point; returns whether the solver continues.
+  // Records a dual point; returns whether the solver continues.
   template <class Team>
   SPARSEDIS_HOST_DEVICE bool record(const Team& team, const double* L, int size, Certificate at,
                                     std::int64_t iteration) {
@@ -54,7 +54,7 @@ class Progress {
     return continues(at.relative());
   }
 
-  // Whether the solver continues from a point of that gap. Sets the status with which it would end here.
+  // Whether the solver continues from a point with that gap. Sets the status for the case that it ends here.
   SPARSEDIS_HOST_DEVICE bool continues(double relative) {
     const bool stuck = since_better_ >= (enough() ? kPatienceWhenCertified : patience_) || !std::isfinite(relative);
     status = enough() ? Status::certified : stuck ? Status::stalled : Status::max_iter;
@@ -73,7 +73,7 @@ class Progress {
  private:
   double* best_;
   double tol_, target_;
-  double least_ = INFINITY;  // gap of the solver that runs
+  double least_ = INFINITY;  // smallest gap of the current solver
   int patience_;
   int since_better_ = 0;
 };

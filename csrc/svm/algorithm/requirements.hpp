@@ -1,18 +1,19 @@
-// What the loops in this folder, and policy.hpp above them, ask of a device. The classes below
-// are documentation that compiles: tests/kernels/sanitize_team.cpp instantiates every loop with them, so that none asks
-// for more than stands here.
+// The interface that the loops in this folder, and policy.hpp, require of a device. The classes below are documentation
+// that compiles: tests/kernels/sanitize_team.cpp instantiates every loop with them, which ensures that no loop requires
+// more.
 //
 // A task is solved by a team: one thread on the CPU, the threads of a block on a GPU.
-// - Every thread runs the loop. Objects (Progress, Point, Finish, ...), scalars and the control flow are each thread's
-//   own and the same in all, because a reduction returns the same bits to every thread.
-// - Arrays are shared. They are written by functions that the team is given (each, once; what f(i) writes, no other
-//   f(i') reads or writes), and by collective functions.
-// - A function with a Team among its arguments is collective: all threads call it, with the same arguments. It may read
-//   all that was written before the call, and what it writes is seen by all threads once it returns. It does not begin
-//   with a barrier. So between two collective calls threads do not read what the later one writes.
-// - A function without a Team reads only, and any thread may call it, also from within a function given to the team.
+// - Every thread executes the loop. Objects (Progress, Point, Finish, ...), scalars and control flow are private to
+//   each thread and equal in all of them, because reductions return the same bits to every thread.
+// - Arrays are shared. They are written by functions passed to the team (each, once; no f(i') reads or writes what f(i)
+//   writes) and by collective functions.
+// - A function with a Team among its arguments is collective: all threads call it with the same arguments. It may read
+//   everything written before the call, and all threads see its writes when it returns. It does not begin with a
+//   barrier, so between two collective calls threads must not read what the later one writes.
+// - A function without a Team argument only reads, and any thread may call it, also within a function passed to the
+//   team.
 //
-// n samples, k classes, m = k-1 coordinates, d features; planes (m, d) are kept class by class.
+// n samples, k classes, m = k-1 coordinates, d features; planes (m, d) are stored class by class.
 #pragma once
 
 #include "samples.hpp"
@@ -20,141 +21,145 @@
 namespace sparsedis::requirements {
 
 struct Team {
-  // Ends the task, by leaving the loop in all threads alike, where nobody waits for it any more. Once per iteration.
+  // Ends an interrupted task by leaving the loop in all threads, once its result is no longer needed. Called once per
+  // iteration.
   SPARSEDIS_HOST_DEVICE void check_interruption() const {}
-  // f(i) for i < count, in any order and by any thread; a barrier at the end.
+  // f(i) for i < count, in any order and on any thread; a barrier at the end.
   template <class F>
   SPARSEDIS_HOST_DEVICE void each(int, F f) const {
     f(0);
   }
-  // f(i, l) for i < rows and l < columns, likewise: a division for every entry is more than what most of them cost.
+  // f(i, l) for i < rows and l < columns, likewise. Avoids a division per entry, which would exceed the cost of most f.
   template <class F>
   SPARSEDIS_HOST_DEVICE void each_entry(int, int, F f) const {
     f(0, 0);
   }
-  // f() by one thread; a barrier at the end.
+  // f() on one thread; a barrier at the end.
   template <class F>
   SPARSEDIS_HOST_DEVICE void once(F f) const {
     f();
   }
-  // The sum of f(i), in an order that depends on count and on the size of the team alone. f is called once for every i
-  // and may write what is i's own.
+  // The sum of f(i), in an order that depends only on count and on the size of the team. f is called once for every i
+  // and may write data that belongs to i.
   template <class F>
   SPARSEDIS_HOST_DEVICE double sum(int, F f) const {
     return f(0);
   }
-  // The smallest f(i), infinity for none.
+  // The minimum of f(i); infinity if count is 0.
   template <class F>
   SPARSEDIS_HOST_DEVICE double least(int, F f) const {
     return f(0);
   }
-  // The values of x (count,) above the threshold to its front; how many there are.
+  // Moves the values of x (count,) above the threshold to its front; returns their number.
   template <class T>
   SPARSEDIS_HOST_DEVICE int partition(T*, int, T) const {
     return 0;
   }
 };
 
-// What factors and solves the Newton system M = H + diag(bounds) in the space of zero row sums.
+// Factors and solves the Newton system M = H + diag(bounds) in the space of zero row sums.
 struct System {
-  // Whether a solve costs so little beside a factor that a further corrector pays.
+  // Whether a solve is so cheap compared with a factorisation that a further corrector pays off.
   static constexpr bool kSolvesAreCheap = true;
-  // What a form adds its curvature to; form and system agree on how.
+  // The object to which a form adds its curvature; form and system agree on its interface.
   struct Curvature {};
 
-  // Has form.add_curvature(into) add H's part of the features; by which threads is the system's business. L (n, k):
-  // each row's largest entry is eliminated. free (n, k), where given: the entries that belong to the system, nonzero;
-  // every row's largest entry of L does. M may be singular up to rounding: the system adds what ridge it needs.
+  // Calls form.add_curvature(into) to add the features' part of H, on threads of the system's choice. L (n, k): the
+  // largest entry of each row is eliminated. free (n, k), optional: nonzero for the entries in the system, which
+  // include the largest entry of L in every row. M may be singular up to rounding; the system adds the necessary ridge.
   template <class Form>
   SPARSEDIS_HOST_DEVICE void factor(const Team&, Form& form, const double*, const double*,
                                     const unsigned char* = nullptr) {
     Curvature into;
     form.add_curvature(into);
   }
-  // q (n, k), of zero row sums, with M q = rhs up to a constant in every row. free, where given: the entries that take
-  // part now; of fewer than were factored it is the inverse's restriction to them. Writes q.
+  // Computes q (n, k) with zero row sums and M q = rhs up to a constant in every row. free, optional: the entries that
+  // currently participate; if they are fewer than were factored, the inverse is restricted to them.
   SPARSEDIS_HOST_DEVICE void solve(const Team&, const double*, double*, const unsigned char* = nullptr) const {}
 };
 
-// The features' part of the Newton iteration, and the variables that a form of it has besides L and Z: see NoVariables
-// (newton.hpp) for a form without any.
+// The features' part of the Newton iteration, and the variables of a form other than L and Z. NoVariables (newton.hpp)
+// is a form without such variables.
 struct Form {
-  // The certificate's scores and penalty lambda1 sum ||W_j|| + lambda2/2 ||W||^2 at W(L); returns the penalty.
+  // Computes the certificate's scores and the penalty lambda1 sum ||W_j|| + lambda2/2 ||W||^2 at W(L); returns the
+  // penalty.
   SPARSEDIS_HOST_DEVICE double evaluate(const Team&, const double*) { return 0; }
   SPARSEDIS_HOST_DEVICE const double* scores() const { return nullptr; }  // (n, m)
   SPARSEDIS_HOST_DEVICE const double* gradient_scores() const {
     return nullptr;
-  }  // (n, m), those that the dual gradient is made of
-  // What the Newton system needs at L, where evaluate() was called last: curvature, residuals.
+  }  // (n, m), the scores in the dual gradient
+  // Prepares the Newton system at L, where evaluate() was last called: curvature and residuals.
   SPARSEDIS_HOST_DEVICE void linearise(const Team&, const double*) {}
   SPARSEDIS_HOST_DEVICE void add_curvature(System::Curvature&) {}
-  // What the residuals and targets of the form's own pairs, mu - damping * (the predictor's products), add to the
-  // right- hand side: scores (n, m). False: nothing, and the scores are left alone.
+  // The contribution of the residuals and targets of the form's own pairs, mu - damping * (the predictor's products),
+  // to the right-hand side, as scores (n, m). Returns false, without writing, if there is none.
   SPARSEDIS_HOST_DEVICE bool shift(const Team&, double, double, double*) { return false; }
-  // The direction of the form's own variables, for the direction dL (n, k) of L.
+  // Computes the direction of the form's own variables from the direction dL (n, k) of L.
   SPARSEDIS_HOST_DEVICE void complete(const Team&, const double*) {}
   // The longest step that keeps the form's own pairs positive.
   SPARSEDIS_HOST_DEVICE double max_step(const Team&) const { return 0; }
-  // The sum of the pairs' products after a step; and how many there are.
+  // The sum of the pairs' products after a step, and the number of pairs.
   SPARSEDIS_HOST_DEVICE double products(const Team&, double) const { return 0; }
   SPARSEDIS_HOST_DEVICE int pairs() const { return 0; }
-  // Keeps the products of the predictor's directions, for the corrector.
+  // Stores the products of the predictor's directions for the corrector.
   SPARSEDIS_HOST_DEVICE void keep_products(const Team&) {}
   SPARSEDIS_HOST_DEVICE void move(const Team&, double) {}
 };
 
-// The primal point of a dual point L: with A = diag(s)(Y - L) and V = X^T A, W = BST(V, lambda1)/lambda2, the gradient
-// of the penalty's conjugate at V; and the conjugate's second derivative there, alpha I + beta u u^T for every feature
-// with u = V_j/||V_j||. Candidates are the features looked at closely, all active ones among them.
+// The primal point of a dual point L. With A = diag(s)(Y - L) and V = X^T A it is W = BST(V, lambda1)/lambda2, the
+// gradient at V of the conjugate of the penalty. The second derivative of the conjugate is alpha I + beta u u^T for
+// every feature, with u = V_j/||V_j||. Candidates are the features that pass the screening; they include all active
+// ones.
 struct PrimalMap : Form {
   SPARSEDIS_HOST_DEVICE int features() const { return 0; }         // d
-  SPARSEDIS_HOST_DEVICE int candidates() const { return 0; }       // of the point evaluated last
-  SPARSEDIS_HOST_DEVICE int index(int) const { return 0; }         // the feature that candidate a is
+  SPARSEDIS_HOST_DEVICE int candidates() const { return 0; }       // of the last evaluated point
+  SPARSEDIS_HOST_DEVICE int index(int) const { return 0; }         // feature index of candidate a
   SPARSEDIS_HOST_DEVICE bool active(int) const { return false; }   // candidate a: ||V_j|| > lambda1
   SPARSEDIS_HOST_DEVICE double W(int, int) const { return 0; }     // class c < m, candidate a
-  SPARSEDIS_HOST_DEVICE double unit(int, int) const { return 0; }  // u, likewise
-  SPARSEDIS_HOST_DEVICE double alpha(int) const { return 0; }      // 0 where not active
+  SPARSEDIS_HOST_DEVICE double unit(int, int) const { return 0; }  // u, for the same arguments
+  SPARSEDIS_HOST_DEVICE double alpha(int) const { return 0; }      // 0 if inactive
   SPARSEDIS_HOST_DEVICE double beta(int) const { return 0; }
   SPARSEDIS_HOST_DEVICE const double* residual() const { return nullptr; }  // A (n, m)
   SPARSEDIS_HOST_DEVICE std::ptrdiff_t ld() const { return 0; }             // of planes over the candidates
 
-  // The least of | ||V_j||/lambda1 - 1 | over all features at L (n, k), where evaluate() was called last; infinity for
-  // lambda1 = 0.
+  // The minimum of | ||V_j||/lambda1 - 1 | over all features at L (n, k), where evaluate() was last called; infinity
+  // for lambda1 = 0.
   SPARSEDIS_HOST_DEVICE double margin(const Team&, const double*) { return 0; }
 
-  // Form::linearise and so on are those of NoVariables: a map is the light form.
-  // The mean curvature of the directions of every sample: (n,).
+  // Form::linearise and the other functions of Form are those of NoVariables: a primal map is the light form.
+  // The mean curvature in the directions of every sample, (n,).
   SPARSEDIS_HOST_DEVICE void mean_curvature(const Team&, double*) {}
-  // The curvature X (alpha I + beta u u^T) X^T times rows (n, m) of a vector: a covector (n, m), in double.
+  // The curvature X (alpha I + beta u u^T) X^T times a vector in rows (n, m): a covector (n, m), in double.
   SPARSEDIS_HOST_DEVICE void multiply(const Team&, const double*, double*) {}
-  // Over the candidates: X^T R for rows R (n, m), to planes (m, ld()).
+  // X^T R over the candidates, for rows R (n, m), into planes (m, ld()).
   SPARSEDIS_HOST_DEVICE void correlate_candidates(const Team&, const double*, double*) {}
-  // X W for planes (m, ld()), to scores (n, m). May write the planes behind the last candidate.
+  // X W for planes (m, ld()), into scores (n, m). May write the planes beyond the last candidate.
   SPARSEDIS_HOST_DEVICE void apply_candidates(const Team&, double*, double*) {}
-  // Over all features: X^T R to planes (m, d), and X W to scores (n, m).
+  // Over all features: X^T R into planes (m, d), and X W into scores (n, m).
   SPARSEDIS_HOST_DEVICE void correlate(const Team&, const double*, double*) {}
   SPARSEDIS_HOST_DEVICE void apply(const Team&, const double*, double*) {}
-  // The curvature of all features j with keep(j), with alpha(j), beta(j) and u = unit(c, j), into the Newton system;
-  // the candidates are lost.
+  // Adds the curvature of all features j with keep(j), given by alpha(j), beta(j) and u = unit(c, j), to the Newton
+  // system; invalidates the candidates.
   template <class Keep, class Alpha, class Beta, class Unit>
   SPARSEDIS_HOST_DEVICE void add_curvature_of(System::Curvature&, Keep keep, Alpha alpha, Beta beta, Unit unit) {
     if (keep(0)) alpha(0), beta(0), unit(0, 0);
   }
 };
 
-// Block coordinate descent's pass over the samples, V kept up to date.
+// A pass of block coordinate descent over the samples, which keeps V up to date.
 struct Sweep {
   SPARSEDIS_HOST_DEVICE double square(int) const { return 0; }            // ||x_i||^2
   SPARSEDIS_HOST_DEVICE void restart(const Team&, const double*) {}       // V = X^T A(L)
-  SPARSEDIS_HOST_DEVICE void visit(const Team&, int) {}                   // sample i: its scores
+  SPARSEDIS_HOST_DEVICE void visit(const Team&, int) {}                   // computes the scores of sample i
   SPARSEDIS_HOST_DEVICE const double* scores() const { return nullptr; }  // x_i W, (m,)
-  SPARSEDIS_HOST_DEVICE void update(const Team&, const double*) {}  // V += x_i change (m,), for the sample visited last
+  SPARSEDIS_HOST_DEVICE void update(const Team&, const double*) {}  // V += x_i change (m,), for the last visited sample
 };
 
-// One task where it is solved, for policy.hpp. All functions are collective, and return the same in every thread.
+// A task and the device that solves it, for policy.hpp. All functions are collective and return the same in every
+// thread.
 struct Device {
   using Team = requirements::Team;
-  using Feature = double;  // of the features, float or double
+  using Feature = double;  // type of the features, float or double
   // Whether first-order steps are tried before a large Newton system (first_order_steps).
   static constexpr bool kFirstOrderFirst = true;
   template <class PrimalMap>
@@ -163,21 +168,21 @@ struct Device {
   SPARSEDIS_HOST_DEVICE const Team& team() const { return team_; }
   SPARSEDIS_HOST_DEVICE const Samples& samples() const { return samples_; }
   SPARSEDIS_HOST_DEVICE int features() const { return 0; }
-  // At its end all memory that has been taken since is free again.
+  // Releases the memory taken during its lifetime.
   struct Scope {
     SPARSEDIS_HOST_DEVICE explicit Scope(const Device&) {}
     SPARSEDIS_HOST_DEVICE ~Scope() {}
   };
-  // Uninitialised memory for so many values, until the innermost scope ends.
+  // Uninitialised memory for a number of values, until the innermost scope ends.
   template <class T>
   SPARSEDIS_HOST_DEVICE T* take(std::size_t) const {
     return nullptr;
   }
   // theta of minimise_on_segment() for the task.
   SPARSEDIS_HOST_DEVICE double start() const { return 0; }
-  // The largest eigenvalue of D X X^T D/lambda2, D = diag(s), plus rho, or a bound on it.
+  // The largest eigenvalue of D X X^T D/lambda2, D = diag(s), plus rho, or an upper bound.
   SPARSEDIS_HOST_DEVICE double lipschitz() const { return 0; }
-  // A primal map with products of the Newton system in T; with lambda1 = 0, one that may be made of the Gram matrix.
+  // A primal map with the Newton system's products in T; and for lambda1 = 0 one that may use the Gram matrix.
   template <class T>
   SPARSEDIS_HOST_DEVICE PrimalMap primal_map() const {
     return {};
@@ -188,7 +193,8 @@ struct Device {
     return {};
   }
   SPARSEDIS_HOST_DEVICE Sweep sweep(PrimalMap&) const { return {}; }
-  // Writes the weights at the dual point L (n, k); returns their certificate, as rounded to Feature, and their margin.
+  // Writes the weights at the dual point L (n, k); returns their certificate after rounding to Feature, and their
+  // margin.
   SPARSEDIS_HOST_DEVICE Weights write(PrimalMap&, const double*) const { return {}; }
 
  private:

@@ -1,6 +1,6 @@
-// One task's samples, and what is computed sample by sample: residual, dual gradient, certificate, projection.
+// The samples of one task, and computations per sample: residual, dual gradient, certificate, projection.
 //
-// What a Team is, and the other arguments of the loops: requirements.hpp.
+// requirements.hpp defines Team and the other arguments of the loops.
 #pragma once
 
 #include "../../common/macros.hpp"
@@ -8,11 +8,11 @@
 
 namespace sparsedis {
 
-// Classes: k. Rows of A, V, W and of every direction sum to zero over the classes, so they are kept in m = k-1
-// coordinates, those of all classes but the last.
+// The number of classes is k. Rows of A, V, W and of all directions sum to zero over the classes and are stored in m =
+// k-1 coordinates, those of all classes but the last.
 struct Samples {
   int n;
-#ifdef SPARSEDIS_CLASSES  // code for one number of classes: divisions by k cost little, loops over classes unroll
+#ifdef SPARSEDIS_CLASSES  // compiled for one number of classes: cheap divisions by k, unrolled loops over classes
   static constexpr int k = SPARSEDIS_CLASSES, m = k - 1;
 #else
   int k, m;
@@ -24,8 +24,8 @@ struct Samples {
   SPARSEDIS_HOST_DEVICE bool is_label(int i, int l) const { return label[i] == l; }
 };
 
-// Row i of A = diag(s)(Y - L), the first m classes. The label's entry is the sum of the others, not 1 - L_y, which
-// cancels near a solution.
+// Row i of A = diag(s)(Y - L), the first m classes. The label's entry is the sum of the others, since 1 - L_y cancels
+// near a solution.
 SPARSEDIS_HOST_DEVICE inline void residual_row(const Samples& samples, const double* L, int i, double* A) {
   const int k = samples.k;
   double others = 0;
@@ -37,7 +37,7 @@ SPARSEDIS_HOST_DEVICE inline void residual_row(const Samples& samples, const dou
   }
 }
 
-// Entry l of row i of a matrix kept in m coordinates whose rows sum to zero.
+// Entry l of row i of a matrix in m coordinates whose rows sum to zero.
 SPARSEDIS_HOST_DEVICE inline double entry(const double* rows, int m, int i, int l) {
   if (l < m) return rows[i * m + l];
   double sum = 0;
@@ -46,8 +46,8 @@ SPARSEDIS_HOST_DEVICE inline double entry(const double* rows, int m, int i, int 
 }
 
 // Threshold tau of the Euclidean projection onto the simplex, (z - tau)_+, by Michelot's finite iteration. tau never
-// falls, so that the support only shrinks and rounding cannot make it cycle. Entries should be near 0, where rounding
-// is small.
+// decreases, so that the support only shrinks and rounding cannot make the iteration cycle. Entries should be near 0 to
+// keep rounding errors small.
 template <class Entry>
 SPARSEDIS_HOST_DEVICE double simplex_threshold(int k, Entry z) {
   double tau = -1e300;
@@ -79,9 +79,9 @@ SPARSEDIS_HOST_DEVICE inline void project_row(int k, const double* z, double* to
   }
 }
 
-// The same onto the simplex of the free entries, of which there is one at least; the others become 0. missing: 1 less
-// the sum of the free ones. The threshold is made of what is missing and of what it cuts off, not of 1 less the sum of
-// what it keeps, in which entries of the size of lambda2 would drown.
+// The same onto the simplex of the free entries, of which there is at least one; the others become 0. missing: 1 minus
+// the sum of the free entries. The threshold is computed from `missing` and the entries that it cuts off; computing it
+// as 1 minus the sum of the kept entries would lose entries of the size of lambda2 to rounding.
 SPARSEDIS_HOST_DEVICE inline void project_free_row(int k, const unsigned char* free, const double* z, double missing,
                                                    double* to) {
   double tau = -1e300;
@@ -111,7 +111,8 @@ struct Terms {
   double slack, hinge;
 };
 
-// Sample i's terms of the gap and of the primal objective (sparsedis.problem.certificate); scores: X W, m coordinates.
+// Sample i's terms of the gap and of the primal objective (sparsedis.problem.certificate); scores: X W in m
+// coordinates.
 SPARSEDIS_HOST_DEVICE inline Terms certificate_terms(const Samples& samples, const double* L, const double* scores,
                                                      int i) {
   const int k = samples.k, m = samples.m;
@@ -146,11 +147,11 @@ struct Certificate {
   SPARSEDIS_HOST_DEVICE double relative() const { return gap / (objective > kTiny ? objective : kTiny); }
 };
 
-// The weights as written, rounded to their type.
+// Properties of the written weights, after rounding to their type.
 struct Weights {
   Certificate certificate;
-  double margin;      // distance from a kink
-  double attainable;  // a gap that rounding may keep any dual point in double from going below
+  double margin;      // distance from the nearest kink
+  double attainable;  // gap below which rounding in double may keep every dual point
 };
 
 // memory: (n,).
@@ -165,7 +166,7 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Certificate certificate(const Team& team, c
   return {gap, team.sum(samples.n, [&](int i) { return memory[i]; }) + penalty};
 }
 
-// g_il = s_i (Y - x_i W + rho (L - Y)), all k classes.
+// g_il = s_i (Y - x_i W + rho (L - Y)), for all k classes.
 SPARSEDIS_HOST_DEVICE inline void dual_gradient_row(const Samples& samples, const double* L, const double* scores,
                                                     int i, double* g) {
   const int k = samples.k, m = samples.m;
@@ -179,7 +180,7 @@ SPARSEDIS_HOST_DEVICE inline void dual_gradient_row(const Samples& samples, cons
 }
 
 // The minimum over all entries of the larger of L and the multiplier of its bound, in units of the hinge's margin
-// (sparsedis.problem.complementarity_margin); scores: X W, m coordinates.
+// (sparsedis.problem.complementarity_margin); scores: X W in m coordinates.
 template <class Team>
 SPARSEDIS_HOST_DEVICE double entry_margin(const Team& team, const Samples& samples, const double* L,
                                           const double* scores) {

@@ -1,11 +1,11 @@
-// The weights of a dual point, rounded to the type in which they are returned, and their certificate.
+// The weights of a dual point, rounded to the returned type, and their certificate.
 #pragma once
 
 #include "samples.hpp"
 
 namespace sparsedis {
 
-// Values that write_weights() works with: planes (m, ld), scores (n, m) and the certificate's memory.
+// Number of values that write_weights() works with: planes (m, ld), scores (n, m) and the certificate's memory.
 SPARSEDIS_HOST_DEVICE inline std::size_t weights_size(std::size_t n, std::size_t m, std::size_t ld) {
   return m * ld + n * m + n;
 }
@@ -17,14 +17,14 @@ SPARSEDIS_HOST_DEVICE double sum_of_squares(const F* row, int k) {
   return sum;
 }
 
-// What rounding does to the gap of weights W, bounded by Cauchy and Schwarz with the features' curvatures as weights.
-// More than the gap itself where features are far from zero or the objective is tiny.
+// Effect of rounding on the gap of weights W, bounded by the Cauchy-Schwarz inequality with the features' curvatures as
+// weights. It can exceed the gap itself if features are far from zero or the objective is tiny.
 struct Rounding {
-  double error;       // of the gap, as of the scores X W: sum_i s_i u (1 + sum_j |x_ij| ||W_j||)
-  double attainable;  // that, and what moves the scores with V = X^T A: sum_i s_i u sum_j |x_ij| |V|_j/lambda2
+  double error;       // error of the gap due to that of X W: sum_i s_i u (1 + sum_j |x_ij| ||W_j||)
+  double attainable;  // error plus the effect of V = X^T A on the scores: sum_i s_i u sum_j |x_ij| |V|_j/lambda2
 };
 
-// memory: (n,). primal has been evaluated.
+// memory: (n,). Requires an evaluated `primal`.
 template <class F, class Team, class PrimalMap>
 SPARSEDIS_HOST_DEVICE Rounding rounding_of(const Team& team, const Samples& samples, PrimalMap& primal, const F* W,
                                            double* memory) {
@@ -49,13 +49,13 @@ SPARSEDIS_HOST_DEVICE Rounding rounding_of(const Team& team, const Samples& samp
   return {error, error + kUnitRoundoff * lengths * terms};
 }
 
-// Weights as rounded, without their margin.
+// Properties of rounded weights, without their margin.
 struct Rounded {
   Certificate certificate;
   double attainable;
 };
 
-// Writes `length` times the weights of the active features at L (n, k), at which `primal` was evaluated last.
+// Writes `length` times the weights of the active features at L (n, k), where `primal` was last evaluated.
 template <class F, class Team, class PrimalMap>
 SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Rounded write_rounded(const Team& team, const Samples& samples, PrimalMap& primal,
                                                            const double* L, double length, F* W, bool* active,
@@ -92,7 +92,7 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Rounded write_rounded(const Team& team, con
     for (int c = 0; c < k; ++c) {
       const double off = double(to[c]) - along * (c < m ? primal.unit(c, a) : last_unit);
       across += off * off;
-      // Margins are differences of scores: rows of W may be centred.
+      // Rows of W may be centred, since margins are differences of scores.
       if (c < m) planes[c * ld + a] = double(to[c]) - mean;
     }
     const double both = std::sqrt(squares) + along;
@@ -110,11 +110,11 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE Rounded write_rounded(const Team& team, con
   return {at, rounding.attainable};
 }
 
-// Writes the weights of the active features at L (n, k) into W (d, k) and active (d,), which are 0 before; `primal` is
-// of all features. F is the type of W. memory: weights_size() values.
+// Writes the weights of the active features at L (n, k) into W (d, k) and active (d,), which are initially 0; `primal`
+// covers all features. F is the type of W. memory: weights_size() values.
 //
-// Rounding to float takes samples off their margin, to both sides, and what is lost on the one may be much beside a
-// small objective. Weights that are longer by a few roundings have all of them on the right side, at hardly more.
+// Rounding to float moves samples off the margin to both sides, and the loss on one side can be large relative to a
+// small objective. Weights that are longer by a few ulps put all of them on the right side at little cost.
 template <class F, class Team, class PrimalMap>
 SPARSEDIS_HOST_DEVICE Weights write_weights(const Team& team, const Samples& samples, PrimalMap& primal,
                                             const double* L, F* W, bool* active, double* memory) {
