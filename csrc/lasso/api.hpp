@@ -1,8 +1,7 @@
-// The operation, for every device: batches of Lassos and the adjoint of their solutions.
+// The Lasso operations on every device: batches of Lassos and the adjoint of their solutions.
 //
-// B tasks of n samples and d features. The mathematics is that of sparsedis/ops/lasso/problem.py. All arrays but the
-// features are contiguous. `solve_lasso` checks the values that it reads; `adjoint_lasso` trusts those of a solved
-// problem.
+// B tasks of n samples and d features. The mathematics is in sparsedis/ops/lasso/problem.py. All arrays but the
+// features are contiguous. `solve_lasso` validates its input; `adjoint_lasso` assumes the values of a solved problem.
 #pragma once
 
 #include <cstddef>
@@ -17,18 +16,18 @@ template <class F>
 struct Lassos {
   std::int64_t batch, samples, features;
   const F* X;                // (B, n, d)
-  std::ptrdiff_t stride[3];  // of X, in elements; any, 0 included
+  std::ptrdiff_t stride[3];  // of X, in elements; any value, including 0
   const double* y;           // (B, n)
   const double* lambda1;     // (B,)
   const double* lambda2;     // (B,)
-  const double* weight;      // (B, n); 0 marks an absent sample
+  const double* weight;      // (B, n); 0 marks padding
 };
 
 template <class F>
 struct LassoSolutions {
   F* w;          // (B, d)
   double* dual;  // (B, n)
-  double* gap;   // (B,), as the following
+  double* gap;   // (B,), like the next ones
   double* relative_gap;
   double* objective;
   std::int64_t* n_iter;

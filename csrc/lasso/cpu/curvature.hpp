@@ -1,6 +1,6 @@
-// Two ways to work with H = X^T diag(weight) X + lambda2. `Gram` holds it as a matrix, and the gradient of all features
-// with it: for tasks with more samples than features. `Columns` holds nothing of it, and the residual instead of the
-// gradient: its memory and time grow with n d, for any number of features.
+// Two ways to work with H = X^T diag(weight) X + lambda2. `Gram` stores H and keeps the gradient of all features up to
+// date, for tasks with more samples than features. `Columns` stores neither and keeps the residual up to date; its
+// memory and time grow with n d, for any number of features.
 #pragma once
 
 #include <algorithm>
@@ -12,14 +12,14 @@
 
 namespace sparsedis::cpu::lasso {
 
-// Weights and what the loops keep up to date with them.
+// The weights and the quantities that the loops update with them.
 struct Iterate {
   double* w;         // (d,)
-  double* g;         // (d,), X^T diag(weight) (y - X w) - lambda2 w; with `Columns` of what refresh() says
+  double* g;         // (d,), X^T diag(weight) (y - X w) - lambda2 w; see refresh()
   double* weighted;  // (n,), diag(weight) (y - X w); with `Columns` only
 };
 
-// Memory whose size shows late.
+// Scratch memory whose size is known only when it is used.
 class Scratch {
  public:
   explicit Scratch(Memory& memory) : memory_(memory) {}
@@ -41,7 +41,7 @@ class Scratch {
 template <class F>
 class Gram {
  public:
-  // Sweeps and entering features consider all features.
+  // Sweeps and enter() consider all features.
   static constexpr bool kAll = true;
 
   Gram(Memory& memory, const LassoTask<F>& task)
@@ -53,7 +53,7 @@ class Gram {
       for (int i = 0; i < n; ++i) to[i] = task.weight[i] * task.feature(j)[i];
       b_[j] = dot(to, task.y, n);
     }
-    if (d < kBlocked || n == 0) {  // Eigen divides by the number of samples
+    if (d < kBlocked || n == 0) {  // Eigen divides by n
       for (int j = 0; j < d; ++j) {
         for (int l = 0; l < j; ++l) row(j)[l] = dot(weighted + std::size_t(j) * n, task.feature(l), n);
       }
@@ -66,7 +66,7 @@ class Gram {
     }
   }
 
-  // g of all features.
+  // Computes g for all features.
   void refresh(const Iterate& at) const {
     std::copy(b_, b_ + task_.d, at.g);
     for (int j = 0; j < task_.d; ++j) {
@@ -77,7 +77,7 @@ class Gram {
   double slope(const Iterate& at, int j) const { return at.g[j]; }
   void moved(const Iterate& at, int j, double change) const { add(at.g, -change, row(j), task_.d); }
 
-  // matrix = diag(scale) H_A diag(scale) below its diagonal, which the scale makes 1.
+  // matrix = diag(scale) H_A diag(scale), strictly below the diagonal; the scale makes the diagonal 1.
   void restrict_to(const int* support, int size, const double* scale, double* matrix) {
     for (int a = 0; a < size; ++a) {
       const double* from = row(support[a]);
@@ -86,7 +86,7 @@ class Gram {
     }
   }
 
-  // move . H move, of a move (size,) on the support.
+  // <move, H move> for a move (size,) on the support.
   double square(const int* support, int size, const double* move) {
     double sum = 0;
     for (int a = 0; a < size; ++a) {
@@ -107,7 +107,7 @@ class Gram {
 template <class F>
 class Columns {
  public:
-  // Sweeps and entering features consider a pool of features.
+  // Sweeps and enter() consider a pool of features.
   static constexpr bool kAll = false;
 
   Columns(Memory& memory, const LassoTask<F>& task)
@@ -115,7 +115,7 @@ class Columns {
     for (int i = 0; i < task.n; ++i) root_[i] = std::sqrt(task.weight[i]);
   }
 
-  // g of the support.
+  // Computes g on the support only.
   void refresh(const Iterate& at) const {
     std::copy(task_.y, task_.y + task_.n, residual_);
     for (int j = 0; j < task_.d; ++j) {
@@ -144,7 +144,7 @@ class Columns {
     outer_square(P, size, task_.n, matrix);
   }
 
-  // The support's features as rows of samples, (n, size): diag(weight)^1/2 X_A diag(scale).
+  // diag(weight)^1/2 X_A diag(scale), (n, size): the support's features, row by row.
   const double* samples(const int* support, int size, const double* scale) {
     double* P = rows_.of(std::size_t(size) * task_.n);
     for (int a = 0; a < size; ++a) {

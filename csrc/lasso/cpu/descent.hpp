@@ -1,4 +1,4 @@
-// The steps of coordinate descent and of the active-set method, and the certificate, for one task.
+// Coordinate descent and active-set steps, and the certificate, for one task.
 #pragma once
 
 #include <algorithm>
@@ -14,19 +14,19 @@
 namespace sparsedis::cpu::lasso {
 
 constexpr double kSmallest = std::numeric_limits<double>::min();
-// Sweeps in an iteration.
+// Sweeps per iteration.
 constexpr int kSweeps = 10;
-// One feature enters at once, and one more for every kInPerEntry in the support.
+// Features that may enter per iteration: one, plus one for every kInPerEntry features in the support.
 constexpr int kInPerEntry = 4;
-// A pool of `Columns` has this many inactive features for each that may enter, and at least kPool.
+// With `Columns`, a pool has this many inactive features for each that may enter, and at least kPool.
 constexpr int kPoolPerEntry = 4, kPool = 16;
-// With `Columns`, from this lambda2 on, relative to the largest diagonal entry of H, a support may be larger than the
+// With `Columns`: if lambda2 is at least this fraction of the largest diagonal entry of H, the support may exceed the
 // number of samples without slowing the direct solves down.
 constexpr double kDetermined = 1e-4;
 
 struct LassoCertificate {
   double gap, relative_gap, objective;
-  double dual_scale;  // the dual point is this times the residual of w
+  double dual_scale;  // the dual point is dual_scale times the residual of w
 };
 
 template <class F, class Curvature>
@@ -77,7 +77,8 @@ class Descent {
   void keep() { std::copy(w_, w_ + d_, best_); }
   void restore() { std::copy(best_, best_ + d_, w_); }
 
-  // The certificate of sparsedis/ops/lasso/problem.py. The gradient is of the features: that of H cancels.
+  // The certificate of sparsedis/ops/lasso/problem.py. The gradient is computed from the features, because computing
+  // it from H loses digits to cancellation.
   LassoCertificate certify() {
     const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
     double square = 0;
@@ -107,7 +108,7 @@ class Descent {
     return smallest(w_, {(1 - scale_) * (1 - scale_) / 2 * square, 0, 0}, square);
   }
 
-  // The certificate of w, the last certified, rounded to float, with the dual point of w.
+  // The certificate of `rounded`, the point w certified last rounded to F, with the dual point of w.
   LassoCertificate certify_rounded(const F* rounded) const {
     const double lambda2 = task_.lambda2;
     Distances away{0, 0, 0};
@@ -128,8 +129,8 @@ class Descent {
     return smallest(rounded, away, square);
   }
 
-  // A relative gap that rounding may keep w, the last certified, from going below: sum_i c_i eps s_i (s_i + |y_i|),
-  // s_i = sum_j |x_ij w_j|, as the residual and the correlation with it are.
+  // The relative gap that rounding error alone may leave at the point w certified last:
+  // sum_i c_i eps s_i (s_i + |y_i|) / P(0), s_i = sum_j |x_ij w_j|, from the residual and its product with X w.
   double attainable() const {
     std::fill(misfit_, misfit_ + n_, 0.0);
     for (int j = 0; j < d_; ++j) {
@@ -142,7 +143,7 @@ class Descent {
     return std::numeric_limits<double>::epsilon() * sum / std::max(at_zero_, kSmallest);
   }
 
-  // min_j | |z_j| / lambda1 - 1 |, z_j being what a sweep thresholds, at the w that was last certified.
+  // min_j | |z_j| / lambda1 - 1 | at the point certified last, z_j being the soft-thresholded value of a sweep.
   double margin() const {
     double least = INFINITY;
     if (task_.lambda1 == 0) return least;
@@ -153,8 +154,8 @@ class Descent {
     return least;
   }
 
-  // Sweeps over the features, or over a pool as large as there are samples, until no sign changes; w is as last
-  // certified.
+  // At most kSweeps sweeps over all features, or over a pool about as large as the number of samples, until no sign
+  // changes. Requires that w has been certified last.
   void sweeps() {
     if (task_.lambda1 == 0) return;
     choose_pool(determined_ ? std::max(n_, in()) : n_ - in());
@@ -163,8 +164,8 @@ class Descent {
     curvature_.refresh(at_);
   }
 
-  // Sets w to zero where its support is larger than the number of samples, and larger than lambda2 allows. Returns
-  // whether it did; w is as last certified.
+  // Sets w to zero if its support is larger than the number of samples and lambda2 is too small for that. Returns
+  // whether it did. Requires that w has been certified last.
   bool restart_crowded() {
     if (task_.lambda1 == 0 || determined_ || in() <= n_) return false;
     std::fill(w_, w_ + d_, 0.0);
@@ -172,7 +173,8 @@ class Descent {
     return true;
   }
 
-  // Adds to the support, one after the other, the features that alone lower the objective most; w is as last certified.
+  // Adds to the support, one after the other, the features that lower the objective most. Requires that w has been
+  // certified last.
   void enter() {
     if (task_.lambda1 == 0) return;
     const int size = in(), most = 1 + size / kInPerEntry;
@@ -187,7 +189,7 @@ class Descent {
   // boundary.
   bool minimise_on_support() {
     const double lambda1 = task_.lambda1;
-    if (lambda1 > 0) {  // else certify() has solved
+    if (lambda1 > 0) {  // for lambda1 = 0, certify() has computed the step
       choose_support();
       support_.damped([&](int j) { return g_[j] - lambda1 * sign(w_[j]); });
     }
@@ -206,8 +208,8 @@ class Descent {
       curvature_.refresh(at_);
       return false;
     }
-    // All features that would change sign become 0, where that lowers the objective; else the step ends at the first
-    // of them.
+    // If it lowers the objective, all features that would change sign become 0; otherwise the step ends at the first
+    // sign change.
     if (change_if_all_dropped() < 0) {
       for (int a = 0; a < support_.size; ++a) {
         const int j = support_.index[a];
@@ -227,12 +229,13 @@ class Descent {
  private:
   static double sign(double value) { return value > 0 ? 1 : value < 0 ? -1 : 0; }
 
-  // Half the squared distances of weights: from the scaled w and from w, in the norm of H, and of the residuals alone.
+  // Half the squared distance of a point to scale_ w, to w in the residual alone, and to w; the first and the last in
+  // the norm of H.
   struct Distances {
     double scaled, residual, w;
   };
 
-  // The smallest gap of weights, by the dual points of w; `square` is sum weight r^2 + lambda2 w^2 at the weights.
+  // The smallest gap of `weights` over the dual points derived from w; square = sum weight r^2 + lambda2 w^2.
   template <class W>
   LassoCertificate smallest(const W* weights, const Distances& away, double square) const {
     const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
@@ -266,15 +269,15 @@ class Descent {
     return int(std::count_if(w_, w_ + d_, [](double value) { return value != 0; }));
   }
 
-  // What entering alone would lower the objective by, times 2; 0 for features that cannot enter.
+  // Twice the decrease of the objective if feature j alone enters; 0 if it cannot enter.
   double gain(int j, double slope) const {
     const double excess = std::fabs(slope) - task_.lambda1;
     if (w_[j] != 0 || !(task_.diagonal[j] > 0) || !(excess > 0)) return 0;
     return excess * excess / task_.diagonal[j];
   }
 
-  // The features that sweeps and enter() consider: with `Columns` the active ones and those inactive ones, `count` or
-  // kPool of them, that would lower the objective most.
+  // Chooses the features that sweeps and enter() consider: all; with `Columns` the active ones, and the `count` (at
+  // least kPool) inactive ones that would lower the objective most.
   void choose_pool(int count) {
     size_ = 0;
     if (Curvature::kAll) {
@@ -303,7 +306,7 @@ class Descent {
     return changed;
   }
 
-  // Returns whether there was a feature to add.
+  // Returns false if no feature can be added.
   bool enter_best() {
     int chosen = -1;
     double most = 0;
@@ -321,7 +324,7 @@ class Descent {
     return true;
   }
 
-  // Over one feature; whether its sign changed.
+  // Minimises over feature j. Returns whether its sign changed.
   bool minimise_over(int j) {
     const double diagonal = task_.diagonal[j], z = curvature_.slope(at_, j) + diagonal * w_[j];
     const double size = std::fabs(z) - task_.lambda1;
@@ -359,7 +362,7 @@ class Descent {
   std::pair<double, int>* gains_;
   int size_ = 0;  // of the pool
   Iterate at_;
-  double scale_ = 1, to_minimum_ = 0, at_zero_ = 0;  // the latter P(0)
+  double scale_ = 1, to_minimum_ = 0, at_zero_ = 0;  // at_zero_: P(0)
   bool determined_ = false;
   Support<F, Curvature> support_;
 };

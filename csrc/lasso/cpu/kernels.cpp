@@ -1,5 +1,5 @@
-// The Lasso on the CPU, a thread per task: sweeps or entering features find the support, a direct solve on it the
-// weights, as sparsedis/ops/lasso/backend_torch does it. Everything is double inside.
+// The Lasso on the CPU, one thread per task: sweeps or entering features find the support, a direct solve on it the
+// weights, as in sparsedis/ops/lasso/backend_torch. All arithmetic is in double.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -17,17 +17,17 @@ namespace sparsedis {
 namespace cpu::lasso {
 namespace {
 
-// The relative gap at which an iterate is the solution to rounding.
+// The relative gap at which an iterate is the solution up to rounding error.
 constexpr double kRounding = 1e-13;
-// Checks without a better gap or a lower objective after which a task has stalled.
+// A task has stalled after this many checks without a smaller gap or a lower objective.
 constexpr int kStallAfter = 20;
-// The first kSweepIterations iterations begin with sweeps and then solve on the support at most kSupportSolves times;
-// every solve but the last drops a feature. A sweep is much cheaper than a solve on a support that is too large.
+// The first kSweepIterations iterations begin with sweeps and then solve on the support at most kSupportSolves times
+// (every solve but the last drops a feature), since a sweep is much cheaper than a solve on too large a support.
 constexpr int kSweepIterations = 2, kSupportSolves = 10;
-// Up to this many features H is held as a matrix even with fewer samples.
+// H is stored as a matrix up to this many features, even with fewer samples.
 constexpr int kAlwaysGram = 64;
 
-// Whether all values are what the problem allows.
+// Whether all input values are valid.
 template <class F>
 bool valid(const Lassos<F>& problems, std::int64_t index) {
   auto fine = [](double value) { return std::isfinite(value) && value >= 0; };
@@ -74,7 +74,7 @@ void descend(const Lassos<F>& problems, const LassoTask<F>& task, double tol, st
     }
     const bool certified = best.relative_gap <= tol, turned = descent.turned();
     if (certified) status = Status::certified;
-    // To rounding: a gradient takes the right support.
+    // Continue beyond tol up to rounding error, because gradients need the right support.
     if (best.relative_gap <= goal || (certified && !last_is_best && !turned)) break;
     if (since_progress >= kStallAfter || !std::isfinite(now.relative_gap)) {
       if (!certified) status = Status::stalled;
@@ -137,7 +137,7 @@ void adjoint_task(const Lassos<F>& problems, const F* all_w, const double* all_d
   std::fill(grad_X, grad_X + all * d, F(0));
   std::fill(grad_y, grad_y + all, 0.0);
 
-  // Only the support's part of H is needed.
+  // `Columns`, since only the support's part of H is needed.
   Columns<F> curvature(memory, task);
   Support<F, Columns<F>> support(memory, task, curvature);
   support.choose([&](int j) { return w[j] != 0; });

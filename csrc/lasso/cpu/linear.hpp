@@ -1,4 +1,4 @@
-// Dense symmetric systems, row-major, of which the lower triangle is given.
+// Dense symmetric systems, row-major, given by their lower triangle.
 #pragma once
 
 #include <Eigen/Cholesky>
@@ -18,12 +18,12 @@ using Vector = Eigen::Map<Eigen::VectorXd>;
 // Products and factors of at least this order use Eigen.
 constexpr int kBlocked = 24;
 
-// A bound on what rounding makes of a zero eigenvalue of a matrix with a unit diagonal.
+// A bound on the rounding error in a zero eigenvalue of a matrix with unit diagonal.
 inline double rounding(int order) { return 16 * order * std::numeric_limits<double>::epsilon(); }
 
 // matrix = the lower triangle of P P^T; P: (order, inner), row-major.
 inline void outer_square(const double* P, int order, int inner, double* matrix) {
-  if (order < kBlocked || inner == 0) {  // Eigen divides by the inner dimension
+  if (order < kBlocked || inner == 0) {  // Eigen divides by `inner`
     for (int a = 0; a < order; ++a) {
       for (int c = 0; c <= a; ++c) {
         matrix[std::size_t(a) * order + c] = dot(P + std::size_t(a) * inner, P + std::size_t(c) * inner, inner);
@@ -35,10 +35,10 @@ inline void outer_square(const double* P, int order, int inner, double* matrix) 
   Rows(matrix, order, order).triangularView<Eigen::Lower>() = view * view.transpose();
 }
 
-// Replaces the matrix by its Cholesky factor. Returns the smallest squared pivot, 0 where there is no factor.
+// Replaces the matrix by its Cholesky factor. Returns the smallest squared pivot, 0 if the factorisation fails.
 inline double factor(double* matrix, int order) {
   if (order >= kBlocked) {
-    // Row-major lower is column-major upper.
+    // The row-major lower triangle is the column-major upper one.
     Eigen::Ref<Eigen::MatrixXd> view = Matrix(matrix, order, order);
     const Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>, Eigen::Upper> done(view);
     if (done.info() != Eigen::Success) return 0;
@@ -66,7 +66,7 @@ inline double factor(double* matrix, int order) {
   return least > 0 ? least : 0;
 }
 
-// x = matrix^-1 x, by the factor.
+// x = matrix^-1 x, given the Cholesky factor.
 inline void substitute(const double* factor, int order, double* x) {
   for (int a = 0; a < order; ++a) {
     const double* row = factor + std::size_t(a) * order;
@@ -79,9 +79,9 @@ inline void substitute(const double* factor, int order, double* x) {
   }
 }
 
-// The eigenvalues, ascending, and eigenvectors.
+// The eigenvalues in ascending order, and the eigenvectors.
 inline Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> spectrum(double* matrix, int order) {
-  // Row-major lower is column-major upper: as the lower triangle of the transpose.
+  // Eigen reads the lower triangle; the row-major lower triangle is the column-major upper one, hence the transpose.
   return Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(Eigen::MatrixXd(Matrix(matrix, order, order).transpose()));
 }
 

@@ -11,10 +11,11 @@
 
 namespace sparsedis::cpu::lasso {
 
-// With a unit diagonal, a smaller squared pivot means that features, or samples, may be dependent: the eigenvalues
-// decide.
+// With a unit diagonal, a smaller squared pivot means that features, or samples, may be linearly dependent; the
+// eigenvalues then decide.
 constexpr double kSafePivot = 1e-9;
-// Woodbury's identity cancels where lambda2 is smaller than this times the trace of the samples' Gram matrix.
+// Woodbury's identity loses digits to cancellation if lambda2 is below this times the trace of the samples' Gram
+// matrix.
 constexpr double kSafePenalty = 1e-8;
 
 template <class F, class Curvature>
@@ -45,8 +46,8 @@ class Support {
     }
   }
 
-  // step = (H_A + shift)^-1 of gradient(j), the shift relative to the diagonal. A tiny one makes a factor exist where
-  // features are dependent: there the step is long along what does not change the fit.
+  // step = (H_A + shift)^-1 gradient, with a shift relative to the diagonal. The tiny shift makes the factorisation
+  // succeed for dependent features; the step is then long in directions that do not change the fit.
   template <class Gradient>
   void damped(Gradient gradient) {
     if (task_.lambda2 > 0 && crowded()) return by_samples(gradient);
@@ -57,8 +58,8 @@ class Support {
     for (int a = 0; a < size; ++a) step[a] *= scale_[a];
   }
 
-  // step = H_A^+ of gradient(j): of least norm where features are dependent, norms being those of the weights over
-  // their scale, the inverse root of the diagonal.
+  // step = H_A^+ gradient: for dependent features the solution of least norm, the norm being that of the weights
+  // divided by their scale, the inverse root of the diagonal.
   template <class Gradient>
   void least_norm(Gradient gradient) {
     if (crowded()) return by_samples(gradient);
@@ -78,7 +79,7 @@ class Support {
   }
 
  private:
-  // Whether a matrix of the samples' order is smaller.
+  // Whether the samples' system (n, n) is the smaller one.
   bool crowded() const { return !Curvature::kAll && size > task_.n; }
 
   double* restricted() {
@@ -93,10 +94,10 @@ class Support {
     for (int a = 0; a < size; ++a) step[a] = scale_[a] * gradient(index[a]);
   }
 
-  // step = H_A^+ of gradient(j), of least norm as above, by K = P P^T, P = diag(weight)^1/2 X_A (n, size):
+  // step = H_A^+ gradient, of least norm as above, from K = P P^T with P = diag(weight)^1/2 X_A (n, size):
   //
-  //     lambda2 > 0:  H_A^-1 q = (q - P^T (K + lambda2)^-1 P q) / lambda2, refined once; by the eigenvalues of K where
-  //                   this cancels;
+  //     lambda2 > 0:  H_A^-1 q = (q - P^T (K + lambda2)^-1 P q) / lambda2 with one step of refinement; from the
+  //                   eigenvalues of K if this cancels;
   //     lambda2 = 0:  H_A^+ q = P^T (K^+)^2 P q, with the features scaled.
   template <class Gradient>
   void by_samples(Gradient gradient) {
@@ -162,7 +163,7 @@ class Support {
       add_transposed(P, 1, to);
     };
     std::fill(step, step + size, 0.0);
-    if (lambda2 > 0) {  // what of q is outside the span of the samples
+    if (lambda2 > 0) {  // the part of q outside the span of the samples
       back([](double value) { return -1 / value; }, q);
       for (int a = 0; a < size; ++a) step[a] = q[a] / lambda2;
     }

@@ -1,4 +1,4 @@
-// One task as the loops read it, and products of vectors.
+// One task as the solver stores it, and vector operations.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ inline void add(double* to, double factor, const double* from, int count) {
   for (int i = 0; i < count; ++i) to[i] += factor * from[i];
 }
 
-// A task without its absent samples, in double; the weights sum to 1.
+// A task without padding, in double; the weights sum to 1.
 template <class F>
 struct LassoTask {
   int n, d;
@@ -58,7 +58,7 @@ struct LassoTask {
     }
     for (int i = 0; i < n; ++i) weight[i] /= total;
     const F* from = problems.X + index * problems.stride[0];
-    // Some features at a time, whose columns stay in the cache while rows are read.
+    // A few features at a time, so that their columns stay in the cache while rows are read.
     for (int start = 0; start < d; start += kTransposed) {
       const int end = std::min(start + kTransposed, d);
       for (int i = 0; i < n; ++i) {

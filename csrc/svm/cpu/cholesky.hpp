@@ -1,8 +1,8 @@
-// The Cholesky factor of one symmetric matrix of order up to some thousands, in T, and solves with it.
+// The Cholesky factorisation of a symmetric matrix of order up to a few thousand, in T, and solves with it.
 //
-// Rows are kept in panels of kRows, each column by column (Eigen's order within a panel) up to the diagonal: what a
-// panel is multiplied with is contiguous. A group of columns of a panel is computed in registers from all columns
-// before it, without a later update: 1.3 (order 300) to 2 (order 100) times Eigen's rate.
+// Rows are stored in panels of kRows, each column by column (Eigen's packet order within a panel) up to the diagonal,
+// so that the operands of a panel's products are contiguous. A group of columns of a panel is computed in registers
+// from all columns before it (left-looking): 1.3 (order 300) to 2 (order 100) times the speed of Eigen's LLT.
 #pragma once
 
 #include <Eigen/Core>
@@ -21,16 +21,16 @@ class Cholesky {
  public:
   static constexpr int kWidth = cpu::kWidth<T>;
   using Packet = cpu::Packet<T>;
-  // Columns computed at once: with three packets of rows, twelve accumulators of AVX2's sixteen registers. Eight would
-  // suit AVX-512's registers, but not the corners on the diagonal, which are factored entry by entry.
+  // Columns computed at once: with three packets of rows, twelve accumulators in AVX2's sixteen registers. Eight
+  // columns would suit AVX-512's registers, but not the diagonal blocks, which are factored entry by entry.
   static constexpr int kGroup = std::min(kWidth * int(sizeof(T)) / 8, 4);
   static constexpr int kPackets = 12 / kGroup;
   static constexpr int kRows = kPackets * kWidth;
-  // Products have no corners: twice as many columns at once where the registers hold their sums, without which few rows
-  // would wait for the last product of the same sum.
+  // Products involve no diagonal blocks and may use twice as many columns at once, if the registers hold the sums.
+  // With few rows, more independent sums hide the latency of the multiply-adds.
   static constexpr int kAccumulators = kWidth * sizeof(T) == 64 ? 24 : 12;
 
-  // For matrices up to that order.
+  // For matrices up to order `largest`.
   Cholesky(Memory& memory, int largest) {
     const int panels = (largest + kGroup - 1) / kGroup * kGroup / kRows + 1;
     matrix_ = memory.take<T>(panel_offset(panels));
@@ -38,7 +38,7 @@ class Cholesky {
     x_ = memory.take<T>(std::size_t(panels) * kRows);
   }
 
-  // Starts a matrix of that order, all 0.
+  // Starts a zero matrix of the given order.
   void clear(int order) {
     given_ = order;
     order_ = (order + kGroup - 1) / kGroup * kGroup;
@@ -47,26 +47,26 @@ class Cholesky {
     for (int row = order; row < panels_ * kRows; ++row) entry(row, row) = 1;
   }
 
-  // j <= i: an entry of the matrix, after factor() of the factor.
+  // j <= i: an entry of the matrix; after factor() an entry of the factor.
   T& entry(int i, int j) const { return matrix_[panel_offset(i / kRows) + i % kRows + std::ptrdiff_t(j) * kRows]; }
-  // Column j of the rows first..first+kRows, a panel.
+  // Column j of the panel of rows first..first+kRows.
   T* panel(int first, int j) const { return &entry(first, j); }
 
-  // Where row i of a matrix Z (order, columns) that is kept in panels like this one begins; column j is j kRows on.
+  // Offset of row i in a matrix Z (order, columns) stored in panels like this one; column j follows after j kRows.
   static std::ptrdiff_t row_in_panels(int i, int columns) {
     return std::ptrdiff_t(i / kRows) * kRows * columns + i % kRows;
   }
 
-  // Adds Z Z^T for the first `count` of Z's columns; the rows of Z's last panel that are beyond the order are 0.
+  // Adds Z Z^T over the first `count` columns of Z; the rows beyond the order in Z's last panel must be 0.
   void add_square(const T* Z, int columns, int count) {
     for (int panel = 0; panel < panels_; ++panel) {
       const int first = panel * kRows, end = std::min(first + kRows, order_);
       for (int column = 0; column < end;) {
-        // Packets above the diagonal are left out.
+        // Packets above the diagonal are skipped.
         const int above = column > first ? (column - first) / kWidth * kWidth : 0;
         const T *own = Z + row_in_panels(first + above, columns), *other = Z + row_in_panels(column, columns);
         T* to = this->panel(first, column) + above;
-        const int left = std::min(end - column, kRows - column % kRows);  // columns that `other` has in its panel
+        const int left = std::min(end - column, kRows - column % kRows);  // columns left in the panel of `other`
         column += with_packets(end - first - above, [&](auto R) {
           constexpr int kWide = R * 2 * kGroup <= kAccumulators ? 2 * kGroup : kGroup;
           if (left >= kWide) return add_tile<R, kWide>(own, other, count, to);
@@ -76,7 +76,7 @@ class Cholesky {
     }
   }
 
-  // False where the matrix is not positive definite: it is lost then too.
+  // Returns false, with the matrix overwritten, if it is not positive definite.
   bool factor() {
     for (int panel = 0; panel < panels_; ++panel) {
       if (!factor_panel(panel)) return false;
@@ -84,7 +84,7 @@ class Cholesky {
     return true;
   }
 
-  // x (order,): the right-hand side, then the solution.
+  // x (order,): in, the right-hand side; out, the solution.
   void solve(T* x) const {
     std::copy(x, x + given_, x_);
     std::fill(x_ + given_, x_ + std::size_t(panels_) * kRows, T(0));
@@ -108,7 +108,7 @@ class Cholesky {
     return true;
   }
 
-  // f(R) for the number R of packets that hold `rows` rows of a panel, as a compile-time constant.
+  // Calls f(R) with the number R of packets that hold `rows` rows of a panel, as a compile-time constant.
   template <class Function>
   static auto with_packets(int rows, Function f) {
     switch ((rows + kWidth - 1) / kWidth) {
@@ -123,7 +123,7 @@ class Cholesky {
     }
   }
 
-  // sum = the products of R packets of rows of a panel with C rows of another, over `count` columns of both.
+  // sum = the products of R packets of rows of one panel with C rows of another, summed over `count` columns.
   template <int R, int C>
   static void multiply(const T* own, const T* other, int count, Packet (&sum)[R][C]) {
     using namespace Eigen::internal;
@@ -140,7 +140,7 @@ class Cholesky {
     }
   }
 
-  // Of C columns; returns C.
+  // Adds C columns to the matrix; returns C.
   template <int R, int C>
   static int add_tile(const T* own, const T* other, int count, T* to) {
     using namespace Eigen::internal;
@@ -155,7 +155,7 @@ class Cholesky {
     return C;
   }
 
-  // Columns column..column+kGroup of the panel `own`; `other`: its rows that are those columns, in their panel.
+  // Computes the columns column..column+kGroup of the panel `own`; other: the rows with these indices, in their panel.
   template <int R>
   bool make_columns(T* own, const T* other, int column, bool diagonal) {
     using namespace Eigen::internal;
@@ -189,13 +189,13 @@ class Cholesky {
         sum[r][c] = pmul(sum[r][c], scale);
         pstore(to + c * kRows + r * kWidth, sum[r][c]);
       }
-      // What is above the diagonal is 0, so that solve() may take whole packets.
+      // Entries above the diagonal are 0, so that solve() can read whole packets.
       if (diagonal) std::fill(to + c * kRows, to + c * kRows + column % kRows + c, T(0));
     }
     return true;
   }
 
-  // The factor of the corner on the diagonal, and the inverses of its diagonal.
+  // The factor of a diagonal block, and the inverses of the factor's diagonal.
   static bool factor_corner(const T* corner, T (*lower)[kGroup], T* inverse) {
     for (int c = 0; c < kGroup; ++c) {
       for (int e = 0; e <= c; ++e) {
@@ -257,7 +257,7 @@ class Cholesky {
     const T* own = matrix_ + panel_offset(panel);
     T* x = x_ + std::size_t(panel) * kRows;
     const int rows = std::min(kRows, order_ - panel * kRows);
-    alignas(64) T solved[kRows] = {};  // 0 for what is not
+    alignas(64) T solved[kRows] = {};  // 0 if not solved yet
     for (int q = rows - kGroup; q >= 0; q -= kGroup) {
       const T *columns = own + std::size_t(panel * kRows + q) * kRows, *inverse = inverse_ + panel * kRows + q;
       Packet sum[kGroup];

@@ -1,4 +1,4 @@
-// One task's features, of any strides and type, read in place by blocks of rows that the products take.
+// One task's features, of any strides and type, read in place, in the blocks of rows that the products take.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace sparsedis::cpu {
 
-// Features per block: the block of 25 to 75 samples stays in the first or second cache.
+// Features per block: a block of 25 to 75 samples stays in the L1 or L2 cache.
 constexpr int kBlock = 256;
 
 template <class F>
@@ -22,7 +22,7 @@ class Features {
   int samples() const { return n_; }
   int features() const { return d_; }
 
-  // Copies columns from..from+count into `buffer` (n, ld) as T, with zeros up to the padded count.
+  // Copies the columns from..from+count into `buffer` (n, ld) as T, with zeros up to the padded count.
   template <class T>
   void copy(int from, int count, T* buffer, std::ptrdiff_t ld) const {
     const int end = int(padded(count));
@@ -49,7 +49,7 @@ class Features {
     }
   }
 
-  // The rows of a block as T: the features themselves where they can be read so, else copied into `buffer` (n, kBlock).
+  // The rows of a block as T: the features in place if type and strides permit, else copied into `buffer` (n, kBlock).
   template <class T>
   void rows(int from, int count, T* buffer, const T** rows) const {
     if constexpr (std::is_same_v<F, T>) {

@@ -1,4 +1,5 @@
-// The primal map for lambda1 = 0: W = X^T A/lambda2 is linear in L, and the Gram matrix X X^T stands for the features.
+// The primal map for lambda1 = 0: W = X^T A/lambda2 is linear in L, so that the Gram matrix X X^T replaces the
+// features.
 #pragma once
 
 #include "../../common/cpu/memory.hpp"

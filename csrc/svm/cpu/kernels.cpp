@@ -1,4 +1,4 @@
-// The operation of ../api.hpp on the CPU: a thread per task.
+// The operations of ../api.hpp on the CPU, one thread per task.
 #include <type_traits>
 
 #include "../../common/cpu/pages.hpp"
@@ -19,10 +19,10 @@ namespace sparsedis {
 namespace cpu {
 namespace {
 
-// The result of one pass over the features before the first step.
+// The result of the pass over the features before the first step.
 template <class F>
 struct Scan {
-  double theta;      // minimise_on_segment()
+  double theta;      // of minimise_on_segment()
   const F* lengths;  // (d,), ||x_j|| in screening units
   double longest;    // the largest of them
   bool finite;
@@ -60,18 +60,18 @@ Scan<F> scan(Memory& memory, const Team& team, const Samples& samples, const Fea
   return {minimise_on_screened_segment(team, samples, d, norm), lengths, std::sqrt(double(longest)), true};
 }
 
-// Where the weights of one task go.
+// The weights of one task, an output.
 template <class F>
 struct Output {
   F* W;          // (d, k)
   bool* active;  // (d,)
 };
 
-// The Newton system beside a primal map: its factor is of the type of the map's products.
+// The Newton system of a primal map; its factor has the type of the map's products.
 template <class PrimalMap>
 using SystemFor = NewtonSystem<typename PrimalMap::Products>;
 
-// One task on the CPU, as the policy sees it.
+// One task on the CPU (Device in ../algorithm/requirements.hpp).
 template <class F>
 class Device {
  public:
@@ -126,7 +126,7 @@ class Device {
   Team team_;
 };
 
-// Whether all values but the present samples' features, which scan() sees, are what the problem allows.
+// Whether all input values are valid, except the features of the present samples, which scan() checks.
 template <class F>
 bool valid(const Problems<F>& problems, std::int64_t index) {
   auto fine = [](double value) { return std::isfinite(value) && value >= 0; };

@@ -12,7 +12,7 @@
 
 namespace sparsedis::cpu {
 
-// D X X^T D, D = diag(s), as an operator in double, a block of features at a time.
+// D X X^T D, D = diag(s), as an operator in double, evaluated in blocks of features.
 template <class F>
 class SampleGram {
  public:
@@ -46,9 +46,9 @@ class SampleGram {
   const double** x_;
 };
 
-// The largest eigenvalue of a positive semidefinite operator on (n,): Lanczos's iteration with full orthogonalisation.
-// The error of a Ritz value is about the square of its residual; where that is not small after kSteps, it is added, as
-// the distance to an eigenvalue is at most so much.
+// The largest eigenvalue of a positive semidefinite operator on (n,), by Lanczos with full reorthogonalisation. The
+// error of a Ritz value is about the square of its residual. If the residual is not small after kSteps, it is added,
+// because an eigenvalue lies within that distance.
 template <class Operator>
 double largest_eigenvalue(Memory& memory, int n, Operator& gram) {
   constexpr int kSteps = 200;
@@ -56,7 +56,7 @@ double largest_eigenvalue(Memory& memory, int n, Operator& gram) {
   const int most = std::min(n, kSteps);
   Eigen::Map<Eigen::MatrixXd> basis(memory.take<double>(std::size_t(n) * (most + 1)), n, most + 1);
   Eigen::VectorXd diagonal(most), beside(most);
-  // A fixed start with a part along every direction that a task is likely to have.
+  // A fixed initial vector that is unlikely to be orthogonal to the leading eigenvector of any task.
   for (int i = 0; i < n; ++i) basis(i, 0) = 1 + 0.5 * std::sin(1.0 + 2.3 * i);
   basis.col(0).normalize();
   double value = 0, residual = 0;

@@ -13,18 +13,19 @@
 
 namespace sparsedis::cpu {
 
-// Gathered features are kept up to this many bytes; beyond it they are gathered again for every pass.
+// Gathered features are stored up to this many bytes; beyond it they are gathered again in every pass.
 constexpr std::size_t kGathered = std::size_t(1) << 20;
 
-// F is the features' type, T that of the screening and of the Hessian's products. Screening computes V in T
-// for all features and gathers those that can be active within T's rounding error; their V, W and scores are computed
-// in double, so that the certificate is that of double arithmetic whatever T is.
+// F is the features' type, T that of the screening and of the Hessian's products. Screening computes V in T for all
+// features and gathers those that may be active within T's rounding error. Their V, W and scores are computed in
+// double, so that the certificate has double precision whatever T is.
 template <class F, class T>
 class SparsePrimalMap : public NoVariables {
  public:
   using Products = T;
 
-  // lengths (d,): ||x_j||, in screening units, and the largest of them; null where only evaluate_active() is called.
+  // lengths (d,): ||x_j|| in screening units; longest: their maximum. lengths may be null if only evaluate_active() is
+  // called.
   SparsePrimalMap(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths, double longest)
       : samples_(samples),
         features_(features),
@@ -71,7 +72,7 @@ class SparsePrimalMap : public NoVariables {
   const double* scores() const { return scores_; }
   const double* gradient_scores() const { return scores_; }
 
-  // Evaluates at L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Returns at once where L is that of the last
+  // Evaluates at L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Returns at once if L is that of the last
   // call.
   double evaluate(const Team& team, const double* L) {
     double square = 0;
@@ -113,11 +114,11 @@ class SparsePrimalMap : public NoVariables {
     return penalty_;
   }
 
-  // The least of | ||V_j||/lambda1 - 1 | over the features; L has been evaluated last.
+  // min_j | ||V_j||/lambda1 - 1 | at L, which must have been evaluated last.
   double margin(const Team& team, const double* L) {
     if (samples_.lambda1 == 0) return INFINITY;
     if (margin_here() > 1 - outside_) {
-      // A feature outside the working set may be nearer: evaluate all.
+      // A feature outside the working set may have a smaller margin: evaluate all.
       working_.forget();
       evaluated_ = false;
       evaluate(team, L);
@@ -125,7 +126,7 @@ class SparsePrimalMap : public NoVariables {
     return margin_here();
   }
 
-  // Evaluates at L where the active features (d,) are known: they are the candidates, or all where lambda1 is 0.
+  // Evaluates at L with known active features (d,); these are the candidates, or all features if lambda1 is 0.
   void evaluate_active(const Team& team, const double* L, const bool* active) {
     evaluated_ = false;
     held_ = 0;
@@ -156,7 +157,7 @@ class SparsePrimalMap : public NoVariables {
     }
   }
 
-  // The curvature at the point evaluated last, into a Newton system.
+  // Adds the curvature at the last evaluated point to a Newton system.
   template <class System>
   void add_curvature(System& system) {
     if (samples_.lambda1 == 0) return add_dense_curvature(system);
@@ -167,7 +168,7 @@ class SparsePrimalMap : public NoVariables {
     });
   }
 
-  // The mean curvature of the directions of every sample, (n,).
+  // The mean curvature along the directions of each sample, (n,).
   void mean_curvature(const Team&, double* to) {
     std::fill(to, to + n_, 0.0);
     visit_gathered([&](const T* x, std::ptrdiff_t ld, int from, int here) {
@@ -213,7 +214,7 @@ class SparsePrimalMap : public NoVariables {
     }
   }
 
-  // The curvature of all features with keep(j), instead of the active ones, into a Newton system.
+  // Adds the curvature of all features with keep(j), instead of the active ones, to a Newton system.
   template <class System, class Keep, class Alpha, class Beta, class Unit>
   void add_curvature_of(System& system, Keep keep, Alpha alpha, Beta beta, Unit unit) {
     evaluated_ = false;  // the candidates are overwritten
@@ -240,7 +241,7 @@ class SparsePrimalMap : public NoVariables {
     });
   }
 
-  // X W over the candidates: scores (n, m); planes (m, ld()), which are padded with zeros here.
+  // X W over the candidates: scores (n, m); planes (m, ld()), which this function pads with zeros.
   void apply_candidates(const Team&, double* planes, double* scores) {
     for (int c = 0; c < m_; ++c) std::fill(planes + c * ld() + count_, planes + c * ld() + padded(count_), 0.0);
     std::fill(scores, scores + n_ * m_, 0.0);
@@ -259,7 +260,7 @@ class SparsePrimalMap : public NoVariables {
       for (int c = 0; c < m_; ++c) {
         for (int a = 0; a < length; ++a) sum[a] += W_[c * kBlock + a];
       }
-      // The vector as a covector, then (alpha I + beta u u^T) of it.
+      // Converts the vector to a covector and applies alpha I + beta u u^T.
       for (int c = 0; c < m_; ++c) {
         for (int a = 0; a < length; ++a) {
           W_[c * kBlock + a] += sum[a];
@@ -292,13 +293,13 @@ class SparsePrimalMap : public NoVariables {
     });
   }
 
-  // The columns of a block, given as its rows: the products' operands.
+  // Pointers to the rows of a block, as the products take them.
   const T* const* columns(const T* x, std::ptrdiff_t ld) {
     for (int i = 0; i < n_; ++i) columns_[i] = x + i * ld;
     return columns_;
   }
 
-  // Without a group Lasso every feature has curvature 1/lambda2: one Gram matrix.
+  // Without a group Lasso every feature has curvature 1/lambda2, so that a Gram matrix suffices.
   template <class System>
   void add_dense_curvature(System& system) {
     std::fill(K_, K_ + std::size_t(n_) * n_, 0.0);
@@ -311,15 +312,15 @@ class SparsePrimalMap : public NoVariables {
     system.add_gram(K_, 1 / samples_.lambda2);
   }
 
-  // The margin of the features that the last evaluation looked at.
+  // The margin over the features of the last evaluation.
   double margin_here() const {
     double least = 1 - std::sqrt(double(nearest_off_));
     for (int a = 0; a < count_; ++a) least = std::min(least, std::abs(norm_[a] / samples_.lambda1 - 1));
     return least;
   }
 
-  // Gathers those of the `here` columns in rows_ whose squared norm is above `least`; feature(j) is the index of column
-  // j. Returns the squared norms.
+  // Gathers the columns of rows_, of `here`, whose squared norm exceeds `least`; feature(j) is the index of column j.
+  // Returns the squared norms.
   template <class Index>
   const T* screen(const Team& team, int here, T least, Index feature) {
     const int length = int(padded(here));
@@ -331,19 +332,19 @@ class SparsePrimalMap : public NoVariables {
     }
     using namespace Eigen::internal;
     const Packet<T> zero = pset1<Packet<T>>(T(0)), bound = pset1<Packet<T>>(least);
-    Packet<T> off = zero;  // the largest of those that are
+    Packet<T> off = zero;  // the largest squared norm up to `least`
     int found = 0;
     for (int from = 0; from < here; from += kWidth<T>) {
       const Packet<T> norms = ploadu<Packet<T>>(square_norm_ + from);
       off = pmax(off, pselect(pcmp_le(norms, bound), norms, zero));
-      if (predux_max(norms) <= least) continue;  // nearly all packets, where there are many features
+      if (predux_max(norms) <= least) continue;  // nearly all packets, if there are many features
       for (int j = from; j < std::min(here, from + kWidth<T>); ++j) {
         found_[found] = j;
         found += square_norm_[j] > least;
       }
     }
     nearest_off_ = std::max(nearest_off_, predux_max(off));
-    // Near the solution the candidates are those of the last evaluation, and their columns are there already.
+    // Near the solution the candidates are those of the last evaluation, whose columns are already gathered.
     bool held = count_ + found <= held_;
     for (int a = 0; a < found; ++a) {
       held = held && index_[count_ + a] == feature(found_[a]);
@@ -360,7 +361,7 @@ class SparsePrimalMap : public NoVariables {
     return square_norm_;
   }
 
-  // V, W and the scores of the candidates gathered since `first_`, in double.
+  // Computes V, W and the scores, in double, of the candidates gathered since `first_`.
   void take_gathered(const Team& team) {
     const std::ptrdiff_t ldv = ld();
     for (int from = first_; from < count_; from += kBlock) {
@@ -373,7 +374,7 @@ class SparsePrimalMap : public NoVariables {
         norm_[a] = std::sqrt(norm_[a]);
         inverse_[a] = norm_[a] > 0 ? 1 / norm_[a] : 0;
       }
-      // Without a group Lasso also where V_j happens to be 0.
+      // Without a group Lasso also if V_j is 0.
       const double full = 1 / samples_.lambda2;
       for (int a = from; a < from + length; ++a) {
         shrink_[a] = samples_.lambda1 == 0 ? full : active(a) ? full * (1 - samples_.lambda1 * inverse_[a]) : 0;
@@ -402,10 +403,10 @@ class SparsePrimalMap : public NoVariables {
   int found_[kBlock];
   T square_norm_[kBlock];
   double longest_, ratio_, penalty_ = 0;
-  T nearest_off_ = 0;           // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
-  double outside_ = -INFINITY;  // an upper bound on ||V_j|| of the features that were not evaluated, in the same units
+  T nearest_off_ = 0;           // the largest ||V_j||^2 of the features that are no candidates, in units of lambda1
+  double outside_ = -INFINITY;  // an upper bound on ||V_j|| of the features not evaluated, in units of lambda1
   int count_ = 0, first_ = 0;
-  int held_ = 0;  // so many of the last evaluation's candidates have their columns in gathered_, from its start
+  int held_ = 0;  // the number of the last evaluation's candidates whose columns gathered_ holds
   bool spilled_ = false, evaluated_ = false;
 };
 

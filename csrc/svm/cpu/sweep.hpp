@@ -64,7 +64,7 @@ class Sweep {
     }
   }
 
-  // V += x_i change, for the sample visited last.
+  // V += x_i change for the last visited sample.
   void update(const Team&, const double* change) {
     for (int c = 0; c < m_; ++c) {
       double* V = V_ + std::ptrdiff_t(c) * d_;

@@ -1,12 +1,12 @@
-// The Newton system H + diag(bounds) in the space of zero row sums, of all entries or of the free ones: assembled and
-// factored.
+// The Newton system H + diag(bounds) in the space of zero row sums, over all entries or the free ones: assembly and
+// factorisation.
 //
-// Every sample drops its pivot, the class with its largest L, the one furthest from its bound: q_pivot = -sum of the
-// others. The huge entries Z/L then stay on the diagonal, where a Cholesky factor is insensitive to them. What is left
-// of an entry (i, class c) is the direction e_c - e_p for the sample's pivot p, and feature j adds
+// Each sample eliminates its pivot, the class with its largest L and thus furthest from its bound: q_pivot = -(sum of
+// the others). The huge entries Z/L then stay on the diagonal, where a Cholesky factor is insensitive to them. A
+// remaining entry (i, class c) stands for the direction e_c - e_p, with the sample's pivot p, and feature j adds
 //   x_ij x_i'j [alpha_j <e_c - e_p, e_c' - e_p'> + beta_j (u_jc - u_jp)(u_jc' - u_jp')]
-// for every two of them: the first summand is one n x n Gram matrix, the second a symmetric product of as many rows
-// as the system has.
+// for each pair of them: the first summand is one n x n Gram matrix, the second a symmetric product with as many rows
+// as the system.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,7 @@
 
 namespace sparsedis::cpu {
 
-// Products and factor are of type T.
+// Products and the factor are of type T.
 template <class T>
 class NewtonSystem {
  public:
@@ -50,8 +50,8 @@ class NewtonSystem {
         value_(memory.take<T>(ld_)),
         unit_(memory.take<T>(k_ * ld_)) {}
 
-  // free (n, k): not 0 where an entry belongs to the system; every row's largest entry of L does. Null: all do.
-  // form.add_curvature(system) calls add() or add_gram() for the features that H consists of.
+  // free (n, k): nonzero where an entry belongs to the system, which must include the largest entry of L in each row;
+  // null for all. form.add_curvature(system) calls add() or add_gram() for the features that make up H.
   template <class Form>
   void factor(const Team&, Form& form, const double* bounds, const double* L, const unsigned char* free = nullptr) {
     int order = 0;
@@ -65,7 +65,7 @@ class NewtonSystem {
       }
     }
     first_[n_] = order;
-    // L need not be unique, M may be singular up to rounding: a relative ridge, raised where it does not do.
+    // If L is not unique, M is singular up to rounding: a relative ridge is added, and raised if it does not suffice.
     for (double ridge = kRidge; ridge < 1; ridge *= 100) {
       matrix_.clear(order);
       std::fill(gram_, gram_ + std::size_t(n_) * n_, T(0));
@@ -76,7 +76,7 @@ class NewtonSystem {
     }
   }
 
-  // Adds `count` features, the columns of x (n, ld), padded with zeros; alpha(a), beta(a), unit(c, a) for a < count.
+  // Adds `count` features, the columns of x (n, ld), padded with zeros; alpha(a), beta(a) and unit(c, a) for a < count.
   template <class Alpha, class Beta, class Unit>
   void add(const T* x, std::ptrdiff_t ld, int count, Alpha alpha, Beta beta, Unit unit) {
     for (int from = 0; from < count; from += kDirections) {
@@ -109,7 +109,7 @@ class NewtonSystem {
     }
   }
 
-  // Adds K (n, n) scaled, for features that all have curvature `scale` in every direction; K's lower triangle.
+  // Adds scaled K (n, n), of which the lower triangle is read, for features with curvature `scale` in all directions.
   void add_gram(const double* K, double scale) {
     for (int i = 0; i < n_; ++i) {
       for (int j = 0; j <= i; ++j) {
@@ -119,9 +119,9 @@ class NewtonSystem {
     }
   }
 
-  // The q (n, k), rows summing to zero, with M q = rhs (n, k) up to a constant in every row, for the entries of the
-  // system. free: not 0 for those that take part, null for all: of fewer than were factored it is the inverse's
-  // restriction to them, a preconditioner.
+  // Solves M q = rhs (n, k) up to a constant in each row, on the entries of the system; q (n, k) has zero row sums.
+  // free: nonzero for the entries to solve for, null for all. For fewer entries than were factored, q is the inverse
+  // restricted to them, a preconditioner.
   void solve(const Team&, const double* rhs, double* q, const unsigned char* free = nullptr) const {
     for (int i = 0; i < n_; ++i) {
       for (int r = first_[i]; r < first_[i + 1]; ++r) {
@@ -144,12 +144,12 @@ class NewtonSystem {
 
  private:
   static constexpr int kRows = Cholesky<T>::kRows;
-  // Features at once: two panels of directions fit the first cache.
+  // Features at once: two panels of directions fit into the L1 cache.
   static constexpr int kDirections = 128;
-  // A relative ridge of this much is no more than rounding.
+  // A relative ridge of this size is within rounding error.
   static constexpr double kRidge = 50 * double(std::numeric_limits<T>::epsilon());
 
-  // directions_: s_i x_ij sqrt(beta_j) (u_jc - u_jp) for every row (i, c) of the system, a packet of rows at a time.
+  // directions_: s_i x_ij sqrt(beta_j) (u_jc - u_jp) for each row (i, c) of the system, one packet of rows at a time.
   void make_directions(int length) {
     using namespace Eigen::internal;
     using Packet = typename Cholesky<T>::Packet;
@@ -162,7 +162,7 @@ class NewtonSystem {
         const int sample = inside ? sample_[from + r] : 0;
         row[r] = scaled_ + sample * kDirections;
         off[r] = planes_ + pivot_[sample] * kDirections;
-        own[r] = inside ? planes_ + class_[from + r] * kDirections : off[r];  // 0 beyond the order
+        own[r] = inside ? planes_ + class_[from + r] * kDirections : off[r];  // beyond the order the difference is 0
       }
       T* to = directions_ + Cholesky<T>::row_in_panels(from, length);
       for (int a = 0; a < length; a += kWidth) {
@@ -177,13 +177,13 @@ class NewtonSystem {
     }
   }
 
-  // Adds gram_ [i, i'] <e_c - e_p, e_c' - e_p'>.
+  // Adds gram_[i, i'] <e_c - e_p, e_c' - e_p'>.
   void spread_gram() {
     using namespace Eigen::internal;
     using Packet = typename Cholesky<T>::Packet;
     constexpr int kWidth = Cholesky<T>::kWidth;
     const int order = first_[n_];
-    // unit_ (k, ld): class c of every row's e_c' - e_p.
+    // unit_ (k, ld): the vectors e_c - e_p of all rows, class by class.
     std::fill(unit_, unit_ + k_ * ld_, T(0));
     for (int i = 0; i < n_; ++i) {
       for (int r = first_[i]; r < first_[i + 1]; ++r) {
@@ -199,7 +199,7 @@ class NewtonSystem {
       const T* minus = unit_ + pivot_[j] * ld_;
       for (int column = first_[j]; column < first_[j + 1]; ++column) {
         const T* plus = unit_ + class_[column] * ld_;
-        // From the packet with the diagonal on; what is above it does not count.
+        // Starts at the packet that contains the diagonal; entries above it are ignored.
         for (int row = column / kWidth * kWidth; row < order; row += kWidth) {
           T* to = &matrix_.entry(row, column);
           const Packet product = psub(pload<Packet>(plus + row), pload<Packet>(minus + row));
@@ -216,7 +216,7 @@ class NewtonSystem {
         for (int row = column; row < first_[i + 1]; ++row) matrix_.entry(row, column) += own;
         T& diagonal = matrix_.entry(column, column);
         diagonal += T(bounds[i * k_ + class_[column]]);
-        // A zero is a sample without influence, whose right-hand side is 0.
+        // A zero on the diagonal belongs to a sample without influence, whose right-hand side is 0.
         diagonal = diagonal > 0 ? diagonal * (1 + ridge) : 1 + ridge;
       }
     }
@@ -225,10 +225,10 @@ class NewtonSystem {
   const Samples& samples_;
   int n_, k_, m_;
   Cholesky<T> matrix_;
-  T* gram_;  // (n, n), lower: of the features scaled by s
+  T* gram_;  // (n, n), lower triangle: sum_j alpha_j s_i x_ij s_i' x_i'j
   T *scaled_, *weighted_, *directions_, *alpha_, *root_, *planes_, *reduced_;
-  int *pivot_, *first_;   // of a sample: its pivot, its first row in the system
-  int *class_, *sample_;  // of a row
+  int *pivot_, *first_;   // per sample: its pivot, its first row in the system
+  int *class_, *sample_;  // per row of the system
   std::ptrdiff_t ld_;
   T *column_, *value_, *unit_;
 };

@@ -1,4 +1,4 @@
-// One task of a batch, with its absent samples left out and its largest sample weight scaled to 1.
+// One task of a batch, without padding and with its largest sample weight scaled to 1.
 #pragma once
 
 #include "../../common/cpu/memory.hpp"

@@ -1,4 +1,4 @@
-// One thread working on one task.
+// The team of one thread that solves one task.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,7 @@
 namespace sparsedis::cpu {
 
 struct Team {
-  // Leaves the task where its call has ended. Once per iteration.
+  // Throws Interruption if the call has been interrupted. Called once per iteration.
   void check_interruption() const {
     if (interrupted()) throw Interruption();
   }
@@ -32,7 +32,7 @@ struct Team {
 
   template <class F>
   double sum(int count, F f) const {
-    // Partial sums: one would wait for itself.
+    // Independent partial sums hide the latency of the additions.
     double part[kParts] = {};
     int i = 0;
     for (; i + kParts <= count; i += kParts) {

@@ -1,7 +1,7 @@
 // The features that can be active near a point, copied together, so that later passes need not read the others.
 //
-// V is linear in the residual A, so ||V_j(A)|| <= ||V_j(B)|| + ||x_j|| ||A - B||: a feature that is off at B by more
-// than ||x_j|| r is off within r of B, and no evaluation there needs it.
+// V is linear in the residual A, so ||V_j(A)|| <= ||V_j(B)|| + ||x_j|| ||A - B||: a feature that is inactive at B by
+// more than ||x_j|| r is inactive within the radius r of B, and no evaluation there needs it.
 #pragma once
 
 #include <algorithm>
@@ -15,17 +15,17 @@
 
 namespace sparsedis::cpu {
 
-// Features of fewer bytes than kSmall stay in the caches anyway; a working set has at most kWorking bytes.
+// Features of fewer bytes than kSmall stay in the caches anyway; a working set takes at most kWorking bytes.
 constexpr std::size_t kSmall = std::size_t(1) << 18, kWorking = std::size_t(1) << 21;
 
-// Features that are off by less than this belong to the set too, so that the margin of a solution rarely needs those
-// outside.
+// Features that are inactive by less than this also belong to the set, so that the margin of a solution rarely depends
+// on those outside.
 constexpr double kBand = 1e-3;
 
 template <class F, class T>
 class WorkingSet {
  public:
-  // lengths (d,): ||x_j|| in units of lambda1; null for a primal map that makes no passes.
+  // lengths (d,): ||x_j|| in units of lambda1; null for a primal map that does not screen.
   WorkingSet(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths)
       : features_(features), lengths_(lengths), n_(samples.n), m_(samples.m) {
     const std::size_t n = n_, d = features.features();
@@ -39,9 +39,9 @@ class WorkingSet {
     last_ = memory.take<double>(n * m_);
   }
 
-  // No less than ||V_j||, in units of lambda1, of any feature outside the set, wherever the set holds.
+  // An upper bound on ||V_j||, in units of lambda1, of the features outside the set, valid where holds() is true.
   double largest_outside() const { return largest_outside_; }
-  // The next pass looks at all features.
+  // Makes the next pass read all features.
   void forget() { radius_ = -1; }
 
   int count() const { return count_; }
@@ -61,14 +61,14 @@ class WorkingSet {
     for (int i = 0; i < n_; ++i) rows[i] = columns_ + i * capacity_ + from;
   }
 
-  // Records ||V_j||^2 of a block, in a pass over all features.
+  // Records ||V_j|| of a block during a pass over all features; square_norm: ||V_j||^2.
   void record(int from, int count, const T* square_norm) {
     if (!wanted_) return;
     for (int j = 0; j < count; ++j) norm_[from + j] = std::sqrt(square_norm[j]);
   }
 
-  // Rebuilds the set around A, whose norms are recorded, for moves up to the length of the last one: steps get shorter.
-  // error: of ||V_j||, relative to ||x_j||.
+  // Rebuilds the set around A, whose norms have been recorded, for moves up to the length of the last one, because
+  // steps get shorter. error: that of ||V_j|| relative to ||x_j||.
   void rebuild(const double* A, double error) {
     if (!wanted_) return;
     radius_ = -1;
@@ -92,7 +92,7 @@ class WorkingSet {
   }
 
  private:
-  // In the Frobenius norm over all k classes.
+  // The Frobenius norm of the difference over all k classes.
   double distance(const double* A, const double* B) const {
     double square = 0;
     for (int i = 0; i < n_; ++i) {

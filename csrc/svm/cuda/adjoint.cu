@@ -1,4 +1,4 @@
-// The adjoint of a solve: from the gradient of the weights to that of the features and parameters, in one launch.
+// The adjoint of a solve: the gradients of the features and parameters from the gradient of the weights, in one launch.
 #include "../algorithm/adjoint.hpp"
 #include "../api.hpp"
 #include "launch.hpp"

@@ -7,20 +7,20 @@
 
 namespace sparsedis::cuda {
 
-// Where the weights go.
+// The weights, an output.
 struct Output {
   Value* W;      // (d, k)
   bool* active;  // (d,)
 };
 
-// The result of one pass over the features before the first step.
+// The result of the pass over the features before the first step.
 struct Scan {
-  double theta;    // minimise_on_segment()
+  double theta;    // of minimise_on_segment()
   double longest;  // the largest ||x_j||, in screening units
 };
 
-// The norms (d,) of X^T diag(s)(Y - 1/k), for rows (n, m) of that matrix; returns the largest ||x_j||^2. All in units
-// of lambda1.
+// Writes the norms (d,) of X^T diag(s)(Y - 1/k), for rows (n, m) of diag(s)(Y - 1/k); returns the largest ||x_j||^2.
+// Both in units of lambda1.
 template <int kColumns>
 __device__ double norms_of(const Team& team, const Samples& samples, const Features<Feature>& features,
                            const Value* rows, Value* norm) {
@@ -74,7 +74,7 @@ class Device {
  public:
   using Team = cuda::Team;
   using Feature = Value;
-  static constexpr bool kFirstOrderFirst = false;  // a step has as many barriers as an iteration; not measured
+  static constexpr bool kFirstOrderFirst = false;  // a step has as many barriers as an iteration (not measured)
   template <class PrimalMap>
   using System = SystemFor<PrimalMap>;
 
@@ -87,7 +87,7 @@ class Device {
   __device__ int features() const { return features_.features(); }
   __device__ double start() const { return scan_.theta; }
 
-  // A bound: the largest sum of absolute values of a row.
+  // An upper bound on the Lipschitz constant: the largest row sum of absolute values.
   __device__ double lipschitz() const {
     const Memory::Scope scope(memory_);
     const int n = samples_.n;

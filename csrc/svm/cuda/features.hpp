@@ -1,4 +1,4 @@
-// One task's features, of any strides and type, and products with all of them.
+// One task's features, of any strides and type, and the products with all of them.
 #pragma once
 
 #include "../../common/cuda/four.hpp"
@@ -8,7 +8,7 @@
 
 namespace sparsedis::cuda {
 
-// The type that holds a feature without loss: double for double, else float.
+// The type that represents a feature exactly: double for double, otherwise float.
 template <class F>
 struct ValueOf {
   using Type = float;
@@ -18,29 +18,28 @@ struct ValueOf<double> {
   using Type = double;
 };
 
-// Classes that a thread sums at once, in registers.
+// Classes whose sums a thread keeps in registers at once.
 constexpr int kClasses = 4;
 
-// f(first, count) for the classes 0 to m, kClasses or fewer at a time.
+// f(first, count) for the classes 0..m, in groups of at most kClasses.
 template <class F>
 __device__ void each_group_of_classes(int m, F f) {
 #pragma unroll
   for (int first = 0; first < m; first += kClasses) f(first, m - first < kClasses ? m - first : kClasses);
 }
 
-// How many columns a thread takes at once, if by_fours(): sums in double of four take too many registers.
+// Columns per thread if by_fours(): four columns of double sums would take too many registers.
 template <class V>
 constexpr int kMostColumns = sizeof(V) == sizeof(double) ? 1 : 4;
 
-// A thread's neighbouring columns.
+// The adjacent columns of a thread.
 template <class T, int kColumns>
 struct Columns {
   T of[kColumns];
 };
 
-// to(c, sums) with the sums over i of x(i) rows[i m + c], for all classes c < m and each of the columns of x(i); rows
-// (n, m), aligned. The sums are in V. Loads of the next samples are under way while those of the last are computed
-// with.
+// Calls to(c, sums) for all classes c < m, sums being those over i of x(i) rows[i m + c] for each column of x(i), in V;
+// rows (n, m), aligned. The loads of the next samples overlap with the arithmetic on the last.
 template <int kColumns, class V, class X, class To>
 __device__ void multiply_columns(int n, int m, const V* rows, X x, To to) {
   constexpr int kTogether = kColumns == 1 ? 8 : 4;
@@ -88,8 +87,8 @@ __device__ void multiply_columns(int n, int m, const V* rows, X x, To to) {
   });
 }
 
-// scores (n, m): of sample i and class c, the sum over a < count of x(i, a) w(c, a), in double; a warp for kRows
-// samples, so that w is read once for all of them.
+// scores (n, m) of sample i and class c: the sum over a < count of x(i, a) w(c, a), in double. A warp computes kRows
+// samples, so that w is read once for them.
 template <class X, class W>
 __device__ void multiply_rows(const Team& team, int n, int m, int count, X x, W w, double* scores) {
   constexpr int kRows = 2;
@@ -123,7 +122,7 @@ class Features {
  public:
   using Value = typename ValueOf<F>::Type;
 
-  // sample (n,): the index in X of the task's samples.
+  // sample (n,): the indices in X of the task's samples.
   __device__ Features(const F* X, const int* sample, int n, int d, std::ptrdiff_t stride_n, std::ptrdiff_t stride_d)
       : X_(X), sample_(sample), n_(n), d_(d), stride_n_(stride_n), stride_d_(stride_d) {}
 
@@ -131,7 +130,7 @@ class Features {
   __device__ int features() const { return d_; }
   __device__ Value operator()(int i, int j) const { return Value(X_[sample_[i] * stride_n_ + j * stride_d_]); }
 
-  // Features j and on of sample i: one, or where by_fours() four that are read at once.
+  // The features from j on of sample i: one, or four in a single load if by_fours().
   template <int kColumns>
   __device__ Columns<Value, kColumns> columns(int i, int j) const {
     if constexpr (kColumns == 1) {
@@ -140,7 +139,7 @@ class Features {
       static_assert(kColumns == 4, "one, or four");
       const F* const at = X_ + sample_[i] * stride_n_ + j;
 #ifdef SPARSEDIS_EMULATION
-      emulation::check(reinterpret_cast<std::size_t>(at) % alignof(Quad) == 0, "four features begin where none may");
+      emulation::check(reinterpret_cast<std::size_t>(at) % alignof(Quad) == 0, "misaligned load of four features");
 #endif
       const Quad quad = *reinterpret_cast<const Quad*>(at);
       return {{Value(quad.of[0]), Value(quad.of[1]), Value(quad.of[2]), Value(quad.of[3])}};

@@ -1,5 +1,5 @@
-// What the kernels of this folder have in common: they are compiled at run time for one type of features,
-// SPARSEDIS_FEATURE, one number of classes, SPARSEDIS_CLASSES, and at most SPARSEDIS_THREADS threads in a block.
+// Common parts of the kernels of this folder. They are compiled at run time for one type of features,
+// SPARSEDIS_FEATURE, one number of classes, SPARSEDIS_CLASSES, and at most SPARSEDIS_THREADS threads per block.
 #pragma once
 
 #include "../../common/cuda/memory.hpp"
@@ -12,23 +12,23 @@ namespace sparsedis::cuda {
 using Feature = SPARSEDIS_FEATURE;
 using Value = typename ValueOf<Feature>::Type;
 
-// The Newton system beside a primal map: its factor is of the type of the map's products.
+// The Newton system of a primal map; its factor has the type of the map's products.
 template <class PrimalMap>
 using SystemFor = NewtonSystem<typename PrimalMap::Products>;
 
-// Of Workspace::counters: tasks taken from the queue, whether a value was not allowed, whether a task waits.
+// Entries of Workspace::counters: the tasks taken from the queue; flags: a value was invalid, a task waits.
 constexpr int kTaken = 0, kRefused = 1, kWaiting = 2, kCounters = 3;
 
-// A launch's memory. Blocks take tasks from a queue, so that their number, and with it the scratch memory, is bounded.
+// A launch's memory. Blocks take tasks from a queue, which bounds their number and thus the scratch memory.
 struct Workspace {
   std::int64_t shared_bytes;   // dynamic shared memory of a block
   char* scratch;               // (blocks, scratch_bytes)
-  std::int64_t scratch_bytes;  // of a block
-  int* counters;               // (kCounters,), 0 at the start
+  std::int64_t scratch_bytes;  // per block
+  int* counters;               // (kCounters,), initially 0
   double* waiting;             // (B,): the gap of a task that waits for solve_in_double, -1 for others
 };
 
-// run(index, team, memory) for the tasks of a batch, as this block takes them from the queue.
+// run(index, team, memory) for each task of the batch that this block takes from the queue.
 template <class Run>
 __device__ void each_task(std::int64_t batch, const Workspace& workspace, char* shared, Run run) {
   const Team team(reinterpret_cast<double*>(shared));

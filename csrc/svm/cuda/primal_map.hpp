@@ -1,4 +1,5 @@
-// The primal map over the features of one task (PrimalMap in ../algorithm/requirements.hpp), by the threads of a block.
+// The primal map over the features of one task (PrimalMap in ../algorithm/requirements.hpp), for the threads of a
+// block.
 #pragma once
 
 #include "../algorithm/screening.hpp"
@@ -7,15 +8,15 @@
 namespace sparsedis::cuda {
 
 // F is the features' type, T that of the screening and of the Newton system's products. Screening computes V in T for
-// all features and copies together those that can be active within T's rounding error; their V, W and scores are
-// computed in double, so that the certificate is that of double arithmetic whatever T is.
+// all features and gathers those that may be active within T's rounding error. Their V, W and scores are computed in
+// double, so that the certificate has double precision whatever T is.
 template <class F, class T>
 class SparsePrimalMap : public NoVariables {
  public:
   using Products = T;
   using Value = typename Features<F>::Value;
 
-  // longest: the largest ||x_j||, in screening units; any where only evaluate_active() is called.
+  // longest: the largest ||x_j|| in screening units; ignored if only evaluate_active() is called.
   __device__ SparsePrimalMap(Memory& memory, const Samples& samples, const Features<F>& features, double longest)
       : samples_(samples),
         features_(features),
@@ -51,7 +52,7 @@ class SparsePrimalMap : public NoVariables {
   __device__ const double* gradient_scores() const { return scores_; }
   __device__ std::ptrdiff_t ld() const { return d_; }
 
-  // Evaluates at L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Returns at once where L is that of the last
+  // Evaluates at L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Returns at once if L is that of the last
   // call.
   SPARSEDIS_ONCE __device__ double evaluate(const Team& team, const double* L) {
     const int m = samples_.m;
@@ -84,7 +85,7 @@ class SparsePrimalMap : public NoVariables {
     return least < off ? least : off;
   }
 
-  // Evaluates at L where the active features (d,) are known: they are the candidates, or all where lambda1 is 0.
+  // Evaluates at L with known active features (d,); these are the candidates, or all features if lambda1 is 0.
   __device__ void evaluate_active(const Team& team, const double* L, const bool* active) {
     evaluated_ = false;
     team.each(n_, [&](int i) { residual_row(samples_, L, i, A_); });
@@ -99,7 +100,7 @@ class SparsePrimalMap : public NoVariables {
         [&](int c, int a) { return unit(c, a); });
   }
 
-  // The curvature of all features with keep(j), instead of the active ones.
+  // Adds the curvature of all features with keep(j), instead of the active ones.
   template <class Curvature, class Keep, class Alpha, class Beta, class Unit>
   __device__ void add_curvature_of(Curvature& into, Keep keep, Alpha alpha, Beta beta, Unit unit) {
     evaluated_ = false;  // the candidates are overwritten
@@ -153,7 +154,7 @@ class SparsePrimalMap : public NoVariables {
     const std::ptrdiff_t ld = this->ld();
     const double *const V = V_, *const inverses = inverse_;
     double* const product = product_;
-    // The vector as a covector, then (alpha I + beta u u^T) of it.
+    // Converts the vector to a covector and applies alpha I + beta u u^T.
     team.each(count_, [&](int a) {
       const double inverse = inverses[a];
       double sum = 0, along = 0, units = 0;
@@ -177,12 +178,12 @@ class SparsePrimalMap : public NoVariables {
   static constexpr double kEpsilon = sizeof(T) == 8 ? 2.220446049250313e-16 : 1.1920929e-7;
 
   __device__ int words() const { return (d_ + kWarp - 1) / kWarp; }
-  // The candidates' features; a copy of the pointer, which a member's would be read anew after all that is written.
+  // The candidates' features. The pointer is copied, because the compiler reloads a member after every store.
   __device__ auto gathered() const {
     return [x = gathered_, width = width_](int i, int a) { return x[i * width + a]; };
   }
 
-  // X^T R for the columns x(i, a), a < count. next_, where nothing is kept between evaluations, has the rows aligned.
+  // X^T R for the columns x(i, a), a < count. The rows are copied to next_, free between evaluations, for alignment.
   template <class X>
   __device__ void correlate_columns(const Team& team, int count, X x, const double* rows, double* planes) const {
     const int n = n_, m = samples_.m;
@@ -196,7 +197,8 @@ class SparsePrimalMap : public NoVariables {
     });
   }
 
-  // Makes the candidates those whose squared norm is above `least`, and keeps the largest of the others.
+  // Makes the features whose squared norm exceeds `least` the candidates, and keeps the largest squared norm of the
+  // rest.
   __device__ void screen(const Team& team, T least) {
     if (features_.by_fours()) {
       screen_columns<kMostColumns<T>>(team, least);
@@ -208,7 +210,7 @@ class SparsePrimalMap : public NoVariables {
 
   template <int kColumns>
   __device__ void screen_columns(const Team& team, T least) {
-    constexpr int kLanes = kWarp / kColumns;  // whose bits make a word
+    constexpr int kLanes = kWarp / kColumns;  // whose bits form a word
     const int n = n_, d = d_, m = samples_.m;
     const Features<F> features = features_;
     const T* const rows = screening_;
@@ -257,7 +259,7 @@ class SparsePrimalMap : public NoVariables {
     collect(team);
   }
 
-  // The features whose bit is set, in order.
+  // Lists the features whose bit is set, in ascending order.
   SPARSEDIS_ONCE __device__ void collect(const Team& team) {
     int count = 0;
     for (int from = 0; from < words(); from += team.threads()) {
@@ -273,7 +275,7 @@ class SparsePrimalMap : public NoVariables {
   }
 
   SPARSEDIS_ONCE __device__ void gather(const Team& team) {
-    constexpr int kTogether = 8;  // loads under way at once
+    constexpr int kTogether = 8;  // loads in flight at once
     const int count = count_, n = n_;
     const std::ptrdiff_t width = width_;
     const Features<F> features = features_;
@@ -295,7 +297,7 @@ class SparsePrimalMap : public NoVariables {
     });
   }
 
-  // V, W and the scores of the features found, in double; returns the penalty.
+  // Computes V, W and the scores of the candidates in double; returns the penalty.
   SPARSEDIS_ONCE __device__ double take_candidates(const Team& team) {
     gather(team);
     correlate_candidates(team, A_, V_);
@@ -312,7 +314,7 @@ class SparsePrimalMap : public NoVariables {
         last += value;
       }
       const double norm = std::sqrt(squares + last * last), inverse = norm > 0 ? 1 / norm : 0;
-      // With lambda1 = 0 also where V_j happens to be 0.
+      // With lambda1 = 0 also if V_j is 0.
       const double shrinkage = lambda1 == 0 ? 1 / lambda2 : norm > lambda1 ? (1 - lambda1 * inverse) / lambda2 : 0;
       for (int c = 0; c < m; ++c) W[c * ld + a] = shrinkage * V[c * ld + a];
       norms[a] = norm;
@@ -330,17 +332,18 @@ class SparsePrimalMap : public NoVariables {
   int n_, d_, count_ = 0;
   std::size_t width_;                     // of a row of gathered_
   double longest_, ratio_, penalty_ = 0;  // ratio_: lambda1 / lambda2
-  double nearest_off_ = 0;                // the largest ||V_j||^2 of those that are not candidates, in units of lambda1
+  double nearest_off_ = 0;                // the largest ||V_j||^2 outside the candidates, in units of lambda1
   bool evaluated_ = false;
   double *A_, *next_, *scores_;
   T* screening_;
-  Value* gathered_;  // (n, width): the candidates' features, then zeros up to a multiple of four
+  Value* gathered_;  // (n, width): the candidates' features, zero-padded to a multiple of four
   double *V_, *product_, *norm_, *inverse_, *shrinkage_;
   int* index_;
   unsigned* bits_;
 };
 
-// The primal map for lambda1 = 0: W = X^T A/lambda2 is linear in L, and the Gram matrix X X^T stands for the features.
+// The primal map for lambda1 = 0: W = X^T A/lambda2 is linear in L, so that the Gram matrix X X^T replaces the
+// features.
 template <class F>
 class GramPrimalMap : public NoVariables {
  public:

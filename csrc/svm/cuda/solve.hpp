@@ -1,8 +1,8 @@
-// What the two kernels of a solve have in common.
+// Common parts of the two kernels of a solve.
 //
-// Features in double are solved by solve_in_double.cu. Others are solved by solve_in_float.cu, and the few tasks that
-// it does not certify wait for solve_in_double.cu. That is launched after it whatever it has found where the host
-// cannot be asked, in a CUDA graph.
+// solve_in_double.cu solves tasks whose features are in double. solve_in_float.cu solves all others and leaves the few
+// tasks that it does not certify to solve_in_double.cu. In a CUDA graph the host cannot check whether there are any, so
+// solve_in_double.cu is always launched after it.
 #pragma once
 
 #include "../policy.hpp"
@@ -24,7 +24,8 @@ __device__ inline Output output_of(const SolveArguments& given, std::int64_t ind
           given.solutions.active + index * problems.features};
 }
 
-// False, and the launch's mark set, where a value is not allowed. Else all outputs that a task without samples has.
+// Returns false and sets the launch's flag if a value is invalid; otherwise initialises the dual point, weights and
+// active features.
 __device__ inline bool begin(const SolveArguments& given, std::int64_t index, const Team& team) {
   const Problems<Feature>& problems = given.problems;
   const Solutions<Value>& solutions = given.solutions;
@@ -43,8 +44,8 @@ __device__ inline bool begin(const SolveArguments& given, std::int64_t index, co
   return true;
 }
 
-// solve(policy, best) for one task, which has begun; best (n, k): the dual point that the outputs hold, then the best.
-// relative_gap: what is kept of it.
+// Calls solve(policy) for one task after begin(). The initial dual point is read from the output `dual`, and the best
+// one is written to it.
 template <class Solve>
 __device__ void solve_task(const SolveArguments& given, std::int64_t index, const Team& team, Memory& memory,
                            Solve solve) {

@@ -1,4 +1,4 @@
-// Batches of group-Lasso SVMs: those of features in double, and those tasks of others that solve_in_float.cu has left.
+// Batches of group-Lasso SVMs: those with features in double, and the tasks of others that solve_in_float.cu left.
 #include "solve.hpp"
 
 SPARSEDIS_KERNEL(solve_in_double, sparsedis::cuda::SolveArguments) {

@@ -1,4 +1,4 @@
-// Batches of group-Lasso SVMs, of features in float or half precision: a block per task, from the features to the
+// Batches of group-Lasso SVMs with features in float or half precision: one block per task, from the features to the
 // certified weights in one launch.
 #include "solve.hpp"
 

@@ -1,10 +1,10 @@
-// The Newton system H + diag(bounds) in the space of zero row sums, of all entries or of the free ones: assembled and
-// factored by the threads of a block.
+// The Newton system H + diag(bounds) in the space of zero row sums, over all entries or the free ones: assembly and
+// factorisation by the threads of a block.
 //
-// Every sample drops its pivot p, the class with its largest L, as in ../cpu/system.hpp. Of features j with curvature
-// alpha_j I + beta_j u_j u_j^T two entries (i, c) and (i', c') have
+// Each sample eliminates its pivot p, the class with its largest L, as in ../cpu/system.hpp. Features j with curvature
+// alpha_j I + beta_j u_j u_j^T add to the entries (i, c) and (i', c')
 //   s_i s_i' sum_j x_ij x_i'j [alpha_j <e_c - e_p, e_c' - e_p'> + beta_j (u_jc - u_jp)(u_jc' - u_jp')]:
-// one n x n Gram matrix, and a symmetric product of as many rows as the system has.
+// one n x n Gram matrix, and a symmetric product with as many rows as the system.
 #pragma once
 
 #include "../../common/cuda/cholesky.hpp"
@@ -13,28 +13,28 @@
 
 namespace sparsedis::cuda {
 
-// Products and factor are of type T.
+// Products and the factor are of type T.
 template <class T>
 class NewtonSystem {
  public:
-  // Not measured on a GPU, where a solve leaves most threads of a block idle.
+  // An assumption (not measured): a solve leaves most threads of a block idle.
   static constexpr bool kSolvesAreCheap = false;
 
-  // What features are added to: the system and the threads that do it.
+  // The system that features are added to, and the team that adds them.
   struct Curvature {
     const Team& team;
     NewtonSystem& system;
 
-    // `count` features, the columns of x (n, ld), as multiply() reads them; alpha(a), beta(a), unit(c, a) of each.
+    // `count` features, the columns of x (n, ld), laid out as for multiply(); alpha(a), beta(a) and unit(c, a) of each.
     template <class X, class Alpha, class Beta, class Unit>
     __device__ void add(const X* x, std::ptrdiff_t ld, int count, Alpha alpha, Beta beta, Unit unit) {
       system.add(team, x, ld, count, alpha, beta, unit);
     }
-    // K (n, n) scaled, for features that all have curvature `scale` in every direction.
+    // Scaled K (n, n), for features with curvature `scale` in all directions.
     __device__ void add_gram(const double* K, double scale) { system.add_gram(team, K, scale); }
   };
 
-  // features: at most so many are added at once.
+  // features: the largest number that is added at once.
   __device__ NewtonSystem(Memory& memory, const Samples& samples, int features)
       : samples_(samples),
         n_(samples.n),
@@ -42,8 +42,7 @@ class NewtonSystem {
         slice_size_((padded(samples.n * samples.m) + padded(samples.n)) * kSliceStride),
         slices_(memory.take<T>(slices(samples.n * samples.m) * slice_size_, ~std::size_t(0))),
         matrix_(memory, samples.n * samples.m, slices_) {
-    static_assert(Cholesky<T>::kInverseStride <= kSliceStride,
-                  "inverse corners, of fewer rows, take the slices' place");
+    static_assert(Cholesky<T>::kInverseStride <= kSliceStride, "the inverted diagonal blocks reuse the slices' memory");
     const int order = n_ * samples.m;
     reduced_ = memory.take<T>(Cholesky<T>::padded(order));
     rows_ = memory.take<Row>(order);
@@ -53,14 +52,15 @@ class NewtonSystem {
     planes_ = memory.take_scratch<T>(width_ * (samples.k + 1));
   }
 
-  // free (n, k): not 0 where an entry belongs to the system; every row's largest entry of L does. Null: all do.
+  // free (n, k): nonzero where an entry belongs to the system, which must include the largest entry of L in each row;
+  // null for all.
   template <class Form>
   SPARSEDIS_ONCE __device__ void factor(const Team& team, Form& form, const double* bounds, const double* L,
                                         const unsigned char* free = nullptr) {
     number_entries(team, L, free);
-    // The finish and the adjoint need a preconditioner that is right to float, the interior point a direction.
+    // The finish and the adjoint need a preconditioner of float accuracy, the interior-point method only a direction.
     precision_ = free ? Precision::split : Precision::tf32;
-    // L need not be unique, M may be singular up to rounding: a relative ridge, raised where it does not do.
+    // If L is not unique, M is singular up to rounding: a relative ridge is added, and raised if it does not suffice.
     for (double ridge = kRidge; ridge < 1; ridge *= 100) {
       Curvature into{team, *this};
       form.add_curvature(into);
@@ -69,8 +69,8 @@ class NewtonSystem {
     }
   }
 
-  // The q (n, k), rows summing to zero, with M q = rhs (n, k) up to a constant in every row, for the entries of the
-  // system. free: not 0 for those that take part, null for all.
+  // Solves M q = rhs (n, k) up to a constant in each row, on the entries of the system; q (n, k) has zero row sums.
+  // free: nonzero for the entries to solve for, null for all.
   SPARSEDIS_ONCE __device__ void solve(const Team& team, const double* rhs, double* q,
                                        const unsigned char* free = nullptr) const {
     const int k = samples_.k, order = matrix_.order();
@@ -103,15 +103,15 @@ class NewtonSystem {
   }
 
  private:
-  // An entry of L that belongs to the system.
+  // A row of the system: an entry of L.
   struct alignas(4) Row {
     unsigned short sample;
     unsigned char label, pivot;
   };
 
-  // 50 roundings of T: a relative ridge of this much is no more than that.
+  // 50 unit roundoffs of T: a relative ridge of this size is within rounding error.
   static constexpr double kRidge = 50 * (sizeof(T) == 8 ? 2.220446049250313e-16 : 1.1920929e-7);
-  // Two slices in turn, where the matrix is small, need half the barriers.
+  // Up to this order, two alternating slices halve the number of barriers.
   static constexpr int kOrderOfTwoSlices = 128;
 
   __device__ static std::size_t padded(int rows) { return rounded_up(rows, kTile); }
@@ -143,8 +143,8 @@ class NewtonSystem {
     matrix_.resize(order);
   }
 
-  // Sums up the features' products: first what all slices are made of, planes of the root of beta times the units of
-  // all classes, and of the root of alpha.
+  // Adds features. First computes the planes that all slices are formed from: the root of beta times the units of all
+  // classes, and the root of alpha.
   template <class X, class Alpha, class Beta, class Unit>
   __device__ void add(const Team& team, const X* x, std::ptrdiff_t ld, int count, Alpha alpha, Beta beta, Unit unit) {
     const int k = samples_.k, m = samples_.m;
@@ -165,13 +165,13 @@ class NewtonSystem {
     multiply(team, x, ld, count);
   }
 
-  // Slices of a few features pass through shared memory: Z's rows, which are the features times their sample's weight
-  // and the difference of two planes, then the samples' rows, times the root of alpha. x (n, ld): ld is a multiple of
-  // 4, and so many features from `count` on are 0 as make it one.
+  // Slices of a few features pass through shared memory: first the rows of Z, which are the features times the sample's
+  // weight and the difference of two planes; then the samples' rows times the root of alpha. x (n, ld): ld is a
+  // multiple of 4, and the features from `count` to the next multiple of 4 are 0.
   template <class X>
   SPARSEDIS_ONCE __device__ void multiply(const Team& team, const X* x, std::ptrdiff_t ld, int count) {
     constexpr int kGroups = kSlice / 4, kTogether = 2;
-    // Copies: what members point to would be read anew after everything that is written.
+    // Local copies, because the compiler reloads what members point to after every store.
     const int n = n_, order = matrix_.order(), turns = slices(n * samples_.m);
     const double* const s = samples_.s;
     const Row* const rows = rows_;
@@ -250,7 +250,7 @@ class NewtonSystem {
     });
   }
 
-  // Adds gram_ [i, i'] <e_c - e_p, e_c' - e_p'>, and the bounds.
+  // Adds gram_[i, i'] <e_c - e_p, e_c' - e_p'> and the bounds.
   SPARSEDIS_ONCE __device__ void add_gram_and_bounds(const Team& team, const double* bounds, T ridge) {
     const int k = samples_.k;
     const Row* const rows = rows_;
@@ -269,7 +269,7 @@ class NewtonSystem {
         if (i == j) value += T(bounds[i * k + p]);
         if (row == column) {
           value += T(bounds[i * k + c]);
-          // A zero is a sample without influence, whose right-hand side is 0.
+          // A zero on the diagonal belongs to a sample without influence, whose right-hand side is 0.
           value = value > 0 ? value * (1 + ridge) : 1 + ridge;
         }
         to[column] = value;
@@ -284,7 +284,7 @@ class NewtonSystem {
   Cholesky<T> matrix_;
   Precision precision_ = Precision::tf32;
   T *reduced_, *gram_, *planes_;  // planes (k + 1, width)
-  int *pivot_, *first_;           // of a sample: its pivot, its first row in the system
+  int *pivot_, *first_;           // per sample: its pivot, its first row in the system
   Row* rows_;
 };
 

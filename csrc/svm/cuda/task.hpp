@@ -1,4 +1,4 @@
-// One task of a batch, for the threads of a block: its absent samples left out, its largest sample weight scaled to 1.
+// One task of a batch, for the threads of a block, without padding and with its largest sample weight scaled to 1.
 #pragma once
 
 #include "../algorithm/samples.hpp"
@@ -62,7 +62,7 @@ class Task {
   int* present_;
 };
 
-// Whether all values are what the problem allows; the features of samples without weight too.
+// Whether all input values are valid, including the features of samples without weight.
 template <class F>
 SPARSEDIS_ONCE __device__ bool valid(const Team& team, const Problems<F>& problems, std::int64_t index) {
   auto fine = [](double value) { return std::isfinite(value) && value >= 0; };
