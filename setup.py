@@ -1,7 +1,7 @@
-"""The C++ kernels, compiled by ninja; everything about the build that is static stands in pyproject.toml.
+"""Builds the C++ kernels with ninja; all static metadata is in pyproject.toml.
 
-SPARSEDIS_BUILD=auto (default): the CPU kernels where a C++17 compiler is found, else none. cpu: the kernels, or the
-build fails. 0: none. The CUDA kernels are compiled at first use: their source is a part of the package.
+SPARSEDIS_BUILD=auto (default) builds the CPU kernels if a C++17 compiler is found, cpu requires them (the build fails
+otherwise), and 0 skips them. The CUDA kernels are compiled at first use; the package contains their source.
 """
 
 import os
@@ -19,25 +19,25 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 PACKAGE = "sparsedis.ops"
-# The longest to compile first.
+# In order of compile time, the longest first.
 KERNELS = ["csrc/svm/cpu/kernels.cpp", "csrc/lasso/cpu/kernels.cpp"]
-BINDINGS = "csrc/bindings.cpp"  # the same for all instruction sets: compiled once, for the first
-# Python's own flags have -fwrapv, with which loops over ints are not vectorised.
+BINDINGS = "csrc/bindings.cpp"  # independent of the instruction set: compiled once, with the first
+# Python's own flags contain -fwrapv, which prevents the vectorisation of loops over int.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-fno-wrapv"]
 FLAGS += ["-pthread"]
-# A module for each: the same code, so one of them must not see another's functions, and the best that runs is imported.
+# One module per instruction set, so that equal symbols do not clash; the best one that the CPU supports is imported.
 INSTRUCTION_SETS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"],
 }
 CHOICES = ("auto", "cpu", "0")
-# What the CUDA kernels are compiled from at first use.
+# The sources of the CUDA kernels, compiled at first use.
 DEVICE_SOURCES = ("common/*.hpp", "common/cuda/*", "svm/*.hpp", "svm/algorithm/*.hpp", "svm/cuda/*")
 
 
 def choice() -> str:
-    """SPARSEDIS_BUILD, checked."""
+    """The value of SPARSEDIS_BUILD, validated."""
     value = os.environ.get("SPARSEDIS_BUILD", "auto")
     if value not in CHOICES:
         raise SystemExit(f"SPARSEDIS_BUILD: expected one of {', '.join(CHOICES)}, got {value!r}")
@@ -65,7 +65,7 @@ def extensions(value: str) -> list[Extension]:
             define_macros=[("NDEBUG", "1"), ("EIGEN_MPL2_ONLY", "1")],
             extra_compile_args=[*FLAGS, *flags],
             extra_link_args=["-pthread"],
-            # "auto" installs without what cannot be compiled; sparsedis.info then says so.
+            # With "auto", a module that cannot be compiled is skipped; sparsedis.info reports it.
             optional=value == "auto",
         )
         for name, flags in INSTRUCTION_SETS.items()
@@ -74,7 +74,7 @@ def extensions(value: str) -> list[Extension]:
 
 
 class BuildPython(build_py):
-    """Also copies the source of the CUDA kernels to sparsedis/csrc; an editable install reads it where it is."""
+    """Also copies the source of the CUDA kernels to sparsedis/csrc; an editable install reads it from csrc."""
 
     def run(self) -> None:
         super().run()
@@ -93,9 +93,10 @@ class BuildPython(build_py):
 
 
 class Build(build_ext):
-    """Compile what has changed, for all modules at once, with ninja.
+    """Compiles what has changed, for all modules at once, with ninja.
 
-    ninja's folder is in build/ and outlives the build: setuptools compiles an editable install in a temporary folder.
+    ninja's folder is in build/ and is kept between builds, because setuptools compiles an editable install in a
+    temporary folder.
     """
 
     def build_extensions(self) -> None:
@@ -104,12 +105,12 @@ class Build(build_ext):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_manifest()
             jobs = ["-j", str(self.parallel)] if self.parallel else []
-            self._ninja("-k", "0", *jobs)  # everything that can be compiled; build_extension tells what cannot
-        self.parallel = None  # what is left to do is to copy files
+            self._ninja("-k", "0", *jobs)  # goes on after errors, which build_extension reports
+        self.parallel = None  # only copies remain
         super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:
-        """Copy a module from ninja's folder; CompileError where it is not up to date there."""
+        """Copies a module from ninja's folder; raises CompileError if it could not be compiled."""
         if os.name != "posix":
             raise CompileError("the kernels are compiled by GCC or Clang, on Linux and macOS")
         built = self._module(ext)
@@ -120,7 +121,7 @@ class Build(build_ext):
         shutil.copyfile(built, target)
 
     def copy_extensions_to_source(self) -> None:
-        """Also remove a module that an earlier build left there, where this one could not compile it."""
+        """Also removes the module of an earlier build if this build could not compile it."""
         for ext in self.extensions:
             name = self.get_ext_filename(ext.name)
             if not Path(self.build_lib, name).exists():
@@ -137,11 +138,11 @@ class Build(build_ext):
         return subprocess.run([program, "-f", str(self.folder / "build.ninja"), *arguments], check=False).returncode
 
     def _write_manifest(self) -> None:
-        """build.ninja: a rule per module, its object files and itself; headers are found by the compiler (-MMD)."""
+        """Writes build.ninja, with rules per module; the compiler finds the headers that a file depends on (-MMD)."""
         import ninja
         import pybind11
 
-        include = [f"-I{folder}" for folder in self.compiler.include_dirs]  # Python's
+        include = [f"-I{folder}" for folder in self.compiler.include_dirs]  # of Python
         for package, headers in (("pybind11", Path(pybind11.get_include())), ("cmeel-eigen", eigen())):
             include += ["-isystem", self._link(package, headers)]
         bindings = str((self.folder / BINDINGS).with_suffix(".o"))
@@ -165,8 +166,8 @@ class Build(build_ext):
                 manifest.build(str(self._module(ext)), f"link{name}", objects)
 
     def _link(self, package: str, headers: Path) -> str:
-        """A folder of headers under a name that is the same for the same version: pip installs it anew for each build,
-        somewhere else, which alone is no reason to compile everything."""
+        """A link to a folder of headers whose name depends on the version only. pip installs the headers into a new
+        folder for each build, which must not make ninja recompile everything."""
         link = self.folder / f"{package}-{version(package)}"
         link.unlink(missing_ok=True)
         link.symlink_to(headers.absolute())

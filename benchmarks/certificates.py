@@ -2,10 +2,11 @@
 
     python benchmarks/certificates.py [--quick]
 
-Prints a row per precision and range of lambda2. The gap is computed again in float64 from the returned dual. The
-gradient error is the relative error, in the norm, of dloss/dX for a random linear loss of W, against a float64 solve to
-1e-13. Tasks whose exact gradient itself changes by more than 0.1% under a relative perturbation of 3e-7 are at a kink,
-and those with contradictory samples (one point, two labels) have none: both are counted apart.
+Prints a row per precision and range of lambda2. The gap is recomputed in float64 from the returned dual. The gradient
+error is the relative error, in the norm, of dloss/dX for a random linear loss of W, against a float64 solve to 1e-13.
+Two kinds of tasks have no gradient to compare with and are counted separately: those at a kink, whose exact gradient
+changes by more than 0.1% under a relative perturbation of 3e-7, and those with contradictory samples (one point, two
+labels).
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ SHOTS: dict[str, list[int]] = {"1": [1], "5": [5], "unbalanced": [1, 30, 2, 7, 1
 
 
 def tasks(small_lambda2: bool, quick: bool) -> Iterator[tuple[Tensor, Tensor, int, float, float]]:
-    """X (1, n, d), y (1, n), k, relative lambda1 and lambda2; degenerate in turn, scaled in turn."""
+    """X (1, n, d), y (1, n), k, relative lambda1, lambda2; degenerate kinds and scales alternate."""
     lambda2s = [1e-3, 1e-2, 1e-1] if small_lambda2 else [1.0, 1e2, 1e4]
     product = itertools.product([2, 5, 20, 50], SHOTS, [1, 40, 640, 16000], lambda2s, [0.0, 0.01, 0.1, 0.5, 1.0, 1.5])
     for i, (way, shots, d, lambda2, relative) in enumerate(product):
         if way == 50 and (shots == "unbalanced" or d == 16000):
-            continue  # minutes each; 50-way, 16000 features, 1 shot is in the tests
+            continue  # minutes each; the tests cover 50-way 1-shot with 16000 features
         if quick and (way == 50 or d == 16000 or i % 7):
             continue
         generator = torch.Generator().manual_seed(i)
@@ -59,7 +60,7 @@ def gradient(X: Tensor, y: Tensor, k: int, lambda1: Tensor, lambda2: float, tol:
 
 
 def contradictory(X: Tensor, y: Tensor) -> bool:
-    """Whether one point has two labels."""
+    """Whether the same point occurs with two labels."""
     points = torch.unique(X, dim=0)
     return len(torch.unique(torch.cat([X, y[:, None].to(X.dtype)], 1), dim=0)) > len(points)
 

@@ -1,8 +1,8 @@
 """Time against every dimension of every solver, on a logarithmic grid. python -m benchmarks.cliffs [--json FILE]
 
-A cliff is a step between two neighbours on the grid that is more than `LIMIT` times the trend, which is the geometric
-mean of the steps before and after it. Every time is the shortest of some calls, forward and backward, in float32. A
-line ends where a call takes longer than `--longest` seconds.
+A cliff is a step between two neighbours on the grid that exceeds `LIMIT` times the trend, the geometric mean of the
+steps before and after it. Each time is the shortest of several calls, forward and backward, in float32. A line ends
+when a call takes longer than `--longest` seconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sparsedis
 LIMIT = 4.0
 Shape = dict[str, float]
 
-# By solver: shapes, each with one line of the scan for every dimension. lambda1 is relative.
+# By solver: shapes, each scanned along every dimension. lambda1 is relative.
 SHAPES: dict[str, list[Shape]] = {
     "svm": [
         {"batch": 8, "samples": 25, "features": 640, "classes": 5, "lambda1": 0.2, "lambda2": 1.0},
@@ -47,7 +47,7 @@ SHAPES: dict[str, list[Shape]] = {
 
 
 def grid(dimension: str, quick: bool) -> list[float]:
-    """The values of a dimension, in ascending order of the work."""
+    """The values of a dimension, in ascending order of the cost."""
     if dimension == "lambda1":
         return [10 ** (-i / 2) for i in range(9)]
     first, last = {
@@ -63,7 +63,7 @@ def grid(dimension: str, quick: bool) -> list[float]:
 
 
 def call(solver: str, shape: Shape) -> Callable[[], None]:
-    """A function that solves a batch of random tasks, backward included."""
+    """A function that solves a batch of random tasks, with the backward pass."""
     generator = torch.Generator().manual_seed(0)
     batch, n, d = (int(shape[key]) for key in ("batch", "samples", "features"))
     X = torch.randn(batch, n, d, generator=generator)
@@ -100,7 +100,7 @@ def call(solver: str, shape: Shape) -> Callable[[], None]:
 
 
 def shortest(run: Callable[[], None], seconds: float = 0.1) -> float:
-    """Seconds of the shortest call: of three, and more until `seconds` have passed; of one that takes a second."""
+    """The shortest of at least three calls in seconds, repeated for `seconds`; a call above 1 s runs once."""
     times: list[float] = []
     while not times or (times[0] < 1 and (len(times) < 3 or sum(times) < seconds)):
         start = time.perf_counter()
@@ -115,7 +115,7 @@ def line(solver: str, shape: Shape, dimension: str, quick: bool, longest: float)
     for value in grid(dimension, quick):
         moved = {**shape, dimension: value}
         if dimension == "classes":
-            moved["samples"] = 5 * value  # as many samples a class
+            moved["samples"] = 5 * value  # a constant number of samples per class
         if moved["samples"] < moved.get("classes", 0):
             continue
         points.append((value, shortest(call(solver, moved))))
@@ -125,7 +125,7 @@ def line(solver: str, shape: Shape, dimension: str, quick: bool, longest: float)
 
 
 def cliffs(points: list[tuple[float, float]]) -> Iterator[tuple[float, float, float]]:
-    """(value before, value after, step over its trend) of the steps that are more than `LIMIT` times the trend."""
+    """(value before, value after, step over its trend) of the steps that exceed `LIMIT` times the trend."""
     steps = [math.log(later / earlier) for (_, earlier), (_, later) in itertools.pairwise(points)]
     for i, step in enumerate(steps):
         around = [*steps[max(i - 1, 0) : i], *steps[i + 1 : i + 2]]

@@ -1,4 +1,4 @@
-"""Options of the benchmark, the run that all its tests share, and the report at its end."""
+"""The options of the benchmark, the run that all its tests share, and the report at its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RUN = pytest.StashKey[Run]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sparsedis")
-    group.addoption("--device", default="cpu", help="where the tasks lie, as PyTorch names it")
+    group.addoption("--device", default="cpu", help="PyTorch device of the tasks")
     group.addoption("--quick", action="store_true", help="few cases, few rounds: about four minutes")
     group.addoption("--out", default="runs/benchmarks", help="folder for results.json, report.md and the figures")
     group.addoption("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads of PyTorch")

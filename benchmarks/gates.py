@@ -1,8 +1,8 @@
-"""What stands between a peer and its figure: the certificate and the gradient, against float64.
+"""The conditions for a figure: the certificate and the gradient of a peer, against float64.
 
-A peer hands over what it returned. The gap is recomputed here in float64. Its gradient is compared, task by task, with
-that of the exact solution, which the oracle of the tests computes without this package. A task whose exact gradient
-itself moves by more than 0.1% when the features move by 3e-7 is at a kink: there is no gradient to compare with.
+The gap of the returned W and L is recomputed here in float64. The gradient is compared, task by task, with that of the
+exact solution, which the oracle of the tests computes without this package. A task whose exact gradient changes by more
+than 0.1% when the features change by 3e-7 is at a kink: there is no gradient to compare with.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sparsedis.ops.svm.signature import Inputs
 from tests.oracle import Exact, NotSmoothError
 from tests.oracle import exact as solved_exactly
 
-_KINK_TOL, _KINK_GAP = 1e-12, 1e-9  # asked of this package's L at a kink, and needed
-_SIMPLEX_TOL = 1e-4  # how far rows may be off the simplex before they are projected onto it
+_KINK_TOL, _KINK_GAP = 1e-12, 1e-9  # tolerance for this package's L at a kink, and gap required of it
+_SIMPLEX_TOL = 1e-4  # largest deviation from the simplex that is projected onto it
 
 
 class Outcome(NamedTuple):
-    """What a peer returned for B tasks; None for what it does not give.
+    """What a peer returned for B tasks; None for outputs that it lacks.
 
     Attributes:
         weights: W, (B, d, k).
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """The relative error of dloss/dX that is allowed: the median over tasks, and the largest."""
+    """The largest relative error of dloss/dX allowed: of the median over tasks, and of the largest."""
 
     median: float
     largest: float
@@ -51,7 +51,7 @@ class Bound(NamedTuple):
 
 @dataclass(frozen=True)
 class Reference:
-    """Solution and gradients of G tasks in float64, and which of them are at no kink; at one, gradients are 0."""
+    """Float64 solutions and gradients of G tasks, and which tasks are not at a kink; at a kink the gradients are 0."""
 
     dual: Tensor  # (G, n, k)
     weights: Tensor  # (G, d, k)
@@ -62,20 +62,20 @@ class Reference:
 
     @property
     def sparsity(self) -> float:
-        """Share of features off."""
+        """Share of inactive features."""
         return (self.weights == 0).all(-1).double().mean().item()
 
     def first(self, count: int) -> Reference:
-        """That of the first ``count`` tasks."""
+        """The reference of the first ``count`` tasks."""
         return Reference(*(getattr(self, field.name)[:count] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was measured of a peer's outcome, and the reason why it gets no figure, if there is one.
+    """The measurements of a peer's outcome, and the reason if it gets no figure.
 
-    The relative gap: largest and median over tasks. The relative errors of dloss/dX: largest and median over the
-    tasks at no kink; those of dloss/dlambda in the norm over these tasks. None where the peer gives no gradient.
+    Relative gap: largest and median over the tasks. Relative error of dloss/dX: largest and median over the tasks that
+    are not at a kink; that of dloss/dlambda: in the norm over these tasks. None if the peer gives no gradient.
     """
 
     gap: float
@@ -92,7 +92,7 @@ def reference(tasks: Tasks) -> Reference:
     """Exact solutions and gradients.
 
     Raises:
-        RuntimeError: a task at a kink, for which the oracle gives none, is not certified in float64 either.
+        RuntimeError: a task at a kink, which the oracle cannot solve, is not certified in float64.
     """
     generator = torch.Generator().manual_seed(2)
     noise = torch.randn(tasks.features.shape, generator=generator, dtype=torch.float64).numpy()
@@ -112,7 +112,7 @@ def reference(tasks: Tasks) -> Reference:
 
 
 def limit(gap: float, dtype: torch.dtype) -> float:
-    """The largest relative gap that passes where ``gap`` was asked for, of weights that came back in ``dtype``."""
+    """The largest relative gap that passes for a tolerance of ``gap`` and weights returned in ``dtype``."""
     return gap + torch.finfo(dtype).eps
 
 
@@ -124,16 +124,16 @@ def judge(
     gap: float | None,
     gradient: Bound | None,
 ) -> Verdict:
-    """Measure an outcome; refuse it where it is worse than promised.
+    """Measure an outcome; refuse it if it is worse than promised.
 
     Args:
-        tasks: what was solved; an outcome of fewer tasks is one of the first of them.
-        outcome: what came back.
+        tasks: the tasks solved; an outcome of fewer tasks belongs to the first of them.
+        outcome: what the peer returned.
         exact: the reference for the first G tasks, whose gradients are compared; an outcome without a dual must not
-            have more.
-        gap: the relative gap that every task must reach, up to the rounding unit of the weights' type, in which they
-            came back; None: any finite one.
-        gradient: the relative error allowed to dloss/dX against the exact one; None: any finite one.
+            have more than G tasks.
+        gap: the relative gap that every task must reach, plus the machine epsilon of the returned weights' type; None:
+            any finite gap.
+        gradient: the allowed relative error of dloss/dX against the exact one; None: any finite one.
     """
     count = len(outcome.weights)
     part = tasks.first(count)
@@ -153,7 +153,7 @@ def judge(
     if checked:
         errors = _relative(outcome.grad_features[:both].double(), known.grad_features)[smooth]
         largest, median = errors.max().item(), errors.median().item()
-    # A hard-margin solution does not depend on lambda2: of such a derivative, all rounding, no error is stated.
+    # A hard-margin solution does not depend on lambda2: that derivative is rounding error, and its error is not stated.
     scale = part.cotangent[:both].double().flatten(1).norm(dim=1) * known.weights.flatten(1).norm(dim=1)
     least = 1e-6 * (scale / part.lambda2[:both])[smooth].norm()
     of_lambdas: list[float | None] = []
@@ -182,7 +182,7 @@ def judge(
 
 
 def float64_problem(tasks: Tasks) -> Problem:
-    """The tasks as the formulas take them, in float64."""
+    """The tasks in the form of the package's formulas, in float64."""
     per_task = torch.zeros(len(tasks), dtype=torch.float64, device=tasks.features.device)
     weight = torch.ones(tasks.labels.shape, dtype=torch.float64, device=tasks.features.device)
     lambda1, lambda2 = tasks.lambda1.double(), tasks.lambda2.double()
@@ -191,9 +191,9 @@ def float64_problem(tasks: Tasks) -> Problem:
 
 
 def relative_gap(tasks: Tasks, weights: Tensor, dual: Tensor) -> Tensor:
-    """(P(W) - D(L)) / P(W), (B,), in float64, for the very W and L given, whether or not they belong together.
+    """(P(W) - D(L)) / P(W), (B,), in float64, for exactly the W and L given, even if they do not belong together.
 
-    Not below the certificate of L alone, so that weights that are better than L cannot hide an L that is not.
+    At least the gap of the certificate of L alone, so that weights better than those of L cannot hide a poor L.
     """
     problem = float64_problem(tasks)
     L = simplex_projection(dual.double())[0]
@@ -221,7 +221,7 @@ def _relative(got: Tensor, expected: Tensor) -> Tensor:
 
 
 def _exact(tasks: Tasks, i: int, features: np.ndarray) -> Exact | None:
-    """Task i with other features, in float64; None at a kink."""
+    """The exact solution of task i with other features, in float64; None at a kink."""
     labels, cotangent = tasks.labels[i].cpu().numpy(), tasks.cotangent[i].double().cpu().numpy()
     lambda1, lambda2 = tasks.lambda1[i].item(), tasks.lambda2[i].item()
     try:
@@ -231,7 +231,7 @@ def _exact(tasks: Tasks, i: int, features: np.ndarray) -> Exact | None:
 
 
 def _without_gradient(tasks: Tasks, i: int) -> list[np.ndarray]:
-    """What a reference knows of task i where the oracle gives nothing: this package's own L and W, certified."""
+    """The reference of task i if the oracle cannot solve it: this package's own certified L and W, without gradient."""
     part = tasks.first(i + 1)
     solution = solve_svm(
         part.features[i:].double(),

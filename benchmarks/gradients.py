@@ -1,11 +1,11 @@
-"""How right the gradients are: at default settings, against an oracle that shares no code with the package.
+"""The accuracy of gradients at default settings, against an oracle that shares no code with the package.
 
     PYTHONPATH=. python benchmarks/gradients.py [--tasks 371] [--kinds sparse smoothed] [--backend cpp reference]
         [--dtype float32] [--seed 0] [--shapes] [--answers FILE]
 
 Relative errors of dloss/dX and of dloss/d of each hyperparameter for a random linear loss of W, as a Markdown table:
-random tasks of 2 to 10 ways, 1 to 15 shots and 20 to 700 features (tests/smooth_tasks.py says how each kind is drawn),
-and with ``--shapes`` those of the five shapes of the benchmark, with dual_reg 0 and 1. Tasks at a kink are left out.
+for random tasks of 2 to 10 ways, 1 to 15 shots and 20 to 700 features (tests/smooth_tasks.py defines the kinds), and
+with ``--shapes`` for the benchmark's five shapes with dual_reg 0 and 1. Tasks at a kink are left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COLUMNS = ("tasks", "number", "backend", "features", "dloss/d", "median", "95%",
 
 
 class Answers:
-    """The oracle's answers, kept in a file: a rerun takes none of its time."""
+    """The oracle's answers, stored in a file, so that a rerun does not compute them again."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -71,7 +71,7 @@ def _restored(value: object) -> object:
 def benchmark_tasks(
     dual_reg: float, answer: Callable[[SmoothTask], Exact | None]
 ) -> Iterator[tuple[SmoothTask, Exact]]:
-    """The tasks of the benchmark's five shapes that are at no kink."""
+    """The tasks of the benchmark's five shapes that are not at a kink."""
     for case in REFERENCE:
         batch = make(case, Encoder(None, iterations=0))
         most = svm_lambda1_max(batch.features, batch.labels, n_classes=batch.n_classes)
@@ -93,7 +93,7 @@ def benchmark_tasks(
 
 
 def rows(name: str, tasks: list[tuple[SmoothTask, Exact]], backend: str, dtype: str) -> Iterator[str]:
-    """One row of the table for every derivative."""
+    """One row of the table per derivative."""
     errors = [gradient_errors(task, at, backend, getattr(torch, dtype)) for task, at in tasks]
     for of in ("X", *SCALARS):
         values = np.array([error[of] for error in errors])
@@ -107,12 +107,12 @@ def _row(*cells: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=371, help="random tasks of each kind")
-    parser.add_argument("--kinds", nargs="*", default=["sparse"], choices=KINDS, help="what is drawn at random")
+    parser.add_argument("--tasks", type=int, default=371, help="number of random tasks per kind")
+    parser.add_argument("--kinds", nargs="*", default=["sparse"], choices=KINDS, help="kinds of random tasks")
     parser.add_argument("--backend", nargs="+", default=["cpp", "torch"])
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "float64"])
-    parser.add_argument("--seed", type=int, default=0, help="of the first random task")
-    parser.add_argument("--shapes", action="store_true", help="the benchmark's five shapes as well, 8 tasks of each")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first random task")
+    parser.add_argument("--shapes", action="store_true", help="also use the benchmark's five shapes, 8 tasks each")
     parser.add_argument("--answers", type=Path, help="file that keeps the oracle's answers (hundreds of MB)")
     args = parser.parse_args()
 

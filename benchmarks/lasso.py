@@ -1,8 +1,9 @@
-"""1000 Lasso problems in one call, beside scikit-learn's Lasso in a loop. python -m benchmarks.lasso [--threads 2]
+"""1000 Lasso problems in one call, and scikit-learn's Lasso in a loop. python -m benchmarks.lasso [--threads 2]
 
-The peer solves forward only; this package is timed forward, and forward + backward. Calls run in turns, round by round.
-No figure without the gate: every task certified, the peer's weights at the same minimum, the gradient that of central
-differences of the peer's own solution.
+The peer only solves forward; this package is timed forward, and forward + backward, in interleaved rounds. There is no
+figure unless the gate is passed: every task certified, the peer's weights at the same minimum, and the gradient equal
+    to
+central differences of the peer's own solution.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from benchmarks.measure import Effort, interleaved, summary
 from sparsedis import lasso_lambda1_max, solve_lasso
 
 BATCH, SAMPLES, FEATURES = 1000, 50, 6
-RELATIVE = 0.1  # lambda1 as a share of the smallest that gives zero
+RELATIVE = 0.1  # lambda1 as a share of the smallest with zero weights
 PEER_TOL = 1e-8
-# The least that forward + backward is to be quicker than the loop.
+# The least speed-up of forward + backward over the loop.
 TARGET = 50
 
 
 def problems(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (B, n, d), targets (B, n) with half of the features useful and noise of a tenth, lambda1 (B,)."""
+    """Features (B, n, d), targets (B, n) from half of the features with noise of 0.1, and lambda1 (B,)."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -39,10 +40,10 @@ def problems(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def measure(rounds: int = 9) -> dict[str, Any]:
-    """Seconds of the three calls, by name, and the ratio of medians that the target is about.
+    """Seconds of the three calls, by name, and the ratio of medians that has the target.
 
     Raises:
-        AssertionError: the gate was not passed.
+        AssertionError: the gate is not passed.
     """
     X, y, lambda1 = problems()
     arrays = [(X[i].numpy(), y[i].numpy(), float(lambda1[i])) for i in range(BATCH)]
@@ -78,7 +79,7 @@ def _peer(X: np.ndarray, y: np.ndarray, lambda1: float, tol: float = PEER_TOL) -
 
 
 def _gate_gradient(grads: tuple[Tensor, ...], X: Tensor, y: Tensor, lambda1: Tensor, tasks: int = 20) -> None:
-    """Central differences of the peer's solution along a random direction of everything, for the first tasks."""
+    """Central differences of the peer's solution in a random direction of all inputs, for the first tasks."""
     generator = torch.Generator().manual_seed(1)
     directions = [torch.randn(value.shape, generator=generator, dtype=torch.float64) for value in (X, y, lambda1)]
     step = 1e-6

@@ -1,4 +1,4 @@
-"""A run: for every case gate the contenders, time those that pass in interleaved rounds, keep everything as JSON."""
+"""A run: gate the contenders of every case, time those that pass in interleaved rounds, and save everything as JSON."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ _VERSIONS = (
     "pytest-benchmark",
 )
 _CHECKED = 8  # tasks whose gradients are compared with exact ones
-_CHECKED_QUICK = 2  # in a quick run, above this n d, where the exact ones take seconds each
+_CHECKED_QUICK = 2  # in a quick run above _LARGE, where an exact one takes seconds
 _LARGE = 100_000
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure.
+    """The amount of measurement.
 
     Attributes:
-        rounds: at most.
-        seconds: after which a call sits out further rounds, once it has had three.
-        patience: seconds after which it sits them out anyway.
+        rounds: their largest number.
+        seconds: total after which a call skips further rounds, once it has had three.
+        patience: total in seconds after which it skips them even before that.
     """
 
     rounds: int
@@ -68,14 +68,14 @@ EFFORT = {True: Effort(9, 1.0, 15.0), False: Effort(25, 2.0, 15.0)}  # by "quick
 
 
 class Run:
-    """Measures cases, each once, and writes all it knows after each.
+    """Measures cases, each once, and writes all results after each.
 
     Args:
         out: folder for results.json.
-        device: where the tasks lie.
+        device: of the tasks.
         threads: CPU threads of torch.
         quick: the small set of cases, with few rounds.
-        encoder: makes the realistic features.
+        encoder: computes the realistic features.
     """
 
     def __init__(self, out: Path, device: torch.device, threads: int, quick: bool, encoder: tasks.Encoder) -> None:
@@ -94,7 +94,7 @@ class Run:
         self._done: dict[str, dict[str, dict[str, Any]]] = {}
 
     def case(self, case: tasks.Case) -> dict[str, dict[str, Any]]:
-        """The results of a case by contender, measured when first asked for."""
+        """The results of a case by contender, measured at the first request."""
         if case.name not in self._done:
             start, foreign = time.monotonic(), _foreign_seconds()
             result = measure(case, self.device, self.quick, self.encoder)
@@ -108,7 +108,7 @@ class Run:
         return self._done[case.name]
 
     def curve(self) -> dict[str, Any]:
-        """Gap and gradient error against time on the first reference shape."""
+        """Gap and gradient error against time for the first reference shape."""
         self.record["curve"] = curve(tasks.REFERENCE[0], self.device, self.quick, self.encoder)
         self.save()
         return self.record["curve"]
@@ -120,7 +120,7 @@ class Run:
 
 
 def measure(case: tasks.Case, device: torch.device, quick: bool, encoder: tasks.Encoder) -> dict[str, Any]:
-    """All contenders of a case: status, verdict and, where the gate let them through, times."""
+    """The contenders of a case: status, verdict and, if the gate is passed, times."""
     contenders = peers(case)
     result: dict[str, Any] = {"name": case.name, "case": asdict(case), "n": case.n}
     try:
@@ -157,7 +157,7 @@ def _gate(
         return {**row, "status": "not supported", "reason": reason}, None
     try:
         prepared = peer.prepare(batch)
-        # Both directions pass the gate: they may be different programs.
+        # Both directions must pass the gate, because they may be different programs.
         alone = gates.judge(batch, prepared.read(prepared.forward()), exact, gap=peer.gap, gradient=None)
         came = prepared.forward_backward()
         verdict = gates.judge(batch, prepared.read(came), exact, gap=peer.gap, gradient=peer.gradient)
@@ -173,9 +173,9 @@ def _gate(
 def interleaved(
     calls: Mapping[Any, Callable[[], object]], effort: Effort, device: torch.device
 ) -> dict[Any, list[float]]:
-    """Seconds of every call, in rounds that go through all of them, each round starting one further.
+    """Seconds of every call, in rounds over all of them; each round starts one call further.
 
-    So that whatever slows the machine for a while slows all. The calls have run once before.
+    A disturbance of the machine thus affects all calls equally. Every call must have run once before.
     """
     keys = list(calls)
     times: dict[Any, list[float]] = {key: [] for key in keys}
@@ -194,14 +194,14 @@ def interleaved(
 
 
 def summary(times: list[float]) -> dict[str, Any]:
-    """Median and 20th and 80th percentile in seconds, and the times."""
+    """Median, 20th and 80th percentile in seconds, and the times."""
     values = torch.tensor(times, dtype=torch.float64)
     low, median, high = values.quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
     return {"median": median, "p20": low, "p80": high, "times": times}
 
 
 def curve(case: tasks.Case, device: torch.device, quick: bool, encoder: tasks.Encoder) -> dict[str, Any]:
-    """What gap and what gradient each solver has reached after what time, at a row of settings."""
+    """The gap and gradient error that each solver reaches, and its time, at a series of settings."""
     batch = tasks.make(case, encoder).to(device)
     exact = gates.reference(batch.first(_CHECKED))
     calls: dict[tuple[str, str, str], Callable[[], object]] = {}
@@ -255,7 +255,7 @@ def curve(case: tasks.Case, device: torch.device, quick: bool, encoder: tasks.En
 
 
 def roofline(device: torch.device, quick: bool) -> dict[str, float]:
-    """The machine's own float32 matrix product in GFLOP/s and copy (bytes read and written) in GB/s: best of some."""
+    """The machine's float32 matrix product in GFLOP/s and copy (read and written) in GB/s; the best of several."""
     size = 1024 if quick and device.type == "cpu" else 4096 if device.type == "cuda" else 2048
     a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     source = torch.randn(2**24 if quick else 2**26, device=device)
@@ -294,7 +294,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _foreign_seconds() -> float | None:
-    """CPU seconds that all else on this machine has taken since it started (Linux; elsewhere None)."""
+    """CPU seconds used since boot by all other processes of this machine (Linux; None elsewhere)."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
         user, nice, system, _, _, irq, softirq, steal = map(int, fields)

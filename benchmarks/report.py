@@ -1,9 +1,9 @@
-"""From the JSON of a run to a Markdown report and figures.
+"""Markdown report and figures from the JSON of a run.
 
 python -m benchmarks.report RESULTS.json [--readme README.md]
 
-With --readme the table of ratios, with date and machine, replaces what stands in that file between the
-lines <!-- benchmarks --> and <!-- /benchmarks -->.
+With --readme the table of ratios, with date and machine, replaces the text between the lines <!-- benchmarks --> and
+<!-- /benchmarks --> of that file.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import matplotlib.pyplot as plt
 Record = Mapping[str, Any]
 _BEGIN, _END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 _GAP_PROMISED = 1e-5
-_DISTURBED = 0.2  # cores that others used
-# Reference shapes by (shots, d): how many times quicker than the published algorithm on torchopt; and their mean.
+_DISTURBED = 0.2  # cores used by other processes
+# Reference shapes by (shots, d): speed-up over the published algorithm on torchopt; and their mean.
 _AGAINST_PUBLISHED = {(5, 640): 10, (5, 1600): 12, (15, 1600): 7, (5, 16000): 12, (15, 16000): 14}
 _AGAINST_PUBLISHED_MEAN = 12
 
@@ -57,7 +57,7 @@ def markdown(record: Record) -> str:
 
 
 def heading(record: Record) -> str:
-    """Date, machine, versions, ceilings."""
+    """Date, machine, versions and peak rates."""
     machine, ceiling = record["machine"], record["roofline"]
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     kind = " (quick: few rounds)" if record["quick"] else ""
@@ -74,7 +74,7 @@ def heading(record: Record) -> str:
 
 
 def disturbance(record: Record) -> str:
-    """A warning where other processes took the CPU while cases were measured."""
+    """A warning if other processes used the CPU while cases were measured."""
     worst = max((case.get("foreign_cores", 0.0) for case in record["cases"]), default=0.0)
     if worst <= _DISTURBED:
         return ""
@@ -85,7 +85,7 @@ def disturbance(record: Record) -> str:
 
 
 def case_table(case: Record) -> str:
-    """Times in ms for the whole batch beside each contender's own gap and gradient error."""
+    """Times in ms for the whole batch, and each contender's own gap and gradient error."""
     head = [
         "",
         "forward, ms",
@@ -128,7 +128,7 @@ def case_table(case: Record) -> str:
 def summary_table(record: Record) -> str:
     """Forward + backward in ms: a column per reference shape, a row per contender, gap and gradient error in brackets.
 
-    A contender that was measured on none of them has a line with its reason below the table, and no row of dashes.
+    A contender that was measured on none of the shapes is listed below the table with the reason, without a row.
     """
     cases = [case for case in record["cases"] if "reference" in case["case"]["groups"]]
     names = list(dict.fromkeys(row["name"] for case in cases for row in case["contenders"]))
@@ -145,7 +145,7 @@ def summary_table(record: Record) -> str:
                 cells.append("-")
             elif row["status"] != "measured":
                 cells.append(row["status"])
-                # A refusal is of the shape; that something is not installed is said once.
+                # A refusal belongs to a shape; a missing package is reported once.
                 where = f" at {shape}" if row["status"] in ("refused", "failed") else ""
                 reasons[f"{name}, {row['status']}{where}: {row['reason']}"] = None
             else:
@@ -162,7 +162,7 @@ def summary_table(record: Record) -> str:
 
 
 def ratio_table(record: Record, with_times: bool = False) -> str:
-    """How many times as quick as the published algorithm on torchopt: a column per reference shape, and their mean.
+    """Speed-up over the published algorithm on torchopt: a column per reference shape, and the mean.
 
     Args:
         record: of a run.
@@ -199,13 +199,13 @@ def _against_published(record: Record) -> dict[tuple[int, int], float | None]:
 
 
 def _geometric_mean(ratios: list[float | None]) -> float | None:
-    """None unless all are known."""
+    """The geometric mean; None unless all ratios are known."""
     known = [ratio for ratio in ratios if ratio is not None]
     return math.exp(sum(map(math.log, known)) / len(known)) if known and len(known) == len(ratios) else None
 
 
 def targets(record: Record) -> list[tuple[str, str, str, str]]:
-    """(what, at least or at most, reached, "met", "not met", "not measured" or, without a goal, "")."""
+    """(name, bound, value reached, "met", "not met", "not measured" or, without a goal, "") of each target."""
     rows: list[tuple[str, str, str, str]] = []
 
     def add(
@@ -268,7 +268,7 @@ def targets(record: Record) -> list[tuple[str, str, str, str]]:
     many = None if few is None else _row(per_task.get(1024), few["name"])
     if few is not None and many is not None and many["status"] == "measured":
         rise = many["forward_backward"]["median"] / few["forward_backward"]["median"] * 8 / 1024
-    # 5% for the spread of the medians themselves.
+    # 5% allow for the spread of the medians.
     add("time per task, 1024 tasks / 8 tasks", 1.05, rise, at_most=True, unit="")
     case = _reference(record, 15, 16000)
     newton = _best(case, "newton")
@@ -289,7 +289,7 @@ def targets_table(record: Record) -> str:
 
 
 def for_readme(record: Record) -> str:
-    """The ratios to the published algorithm, beside gaps and gradient errors, with date and machine."""
+    """The ratios to the published algorithm, with gaps, gradient errors, date and machine."""
     machine = record["machine"]
     return (
         f"8 tasks, 5-way, float32, lambda1 = 4, lambda2 = 100, random clusters; {record['date'][:10]}, "
@@ -300,7 +300,7 @@ def for_readme(record: Record) -> str:
 
 
 def put_into(readme: Path, text: str) -> None:
-    """Replace what stands between the two marks.
+    """Replace the text between the two marks.
 
     Raises:
         ValueError: the file lacks the marks.
@@ -313,7 +313,7 @@ def put_into(readme: Path, text: str) -> None:
 
 
 def useful_flops(case: Record, row: Record) -> float:
-    """Of one forward pass: iterations times 4 n d (k-1) + |S| (n(k-1))^2 + (n(k-1))^3 / 3, over the tasks."""
+    """Useful flops of a forward pass: iterations times 4 n d (k-1) + |S| (n(k-1))^2 + (n(k-1))^3 / 3, summed."""
     n, d, k = case["n"], case["case"]["d"], case["case"]["ways"]
     order = n * (k - 1)
     details = row["details"]
@@ -343,7 +343,7 @@ def _row(case: Record | None, name: str) -> Record | None:
 
 
 def _best(case: Record | None, solver: str = "") -> Record | None:
-    """This package's quickest contender, forward + backward, every one of which has passed its gate."""
+    """This package's fastest certified contender, forward + backward; None if there is none."""
     if case is None:
         return None
     rows = [row for row in case["contenders"] if row.get("ours") and row["status"] == "measured"]
@@ -352,7 +352,7 @@ def _best(case: Record | None, solver: str = "") -> Record | None:
 
 
 def _backward_share(row: Record | None) -> float | None:
-    """Backward over forward. A difference of medians needs some rounds, and is noise where it is negative."""
+    """Backward time over forward time; None with fewer than three rounds, or if negative, which is noise."""
     if row is None or min(len(row[direction]["times"]) for direction in ("forward", "forward_backward")) < 3:
         return None
     share = row["forward_backward"]["median"] / row["forward"]["median"] - 1
@@ -371,7 +371,7 @@ def _by(case: Record | None) -> str:
 
 
 def _rounds(case: Record | None, peer: str) -> str:
-    """Who was quickest, and a warning where the peer's time is that of one or two calls."""
+    """The fastest contender, and a warning if the peer was timed only once or twice."""
     row = _row(case, peer)
     if row is None or row["status"] != "measured" or (count := len(row["forward_backward"]["times"])) >= 3:
         return _by(case)
@@ -386,7 +386,7 @@ def _times_quicker(case: Record | None, peer: str) -> float | None:
 
 
 def _scale(case: Record, row: Record) -> float:
-    """From the tasks that were timed to the batch."""
+    """The factor from the timed tasks to the batch."""
     return case["case"]["batch"] / row["count"]
 
 
@@ -395,7 +395,7 @@ def _shape(shots: int, d: int) -> str:
 
 
 def _pair(values: Record, key: str) -> str:
-    """Median and largest."""
+    """Median and largest value."""
     return f"{_number(values[f'{key}_median'])} / {_number(values[key])}"
 
 
@@ -450,13 +450,13 @@ def _draw_times(group: str, key: str, label: str, log: bool, per_task: bool = Fa
 def _draw_curve(record: Record, path: Path) -> bool:
     series: dict[str, list[tuple[float, float]]] = {}
     for point in record.get("curve", {}).get("points", []):
-        # A gap of zero has no logarithm.
+        # A gap of zero has no logarithm and is not drawn.
         series.setdefault(point["series"], []).append((1e3 * point["forward"]["median"], max(point["gap"], 1e-16)))
     return _plot(series, path, "forward, ms", "largest relative gap", True)
 
 
 def _draw_gradients(record: Record, path: Path) -> bool:
-    """Every contender of the curve's case at its settings; bars reach from the median to the largest error."""
+    """Every contender of the curve's case at its settings; bars span the median to the largest error."""
     curve = record.get("curve", {"name": None, "points": []})
     series: dict[str, list[tuple[float, float, float]]] = {}
 
@@ -483,12 +483,12 @@ def _draw_gradients(record: Record, path: Path) -> bool:
 
 
 def _draw_roofline(record: Record, path: Path) -> bool:
-    """Useful flops per byte that has to be read (X twice per iteration, float32) against the rate reached."""
+    """Useful flops per byte read (X twice per iteration, float32) against the rate reached."""
     ceiling = record["roofline"]
     series: dict[str, list[tuple[float, float]]] = {}
     for case in record["cases"]:
         if not case["case"]["lambda1"]:
-            continue  # solved on the Gram matrix: the flops of the formula are not done
+            continue  # solved with the Gram matrix, to which the formula does not apply
         for row in case["contenders"]:
             rate = _rate(case, row) if row["status"] == "measured" else None
             if rate is not None:

@@ -1,14 +1,14 @@
-"""Sparse linear classifiers on the data sets that scikit-learn ships, as a Markdown table and JSON.
+"""Sparse linear classifiers on the data sets of scikit-learn, as a Markdown table and JSON.
 
 python -m benchmarks.sklearn_comparison [--data iris wine ...] [--seeds 0 1 2] [--out FILE.json]
 python -m benchmarks.sklearn_comparison --batching [--data ...]
 
 Needs pip install -e '.[sklearn,dev]' (skglm). Features are standardised on the training part, 70% of the samples,
-stratified by seed. Every method chooses among ten values of its one hyperparameter by the same five folds (the best
-mean accuracy, of equal ones the sparsest) and is fitted again to the training part; that last fit is what is timed.
-With --batching: the cross-validation of GroupLassoSVCCV, which is one batch, beside the same fits one by one.
+stratified by seed. Each method chooses among ten values of its one hyperparameter by the same five folds (the best mean
+accuracy; of equal ones the sparsest) and is then fitted to the training part; that last fit is timed. With --batching:
+the cross-validation of GroupLassoSVCCV, which is one batch, and the same fits one by one.
 
-Times are processor time of one thread, which another process disturbs less than the clock; the load is printed.
+Times are processor time of one thread, which is less sensitive to other processes than wall time; the load is printed.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ DATA = {
     "breast_cancer": datasets.load_breast_cancer,
     "digits": datasets.load_digits,
 }
-# Many features, to see what memory they take.
+# Many features, to measure memory.
 WIDE = partial(datasets.make_classification, 200, 5000, n_informative=10, random_state=0)
-# Of digits, so that every search takes some seconds.
+# Of digits, so that no search takes more than some seconds.
 MOST_SAMPLES = 200
 FOLDS = 5
 CANDIDATES = 10
@@ -56,7 +56,7 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Method:
-    """A classifier, its hyperparameter from the sparsest value on, and its duality gap where one can be computed."""
+    """A classifier, its hyperparameter's values from the sparsest on, and its duality gap if it can be computed."""
 
     name: str
     estimator: BaseEstimator
@@ -65,7 +65,7 @@ class Method:
 
 
 def methods() -> list[Method]:
-    """This package's and its peers; skglm's only where it is installed."""
+    """The methods of this package and its peers; skglm's only if it is installed."""
     falling, rising = np.geomspace(0.5, 5e-3, CANDIDATES), np.geomspace(1e-3, 10, CANDIDATES)
     found = [
         Method("GroupLassoSVC", GroupLassoSVC(), {"lambda1": falling}, _own_gap),
@@ -87,7 +87,7 @@ def methods() -> list[Method]:
 
 
 def compare(name: str, seed: int, candidates: Sequence[Method]) -> list[dict[str, Any]]:
-    """A row for every method."""
+    """A row per method."""
     X, X_test, y, y_test = split(name, seed)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     rows = []
@@ -116,7 +116,7 @@ def compare(name: str, seed: int, candidates: Sequence[Method]) -> list[dict[str
 
 
 def split(name: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Standardised features to train and to test with, and their labels."""
+    """Standardised features for training and test, and their labels."""
     X, y = WIDE() if name == "wide" else DATA[name](return_X_y=True)
     if name == "digits":
         X, y = X[:MOST_SAMPLES], y[:MOST_SAMPLES]
@@ -126,7 +126,7 @@ def split(name: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """A row for every data set and method: means over the seeds; the largest gap."""
+    """A row per data set and method: means over the seeds, and the largest gap."""
     lines = [
         "| data (samples, features, classes) | method | accuracy | features used | one fit, ms | search, s | gap |",
         "|---|---|---|---|---|---|---|",
@@ -152,12 +152,12 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 
 def batching(name: str) -> list[dict[str, Any]]:
-    """Seconds and memory of the cross-validation of GroupLassoSVCCV, as one batch and fit by fit."""
+    """Seconds and memory of the cross-validation of GroupLassoSVCCV, as one batch and as single fits."""
     return [{"data": name, "how": how, **_alone(how, name)} for how in _WAYS]
 
 
 def batching_markdown(record: Mapping[str, Any]) -> str:
-    """A row for every data set and way of cross-validation."""
+    """A row per data set and way of cross-validation."""
     lines = ["| data | cross-validation | s | MiB |", "|---|---|---|---|"]
     rows = record["rows"]
     lines += [f"| {row['data']} | {row['how']} | {row['seconds']:.2f} | {row['mebibytes']:.0f} |" for row in rows]
@@ -176,7 +176,7 @@ _WAYS = {"one batch": _one_batch, "fit by fit": _one_by_one}
 
 
 def _alone(how: str, name: str) -> dict[str, Any]:
-    """In a process of its own, whose largest memory is not another's."""
+    """The measurement in a process of its own, whose peak memory no other measurement affects."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measured, how, name).result()
 
@@ -184,7 +184,7 @@ def _alone(how: str, name: str) -> dict[str, Any]:
 def _measured(how: str, name: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     X, _, y, _ = split(name, 0)
-    GroupLassoSVC().fit(X, y)  # what a first call loads is not counted
+    GroupLassoSVC().fit(X, y)  # excludes what the first call loads
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = _seconds(lambda: _WAYS[how](X, y))
     return {"seconds": seconds, "mebibytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
@@ -201,7 +201,7 @@ def _own_gap(model: Any, X: np.ndarray, y: np.ndarray) -> float:
 
 
 def _svm_gap(model: Any, X: np.ndarray, y: np.ndarray) -> float:
-    """That of coefficients without a group Lasso, with the dual point of this package."""
+    """The duality gap of coefficients without a group Lasso, with the dual point of this package."""
     labels = np.searchsorted(model.classes_, y)
     features = np.hstack([X, np.ones((len(X), 1))])
     W = _columns(np.c_[model.coef_, model.intercept_])
@@ -219,7 +219,7 @@ def _svm_gap(model: Any, X: np.ndarray, y: np.ndarray) -> float:
 
 
 def _logistic_gap(model: Any, X: np.ndarray, y: np.ndarray) -> float:
-    """That of coefficients of the group-Lasso logistic regression, with the dual point of this package."""
+    """The duality gap of coefficients of the group-Lasso logistic regression, with the dual point of this package."""
     labels = torch.tensor(np.searchsorted(model.classes_, y))
     W = torch.tensor(_columns(model.coef_))
     scores = torch.tensor(X) @ W + torch.tensor(_columns(model.intercept_[:, None])[0])
@@ -243,7 +243,7 @@ def main() -> None:
     torch.set_num_threads(1)
     record = {**environment(torch.device("cpu"))}
     candidates = [] if options.batching else methods()
-    for method in candidates:  # what is compiled at first use is not counted
+    for method in candidates:  # excludes compilation at first use
         method.estimator.fit(*split("iris", 0)[::2])
     record["rows"] = []
     for name in options.data:

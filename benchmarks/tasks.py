@@ -1,4 +1,4 @@
-"""What is measured: cases (shapes, hyperparameters, kind of features) and the batches of tasks made from them."""
+"""The cases (shapes, hyperparameters, kind of features) and the batches of tasks made from them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ REFERENCE = (
 
 
 def cases(quick: bool) -> list[Case]:
-    """The cases of a full run, or of one of about four minutes."""
+    """The cases of a full run, or of a quick one of about four minutes."""
     if quick:
         return [
             replace(REFERENCE[0], solvers=("newton", "fista")),
@@ -134,7 +134,7 @@ def cases(quick: bool) -> list[Case]:
     random = [
         *(Case(("d",), d=d) for d in (160, 4000)),
         *(Case(("batch",), batch=batch) for batch in (1, 32, 128, 1024)),
-        *(Case(("ways",), ways=ways, batch=2) for ways in (2, 5, 10, 20)),  # 2 tasks: the reference needs seconds each
+        *(Case(("ways",), ways=ways, batch=2) for ways in (2, 5, 10, 20)),  # the reference takes seconds for each task
         *(
             Case(("sparsity",), d=1600, lambda1=share, relative=True, solvers=("newton", "fista"))
             for share in (0.0, 0.05, 0.1, 0.2, 0.4, 0.7)
@@ -162,7 +162,7 @@ def cases(quick: bool) -> list[Case]:
 
 
 def make(case: Case, encoder: Encoder) -> Tasks:
-    """The tasks of a case; the same on every call."""
+    """The tasks of a case, deterministically."""
     if case.features == "encoder":
         features, labels = encoder.tasks(case)
     else:
@@ -181,7 +181,7 @@ def make(case: Case, encoder: Encoder) -> Tasks:
 
 
 def clusters(case: Case, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features (B, n, d) around one standard normal centre per class, with noise of the same size; labels (B, n)."""
+    """Features (B, n, d) around a standard normal centre per class, with noise of the same size; labels (B, n)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(case.ways).repeat_interleave(case.shots)
     centres = torch.randn(case.batch, case.ways, case.d, generator=generator)
@@ -190,11 +190,11 @@ def clusters(case: Case, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 class Encoder:
-    """Features of the test pictograms, by a Conv4 that is trained once and then read from the cache.
+    """Features of the test pictograms from a Conv4, which is trained once and then read from the cache.
 
     Args:
-        run: folder of a run of ``sparsedis train`` to take instead.
-        iterations: steps of the training.
+        run: folder of a run of ``sparsedis train`` to use instead.
+        iterations: training steps.
     """
 
     def __init__(self, run: str | None, iterations: int) -> None:

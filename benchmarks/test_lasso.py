@@ -1,4 +1,4 @@
-"""The Lasso beside scikit-learn's. The gate, not a time, can fail here."""
+"""The Lasso and scikit-learn's. Only the gate can fail here, not a time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every contender on every case, side by side. A gate, not a time, can fail here.
+"""Every contender on every case, side by side. Only a gate can fail here, not a time.
 
-The contenders of a case are measured together in interleaved rounds (:mod:`benchmarks.measure`); pytest-benchmark,
-which would measure one after another, is handed the times through a clock that replays them.
+The contenders of a case are measured together in interleaved rounds (:mod:`benchmarks.measure`). pytest-benchmark,
+which would measure one after another, receives these times through a clock that replays them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.tasks import Case, cases
 
 
 class ReplayClock:
-    """A timer that goes on by what it is told."""
+    """A timer that replays given durations."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,16 +1,16 @@
-"""Whether right gradients pay: the same few-shot training through exact and through inexact inner solutions.
+"""The effect of exact gradients: the same few-shot training with exact and with inexact inner solutions.
 
     PYTHONPATH=. python benchmarks/training.py [--seeds 0 1 2] [--iterations 300] [--every 20] [--out training.json]
 
 Pictograms, Conv4 with a last block of 256 channels, 5-way 5-shot, the head fitted to all five images. Prints a Markdown
-table: accuracy of the last learner in tests of 600 tasks, of the head that it was trained with and of the exact one on
-the same features; the features that a task uses; and the steps until 90% of the query images in 200 validation tasks
-are right. Finished seeds are kept in the file, and skipped when the command is repeated.
+table: accuracy of the final learner on 600 test tasks, with the head of its training and with the exact head on the
+same features; the features used per task; and the steps until 90% of the query images of 200 validation tasks are
+classified correctly. Finished seeds are kept in the file and skipped when the command is repeated.
 
 - "exact": the group-Lasso SVM at default settings.
-- "loose": the same by FISTA to a relative gap of 1e-3. The default solver would go to rounding wherever a gradient is
-  wanted, whatever the tolerance.
-- "published": five projected gradient steps and the gradient of their fixed point by five conjugate gradients
+- "loose": the same by FISTA to a relative gap of 1e-3. (With gradients, the default solver iterates to rounding error
+  whatever the tolerance.)
+- "published": five projected gradient steps and the gradient of their fixed point by five conjugate gradient steps
   (:mod:`benchmarks.peers.published`).
 """
 
@@ -42,7 +42,7 @@ REACHED = 0.9
 
 
 class _PublishedWeights(torch.autograd.Function):
-    """W of the published algorithm, and its gradient in the features; the lambdas are constants, as there."""
+    """W of the published algorithm and its gradient in the features; as there, the lambdas are constants."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, labels: Tensor, n_classes: int, lambda1: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class _PublishedWeights(torch.autograd.Function):
 
 
 class Published(nn.Module):
-    """The published layer as a head: relative lambda1 and a trainable scale of the logits, as the exact one."""
+    """The published layer as a head: relative lambda1 and a trainable scale of the logits, as in the exact head."""
 
     last_solution = None
 
@@ -81,14 +81,14 @@ HEADS: dict[str, Callable[[], nn.Module]] = {
 
 
 def run(name: str, seed: int, iterations: int, every: int) -> dict[str, Any]:
-    """Train with one head, and test."""
+    """Train with one head and test."""
     config = TrainConfig(
         final_width=256, fewer_shots=(), lambda1=LAMBDA1, lambda2=LAMBDA2, iterations=iterations, seed=seed
     )
     data = tasks.read(config)
     training = tasks.of_training(config, data, iterations * config.batch)
     validation = tasks.of_validation(config, data)
-    assert validation is not None  # pictograms have classes for it
+    assert validation is not None  # pictograms have validation classes
     torch.manual_seed(seed)
     learner = Learner(config, data.images.shape[1:])
     learner.head = HEADS[name]()
@@ -120,7 +120,7 @@ def run(name: str, seed: int, iterations: int, every: int) -> dict[str, Any]:
 
 
 def _tests(learner: Learner, features: Any, config: TrainConfig, data: Any) -> dict[str, tuple[float, float, float]]:
-    """Per number of shots, as JSON names it: accuracy, half of its 95% interval, features used."""
+    """Per number of shots (a string, as in JSON): accuracy, half the width of its 95% interval, features used."""
     results = [evaluate(learner, features, episodes) for episodes in tasks.of_tests(config, data)]
     return {str(test.shot): (test.accuracy, test.ci95 or 0.0, test.features_used) for test in results}
 

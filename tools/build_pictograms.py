@@ -1,11 +1,11 @@
 """Build the data set `pictograms` from the npm package @iconify/json, deterministically.
 
-One class is one concept (umbrella, anchor, calculator...), drawn independently by many designers; at most one image per
-concept and designer family. What is kept and what is merged stands in pictograms_names.json.
+A class is one concept (umbrella, anchor, calculator...), drawn independently by many designers, with at most one image
+per concept and designer family. pictograms_names.json defines which icons are kept and which are merged.
 
     python tools/build_pictograms.py [--iconify DIR] [--out DIR] [--contact-sheet FILE]
 
-Needs the extra: pip install -e '.[tools]', and npm where --iconify is not given.
+Needs the extra: pip install -e '.[tools]', and npm unless --iconify is given.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACKAGE = "@iconify/json@2.2.535"
 RENDERED, SIZE, MARGIN = 96, 28, 2
 LEAST_PER_CLASS = 20
 NEAR_DUPLICATE = 0.97
-INK = 32  # of 255: what counts as ink when cropping
+INK = 32  # of 255: the least ink of a pixel that cropping keeps
 SPLITS = ("train", "validation", "test")
 SHARES = (0.6, 0.15, 0.25)
 
@@ -49,7 +49,7 @@ class Icon(NamedTuple):
 
 
 def concept_of(name: str, names: Names) -> str | None:
-    """The concept that an icon's name stands for, or None where it stands for none."""
+    """The concept that an icon's name stands for, or None."""
     affixes = set(names["style_affixes"])
     words = [word for word in name.lower().split("-") if word]
     kept = [word for word in words if word not in affixes and not re.fullmatch(r"\d+(px)?", word)]
@@ -63,12 +63,12 @@ def concept_of(name: str, names: Names) -> str | None:
 
 
 def family_of(prefix: str, names: Names) -> str:
-    """The designer family of a set: sets of one designer, and sets derived from one another, count once."""
+    """The designer family of a set; sets of one designer, and sets derived from one another, form one family."""
     return str(names["design_family_of_set"].get(prefix, prefix))
 
 
 def usable(prefix: str, info: dict[str, Any], names: Names) -> bool:
-    """Whether a set's licence allows redistribution, and its icons are plain pictograms, not brands' logos."""
+    """Whether a set's licence allows redistribution and its icons are plain pictograms, not brand logos."""
     licence = info["license"]
     return (
         licence.get("spdx") in names["licences"]
@@ -80,7 +80,7 @@ def usable(prefix: str, info: dict[str, Any], names: Names) -> bool:
 
 
 def collect(package: Path, names: Names) -> tuple[list[Icon], dict[str, dict[str, Any]]]:
-    """At most one icon per concept and family, the exact or else the shortest name; and what is known of the sets."""
+    """At most one icon per concept and family (the exact or else the shortest name), and the metadata of the sets."""
     collections = json.loads((package / "collections.json").read_text(encoding="utf-8"))
     best: dict[tuple[str, str], tuple[tuple[bool, int, str, str], Icon]] = {}
     prefixes = [prefix for prefix in sorted(collections) if usable(prefix, collections[prefix], names)]
@@ -120,7 +120,7 @@ _BOX = (("left", 0), ("top", 0), ("width", 16), ("height", 16))
 
 
 def render(svg: str) -> NDArray[np.uint8] | None:
-    """The drawing as ink (28, 28), bright on 0, cropped and centred; None where there is no ink."""
+    """The drawing as ink (28, 28), bright on 0, cropped and centred; None if it has no ink."""
     import resvg_py
 
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=RENDERED, height=RENDERED, background="white"))
@@ -139,7 +139,7 @@ def render(svg: str) -> NDArray[np.uint8] | None:
 
 
 def without_duplicates(icons: list[Icon], images: NDArray[np.uint8]) -> list[int]:
-    """Indices that stay: no near-duplicate in a class, no equal image in two classes, enough images per class."""
+    """Indices to keep: no near-duplicates in a class, no equal images in two classes, enough images per class."""
     seen = Counter(image.tobytes() for image in images)
     classes: dict[str, list[int]] = defaultdict(list)
     for i, icon in enumerate(icons):
@@ -161,7 +161,7 @@ def without_duplicates(icons: list[Icon], images: NDArray[np.uint8]) -> list[int
 
 
 def centroid_accuracy(images: NDArray[np.uint8], labels: NDArray[np.int64], shot: int, seed: int) -> float:
-    """5-way accuracy of the nearest pixel centroid, 200 episodes of 10 queries per class."""
+    """5-way accuracy of the nearest pixel centroid over 200 episodes with 10 queries per class."""
     rng = np.random.default_rng(seed)
     flat = images.reshape(len(images), -1) / 255.0
     members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
@@ -178,9 +178,10 @@ def centroid_accuracy(images: NDArray[np.uint8], labels: NDArray[np.int64], shot
 def propose_split(
     images: NDArray[np.uint8], labels: NDArray[np.int64], classes: list[str], names: Names
 ) -> dict[str, list[str]]:
-    """Of 100 seeded random splits that keep related concepts together, the one whose parts are the most alike.
+    """The most balanced of 100 seeded random splits that keep related concepts together.
 
-    Alike: the largest difference between two parts in the nearest pixel centroid's accuracy, over 1 and 5 shots.
+    Balance is the largest difference between two parts in the accuracy of the nearest pixel centroid, over 1 and 5
+    shots.
     """
     related = [set(group) & set(classes) for group in names["same_side"]]
     single = set(classes) - set().union(*related)
@@ -190,7 +191,7 @@ def propose_split(
         order = np.random.default_rng(seed).permutation(len(blocks))
         split: dict[str, list[str]] = {part: [] for part in SPLITS}
         for index in order:
-            # The part that is furthest below its share takes the next block.
+            # The next block goes to the part furthest below its share.
             part = min(SPLITS, key=lambda p: len(split[p]) / SHARES[SPLITS.index(p)])
             split[part] += blocks[index]
         scores = []
@@ -205,7 +206,7 @@ def propose_split(
 
 
 def notice(icons: list[Icon], collections: dict[str, dict[str, Any]]) -> str:
-    """The notice that goes with the images: every contributing set, its author and its licence."""
+    """The notice that accompanies the images: every contributing set, its author and its licence."""
     count = Counter(icon.set for icon in icons)
     lines = [
         "# Notice",
@@ -228,7 +229,7 @@ def notice(icons: list[Icon], collections: dict[str, dict[str, Any]]) -> str:
 
 
 def contact_sheet(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: list[str], shown: int) -> Image.Image:
-    """A row per class, three columns of rows: the class's name and its first ``shown`` images."""
+    """A row per class, in three columns: the class's name and its first ``shown`` images."""
     label_width, gap = 120, 1
     width = label_width + shown * (SIZE + gap)
     columns = 3
@@ -246,10 +247,10 @@ def contact_sheet(images: NDArray[np.uint8], labels: NDArray[np.int64], classes:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--iconify", type=Path, help="the unpacked npm package; default: fetched by npm")
+    parser.add_argument("--iconify", type=Path, help="folder of the unpacked npm package (default: fetched by npm)")
     parser.add_argument("--names", type=Path, default=ROOT / "tools" / "pictograms_names.json")
     parser.add_argument("--out", type=Path, default=ROOT / "sparsedis" / "data" / "pictograms")
-    parser.add_argument("--contact-sheet", type=Path, help="a PNG of the classes")
+    parser.add_argument("--contact-sheet", type=Path, help="PNG file for an overview of the classes")
     parser.add_argument("--shown", type=int, default=10, help="images per class on the contact sheet")
     parser.add_argument("--propose-split", action="store_true", help="write a new split into the names file")
     args = parser.parse_args()

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The promised floor: the tests with the oldest Python and the oldest version of every package that pyproject.toml names.
+# Run the tests with the oldest supported Python and the oldest version of every package in pyproject.toml.
 #
 #     tools/check_floor.sh [ARGUMENTS OF PYTEST]      default: -m "not slow"
 #
-# Needs uv (pip install uv) and Python 3.10, which uv finds or downloads. Takes the CUDA build of the oldest torch, some
-# 3 GB. SPARSEDIS_FLOOR names a folder for the environment, to be kept; by default it is temporary.
+# Needs uv (pip install uv) and Python 3.10, which uv finds or downloads. Installs the CUDA build of the oldest torch,
+# about 3 GB. SPARSEDIS_FLOOR: a folder in which to keep the environment; by default it is temporary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the sdist, a wheel from it, and install that wheel where there is no compiler: it has to solve by its own kernels.
+# Build the sdist and a wheel from it, install the wheel without a compiler, and check that it solves with its kernels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 repository=$PWD
@@ -14,7 +14,7 @@ ls "$work/dist"
 
 python3 -m venv "$work/user"
 "$work/user/bin/pip" install --quiet --no-compile torch==2.13.0 numpy
-# No compiler: a PATH of this environment alone.
+# PATH contains only this environment, so that there is no compiler.
 cd "$work"
 PATH="$work/user/bin" "$work/user/bin/pip" install --quiet --no-index --find-links "$work/dist" --no-deps sparsedis
 PATH="$work/user/bin" "$work/user/bin/python" "$repository/tools/solve_with_wheel.py"

@@ -1,9 +1,9 @@
-"""Compile every CUDA kernel for every architecture, and report what it takes: registers, stack, spills, shared memory.
+"""Compile every CUDA kernel for every architecture and report its registers, stack, spills and shared memory.
 
 python tools/cuda_report.py [--arch sm_80,sm_90] [--kernel adjoint] [--feature float] [--classes 5] [--json FILE]
                             [--keep]
 
-Needs NVRTC (pip install 'sparsedis[cuda]'), and no device.
+Needs NVRTC (pip install 'sparsedis[cuda]'), but no GPU.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from sparsedis.ops.svm.backend_cuda import (
 from sparsedis.ops.svm.backend_cuda.memory import Shape
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-# Bytes of shared memory of a block at most, and of a multiprocessor; its threads (CUDA C++ Programming Guide, "Compute
-# capabilities"). All have 65536 registers, given out to warps by 256.
+# The largest shared memory of a block and of a multiprocessor, in KiB, and a multiprocessor's threads (CUDA C++
+# Programming Guide, "Compute capabilities"). All have 65536 registers, allocated to warps in units of 256.
 LIMITS = {
     "sm_75": (64, 64, 1024),
     "sm_80": (163, 164, 2048),
@@ -47,12 +47,12 @@ SHAPES = {"5-way 1-shot": Shape(5, 640, 5), "5-way 5-shot": Shape(25, 640, 5), "
 def report(
     architectures: Sequence[str], kernels: Sequence[str], feature: str, classes: int, *, keep: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """One object for every kernel, limit of threads and architecture.
+    """One object per kernel, thread limit and architecture.
 
-    threads: that it is compiled for; registers: of a thread; stack, spill: bytes of a thread, spill being stores and
-    loads of all functions, around_calls those of the kernel itself; shared: bytes of static shared memory; blocks: of a
-    multiprocessor at once, by shape, with the dynamic shared memory of it, for the shapes that are launched with it.
-    keep: what is compiled goes into the cache, where a process with the same NVRTC finds it.
+    threads: the limit compiled for; registers: per thread; stack, spill: bytes per thread, spill being the stores and
+    loads of all functions, around_calls those of the kernel itself; shared: bytes of static shared memory; blocks:
+    resident blocks per multiprocessor with the dynamic shared memory of each shape that is launched with this limit.
+    keep: store the compiled code in the cache, where a process with the same NVRTC finds it.
     """
     for kernel, limit, architecture in product(kernels, THREAD_LIMITS, architectures):
         start = perf_counter()
@@ -86,8 +86,8 @@ def _writing(code: bytes) -> Callable[[Path], None]:
 
 
 def resources(log: str) -> dict[str, int]:
-    """What ptxas says of a kernel and the functions that it calls; around_calls: what of the spill is the kernel's own,
-    which keeps registers from the functions that it calls."""
+    """The resources of a kernel and the functions that it calls, from the log of ptxas. around_calls: the kernel's own
+    spills, which save registers across calls."""
     own = re.search(r"entry function .*\n.*Function properties.*\n(.*)", log)
     return {
         "around_calls": sum(map(int, re.findall(r"(\d+) bytes spill", own[1]))) if own else 0,
@@ -102,7 +102,7 @@ def _blocks(kernel: str, architecture: str, registers: int, shape: Shape) -> int
     of_block, of_multiprocessor, most_threads = LIMITS[architecture]
     products = 8 if kernel == "solve_in_double" else 4
     threads = threads_for(shape, alone=False)
-    reserved = (of_multiprocessor - of_block) << 10  # by the driver, for a block
+    reserved = (of_multiprocessor - of_block) << 10  # by the driver, per block
     shared = shared_bytes(shape, products, threads, of_block << 10, alone=False)
     by_registers = 65536 // ((registers * 32 + 255) // 256 * 256 * (threads // 32))
     return min(by_registers, most_threads // threads, (of_multiprocessor << 10) // (shared + reserved))
@@ -110,11 +110,11 @@ def _blocks(kernel: str, architecture: str, registers: int, shape: Shape) -> int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default=",".join(ARCHITECTURES), help="separated by commas")
-    parser.add_argument("--kernel", default=",".join(KERNELS), help="separated by commas")
+    parser.add_argument("--arch", default=",".join(ARCHITECTURES), help="comma-separated architectures")
+    parser.add_argument("--kernel", default=",".join(KERNELS), help="comma-separated kernels")
     parser.add_argument("--feature", default="float", choices=["float", "double", "Half", "BFloat16"])
     parser.add_argument("--classes", type=int, default=5)
-    parser.add_argument("--keep", action="store_true", help="in the cache, for devices that are not here")
+    parser.add_argument("--keep", action="store_true", help="store the code in the cache for other machines")
     parser.add_argument("--json", type=Path, help="write the objects to this file")
     given = parser.parse_args()
     if reason := nvrtc.available():

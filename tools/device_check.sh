@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# Everything that only a machine with a GPU can tell, in one call of at most nine minutes; goes on after failures, and
-# prints a short table last.
+# All checks that need a GPU, in one call of at most nine minutes. Continues after failures and ends with a short table.
 #
 #     bash tools/device_check.sh                from the project's root; results under $OUT, by default /tmp/out
 #     DEVICE=cpu bash tools/device_check.sh     a rehearsal without a GPU: the CUDA kernels are emulated
 #
-# On a machine without a package index: put wheels of what is missing there (for Python 3.12) into .device/wheels before.
+# For a machine without a package index, first put the wheels that it lacks (for Python 3.12) into .device/wheels:
 #
 #     python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
 #         -d .device/wheels tyro docstring-parser typeguard cmeel cmeel-eigen moreau
 #
-# and kernels that NVRTC of the same version has compiled ahead into .device/cache:
+# and kernels compiled by the same version of NVRTC into .device/cache:
 #
 #     for feature in float double Half BFloat16; do for classes in 2 5 20 33; do
 #       SPARSEDIS_CACHE=.device/cache python tools/cuda_report.py --keep --arch sm_90 --feature $feature --classes $classes
@@ -40,7 +39,7 @@ step() { # NAME SECONDS COMMAND...
   code=$?
   say "$(printf '%-18s rc %-3s %4s s  %s' "$name" "$code" "$(($(date +%s) - begin))" \
     "$(grep -v '^$' "$logs/$name.log" | tail -n 1 | cut -c1-130)")"
-  # After every step: the machine may end the call.
+  # After every step, because the call may be terminated at any time.
   tar czf "$out/.logs.$BASHPID" -C "$logs" . 2>/dev/null
   mv "$out/.logs.$BASHPID" "$out/logs.tgz"
 }
@@ -61,12 +60,12 @@ fi
 tests=("$python" -m pytest -q -m gpu --maxfail=8 -p no:cacheprovider tests/ops/test_svm_gpu.py)
 driver() { echo "$python" tools/device_driver.py --device "$device" "$@"; }
 
-# The kernels of the CPU, which times are compared with, compile beside those of the GPU.
+# The CPU kernels, for the comparison of times, compile concurrently with those of the GPU.
 SPARSEDIS_BUILD=cpu timeout 150 "$python" setup.py -q build_ext --inplace >"$logs/build-cpp.log" 2>&1 &
 step warm 150 "$python" -c "from sparsedis import info; info.warm((5, 3, 20))"
 step info 30 "$python" -m sparsedis.info
 watched=(--kernel-name kns=solve_in --kernel-name kns=adjoint)
-# What is not timed runs side by side.
+# Steps that are not timed run concurrently.
 # shellcheck disable=SC2046,SC2086 # words
 {
   step driver 90 $(driver) &

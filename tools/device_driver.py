@@ -1,4 +1,4 @@
-"""A small batch of every kind through the CUDA kernels, for compute-sanitizer and ncu to watch.
+"""Runs a small batch of every kind through the CUDA kernels, under compute-sanitizer or ncu.
 
 python tools/device_driver.py [--shape WAY SHOTS FEATURES TASKS] [--device cuda]
 """
@@ -11,7 +11,7 @@ import torch
 
 from sparsedis import solve_svm, svm_lambda1_max
 
-# way, shots, features, tasks; relative lambda1, lambda2: the light form, the full one, no group Lasso.
+# way, shots, features, tasks; relative lambda1, lambda2: the light form, the full form, no group Lasso.
 KINDS = (((3, 4, 70, 3), 0.2, 1e3), ((3, 4, 70, 3), 0.2, 1.0), ((3, 4, 70, 3), 0.0, 30.0), ((5, 15, 90, 2), 0.2, 10.0))
 
 

@@ -1,9 +1,9 @@
-"""Where the time of the CUDA kernels goes on a device: by function, and by line of the source.
+"""Profile the CUDA kernels on a device: time by function and by source line.
 
 PYTHONPATH=. python tools/device_profile.py [--shape WAY SHOTS FEATURES TASKS] [--lambda1 4] [--lambda2 100]
 
-Nsight Compute (ncu, with its Python module) samples the warps of one solve and its gradient, and nvdisasm tells which
-instruction belongs to which line. A function's share counts the functions that were not inlined into it apart.
+Nsight Compute (ncu, with its Python module) samples the warps of one solve and its gradient, and nvdisasm maps
+instructions to source lines. A function's share excludes functions that were not inlined into it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ DURATION = "gpu__time_duration.sum"
 
 
 class Instruction(NamedTuple):
-    offset: int  # bytes from the kernel's first
+    offset: int  # bytes from the kernel's first instruction
     function: str  # mangled
     line: str  # file:number
 
 
 def instructions(disassembly: str) -> Iterator[Instruction]:
-    """Those of what nvdisasm -g -c prints."""
+    """The instructions in the output of nvdisasm -g -c."""
     function = line = ""
     for text in disassembly.splitlines():
         if found := re.match(r'\s*//## File "(?:[^"]*/)?([^"/]+)", line (\d+)', text):
@@ -44,11 +44,11 @@ def instructions(disassembly: str) -> Iterator[Instruction]:
 
 
 def attributed(disassembly: str, samples: dict[int, Counter[str]]) -> dict[tuple[str, str], Counter[str]]:
-    """The samples by function and line, and of each by what the warp waited for.
+    """The samples by function and line, each by the stall reason of the warp.
 
     Args:
         disassembly: of the kernel.
-        samples: by address; the smallest is that of the first instruction, which every warp executes.
+        samples: by address; the smallest address is the first instruction, which every warp executes.
     """
     first = min(samples, default=0)
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -59,7 +59,7 @@ def attributed(disassembly: str, samples: dict[int, Counter[str]]) -> dict[tuple
 
 
 def table(shares: dict[str, Counter[str]], rows: int) -> list[str]:
-    """The rows with the most samples: the share in percent, the name, and the three stalls that are most of it."""
+    """The rows with the most samples: share in percent, name, and the three most frequent stall reasons."""
     total = sum(sum(seen.values()) for seen in shares.values()) or 1
     most = sorted(shares.items(), key=lambda item: -sum(item[1].values()))[:rows]
     lines = []
@@ -73,7 +73,7 @@ def table(shares: dict[str, Counter[str]], rows: int) -> list[str]:
 
 @cache
 def demangled(name: str) -> str:
-    """Without the package's namespaces; a kernel's name as it is."""
+    """The name without the package's namespaces; a kernel's name is unchanged."""
     mangled = re.search(r"_Z\w+", name)
     if mangled is None:
         return name
@@ -82,7 +82,7 @@ def demangled(name: str) -> str:
 
 
 def sampled(report: Path) -> Iterator[tuple[str, float, dict[int, Counter[str]]]]:
-    """Of every kernel in ncu's report: name, milliseconds, samples by address."""
+    """For each kernel in ncu's report: name, milliseconds, samples by address."""
     ncu = Path(shutil.which("ncu") or "ncu").resolve()
     sys.path[:0] = [str(folder / "extras" / "python") for folder in ncu.parents]
     import ncu_report
@@ -103,7 +103,7 @@ def sampled(report: Path) -> Iterator[tuple[str, float, dict[int, Counter[str]]]
 
 
 def solve(given: argparse.Namespace) -> list[Path]:
-    """One solve and its gradient, with the lines in the machine code; returns the files of the kernels' code."""
+    """Runs one solve and its gradient, compiled with line information; returns the files of the kernels' code."""
     import torch
 
     from sparsedis import solve_svm
@@ -127,9 +127,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shape", type=int, nargs=4, metavar=("WAY", "SHOTS", "FEATURES", "TASKS"))
     parser.add_argument("--lambda1", type=float, default=4.0)
     parser.add_argument("--lambda2", type=float, default=100.0)
-    parser.add_argument("--rows", type=int, default=25, help="of each table")
-    parser.add_argument("--interval", type=int, default=3, help="of the samples: 2^(5 + INTERVAL) cycles")
-    parser.add_argument("--solve", action="store_true", help="what is sampled: the solve alone, and its code's files")
+    parser.add_argument("--rows", type=int, default=25, help="rows of each table")
+    parser.add_argument("--interval", type=int, default=3, help="sampling interval: 2^(5 + INTERVAL) cycles")
+    parser.add_argument("--solve", action="store_true", help="only run the solve; print its code files")
     parser.set_defaults(shape=[5, 5, 640, 8])
     return parser.parse_args(arguments)
 

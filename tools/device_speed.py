@@ -1,10 +1,10 @@
-"""Times on one device: every backend beside the published layer, and the head's share of a training step.
+"""Times on one device: every backend and the published layer, and the head's share of a training step.
 
 PYTHONPATH=. python tools/device_speed.py [--device cuda] [--batches 8 64] [--seconds 120] [--json FILE]
 
-A time is the median wall time of a call with the device waited for; contenders take turns. It stands beside the largest
-relative gap, computed again in float64 from the dual that came back, and the error of dloss/dX against a float64 solve
-on the CPU, relative. Where the gap is above 3e-5 there is no time.
+A time is the median wall time of a call, synchronised with the device; contenders take turns. Each time is printed with
+the largest relative gap, recomputed in float64 from the returned dual, and the relative error of dloss/dX against a
+float64 solve on the CPU. No time is given if the gap is above 3e-5.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from sparsedis.models import Conv4, ResNet12
 from sparsedis.nn import GroupLassoSVM
 from sparsedis.ops.registry import backends
 
-# Way, shots, features, tasks: those with a target, which come first, and shapes for every batch.
+# Way, shots, features, tasks: the shapes with a target come first, then shapes for every batch.
 TARGETS = ((5, 5, 640, 8), (5, 15, 16000, 8), (5, 5, 640, 1024), (5, 15, 1600, 1024))
 SHAPES = ((5, 5, 640), (5, 15, 1600), (5, 15, 16000), (5, 5, 16000), (5, 5, 1600), (5, 1, 640), (20, 5, 640))
-# Peers that take seconds in large batches.
+# Peers that take seconds on large batches.
 SLOW, SMALL_BATCH = ("newton (torch)", "moreau"), 8
 LARGEST_GAP = 3e-5
-# Features in bytes, of any batch and of one that the CPU solves too; larger cases are left out.
+# The largest features, in bytes, of a batch, and of one that the CPU also solves; larger cases are skipped.
 LARGEST, LARGEST_CPU = 8e9, 2e8
 CPU = torch.device("cpu")
 
 
 @dataclass
 class Contender:
-    """A peer with its own copy of the tasks; a name of its own for what runs on the CPU."""
+    """A peer with its own copy of the tasks; one that runs on the CPU has its own name."""
 
     name: str
     peer: Peer
     batch: Tasks
 
     def prepare(self, case: Case, exact: Tensor) -> tuple[Prepared | None, dict[str, Any]]:
-        """What runs, and what stands beside its time; nothing, and the reason, where there can be no time."""
+        """The prepared peer and the values printed with its time; None and the reason if it gets no time."""
         reason = self.peer.available() or self.peer.supports(case, self.batch.features.device)
         if reason:
             return None, {"refused": reason}
@@ -61,7 +61,7 @@ class Contender:
             prepared = self.peer.prepare(self.batch)
             prepared.forward()
             outcome = prepared.read(prepared.forward_backward())
-        except Exception as error:  # a peer may fail as it likes: the others go on
+        except Exception as error:  # a peer may raise anything; the others still run
             return None, {"refused": f"{type(error).__name__}: {str(error)[:160]}"}
         told: dict[str, Any] = {"count": prepared.count}
         if outcome.grad_features is not None:
@@ -116,7 +116,7 @@ def measure(case: Case, batch: Tasks, device: torch.device, turns: int) -> list[
 
 
 def training_step(encoder: str, batch: int, device: torch.device, waited: Callable[[], float]) -> dict[str, Any]:
-    """A step of 5-way 1-shot tasks with 15 queries for a class, without and with the head's solve and its gradient."""
+    """A step on 5-way 1-shot tasks with 15 queries per class, without and with the head's solve and gradient."""
     size = 28 if encoder == "conv4" else 84
     model = (Conv4(in_channels=1) if encoder == "conv4" else ResNet12()).to(device)
     head = GroupLassoSVM()
@@ -144,10 +144,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 64, 1024, 4096])
-    parser.add_argument("--steps", type=int, nargs="*", default=[8, 256], help="tasks of the training steps")
+    parser.add_argument("--steps", type=int, nargs="*", default=[8, 256], help="tasks per training step")
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
-    parser.add_argument("--seconds", type=float, default=120, help="after which no new case begins")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--seconds", type=float, default=120, help="seconds after which no new case begins")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     end = time.perf_counter() + given.seconds

@@ -1,10 +1,10 @@
-"""A training run whose memory is watched: it has to be flat after the start.
+"""Check that the memory of a training run is constant after its start.
 
     PYTHONPATH=. python tools/flat_memory.py [--minutes 60] [--allowed 2]
 
-`sparsedis train` runs with small settings and frequent validation, checkpoints and logs, and is ended when the time is
-over. Prints the largest resident memory of every tenth of the time. Exit code 1 where that of the last tenth is more
-than ``--allowed`` percent above that of the second; the first is the start. Linux only, as it reads /proc.
+Runs `sparsedis train` with small settings and frequent validation, checkpoints and logs for the given time, and prints
+the largest resident memory of every tenth of it. Exit code 1 if that of the last tenth is more than ``--allowed``
+percent above that of the second (the first is the start). Linux only, because it reads /proc.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def watch(process: subprocess.Popen[str], seconds: float) -> list[float]:
-    """The largest resident memory in MiB of every part of the time, of as many as the process lived through."""
+    """The largest resident memory in MiB in each part of the time that the process lived through."""
     largest: list[float] = []
     for part in range(PARTS):
         end, most = time.monotonic() + seconds / PARTS, 0.0
@@ -59,7 +59,7 @@ def watch(process: subprocess.Popen[str], seconds: float) -> list[float]:
 
 
 def resident(pid: int) -> float:
-    """Resident memory of a process in MiB, 0 where it has ended."""
+    """Resident memory of a process in MiB, 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Fuzzing of the readers of files: whatever is in a file, its reader returns data or refuses it.
+"""Fuzz the file readers: for any content, a reader must return data or refuse the file.
 
     PYTHONPATH=. python tools/fuzz_readers.py [READER ...] [--seconds 60] [--seed 0] [--findings DIR]
     PYTHONPATH=. python tools/fuzz_readers.py READER --replay FILE
@@ -6,15 +6,15 @@
 Readers: pickle (any pickle), pickles (a training split of a data set), npz and safetensors (tables of features), zip
 (Omniglot), runs (its one-shot runs), image (a PNG or JPEG file). Default: all of them, one after the other.
 
-A refusal is a ValueError or an OSError with a message. Anything else is a finding: another exception, a crash, 30
-seconds or 4 GB for one file. Findings of one place are reported once; the files are kept in ``--findings`` and run
-again by ``--replay``. Exit code 1 if there is one.
+A refusal is a ValueError or an OSError with a message. Anything else is a finding: another exception, a crash, more
+than 30 seconds or 4 GB for one file. Findings at one place are reported once; their files are kept in ``--findings``,
+and ``--replay`` runs one again. Exit code 1 if there is a finding.
 
-Files are mutations of small valid ones. With atheris (``pip install atheris``, Linux) these are guided by the coverage
-of the readers, of pickle, zipfile and Pillow; without it they are random. The checksums of zip and PNG files are not
-checked here, as hardly any mutation would get past them.
+The files are mutations of small valid ones. With atheris (``pip install atheris``, Linux) the coverage of the readers,
+pickle, zipfile and Pillow guides the mutations; without it they are random. The checksums of zip and PNG files are not
+verified, because hardly any mutation would pass them.
 
-HDF5 files are left out: the HDF5 library reads them, and its crashes on hostile files are known.
+HDF5 files are excluded: the HDF5 library reads them, and its crashes on hostile files are known.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _LIMIT_S, _LIMIT_MB, _MOST_BYTES = 30, 4096, 1 << 14
 
 @dataclass(frozen=True)
 class Reader:
-    """What is fuzzed.
+    """A reader to fuzz.
 
     Attributes:
-        file: where the content is put, in a folder of its own.
-        read: from that folder to data.
+        file: name of the file for the content, in a folder of its own.
+        read: reads the data from that folder.
         seeds: valid contents.
     """
 
@@ -54,7 +54,7 @@ class Reader:
     seeds: Sequence[bytes]
 
     def attempt(self, folder: Path, content: bytes) -> bool:
-        """Whether the content is accepted. Raises what a reader may not raise."""
+        """Whether the content is accepted. Raises if the reader neither accepts nor properly refuses it."""
         (folder / self.file).write_bytes(content)
         try:
             self.read(folder)
@@ -66,7 +66,7 @@ class Reader:
 
 
 def reader(name: str, folder: Path) -> Reader:
-    """A reader by name, and what it needs beside its file in the folder."""
+    """A reader by name; also writes the other files that it needs into the folder."""
     import numpy as np
     import safetensors.numpy
     from PIL import Image
@@ -151,7 +151,7 @@ def reader(name: str, folder: Path) -> Reader:
 
 
 def mutated(seeds: Sequence[bytes], random: Any) -> bytes:
-    """One of the seeds with one to eight random changes; ``random`` is NumPy's generator."""
+    """One of the seeds with one to eight random changes; ``random`` is a NumPy generator."""
     content = bytearray(seeds[random.integers(len(seeds))])
     for _ in range(int(random.integers(1, 9))):
         place = int(random.integers(len(content) + 1))
@@ -164,7 +164,7 @@ def mutated(seeds: Sequence[bytes], random: Any) -> bytes:
             lambda: random.bytes(4),  # more
             lambda p=place, n=length: bytes(content[p : p + n]) * 2,
             lambda n=length: bytes([random.choice([0, 1, 0x7F, 0x80, 0xFF])]) * n,
-            lambda o=other, s=start, n=length: o[s : s + 4 * n],  # of another seed
+            lambda o=other, s=start, n=length: o[s : s + 4 * n],  # from another seed
         )
         content[place : place + length] = changes[random.integers(len(changes))]()
     return bytes(content[: int(random.integers(len(content) + 1))] if random.random() < 0.05 else content)
@@ -199,7 +199,7 @@ def _zipped(members: dict[str, bytes]) -> list[bytes]:
 
 
 class Watch:
-    """Runs contents until the time is over, and keeps findings."""
+    """Runs contents until the time is over and keeps the findings."""
 
     def __init__(self, name: str, seconds: float, findings: Path, folder: Path) -> None:
         self.name, self.findings, self.folder = name, findings, folder
@@ -235,7 +235,7 @@ class Watch:
 
 
 def _fuzz(name: str, seconds: float, seed: int, findings: Path, folder: Path) -> None:
-    """Fuzz one reader in a folder of its own; ends the process."""
+    """Fuzzes one reader in a folder of its own; ends the process."""
     try:
         import atheris
     except ImportError:
@@ -275,12 +275,12 @@ def _without_checksums() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("readers", nargs="*", metavar="READER", help=f"of {', '.join(NAMES)}; default: all")
-    parser.add_argument("--seconds", type=float, default=60, help="for each reader")
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"some of {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds per reader")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--findings", type=Path, default=Path("findings"), help="folder")
-    parser.add_argument("--replay", type=Path, help="a file that was kept")
-    parser.add_argument("--here", type=Path, help="in this process, which ends then, with its files in this folder")
+    parser.add_argument("--replay", type=Path, help="run a kept file again")
+    parser.add_argument("--here", type=Path, help="fuzz in this process, with its files in this folder, and end it")
     options = parser.parse_args()
     if unknown := set(options.readers) - set(NAMES):
         parser.error(f"expected readers of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")

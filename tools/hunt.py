@@ -1,15 +1,15 @@
-"""A random hunt for tasks that a solver does not end on, certifies falsely or does not certify.
+"""A random search for tasks that a solver does not finish, certifies falsely or does not certify.
 
     PYTHONPATH=. python tools/hunt.py [--minutes 5 | --tasks 1000] [--families integers ...] [--solvers newton ...]
         [--builds avx2 torch ...] [--seed 0] [--limit 20]
     PYTHONPATH=. python tools/hunt.py --replay integers:17:newton:avx2
 
-Families of tasks that solvers dislike: scales over six decades, integers, binary features, one feature, means of 100 to
-10,000, low rank, two or three samples with a class without samples, fewer features than samples, one point several
-times. The task of a seed is always the same. Every solve runs in a process of its own that is killed after ``--limit``
-seconds, as a loop in a kernel is deaf to everything else. The gap is computed again, in extended precision, from the W
-and the L that came back. Exit code 1 where a solve did not end, crashed, was certified falsely or gave a gradient that
-is not finite, and where newton was "beaten": it did not certify a task that another solver did.
+The families of tasks are difficult for solvers: scales over six decades, integers, binary features, one feature, means
+of 100 to 10,000, low rank, two or three samples and a class without samples, fewer features than samples, repeated
+points. A seed always gives the same task. Every solve runs in a process of its own, which is killed after ``--limit``
+seconds, because a loop in a kernel cannot be interrupted. The gap is recomputed in extended precision from the returned
+W and L. Exit code 1 if a solve did not end, crashed, was certified falsely or gave a gradient that is not finite, or if
+newton was "beaten": it did not certify a task that another solver did.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class HuntTask:
         lambda1, lambda2, dual_reg: the hyperparameters.
         sample_weight: (n,), float64.
         tol: relative gap to reach.
-        differentiated: whether the gradient is asked for as well.
+        differentiated: whether the gradient is computed as well.
     """
 
     features: Tensor
@@ -78,7 +78,7 @@ class HuntTask:
 
     @classmethod
     def of(cls, features: Tensor, labels: Tensor, n_classes: int, **options: float) -> HuntTask:
-        """With lambda2 = 1, no dual_reg and equal weights where not given; lambda1 from ``options``."""
+        """Defaults: lambda2 = 1, dual_reg = 0 and equal weights; lambda1 must be in ``options``."""
         values = {"lambda2": 1.0, "dual_reg": 0.0} | options
         weight = torch.ones(len(labels), dtype=torch.float64)
         return cls(features, labels, n_classes, sample_weight=weight, **values)  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ class HuntTask:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one solve ended: a status's name in lower case, or one of ``BAD``; the gaps are relative."""
+    """How a solve ended: the name of a status in lower case, or one of ``BAD``; the gaps are relative."""
 
     end: str
     claimed: float = np.nan
@@ -159,7 +159,7 @@ def draw(family: str, seed: int) -> HuntTask:
 
 
 def judge(task: HuntTask, solver: str, backend: str) -> Verdict:
-    """Solve, and look at what came back."""
+    """Solve the task and verify the result."""
     X = task.features.clone().requires_grad_(task.differentiated)
     solution = solve_svm(
         X,
@@ -189,7 +189,7 @@ def judge(task: HuntTask, solver: str, backend: str) -> Verdict:
     gap = difference / objective if objective > 0 else 0.0
     end = Status(int(solution.status)).name.lower()
     inside = L[present].min(initial=0) >= 0 and abs(L[present].sum(1) - 1).max(initial=0) < 1e-9
-    # What is left to rounding is the last digits of a gap that is itself a small difference.
+    # The tolerance covers the rounding error in a gap, which is a small difference of large numbers.
     if end == "certified" and not (inside and gap <= 1.001 * task.tol + 1e-13):
         return Verdict("false certificate", claimed, gap, "" if inside else "L is not in the simplex")
     if task.differentiated and not torch.isfinite(torch.autograd.grad(solution.weights.sum(), X)[0]).all():
@@ -198,7 +198,7 @@ def judge(task: HuntTask, solver: str, backend: str) -> Verdict:
 
 
 class Worker:
-    """A process that solves with one build: "torch", or an instruction set of the compiled kernels."""
+    """A process that solves with one build: "torch" or an instruction set of the compiled kernels."""
 
     def __init__(self, build: str) -> None:
         self.build = build
@@ -219,7 +219,7 @@ class Worker:
 
 
 def _answer(build: str, values: dict[str, Any], solver: str) -> Verdict:
-    """:func:`judge`, in the worker's process."""
+    """Calls :func:`judge` in the worker's process."""
     torch.set_num_threads(1)
     if build != "torch":
         if reason := COMPILED.available():
@@ -230,7 +230,7 @@ def _answer(build: str, values: dict[str, Any], solver: str) -> Verdict:
 
 
 def builds() -> list[str]:
-    """The instruction sets that run here; none where the kernels are not built."""
+    """The instruction sets that run on this CPU; empty if the kernels are not built."""
     if COMPILED.available() is not None:
         return []
     found = []
@@ -238,7 +238,7 @@ def builds() -> list[str]:
         try:
             import_module(f"sparsedis.ops._cpp_{name}")
         except ImportError:
-            continue  # built by a compiler that does not know it
+            continue  # the compiler does not support this instruction set
         found.append(name)
     return found
 
@@ -246,9 +246,9 @@ def builds() -> list[str]:
 def hunt(
     seeds: Iterable[int], families: Sequence[str], solvers: Sequence[str], builds: Sequence[str], limit: float
 ) -> Iterator[tuple[str, str, str, Verdict]]:
-    """(family, solver, name, verdict) of every solve; the name is what --replay takes.
+    """(family, solver, name, verdict) of every solve; --replay takes the name.
 
-    One build a task, in turns: the builds differ in rounding only.
+    The builds take turns, one per task, because they differ only in rounding.
     """
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(build)) for build in builds]
@@ -262,12 +262,12 @@ def hunt(
 
 
 def unfinished(verdict: Verdict | None) -> bool:
-    """Whether the solve ended above tol, for another reason than the precision of W."""
+    """Whether the solve ended above tol for a reason other than the precision of W."""
     return verdict is not None and verdict.end in ("stalled", "max_iter")
 
 
 def seeds(first: int, tasks: int | None, minutes: float) -> Iterator[int]:
-    """As many as asked for, or until the time is over."""
+    """As many seeds as requested, or until the time is over."""
     end = time.monotonic() + 60 * minutes
     for seed in itertools.count(first):
         if seed - first == tasks or (tasks is None and time.monotonic() > end):
@@ -278,14 +278,14 @@ def seeds(first: int, tasks: int | None, minutes: float) -> Iterator[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--minutes", type=float, default=5, help="how long to hunt")
-    amount.add_argument("--tasks", type=int, help="seeds of each family, instead")
-    amount.add_argument("--replay", metavar="FAMILY:SEED:SOLVER:BUILD", help="one solve again, as a report names it")
+    amount.add_argument("--minutes", type=float, default=5, help="duration of the search")
+    amount.add_argument("--tasks", type=int, help="seeds per family, instead")
+    amount.add_argument("--replay", metavar="FAMILY:SEED:SOLVER:BUILD", help="repeat one solve of a report")
     parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES, metavar="FAMILY")
     parser.add_argument("--solvers", nargs="+", default=SOLVERS, choices=SOLVERS)
     parser.add_argument("--builds", nargs="+", default=builds(), choices=[*builds(), "torch"])
-    parser.add_argument("--seed", type=int, default=0, help="the first")
-    parser.add_argument("--limit", type=float, default=20, help="seconds a solve may take")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--limit", type=float, default=20, help="seconds per solve")
     args = parser.parse_args()
     if args.replay:
         family, seed, solver, build = args.replay.split(":")

@@ -4,15 +4,15 @@
         [--processes 2] [--limit 120]
     PYTHONPATH=. python tools/hunt_operations.py --replay svm:17
 
-A batch is BATCH tasks of one shape and one of the families of tools/hunt.py (scales over six decades, integers, means
-of 100 to 10,000, low rank, ...), with hyperparameters over six decades, sample weights that may be 0, float32 or
-float64; that of an operation and a seed is always the same. The default solver and backend solve it, in a process that
-is killed after ``--limit`` seconds, half of them with a gradient. Every gap is computed again, in extended precision,
-from the weights and the dual point that came back.
+A batch has BATCH tasks of one shape and one of the families of tools/hunt.py (scales over six decades, integers, means
+of 100 to 10,000, low rank, ...), with hyperparameters over six decades, sample weights that may be 0, and float32 or
+float64; an operation and a seed always give the same batch. The default solver and backend solve it, half of the
+batches with a gradient, in a process that is killed after ``--limit`` seconds. Every gap is recomputed in extended
+precision from the returned weights and dual point.
 
-Of the tasks, 70% are SVMs, 24% Lassos, 5% ridge and 1% logistic regressions. Uncertified tasks are listed, but for
-those whose weights, rounded to float32, cannot be certified, which are counted ("precision"). Exit code 1 where
-anything is wrong, or where of 100,000 tasks more than one ends uncertified for another reason.
+Of the tasks, 70% are SVMs, 24% Lassos, 5% ridge and 1% logistic regressions. Uncertified tasks are listed, except those
+whose weights cannot be certified once rounded to float32, which are counted ("precision"). Exit code 1 if anything is
+wrong, or if more than one task in 100,000 ends uncertified for another reason.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Batch:
         features: X, (B, n, d).
         targets: labels (B, n) of classifiers, (B, n) or (B, n, m) of regressions.
         sample_weight: (B, n).
-        options: of the solver: hyperparameters (B,), and others.
-        differentiated: whether the gradient is asked for as well.
+        options: arguments of the solver, such as the hyperparameters (B,).
+        differentiated: whether the gradient is computed as well.
     """
 
     operation: str
@@ -68,7 +68,7 @@ class Batch:
 
 
 class Finding(NamedTuple):
-    """A task that did not end as it should: its place in the batch, what happened, and its relative gap."""
+    """A task that failed: its index in the batch, what happened, and its relative gap."""
 
     task: int
     what: str
@@ -88,7 +88,7 @@ def draw(operation: str, seed: int) -> Batch:
     weight = np.ones((BATCH, n))
     if rng.random() < 0.2:
         weight = rng.uniform(0.1, 2, (BATCH, n)) * (rng.random((BATCH, n)) > 0.1)
-        weight[:, 0] = 1  # the average over no sample is refused
+        weight[:, 0] = 1  # an average over no samples is invalid
     targets = torch.from_numpy(labels)
     if operation in ("lasso", "ridge"):
         columns = () if operation == "lasso" else (int(rng.integers(1, 6)),)
@@ -108,7 +108,7 @@ def draw(operation: str, seed: int) -> Batch:
 
 
 def _penalties(operation: str, rng: np.random.Generator, square: Array) -> dict[str, Tensor]:
-    """lambda1, relative to its maximum, and lambda2 with dual_reg, for features of which `square` is the scale's."""
+    """lambda1 (relative to its maximum), lambda2 and dual_reg; `square` is the square of the features' scale."""
     lambda2 = square * np.where(rng.random(BATCH) < 0.3, 1.0, 10 ** rng.uniform(-3, 4, BATCH))
     if operation == "ridge":
         return {"lambda2": torch.from_numpy(1e-3 * lambda2)}
@@ -117,13 +117,13 @@ def _penalties(operation: str, rng: np.random.Generator, square: Array) -> dict[
         lambda1 *= rng.random(BATCH) > 0.3
         dual_reg = lambda2 * 10 ** rng.uniform(-3, 1, BATCH) * (rng.random(BATCH) < 0.25)
         values = {"lambda1": lambda1, "lambda2": lambda2, "dual_reg": dual_reg}
-    else:  # averaged losses are smaller than sums, and lambda2 may be 0
+    else:  # losses are averages, not sums, and lambda2 may be 0
         values = {"lambda1": lambda1, "lambda2": 1e-2 * lambda2 * (rng.random(BATCH) > 0.4)}
     return {name: torch.from_numpy(value) for name, value in values.items()}
 
 
 def solve(batch: Batch) -> tuple[Solution, Tensor | None]:
-    """The solution, and the gradient of the sum of its weights in the features if it is asked for."""
+    """The solution, and the gradient of the sum of its weights with respect to the features if requested."""
     X = batch.features.clone().requires_grad_(batch.differentiated)
     function = getattr(sparsedis, f"solve_{batch.operation}")
     solution = function(X, batch.targets, sample_weight=batch.sample_weight, **batch.options)
@@ -131,7 +131,7 @@ def solve(batch: Batch) -> tuple[Solution, Tensor | None]:
 
 
 def judge(batch: Batch) -> tuple[list[Finding], Counter[str]]:
-    """Solve; the findings, and how many tasks ended how."""
+    """Solve the batch; the findings, and the number of tasks by how they ended."""
     solution, gradient = solve(batch)
     gap = GAPS[batch.operation](batch, solution)
     tol = batch.options["tol"]
@@ -139,7 +139,7 @@ def judge(batch: Batch) -> tuple[list[Finding], Counter[str]]:
     for task in range(len(gap)):
         status = Status(int(solution.status[task]))
         if status == Status.CERTIFIED:
-            # What is left to rounding is the last digits of a gap that is itself a small difference.
+            # The tolerance covers the rounding error in a gap, which is a small difference of large numbers.
             what = "" if gap[task] <= 1.001 * tol + 1e-13 else FALSE
         else:
             what = PRECISION if status == Status.PRECISION else UNCERTIFIED
@@ -156,7 +156,7 @@ def _exact(*values: Tensor) -> Iterator[Array]:
 
 
 def svm_gap(batch: Batch, solution: Solution) -> Array:
-    """(P(W) - D(L)) / P(W), (B,), for L with its rows divided by their sums; infinite where L is not in the simplex."""
+    """(P(W) - D(L)) / P(W), (B,), with the rows of L normalised to sum 1; infinite if L is not in the simplex."""
     X, W, L, s = _exact(batch.features, solution.weights, solution.dual, batch.sample_weight)
     l1, l2, reg = _exact(*(batch.options[name] for name in ("lambda1", "lambda2", "dual_reg")))
     rho = (reg / l2)[:, None, None]
@@ -180,7 +180,7 @@ def svm_gap(batch: Batch, solution: Solution) -> Array:
 
 
 def regression_gap(batch: Batch, solution: Solution) -> Array:
-    """(P(w) - D) / P(0), (B,), D at the residuals that came back, or at these scaled into the feasible set."""
+    """(P(w) - D) / P(0), (B,), with D at the returned residuals or at these scaled into the feasible set."""
     X, s = _exact(batch.features, batch.sample_weight)
     given = _exact(batch.targets, solution.weights, solution.dual)
     y, w, r = (value if value.ndim == 3 else value[..., None] for value in given)
@@ -191,7 +191,7 @@ def regression_gap(batch: Batch, solution: Solution) -> Array:
     def dual(residual: Array) -> Array:
         correlation = abs(X.transpose(0, 2, 1) @ (s * residual))
         excess = np.maximum(correlation - l1[:, None, None], 0)
-        # The residual is in double: the bound holds up to what its rounding makes of the correlation's terms.
+        # The residual is in double, so that the bound holds up to the rounding error of the correlation.
         allowed = 1e-15 * (abs(X).transpose(0, 2, 1) @ (s * abs(residual))).max((1, 2))
         fit = (s * (residual * y - residual**2 / 2)).sum((1, 2))
         return fit - _conjugate(excess.reshape(len(excess), -1), l2, allowed)
@@ -204,7 +204,7 @@ def regression_gap(batch: Batch, solution: Solution) -> Array:
 
 
 def logistic_gap(batch: Batch, solution: Solution) -> Array:
-    """(P(W) - D(L)) / P(0), (B,), D at the L that came back, or at this scaled into the feasible set."""
+    """(P(W) - D(L)) / P(0), (B,), with D at the returned L or at this scaled into the feasible set."""
     X, W, L, s = _exact(batch.features, solution.weights, solution.dual, batch.sample_weight)
     l1, l2 = _exact(batch.options["lambda1"], batch.options["lambda2"])
     s = s / s.sum(1, keepdims=True)
@@ -221,7 +221,7 @@ def logistic_gap(batch: Batch, solution: Solution) -> Array:
 
     def dual(p: Array) -> Array:
         excess = np.maximum(norms(p) - l1[:, None], 0)
-        # L is in double, and near 1 where p - Y is small.
+        # L is in double, with a large relative error in p - Y where L is near 1.
         allowed = 1e-15 * (abs(X).transpose(0, 2, 1) @ (s[..., None] * (p + Y))).max((1, 2))
         entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(2)
         return (s * entropy).sum(1) - _conjugate(excess, l2, allowed)
@@ -246,7 +246,7 @@ GAPS: dict[str, Callable[[Batch, Solution], Array]] = {
 
 
 def _conjugate(excess: Array, lambda2: Array, allowed: Array) -> Array:
-    """The penalty's conjugate, (B,), where norms exceed lambda1 by `excess` (B, d); a bound where lambda2 is 0."""
+    """The penalty's conjugate, (B,), for norms that exceed lambda1 by `excess` (B, d); a bound if lambda2 is 0."""
     squares = (excess**2).sum(1) / (2 * np.where(lambda2 > 0, lambda2, 1))
     return np.where(lambda2 > 0, squares, np.where(excess.max(1) <= allowed, 0, np.inf))
 
@@ -260,18 +260,18 @@ def _simplex(rows: Array) -> Array:
 
 
 def answer(name: str) -> tuple[list[Finding], Counter[str]]:
-    """:func:`judge` for the batch of a name, OPERATION:SEED; what a watched process does."""
+    """:func:`judge` for the batch OPERATION:SEED, called in the watched process."""
     torch.set_num_threads(1)
     operation, seed = name.split(":")
     return judge(draw(operation, int(seed)))
 
 
 def names(operations: list[str], tasks: int, first: int) -> Iterator[str]:
-    """Batches of the operations by their shares, mixed, until there are so many tasks."""
+    """Names of batches, the operations mixed by their shares, for this number of tasks in all."""
     whole = sum(SHARES[operation] for operation in operations)
     done = dict.fromkeys(operations, 0)
     for count in range(math.ceil(tasks / BATCH)):
-        # The operation that is furthest behind its share.
+        # The operation furthest below its share comes next.
         operation = min(operations, key=lambda one: done[one] - (count + 1) * SHARES[one] / whole)
         yield f"{operation}:{first + done[operation]}"
         done[operation] += 1
@@ -281,10 +281,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", type=int, default=1_000_000)
     parser.add_argument("--operations", nargs="+", default=list(SHARES), choices=SHARES)
-    parser.add_argument("--seed", type=int, default=0, help="the first of every operation")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed of every operation")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--limit", type=float, default=120, help="seconds that a batch may take")
-    parser.add_argument("--replay", metavar="OPERATION:SEED", help="one batch again, as a report names it")
+    parser.add_argument("--limit", type=float, default=120, help="seconds per batch")
+    parser.add_argument("--replay", metavar="OPERATION:SEED", help="repeat one batch, by its name in a report")
     args = parser.parse_args()
     if args.replay:
         findings, ends = answer(args.replay)

@@ -1,11 +1,11 @@
-"""Kill runs at random moments, resume them, and compare their files with those of a run that nothing interrupted.
+"""Kill runs at random moments, resume them, and compare their files with those of an uninterrupted run.
 
     PYTHONPATH=. python tools/kill_and_resume.py train --kills 12
     PYTHONPATH=. python tools/kill_and_resume.py disentangle-sweep --kills 5 --seed 3
 
-The command is run with small settings in a temporary folder. SIGKILL comes at a moment between the start and the time
-that the whole run takes; then the same run is resumed, until it ends, and the next one begins. The files have to be
-equal byte for byte, but for those that tell when and where a run was computed. Exit code 1 if they are not.
+The command runs with small settings in a temporary folder. It is killed (SIGKILL) at a random moment within the
+duration of a whole run and resumed, until it ends; then the next run begins. The files must be equal byte for byte,
+except those that record when and where a run was computed. Exit code 1 if they are not.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ RESUMED_BY_OPTION = ("train", "disentangle")  # the others by repeating the comm
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("--kills", type=int, default=12, help="how many in all (default: 12)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--kills", type=int, default=12, help="number of kills in all (default: 12)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         return examine(options.command, options.kills, random.Random(options.seed), Path(folder))
 
 
 def examine(command: str, kills: int, moments: random.Random, folder: Path) -> int:
-    """Kill as many processes of the command as asked for; returns the exit code."""
+    """Kill the command as often as requested; returns the exit code."""
     begun, whole = time_whole(command, folder / "whole")
     expected = contents(folder / "whole")
     print(f"{command}: {whole:.1f} s, of which {begun:.1f} s until the first file; {len(expected)} files", flush=True)
@@ -61,7 +61,7 @@ def examine(command: str, kills: int, moments: random.Random, folder: Path) -> i
             at.append(moment)
             done += 1
         if done == kills:
-            finishes(command, out, None)  # what the last kill left
+            finishes(command, out, None)  # completes the killed run
         found = contents(out)
         odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         shown = ", ".join(f"{one:.1f} s" for one in at) or "never"
@@ -74,7 +74,7 @@ def examine(command: str, kills: int, moments: random.Random, folder: Path) -> i
 
 
 def time_whole(command: str, out: Path) -> tuple[float, float]:
-    """Run to the end; the seconds until there is a file in the folder, and all of them."""
+    """Run to the end; returns the seconds until the first file appears, and in all."""
     start = time.monotonic()
     process = launch(command, out)
     while process.poll() is None and not any(path.is_file() for path in out.rglob("*")):
@@ -85,7 +85,7 @@ def time_whole(command: str, out: Path) -> tuple[float, float]:
 
 
 def finishes(command: str, out: Path, moment: float | None) -> bool:
-    """Start or resume the run; whether it ended before it was killed at that moment, or True without one."""
+    """Start or resume the run; returns False if it was killed at ``moment``. Without a moment, it runs to its end."""
     process = launch(command, out)
     try:
         process.wait(moment)
@@ -106,14 +106,14 @@ def launch(command: str, out: Path) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Wait for the end; SystemExit if it is a failure."""
+    """Wait for the process; raises SystemExit if it failed."""
     _, complaint = process.communicate()
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode}: {complaint}")
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """The files below the folder by name: JSON without times, the bytes of others."""
+    """The files below the folder by name: JSON without times, others as bytes."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in CIRCUMSTANCES)
     return {
         str(path.relative_to(folder)): untimed(json.loads(path.read_bytes()))
@@ -124,7 +124,7 @@ def contents(folder: Path) -> dict[str, object]:
 
 
 def untimed(value: Any) -> Any:
-    """A JSON value without the members "seconds" of its objects."""
+    """A JSON value, with the members "seconds" of its objects removed."""
     if isinstance(value, dict):
         return {name: untimed(member) for name, member in value.items() if name != "seconds"}
     return [untimed(member) for member in value] if isinstance(value, list) else value

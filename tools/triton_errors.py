@@ -1,9 +1,9 @@
-"""The largest error of every Triton kernel against float64, and that of the Hessian's two ways to multiply float32.
+"""The largest error of every Triton kernel against float64, and that of the Hessian's two float32 products.
 
     TRITON_INTERPRET=1 python tools/triton_errors.py [--docs docs/triton.md]
 
-On a machine without a GPU the kernels are interpreted: what they compute, in the dtypes that they compute it in, but
-added up in NumPy's order. "tf32x3" is emulated there by its definition.
+Without a GPU the kernels are interpreted: with the same arithmetic and dtypes, but summed in NumPy's order. "tf32x3" is
+emulated by its definition.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SINGLE, DOUBLE = torch.float32, torch.float64
 def problems(n: int, d: int, k: int) -> tuple[Tasks, Problem]:
     """Two tasks, one of them with a smoothed hinge."""
     generator = torch.Generator().manual_seed(n + d + k)
-    X = torch.randn(2, n, d, generator=generator)  # float32 values, so that reading them costs nothing
+    X = torch.randn(2, n, d, generator=generator)  # float32 values, so that rounding the input adds no error
     y = torch.randint(k, (2, n), generator=generator)
     one = torch.ones(2, dtype=DOUBLE)
     weight = torch.ones(2, n, dtype=DOUBLE)
@@ -51,7 +51,7 @@ def error(ours: Tensor, exact: Tensor) -> float:
 
 
 def measured() -> dict[str, dict[torch.dtype, float]]:
-    """The largest error over the sizes by kernel and by what it computes in."""
+    """The largest error over the sizes, by kernel and working precision."""
     found: dict[str, dict[torch.dtype, float]] = {}
 
     def note(name: str, dtype: torch.dtype, ours: Tensor, exact: Tensor) -> None:
@@ -119,7 +119,7 @@ def tf32(values: Tensor) -> Tensor:
 
 
 def hessians() -> dict[str, float]:
-    """Error of the Newton matrix whose products are made in each way, 25 samples of 5 classes, 640 features."""
+    """The error of the Newton matrix with each kind of product, for 25 samples of 5 classes with 640 features."""
     _, problem = problems(25, 640, 5)
     dual = torch.full_like(problem.targets, 0.2)
     curvature = active_curvature(problem, certificate(problem, dual))
@@ -147,7 +147,7 @@ def markdown() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--docs", type=Path, help="Markdown file whose marks take the table")
+    parser.add_argument("--docs", type=Path, help="Markdown file to put the table into, between its marks")
     options = parser.parse_args(arguments)
     text = markdown()
     print(text)

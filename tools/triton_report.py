@@ -1,10 +1,10 @@
-"""Compile the Triton kernels for devices that are not here; report what each takes, and what that predicts.
+"""Compile the Triton kernels for devices of other machines; report their resources and predict their times.
 
     python tools/triton_report.py [--tiles 25x5,lasso] [--targets sm_90] [--features float32] [--json FILE] [...]
 
-Needs no GPU: kernels are compiled by Triton's own compiler and assemblers. Exit code 1 where one does not compile,
-spills registers or needs more shared memory than the target has. ``--docs`` puts the tables between the marks of a
-Markdown file.
+Needs no GPU: Triton's own compiler and assemblers compile the kernels. Exit code 1 if one does not compile, spills
+registers or needs more shared memory than the target has. ``--docs`` puts the tables between the marks of a Markdown
+file.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from sparsedis.ops.svm.backend_triton.tasks import as_tasks
 
 @dataclass(frozen=True)
 class Target:
-    """A device as far as the tables need it.
+    """The properties of a device that the tables need.
 
     Attributes:
-        shared: bytes of shared memory that a program may have.
-        registers: 32-bit registers of a multiprocessor; threads: that may be resident on it.
+        shared: largest shared memory of a program, in bytes.
+        registers: 32-bit registers of a multiprocessor; threads: resident threads of a multiprocessor.
     """
 
     target: GPUTarget
@@ -61,7 +61,7 @@ TARGETS = {
     "sm_100": Target(GPUTarget("cuda", 100, 32), 227 << 10, 228 << 10, 65536, 2048),
     "gfx942": Target(GPUTarget("hip", "gfx942", 64), 64 << 10, 64 << 10, 4 * 512 * 64, 2048),
 }
-# A shape, samples x classes, for every tile of the launcher.
+# A shape, samples x classes, for each tile of the launcher.
 SHAPES = ("25x5", "75x5", "200x5", "25x20", "60x20", "32x64")
 LASSO = "lasso"
 _TYPES = {
@@ -76,9 +76,9 @@ _TYPES = {
 
 
 def launches(shape: str, dtype: torch.dtype, *, amd: bool = False) -> list[Launch]:
-    """What such tasks start, every configuration once, without running any of it.
+    """The launches of such tasks, each configuration once, recorded without running them.
 
-    ``shape``: samples x classes, as in "25x5": solves, gradients and logits; or "lasso": Lassos of all sizes.
+    ``shape``: samples x classes, as in "25x5", for solves, gradients and logits; or "lasso" for Lassos of all sizes.
     """
     triton_device.AMD = amd
     noted = lasso_launches() if shape == LASSO else svm_launches(*map(int, shape.split("x")), dtype)
@@ -86,7 +86,7 @@ def launches(shape: str, dtype: torch.dtype, *, amd: bool = False) -> list[Launc
 
 
 def svm_launches(n: int, k: int, dtype: torch.dtype, d: int = 640) -> list[Launch]:
-    """What solves and gradients of such tasks start."""
+    """The launches of the solves and gradients of such tasks."""
     if tiles.tile_for(n, k) is None:
         return []
     X = torch.ones(2, n, d, dtype=dtype)
@@ -94,7 +94,7 @@ def svm_launches(n: int, k: int, dtype: torch.dtype, d: int = 640) -> list[Launc
     one = torch.ones(2, dtype=torch.float64)
     weight = torch.ones(y.shape, dtype=torch.float64)
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # what a kernel should have written is NaN then, and 0 once recorded
+    torch.use_deterministic_algorithms(True)  # new memory is NaN, which recording replaces by 0
     try:
         with recorded() as noted:
             for tol, precision in itertools.product((1e-5, 1e-8), hessian.precisions()):
@@ -115,7 +115,7 @@ def svm_launches(n: int, k: int, dtype: torch.dtype, d: int = 640) -> list[Launc
 
 
 def lasso_launches() -> list[Launch]:
-    """What the Lasso starts, for every number of features that it has room for."""
+    """The launches of the Lasso for every supported number of features."""
     one, present = torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.int64)
     with recorded() as noted:
         for d in lasso_kernel.SIZES:
@@ -125,7 +125,7 @@ def lasso_launches() -> list[Launch]:
 
 
 def configuration(launch: Launch) -> tuple[Any, ...]:
-    """What the compiler sees of a launch: types, and which integers are 1 or divide by 16, which it makes use of."""
+    """What the compiler specialises on: types, and which integers are 1 or divisible by 16."""
     seen = []
     for value in launch.arguments:
         if isinstance(value, torch.Tensor):
@@ -137,7 +137,7 @@ def configuration(launch: Launch) -> tuple[Any, ...]:
 
 
 def compiled(launch: Launch, target: Target) -> dict[str, Any]:
-    """Compile a launch's kernel as it would be on the target; registers, spills and shared memory."""
+    """Compile a launch's kernel for the target; returns registers, spills and shared memory."""
     _, seen, _, warps = configuration(launch)
     names = launch.kernel.arg_names
     constants = dict(launch.constants)
@@ -166,7 +166,7 @@ def _nvidia_usage(cubin: bytes) -> dict[str, int]:
         text = subprocess.run([tool, "-res-usage", file.name], check=True, capture_output=True, text=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
     assert found, f"cuobjdump said: {text}"
-    # What does not fit in registers goes to the stack or to local memory.
+    # What does not fit in registers is spilled to the stack or to local memory.
     return {"registers": int(found[1]), "spills": int(found[2]) + int(found[3])}
 
 
@@ -193,7 +193,7 @@ def occupancy(row: dict[str, Any], target: Target) -> float:
 def table(
     shapes: list[str], targets: list[str], features: list[torch.dtype], once: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """A row for every configuration and target; ``once``: for the last one of every kernel, often that in float64."""
+    """A row per configuration and target; ``once``: for the last configuration of each kernel only, often float64."""
     done = set()
     for shape in shapes:
         for dtype in features:
@@ -220,7 +220,7 @@ def table(
 
 
 def compiled_markdown(rows: list[dict[str, Any]]) -> str:
-    """A line for every kernel: over its configurations the most registers and shared memory, the least occupancy."""
+    """A line per kernel: the most registers and shared memory and the lowest occupancy over its configurations."""
     names = sorted({row["kernel"] for row in rows})
     targets = [name for name in TARGETS if any(row["target"] == name for row in rows)]
     lines = [f"| kernel | {' | '.join(targets)} |", "|---" * (len(targets) + 1) + "|"]
@@ -242,7 +242,7 @@ def compiled_markdown(rows: list[dict[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What a device can do at most (NVIDIA's data sheets, SXM): bytes and floating-point operations per second."""
+    """The peak rates of a device (NVIDIA's data sheets, SXM): bytes and floating-point operations per second."""
 
     name: str
     memory: float
@@ -252,18 +252,18 @@ class Ceiling:
 
 
 CEILINGS = (Ceiling("H100", 3.35e12, 67e12, 34e12, 132), Ceiling("A100 80 GB", 2.04e12, 19.5e12, 9.7e12, 108))
-# The reference shapes: shots, features; 5 ways.
+# The reference shapes: shots and features; 5 ways.
 REFERENCE = ((5, 640), (5, 1600), (15, 1600), (5, 16000), (15, 16000))
 BATCHES = (8, 1024)
-# Assumptions of the predictions: seconds that a program takes for a block of features at least, seconds of a launch,
-# share of the features that are on.
+# Assumptions of the predictions: the least seconds of a program for a block of features, the seconds of a launch, the
+# share of active features.
 _BLOCK_SECONDS, _LAUNCH_SECONDS, _ON = 1e-6, 4e-6, 0.3
 
 
 def predicted(ceiling: Ceiling, batch: int, n: int, d: int, k: int) -> dict[str, Any]:
-    """Bytes and flops of a first-order step and of a Newton iteration of one task, and their times for a batch."""
+    """Bytes and flops of a first-order step and of a Newton iteration per task, and their times for a batch."""
     tile = tiles.checked_tile(n, k, torch.float32)
-    # As the launcher does: two programs for each multiprocessor, no program with fewer than four blocks.
+    # As in the launcher: two programs per multiprocessor, and at least four blocks per program.
     parts = max(1, min(-(-2 * ceiling.processors // batch), d // (4 * tile.BLOCK)))
     blocks = -(-d // (parts * tile.BLOCK)) * -(-batch * parts // (2 * ceiling.processors))
     launches = 0 if parts == 1 else 2
@@ -297,7 +297,7 @@ def _bound(times: dict[str, float]) -> tuple[str, float]:
 
 
 def predicted_markdown() -> str:
-    """Time that bytes, flops or latency allow; a prediction, nothing was measured."""
+    """The times that bytes, flops or latency allow; a prediction, not a measurement."""
     triton_device.AMD = False
     head = "| shape, batch | step: MB, MFLOP per task | " + " | ".join(f"{c.name}: step" for c in CEILINGS)
     head += " | iteration: MB, MFLOP per task | " + " | ".join(f"{c.name}: iteration" for c in CEILINGS) + " |"
@@ -325,13 +325,13 @@ def put_into(file: Path, mark: str, text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tiles", default=",".join(SHAPES), help="samples x classes, or lasso; ...")
+    parser.add_argument("--tiles", default=",".join(SHAPES), help="samples x classes, or lasso; comma-separated")
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--features", default="float32", help="dtypes, comma-separated")
-    parser.add_argument("--once", action="store_true", help="one configuration of every kernel")
+    parser.add_argument("--once", action="store_true", help="only one configuration per kernel")
     parser.add_argument("--json", type=Path, help="file for every row")
-    parser.add_argument("--docs", type=Path, help="Markdown file whose marks take the tables")
-    parser.add_argument("--from", dest="given", type=Path, help="rows of an earlier --json: compile nothing")
+    parser.add_argument("--docs", type=Path, help="Markdown file to put the tables into, between its marks")
+    parser.add_argument("--from", dest="given", type=Path, help="read the rows from an earlier --json")
     chosen = parser.parse_args(arguments)
     if interpreted():
         parser.error("TRITON_INTERPRET is set: interpreted kernels cannot be compiled")

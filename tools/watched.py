@@ -1,4 +1,4 @@
-"""A function in a process of its own that is killed when it does not end: what a loop in a kernel is not deaf to."""
+"""Calls in a process of their own, which is killed at a time limit: a loop in a kernel cannot be interrupted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Lost:
-    """A call without a result: "hang", "crash", or "error", which was raised."""
+    """A call without a result: "hang", "crash" or "error" (an exception)."""
 
     what: str
     detail: str
@@ -21,10 +21,10 @@ class Lost:
 
 
 class Watched:
-    """Calls `function` in a process, which is started for the first call and again after one without a result.
+    """Calls `function` in a process, which is started at the first call and again after a call without a result.
 
     Args:
-        function: of a module, as the process imports it. Tensors among the arguments would be put into shared memory.
+        function: of a module that the process can import. Tensors in the arguments would be put into shared memory.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -39,7 +39,7 @@ class Watched:
         self._stop()
 
     def __call__(self, *arguments: Any, limit: float) -> Any:
-        """The function's result, or :class:`Lost`, "hang" after ``limit`` seconds."""
+        """The function's result, or :class:`Lost`: "hang" after ``limit`` seconds."""
         if self._process is None:
             self._start()
         self._pipe.send(arguments)
@@ -53,14 +53,14 @@ class Watched:
         return lost
 
     def _start(self) -> None:
-        # A copy of a process that has only imported the package: a new interpreter takes seconds to import torch.
+        # A fork of a process that has only imported the package: a new interpreter takes seconds to import torch.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["sparsedis"])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._function), daemon=True)
         self._process.start()
         theirs.close()
-        self._pipe.recv()  # ready: the imports do not count
+        self._pipe.recv()  # wait until ready: imports do not count towards the limit
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -79,5 +79,5 @@ def _serve(pipe: Connection, function: Callable[..., Any]) -> None:
             return
         try:
             pipe.send(function(*arguments))
-        except Exception as error:  # whatever it is, it is a finding
+        except Exception as error:  # any exception is a finding
             pipe.send(Lost("error", repr(error)))

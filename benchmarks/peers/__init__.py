@@ -1,4 +1,4 @@
-"""What runs side by side, behind one interface."""
+"""The contenders, behind one interface."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from benchmarks.tasks import Case, Tasks
 
 @dataclass(frozen=True)
 class Prepared:
-    """A peer ready to run one batch: what is compiled or set up once has been.
+    """A peer ready to run one batch, with compilation and setup done.
 
     Attributes:
-        forward: one solve; what it returns is not copied out of the peer's own arrays.
+        forward: one solve; the result stays in the peer's own arrays.
         forward_backward: one solve and its gradients.
-        count: how many of the batch's tasks a call solves; fewer where all would take minutes.
-        read: turns what the callables return into an :class:`Outcome`; not timed.
-        note: what the report says of this run (steps taken, iterations).
-        details: what else a result tells (iterations, active features, share certified), by name.
+        count: the number of the batch's tasks that a call solves; fewer if all would take minutes.
+        read: converts the callables' result into an :class:`Outcome`; not timed.
+        note: shown in the report (steps taken, iterations).
+        details: other values of a result (iterations, active features, share certified), by name.
     """
 
     forward: Callable[[], object]
@@ -39,8 +39,8 @@ class Peer(Protocol):
 
     Attributes:
         name: in tables.
-        gap: the relative gap it has to reach to get a figure; None: it promises none, and its own is printed.
-        gradient: the errors of dloss/dX allowed against the exact one, likewise.
+        gap: the relative gap required for a figure; None: it promises none, and the gap reached is printed.
+        gradient: the allowed errors of dloss/dX against the exact one; None likewise.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Peer(Protocol):
     gradient: Bound | None
 
     def available(self) -> str | None:
-        """None where it can run on this machine, else the reason why not."""
+        """None if it can run on this machine, else the reason why not."""
         ...
 
     def supports(self, case: Case, device: torch.device) -> str | None:
-        """None where it can run the case, else the reason why not."""
+        """None if it can run the case, else the reason why not."""
         ...
 
     def describe(self) -> str:
@@ -60,22 +60,22 @@ class Peer(Protocol):
         ...
 
     def prepare(self, tasks: Tasks) -> Prepared:
-        """Whatever is done once: compile, build the problem, find the number of sweeps."""
+        """Everything done once: compile, set up the problem, find the number of sweeps."""
         ...
 
 
 def reason_not_importable(module: str) -> str | None:
-    """None where a peer's module can be imported, else the reason why not."""
+    """None if a peer's module can be imported, else the reason why not."""
     try:
         import_module(module)
-    except Exception as error:  # whatever an old package does on a new interpreter
+    except Exception as error:  # an old package may raise anything on a new interpreter
         kind = "not installed" if isinstance(error, ModuleNotFoundError) else f"failed: {type(error).__name__}"
         return f"{kind}: {str(error).splitlines()[0] if str(error) else ''}"
     return None
 
 
 def peers(case: Case) -> list[Peer]:
-    """The contenders of a case: the peers it names, then every backend of this package with every solver it names."""
+    """The contenders of a case: its peers, then every backend of this package with each of the case's solvers."""
     from benchmarks.peers.cvxpylayers import CvxpyLayers
     from benchmarks.peers.jaxopt import Jaxopt
     from benchmarks.peers.moreau import Moreau

@@ -10,12 +10,12 @@ from benchmarks.peers import Prepared, reason_not_importable
 from benchmarks.tasks import Case, Tasks
 from sparsedis.info import installed_version
 
-_TASKS = 1  # per call: seconds each
-_LARGEST = 16_000  # n d; the cone program has a column per entry of X and class
+_TASKS = 1  # per call, since each takes seconds
+_LARGEST = 16_000  # of n d; the cone program has a column per entry of X and class
 
 
 class CvxpyLayers:
-    """See :class:`benchmarks.peers.Peer`. One task per call; the report scales the time to the batch and says so."""
+    """See :class:`benchmarks.peers.Peer`. One task per call; the report scales the time to the batch and notes it."""
 
     name = "cvxpylayers"
     gap: float | None = 1e-3

@@ -14,12 +14,12 @@ from benchmarks.peers import Prepared, reason_not_importable
 from benchmarks.tasks import Case, Tasks
 from sparsedis.info import installed_version
 
-_CHUNK, _MOST = 25, 1000  # sweeps: found in steps of the one, at most the other
+_CHUNK, _MOST = 25, 1000  # sweeps: step of the search, and largest number
 _SEARCH_SECONDS = 20.0
 
 
 class Jaxopt:
-    """See :class:`benchmarks.peers.Peer`. It runs as many sweeps as the gap of 1e-3 takes, and no more."""
+    """See :class:`benchmarks.peers.Peer`. Runs exactly as many sweeps as a gap of 1e-3 takes."""
 
     name = "jaxopt"
     gap: float | None = 1e-3
@@ -40,9 +40,9 @@ class Jaxopt:
 
 
 def _sweeps(tasks: Tasks, arguments: tuple[np.ndarray, ...], gap: float) -> int:
-    """Sweeps until every task is at the gap, or until patience ends.
+    """The sweeps until every task reaches the gap, or until the time limit.
 
-    Sweeps remember nothing but L, so going on from the last L is the same as more of them at once.
+    L is the only state of a sweep, so that continuing from the last L equals running more sweeps at once.
     """
     more = _compiled(_CHUNK)[0]
     L = _start(arguments)
@@ -83,7 +83,7 @@ def _start(arguments: tuple[np.ndarray, ...]) -> np.ndarray:
 
 
 def _compiled(sweeps: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """(X, Y, lambda1, lambda2, start) -> (W, L); with c too, (W, L, gradients in X, lambda1, lambda2)."""
+    """(X, Y, lambda1, lambda2, start) -> (W, L); with c also, (W, L, gradients in X, lambda1, lambda2)."""
     import jax
     import jax.numpy as jnp
     from jaxopt import BlockCoordinateDescent, projection

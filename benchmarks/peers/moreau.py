@@ -11,7 +11,7 @@ from benchmarks.tasks import Case, Tasks
 from sparsedis.info import installed_version
 
 TOL = 1e-6
-# Entries n k d of the constraint matrix: above the one a task takes seconds, above the other a minute and more.
+# Entries n k d of the constraint matrix: above the first a task takes seconds, above the second more than a minute.
 _WHOLE_BATCH, _LARGEST = 100_000, 250_000
 
 
@@ -19,7 +19,7 @@ class Moreau:
     """See :class:`benchmarks.peers.Peer`.
 
     Args:
-        tol: of its gap, absolute and relative, and of feasibility.
+        tol: tolerance for the gap, absolute and relative, and feasibility.
     """
 
     name = "moreau"
@@ -64,10 +64,10 @@ class _Programme:
         X W - S = 0                                                       n k rows of d+1 entries
         S_il - S_i,y_i - xi_i <= Y_il - 1, where l = y_i: -xi_i <= 0      n k rows of 3 entries or 1
 
-    whose last multipliers are L. Without S each of the last rows would hold 2 d entries and join two classes.
+    whose last multipliers are L. Without S each of the last rows would have 2 d entries and couple two classes.
 
     Raises:
-        ValueError: the tasks have different labels; the structure of the constraints is that of the batch.
+        ValueError: the tasks have different labels; the tasks of a batch share the structure of the constraints.
     """
 
     def __init__(self, tasks: Tasks, tol: float) -> None:
@@ -104,7 +104,7 @@ class _Programme:
         squared = torch.zeros(n_columns, dtype=torch.int64)
         squared[W] = 1
         device = "cuda" if tasks.features.device.type == "cuda" else "cpu"
-        # On the CPU "qdldl" was the quickest of its factorisations at these sizes.
+        # On the CPU "qdldl" is the fastest of its factorisations at these sizes.
         method = "auto" if device == "cuda" else "qdldl"
         self._solver = Solver(
             n_columns,
@@ -130,7 +130,7 @@ class _Programme:
         )
 
     def solve(self, features: Tensor, lambda1: Tensor, lambda2: Tensor) -> tuple[Tensor, Tensor]:
-        """W (B, d, k) and L (B, n, k), differentiable, in float64 as the solver demands."""
+        """W (B, d, k) and L (B, n, k), differentiable, in float64, which the solver requires."""
         batch, n, d, k = self._batch, self._n, self._d, self._k
         X, lambda1, lambda2 = features.double(), lambda1.double()[:, None], lambda2.double()[:, None]
 
@@ -151,5 +151,5 @@ class _Programme:
 
 
 def _offsets(counts: Tensor) -> Tensor:
-    """Where every row of a compressed matrix begins, and where the last one ends."""
+    """The first index of every row of a compressed matrix, and the end of the last one."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

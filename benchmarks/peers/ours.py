@@ -1,4 +1,4 @@
-"""This package: every registered backend, with every solver asked for."""
+"""This package: every registered backend, with every solver requested."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sparsedis.ops.registry import backends
 from sparsedis.solution import Solution
 
 TOL = 1e-5
-# Right to rounding in the median; a task close to a kink may lose digits to the rounding of its float32 features.
+# Exact up to rounding in the median; a task close to a kink may lose digits to the rounding of its float32 features.
 GRADIENT = Bound(median=1e-6, largest=2e-2)
-# First-order steps in the reference are sequential: a sweep of bcd is n small steps. Above this n d it takes minutes.
+# First-order steps in the reference are sequential: a sweep of bcd is n small steps, which take minutes above this n d.
 _LARGEST = {"bcd": {"torch": 60_000}, "fista": {"torch": 500_000}}
 
 

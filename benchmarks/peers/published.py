@@ -1,11 +1,13 @@
 """The published algorithm: a few proximal steps on the dual, then the implicit gradient of their fixed point.
 
-Five steps of projected gradient from L = 1/k with step lambda2/lambda_max(X X^T), no residual; then torchopt's
-conjugate gradients on the normal equations of the fixed point, five iterations with a ridge of 1/max(step)/1000, the
-tasks of a batch in one system. Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666), section 3.3 and its code.
+Five projected gradient steps from L = 1/k with step lambda2/lambda_max(X X^T), without a stopping criterion; then
+torchopt's conjugate gradients on the normal equations of the fixed point, five iterations with a ridge of
+1/max(step)/1000, with all tasks of a batch in one system. Source: Lachapelle et al., ICML 2023 (arXiv 2211.14666),
+section 3.3 and its code.
 
-Twice: on torchopt's ``custom_root``, as the authors' layer is, and with the same derivatives by hand, in matrix
-products over the whole batch.
+There are two versions: on torchopt's ``custom_root``, like the authors' layer, and with the same derivatives by hand,
+    in
+matrix products over the whole batch.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from benchmarks.tasks import Case, Tasks
 from sparsedis.info import installed_version
 
 STEPS, CG_ITERATIONS = 5, 5
-RTOL = 1e-5  # torchopt's own: conjugate gradients stop at this share of the right-hand side
+RTOL = 1e-5  # torchopt's default: conjugate gradients stop at this relative residual
 _TINY = 1e-30
 
 
 class PublishedByHand:
-    """See :class:`benchmarks.peers.Peer`. It promises neither a gap nor a gradient."""
+    """See :class:`benchmarks.peers.Peer`. Promises neither a gap nor a gradient."""
 
     name = "published, by hand"
     gap: float | None = None
@@ -66,7 +68,7 @@ class PublishedByHand:
 
 
 class Published(PublishedByHand):
-    """The same on torchopt. As in the authors' layer the lambdas are constants: only the features get a gradient."""
+    """The same on torchopt. As in the authors' layer the lambdas are constants: only the features have a gradient."""
 
     name = "published"
 
@@ -88,7 +90,7 @@ class Published(PublishedByHand):
         return Prepared(super().prepare(tasks).forward, forward_backward, len(tasks))
 
     def _solver(self, layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
-        """(L, X) -> L after the steps, with the gradient of the fixed point in X."""
+        """(L, X) -> L after the steps, with the fixed point's gradient with respect to X."""
         from torchopt.diff.implicit import custom_root
         from torchopt.linear_solve import solve_normal_cg
 
@@ -126,11 +128,11 @@ class Layer:
 
     @property
     def ridge(self) -> float:
-        """That of the published code."""
+        """The ridge of the published code."""
         return 1 / self.step.max().item() / 1000
 
     def stepped(self, dual: Tensor, features: Tensor) -> Tensor:
-        """A step of projected gradient on f(L) = sum_j (||V_j|| - lambda1)_+^2 / (2 lambda2) + <Y, L>."""
+        """A projected gradient step on f(L) = sum_j (||V_j|| - lambda1)_+^2 / (2 lambda2) + <Y, L>."""
         W = _weights(features, self.Y - dual, self.lambda1, self.lambda2)
         return _project(dual - self.step * (self.Y - features @ W))
 
@@ -143,11 +145,11 @@ class Layer:
         return _weights(self.X, self.Y - self.dual, self.lambda1, self.lambda2)
 
     def gradients(self, c: Tensor, iterations: int, ridge: float | None, rtol: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients in X, lambda1 and lambda2 for dloss/dW = c (B, d, k).
+        """Gradients with respect to X, lambda1 and lambda2 for dloss/dW = c (B, d, k).
 
-        The step is L -> F(L) = proj(L - step g(L)). Its derivative is P (I - step H) with H = X J X^T, P the
-        projection onto the face's directions. With r = dloss/dL, u solves (I - F')^T u = r, and P u, times the step,
-        is the adjoint of section 4 of the package's derivation: at the exact fixed point both agree.
+        A step is L -> F(L) = proj(L - step g(L)). Its derivative is P (I - step H) with H = X J X^T and P the
+        projection onto the directions of the face. With r = dloss/dL, u solves (I - F')^T u = r, and P u times the step
+        is the adjoint of section 4 of the package's derivation: they agree at the exact fixed point.
         """
         X, A, step = self.X, self.Y - self.dual, self.step
         V = X.mT @ A
@@ -208,7 +210,7 @@ def _project(points: Tensor) -> Tensor:
 
 
 def _cg(matvec: Callable[[Tensor], Tensor], b: Tensor, iterations: int, rtol: float) -> Tensor:
-    """Conjugate gradients from 0 as torchopt runs them: one step length for the whole batch."""
+    """Conjugate gradients from 0 as in torchopt: one step length for the whole batch."""
     x = torch.zeros_like(b)
     residual, direction, square = b, b, (b * b).sum()
     least = rtol**2 * square

@@ -13,7 +13,7 @@ from benchmarks.peers import Prepared, reason_not_importable
 from benchmarks.tasks import Case, Tasks
 from sparsedis.info import installed_version
 
-# PyTorch's LU of a batch does not return from larger orders on several threads, with MKL (PyTorch #141358).
+# With MKL, PyTorch's LU of a batch hangs for larger orders on several threads (PyTorch #141358).
 _LARGEST_ON_THREADS = 150
 
 
@@ -29,9 +29,9 @@ def _one_thread(needed: bool) -> Iterator[None]:
 
 
 class Qpth:
-    """See :class:`benchmarks.peers.Peer`. In float32 where that reaches the gap it has to, else in float64.
+    """See :class:`benchmarks.peers.Peer`. In float32 if that reaches the required gap, else in float64.
 
-    On one thread of the CPU where PyTorch's LU of a batch would not return on several.
+    On one CPU thread where PyTorch's LU of a batch would hang on several.
     """
 
     name = "qpth"
@@ -56,7 +56,7 @@ class Qpth:
             assert self.gap is not None
             if bool((relative_gap(tasks, outcome.weights, outcome.dual) <= self.gap).all()):
                 return quicker
-        except RuntimeError:  # a factorisation that fails
+        except RuntimeError:  # the factorisation failed
             pass
         return self._prepare(tasks, torch.float64)
 

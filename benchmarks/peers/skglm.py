@@ -1,6 +1,6 @@
-"""The group-Lasso logistic regression by skglm: its solver and penalty, with the multinomial loss that it lacks.
+"""Group-Lasso logistic regression by skglm: its solver and penalty, with the multinomial loss that it lacks.
 
-skglm ships no sparse multiclass classifier with groups; this is the same problem as GroupLassoLogisticRegression's.
+skglm has no sparse multiclass classifier with groups; this is the problem of GroupLassoLogisticRegression.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 
 class Multinomial(BaseMultitaskDatafit):
-    """Mean cross-entropy of scores XW against one-hot labels Y, in what numba compiles."""
+    """Mean cross-entropy of scores XW against one-hot labels Y, in the form that numba compiles."""
 
     def get_spec(self):
         return (("curvature", float64),)
@@ -23,7 +23,7 @@ class Multinomial(BaseMultitaskDatafit):
         return {}
 
     def __init__(self):
-        self.curvature = 0.5  # of the softmax, at most
+        self.curvature = 0.5  # an upper bound for the softmax
 
     def initialize(self, X, Y):
         pass
@@ -47,7 +47,7 @@ class Multinomial(BaseMultitaskDatafit):
 
 
 class MultinomialGroupLasso(ClassifierMixin, BaseEstimator):
-    """lambda1 is relative to the smallest that uses no feature; tol, of the optimality conditions, as skglm's own."""
+    """lambda1 is relative to the smallest without features; tol is that of the optimality conditions, as in skglm."""
 
     def __init__(self, lambda1: float = 0.02, tol: float = 1e-4) -> None:
         self.lambda1 = lambda1
