@@ -2,8 +2,7 @@
 
 The peer only solves forward; this package is timed forward, and forward + backward, in interleaved rounds. There is no
 figure unless the gate is passed: every task certified, the peer's weights at the same minimum, and the gradient equal
-    to
-central differences of the peer's own solution.
+to central differences of the peer's own solution.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ torchopt's conjugate gradients on the normal equations of the fixed point, five 
 section 3.3 and its code.
 
 There are two versions: on torchopt's ``custom_root``, like the authors' layer, and with the same derivatives by hand,
-    in
-matrix products over the whole batch.
+in matrix products over the whole batch.
 """
 
 from __future__ import annotations

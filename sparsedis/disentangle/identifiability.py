@@ -1,8 +1,7 @@
 """Check which assumptions of the identifiability theorem a distribution of tasks satisfies.
 
 Source: Lachapelle et al., ICML 2023, section 3.1. Let features f = L z be linear in the m factors. They fit all tasks
-    as
-sparsely as the factors only if L is a permutation with scales, provided that
+as sparsely as the factors only if L is a permutation with scales, provided that
 
 - the features vary: m of their values are linearly independent;
 - the tasks vary: m rows of their coefficient matrices W (k, m) are linearly independent;
