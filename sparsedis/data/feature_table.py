@@ -92,7 +92,7 @@ def _rows(features: Tensor, path: Path) -> Tensor:
     if not bool(torch.isfinite(rows).all()):
         raise ValueError(f"features: expected finite numbers in the range of float32, got others in {path}")
     if features.dtype == torch.float64 and bool(((rows == 0).all(1) & (features != 0).any(1)).any()):
-        raise ValueError(f"features: expected numbers that float32 tells from 0, got a row of smaller ones in {path}")
+        raise ValueError(f"features: expected rows that do not underflow to 0 in float32, got one in {path}")
     return rows
 
 

@@ -110,7 +110,7 @@ class Cached:
         with path.open("rb") as file:
             start = file.read(len(header))
         if start != header or path.stat().st_size != len(header) + COUNT * SIDE * SIDE * 3:
-            raise ValueError(f"shapes3d: {path} is damaged, or not a cache of version {VERSION}; make it anew")
+            raise ValueError(f"shapes3d: {path} is damaged, or not a cache of version {VERSION}; create it again")
         self._pixels = np.memmap(path, np.uint8, "r", len(header), (COUNT, SIDE, SIDE, 3))
 
     def images(self, indices: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         if (config.encoder == "custom") != (encoder is not None):
-            raise ValueError(f"encoder: a module is given exactly for 'custom', got {config.encoder!r}")
+            raise ValueError(f"encoder: expected a module if and only if it is 'custom', got {config.encoder!r}")
         if encoder is not None and config.final_width is not None:
             raise ValueError(f"final_width: expected none for an encoder of your own, got {config.final_width}")
         self.shape = tuple(shape)

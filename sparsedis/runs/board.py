@@ -80,7 +80,7 @@ class Board:
         self._change(row, f"done; {self._counts()}")
 
     def failed(self, job: Job, reason: str) -> None:
-        """Mark a run as failed for good."""
+        """Mark a run as failed permanently."""
         row = self._rows[job.name]
         row.state, row.note = "failed", reason
         self._change(row, f"failed: {reason}")

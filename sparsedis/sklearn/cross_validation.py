@@ -149,7 +149,7 @@ def _folds(cv: Any, data: Data, class_weight: ClassWeight) -> tuple[list[Floats]
             weight = with_class_weight(data, data.weight * drawn, class_weight)
             if not weight.any():
                 raise ValueError(
-                    f"cv: expected samples with weight to {side} with in every fold, got none in fold {fold}"
+                    f"cv: expected samples with weight to {side} on in every fold, got none in fold {fold}"
                 )
             weights.append(weight)
     return trained, tested

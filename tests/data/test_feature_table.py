@@ -50,7 +50,7 @@ def small(value: float) -> torch.Tensor:
         ({"features": torch.full((8, 3), float("nan"))}, "expected finite numbers"),
         ({"features": small(1e300)}, "expected finite numbers in the range of float32"),
         ({"features": small(-1e39)}, "expected finite numbers in the range of float32"),
-        ({"features": small(1e-300)}, "expected numbers that float32 tells from 0, got a row of smaller ones"),
+        ({"features": small(1e-300)}, "expected rows that do not underflow to 0 in float32, got one"),
         ({"labels": torch.ones(7, dtype=torch.int64)}, "expected a label for each of 8 rows, got 7"),
         ({"labels": torch.ones(8)}, r"expected labels of whole numbers in one dimension, got torch\.float32"),
         ({"labels": torch.ones(8, dtype=torch.complex64)}, "expected labels of whole numbers"),

@@ -627,7 +627,7 @@ def test_an_encoder_of_ones_own(quick: TrainConfig, tmp_path: Path) -> None:
     assert held == config.settled()
     assert learner.encoder[1].weight.abs().sum() > 0
     assert results.tests[0].episodes == 20
-    with pytest.raises(ValueError, match="encoder: a module is given exactly for 'custom'"):
+    with pytest.raises(ValueError, match="encoder: expected a module if and only if it is 'custom'"):
         load_run(tmp_path / "run")
 
 

@@ -137,7 +137,7 @@ def test_an_encoder_of_ones_own(few_shot_data: FewShotData) -> None:
     assert learner(batch(few_shot_data), 3).logits.shape == (8, 9, 3)  # to one image per class, and to all
     assert learner.eval()(batch(few_shot_data), 3).logits.shape == (4, 9, 3)
     for wrong in ((config, None), (CONFIG, encoder)):
-        with pytest.raises(ValueError, match="encoder: a module is given exactly for 'custom'"):
+        with pytest.raises(ValueError, match="encoder: expected a module if and only if it is 'custom'"):
             Learner(wrong[0], (1, 8, 8), wrong[1])
     with pytest.raises(ValueError, match="final_width: expected none for an encoder of your own, got 8"):
         Learner(replace(config, final_width=8), (1, 8, 8), encoder)

@@ -122,16 +122,14 @@ def test_bad_input_is_refused(data):
         ({"rule": "worst"}, "rule: expected one of 'best', 'one_standard_error', got 'worst'"),
         ({"lambda2s": []}, "lambda2s: expected at least one number, got none"),
         ({"lambda2s": 0.0}, "lambda2: expected a finite number > 0"),
-        ({"cv": [(np.arange(45), [])]}, "expected samples with weight to test with in every fold, got none in fold 0"),
+        ({"cv": [(np.arange(45), [])]}, "expected samples with weight to test on in every fold, got none in fold 0"),
         ({"cv": [(y < 2, y == 2)], "class_weight": {2: 0}}, "got none in fold 0"),
         ({"cv": 17}, "n_splits"),
     ]:
         with pytest.raises(ValueError, match=message):
             GroupLassoSVCCV(3, **parameters).fit(X, y)
     weight, early, late = (np.arange(45) < 30) + 0.0, np.arange(30), np.arange(30, 45)
-    with pytest.raises(
-        ValueError, match="expected samples with weight to train with in every fold, got none in fold 1"
-    ):
+    with pytest.raises(ValueError, match="expected samples with weight to train on in every fold, got none in fold 1"):
         GroupLassoSVCCV(3, cv=[(early, early), (late, early)]).fit(X, y, sample_weight=weight)
 
 

@@ -48,7 +48,7 @@ class Compiled:
         if self._reason and not self._warned and not torch.compiler.is_compiling():
             self._warned = True
             warnings.warn(
-                "sparsedis: the C++ kernels are missing, solves on the CPU take 10 to 100 times as long: "
+                "sparsedis: the C++ kernels are missing, so that solves on the CPU take 10 to 100 times as long: "
                 f"{self._reason}",
                 RuntimeWarning,
                 stacklevel=2,

@@ -38,7 +38,7 @@ class TritonDevices:
             if not interpreted():
                 return "it takes CUDA and ROCm tensors, and CPU tensors under TRITON_INTERPRET=1 only, got cpu"
             if not request.named:
-                return "interpreted on the CPU it is for tests; backend='triton' asks for it"
+                return "on the CPU it is interpreted, for tests, and only used with backend='triton'"
         elif request.device.type != "cuda":
             return f"it takes CUDA and ROCm tensors, got {request.device.type}"
         return None

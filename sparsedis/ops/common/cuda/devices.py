@@ -133,7 +133,7 @@ def _loaded(program: Program, index: int) -> _DeviceKernel:
     architecture = nvrtc.architecture(torch.cuda.get_device_capability(index))
 
     def compile_to(path: Path) -> None:
-        _LOGGER.warning("compiling the CUDA kernel %s for %s; it is kept for next time", program.kernel, architecture)
+        _LOGGER.warning("compiling the CUDA kernel %s for %s; the result is cached", program.kernel, architecture)
         start = perf_counter()
         path.write_bytes(nvrtc.compile_program(program, architecture).code)
         _LOGGER.info("compiled %s in %.1f s", program.kernel, perf_counter() - start)

@@ -63,7 +63,7 @@ def threads_for(shape: Shape, alone: bool) -> int:
 
 
 def thread_limit(threads: int) -> int:
-    """The one of THREAD_LIMITS that blocks of so many threads are compiled for."""
+    """The smallest of THREAD_LIMITS that allows this number of threads per block."""
     return next(limit for limit in THREAD_LIMITS if threads <= limit)
 
 
@@ -92,7 +92,7 @@ class CudaBackend:
         if request.device.type != ("cpu" if on_cpu else "cuda"):
             return f"it takes CUDA tensors, and under SPARSEDIS_CUDA_EMULATION=1 CPU tensors, got {request.device.type}"
         if on_cpu and not request.named:
-            return "emulated on the CPU it is for tests; backend='cuda' asks for it"
+            return "on the CPU it is emulated, for tests, and only used with backend='cuda'"
         if request.solver != "newton":
             return f"it has the solver 'newton', got {request.solver!r}"
         if request.n_classes > MOST_CLASSES:
@@ -102,7 +102,7 @@ class CudaBackend:
             return f"it factors matrices of order n (k - 1) up to {LARGEST_ORDER}, got {shape.order}"
         scratch = memory.solve_scratch(shape, 8, request.dtype.itemsize)
         if scratch > LARGEST_BLOCK:
-            return f"a task takes {scratch} bytes of scratch memory, of which it has up to {LARGEST_BLOCK}"
+            return f"it has up to {LARGEST_BLOCK} bytes of scratch memory per task, but {scratch} are needed"
         return None
 
     def warm(self, dtype: torch.dtype, n_classes: int) -> None:
@@ -136,7 +136,7 @@ class CudaBackend:
             _, refused, waits = counted.tolist()
             if refused:
                 check_values(inputs, options)
-                raise ValueError("the CUDA kernels found a value that the problem does not allow")
+                raise ValueError("the CUDA kernels found an invalid value in their input")
             if not waits:
                 break
         return out
