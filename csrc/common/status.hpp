@@ -20,7 +20,7 @@ SPARSEDIS_HOST_DEVICE inline Status status_as_returned(Status ended, double own,
   return solved || limited ? Status::precision : ended;
 }
 
-// invalid: the input contains a value that the problem does not allow; the output is undefined.
+// If the input contains an invalid value, the output is undefined.
 enum class Input { valid, invalid };
 
 }  // namespace sparsedis

@@ -27,7 +27,7 @@ _UNIFORM_STREAM, _TRAINING_STREAM = 5, 6  # streams of the seed for the images o
 
 
 class Outcome(NamedTuple):
-    """Means over a batch of tasks: loss, fractions of features used and of tasks certified; and the largest gap."""
+    """Means over a batch of tasks (loss, fractions of features used and of tasks certified), and the largest gap."""
 
     loss: Tensor
     used: float

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 S = TypeVar("S", bound="RunConfig")
 
-# Upper limits for all runs: seeds that every library accepts; OpenMP aborts if it cannot start its threads.
+# Upper limits for all runs. Every library accepts these seeds, and OpenMP aborts if it cannot start its threads.
 MOST = {"seed": 2**32 - 1, "threads": 1024}
 
 

@@ -10,16 +10,14 @@ FULL_STRENGTH = 1e-10
 LIGHT_ITERATIONS = 8
 LIGHT_GAP = 1e-2
 
-# Checks without a smaller gap (newton, first-order), iterations with float32 products, first-order steps after newton.
+# Limits on checks without a smaller gap, on iterations with float32 products and on first-order steps after newton.
 NEWTON_PATIENCE = 60
 FIRST_ORDER_PATIENCE = 100
 FLOAT_ITERATIONS = 60
 FALLBACK_STEPS = 5000
 CHECK_EVERY = 10
 
-# First-order steps before newton: smallest order of the Newton matrix; budget relative to newton's cost; cost of an
-# entry of L, in features; without a group Lasso, fraction of the budget that is tried even if more steps are expected;
-# factor of the expected number of steps; smallest max_iter for which they are tried.
+# First-order steps before newton: the conditions under which they are tried, and their number.
 FIRST_ORDER_ORDER = 400
 FIRST_ORDER_SHARE = 0.4
 ENTRY_COST = 340

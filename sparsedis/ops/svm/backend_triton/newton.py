@@ -392,7 +392,7 @@ def _iterate(
     finishing: bool,
     may_give_up: bool = False,
 ) -> Tensor:
-    """Iterate the tasks ``index`` (M,), continuing their counts; (M,) bool: those given up, for the full form."""
+    """Iterate the tasks ``index`` (M,), continuing their counts. Returns (M,) bool: given up, for the full form."""
     given_up = torch.zeros(len(tasks.lambda1), dtype=torch.bool, device=index.device)
     everyone = index
     part = progress.take(index)
