@@ -1,4 +1,4 @@
-"""Settings as words of the command line, and processes that run it."""
+"""Command-line arguments for settings, and subprocesses that run the command."""
 
 import signal
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def options(config: Any) -> list[str]:
-    """Every setting, whether or not it is the default; flags that are off and empty lists have no words."""
+    """Command-line options for all settings, defaults included; False flags and empty tuples have none."""
     words = []
     for field in fields(config):
         value, option = getattr(config, field.name), "--" + field.name.replace("_", "-")
@@ -21,7 +21,7 @@ def options(config: Any) -> list[str]:
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    # A shell that starts the tests in the background has SIGINT ignored, which children inherit.
+    # If a shell starts the tests in the background, SIGINT is ignored, and child processes inherit that.
     return subprocess.Popen(
         [sys.executable, "-m", "sparsedis", *arguments],
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""Triton's compilers for the tests: what tools/triton_report.py says."""
+"""Compilation of the Triton kernels for the tests, by tools/triton_report.py."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 def compiled(
     folder: Path, *, tiles: str, targets: str, features: str = "float32", once: bool = False
 ) -> list[dict[str, Any]]:
-    """A row for every configuration, or ``once`` for every kernel; in a process where Triton does not interpret."""
+    """One row per configuration, or per kernel with ``once``; from a process without Triton's interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(folder)
     file = folder / f"{tiles}-{targets}-{features}.json"

@@ -1,4 +1,4 @@
-"""Small data sets that tests share."""
+"""Shared fixtures, small data sets, and the parallel execution of the tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests import interpreter
 
 interpreter.turn_on()
 
-# A shell that starts the tests in the background has SIGINT ignored, and the tests that send it would wait for nothing.
+# If a shell starts the tests in the background, SIGINT is ignored, and tests that send it would wait in vain.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A time limit per example would make the tests depend on the load of the machine.
@@ -32,9 +32,9 @@ settings.load_profile("sparsedis")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Folders, as in plain ``pytest``, are run by a process for every core; -n or --dist asks for something else.
+    """Run folders, as in plain ``pytest``, with one process per core unless -n or --dist is given.
 
-    Not a single file, whose tests are done while another process still starts; nor tests with a GPU, which is one.
+    Not single files, which finish before further processes have started, nor tests that share one GPU.
     """
     option = config.option
     if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
@@ -45,15 +45,15 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if not here and all(Path(argument).is_dir() for argument in config.args):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if cores > 1:
-            # Each takes a run of tests, so that fixtures of modules are made once or twice; who is done first helps.
+            # "worksteal" gives each process consecutive tests, so module fixtures are created only once or twice.
             option.numprocesses, option.dist = min(cores, 8), "worksteal"
-            # A thread each, in the processes that tests start too; tests of threads ask for the number they need.
+            # One thread per process and its subprocesses; tests of multithreading set the number that they need.
             os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Triton's kernels are slow where they are interpreted: every test of them is marked so, whatever it takes."""
+    """Mark all tests of Triton kernels as slow without a GPU, because the kernels are interpreted there."""
     if torch.cuda.is_available():
         return
     for item in items:
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def importable() -> Iterator[None]:
-    """Python processes that tests start find the package under test, wherever they start."""
+    """Subprocesses import the package under test from any working directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(sparsedis.__file__).parents[1]), prepend=os.pathsep)
         yield
@@ -72,14 +72,14 @@ def importable() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Paths that nothing is at: pytest makes no folder without a look at those of all tests before."""
+    """Unused paths for cache folders: cheaper than one ``tmp_path`` per test, which scans all earlier folders."""
     folder = tmp_path_factory.mktemp("caches")
     return (folder / str(number) / "sparsedis" for number in itertools.count())
 
 
 @pytest.fixture(autouse=True)
 def own_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder: tests leave the user's alone, and find nothing of each other's."""
+    """A separate empty cache for every test, so that tests share nothing with each other or with the user's cache."""
     folder = next(caches)
     monkeypatch.setenv("SPARSEDIS_CACHE", str(folder))
     monkeypatch.delenv("SPARSEDIS_DATA", raising=False)
@@ -88,7 +88,7 @@ def own_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What commands print does not depend on the terminal that the tests are started in."""
+    """Make the output of commands independent of the terminal that runs the tests."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
@@ -100,7 +100,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=["cpp", "torch"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The backend of the SVM that "auto" tries first; those before it are hidden."""
+    """The SVM backend that "auto" tries first; preferred ones are hidden."""
     backends = OPERATIONS["svm"].backends
     first = [backend.name for backend in backends].index(request.param)
     if reason := backends[first].available():
@@ -111,7 +111,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of shared files, which holds real data; the test is skipped without it."""
+    """The shared folder with real data; tests are skipped without it."""
     folder = Path(os.environ.get("SPARSEDIS_SHARED", Path(__file__).parents[2] / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no shared files: set SPARSEDIS_SHARED (looked in {folder})")
@@ -120,7 +120,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def few_shot_data() -> FewShotData:
-    """25 classes with 12 random 8x8 images each; no class in two splits."""
+    """25 classes of 12 random 8x8 images, in disjoint splits."""
     generator = np.random.default_rng(0)
     return FewShotData(
         name="noise",
@@ -133,7 +133,7 @@ def few_shot_data() -> FewShotData:
 
 @pytest.fixture(scope="session")
 def omniglot_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Omniglot's layout: 2 alphabets of 15 characters of 8 images, every character a noisy 7x7 pattern."""
+    """Omniglot's layout: 2 alphabets of 15 characters with 8 images each; a character is a noisy 7x7 pattern."""
     root = tmp_path_factory.mktemp("omniglot")
     generator = np.random.default_rng(0)
     for number in range(30):
@@ -148,7 +148,7 @@ def omniglot_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def quick(omniglot_folder: Path) -> TrainConfig:
-    """A run of some seconds."""
+    """Settings of a training run that takes a few seconds."""
     return TrainConfig(
         data=f"omniglot:{omniglot_folder}",
         way=3,

@@ -1,7 +1,7 @@
-"""Gradients of solutions to rounding, from the objective alone: Newton on the support, the implicit function theorem.
+"""Gradients of solutions up to rounding, by Newton's method on the support and the implicit function theorem.
 
-Derivatives are PyTorch's own, of the objectives as they are written down; nothing here is the package's. The support is
-a guess that the optimality conditions, checked here, confirm or refute.
+All derivatives are PyTorch's, of the objectives as defined here; no code is shared with the package. The given support
+is a guess, which is checked against the optimality conditions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Objective = Callable[..., Tensor]
 
 
 class Exact(NamedTuple):
-    """One task's solution, gradients of <cotangent, solution> in what it depends on, and the distance to a kink."""
+    """One task's solution, the gradients of <cotangent, solution> in its inputs, and the distance to a kink."""
 
     solution: Tensor
     gradients: tuple[Tensor, ...]
@@ -27,7 +27,7 @@ class Exact(NamedTuple):
 def lasso(
     X: Tensor, y: Tensor, lambda1: float, lambda2: float, weight: Tensor, near: Tensor, cotangent: Tensor
 ) -> Exact:
-    """Gradients in X (n, d), y (n,), lambda1, lambda2; ``near`` (d,) has the solution's support."""
+    """Gradients in X (n, d), y (n,), lambda1, lambda2; ``near`` (d,) has the support of the solution."""
     X, y, weight, near, cotangent = (value.detach().to(F64) for value in (X, y, weight, near, cotangent))
     on = near != 0
     sign = near[on].sign()
@@ -72,12 +72,12 @@ def logistic(
     cotangent: Tensor,
     intercept: bool,
 ) -> Exact:
-    """Gradients in X (n, d), lambda1, lambda2; ``near`` (d, k), (d + 1, k) with an intercept, has the support."""
+    """Gradients in X (n, d), lambda1, lambda2; ``near``, (d, k) or with an intercept (d + 1, k), has the support."""
     X, weight, near, cotangent = (value.detach().to(F64) for value in (X, weight, near, cotangent))
     d, k = X.shape[1], near.shape[1]
     on = near[:d].any(1) | torch.tensor(lambda1 == 0)
     rows = torch.cat([on, on.new_ones(int(intercept))])
-    # Rows sum to zero: coordinates in an orthonormal basis of such rows.
+    # The rows sum to zero, so the unknowns are coordinates in an orthonormal basis of that subspace.
     basis = torch.linalg.svd(torch.eye(k, dtype=F64) - 1 / k)[0][:, : k - 1]
 
     def loss(W: Tensor, X: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def _scalar(value: float) -> Tensor:
 
 
 def _margin(off: Tensor, on: Tensor, lambda1: float) -> float:
-    """Of the soft threshold's argument, one feature at a time; refutes the support where a feature off should be on."""
+    """Smallest relative distance of a soft threshold's argument to lambda1; fails if an inactive one exceeds it."""
     if lambda1 == 0:
         return torch.inf
     assert (off <= lambda1 * (1 + 1e-12)).all()
@@ -118,7 +118,7 @@ def _margin(off: Tensor, on: Tensor, lambda1: float) -> float:
 def _implicit(
     objective: Objective, z: Tensor, theta: tuple[Tensor, ...], cotangent: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The minimum near z, and the gradients of <cotangent, minimum> in theta."""
+    """The minimiser near z, and the gradients of <cotangent, minimiser> in theta."""
     slope, curvature = torch.func.grad(objective), torch.func.hessian(objective)
     for _ in range(30):
         step = torch.linalg.solve(curvature(z, *theta), slope(z, *theta)) if len(z) else z
@@ -126,7 +126,7 @@ def _implicit(
         if not len(z) or step.norm() <= 1e-14 * z.norm():
             break
     else:
-        # What rounding leaves; a Newton step is not longer where z is the minimum.
+        # At the minimiser, rounding errors alone do not cause a longer Newton step.
         assert step.norm() <= 1e-10 * z.norm()
     q = torch.linalg.solve(curvature(z, *theta), cotangent) if len(z) else z
     theta = tuple(value.clone().requires_grad_() for value in theta)

@@ -1,4 +1,4 @@
-"""Triton's interpreter for the tests: on where there is no GPU, and several times faster than as it comes."""
+"""Triton's interpreter for tests without a GPU, patched to run several times faster."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import sys
 
 
 def turn_on() -> None:
-    """Interpret Triton's kernels from here on, unless there is a GPU; before anything imports Triton."""
+    """Let Triton interpret kernels unless there is a GPU; has to be called before Triton is imported."""
     import torch
 
     if torch.cuda.is_available() or "TRITON_INTERPRET" in os.environ:
         return
-    assert "triton" not in sys.modules, "Triton was imported before its interpreter was asked for"
+    assert "triton" not in sys.modules, "Triton was imported before its interpreter was enabled"
     os.environ["TRITON_INTERPRET"] = "1"
 
 
 def speed_up() -> None:
-    """Patch the language once a launch.
+    """Patch triton.language once per launch.
 
-    The interpreter patches triton.language anew at every call of a device function, sums and maxima included. Within a
-    launch it is patched already; doing it again changes nothing and takes most of the time.
+    The interpreter patches it again at every call of a device function, including sums and maxima, which has no effect
+    within a launch but takes most of the time.
     """
     try:
         from triton import language

@@ -1,13 +1,13 @@
-"""Multinomial logistic loss for skglm's group solvers, which come with the binary one only.
+"""Multinomial logistic loss for skglm's group solvers, which include only the binary loss.
 
-Numba is told to compile nothing: that takes half a minute, and the tests' problems are solved in seconds without.
+Numba's compilation is disabled: it takes half a minute, and the small test problems take seconds without it.
 """
 
 import os
 
 import pytest
 
-os.environ["NUMBA_DISABLE_JIT"] = "1"  # read by the first import of numba, which is skglm's
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # has to be set before skglm imports numba
 pytest.importorskip("skglm")
 
 from benchmarks.peers.skglm import Multinomial

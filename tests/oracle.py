@@ -1,20 +1,20 @@
 """The exact solution of one group-Lasso multiclass SVM and its exact gradients, in float64 and without the package.
 
-The route is another than the package's. The primal in epigraph form
+The method differs from the package's. The primal in epigraph form
 
     min over W, t, xi, e of  sum_i s_i (xi_i + <Y_i, e_i> + ||e_i||^2 / (2 rho)) + lambda1 sum_j t_j + lambda2/2 ||W||^2
     subject to  (t_j, W_j) in a second-order cone,   q_il = xi_i + e_il - m_il(W) >= 0
 
-(e = 0 where rho = dual_reg/lambda2 = 0) is a conic quadratic programme. A primal-dual interior point with Nesterov-Todd
-scaling, as in Vandenberghe's coneqp, comes close enough to tell which features and margins are active. Newton on the
-optimality conditions of these alone, in W, xi and the multipliers z = diag(s) L of the active margins, ends at
-rounding. Gradients are those of the implicit function theorem for the same conditions.
+(e = 0 where rho = dual_reg/lambda2 = 0) is a conic quadratic programme. A primal-dual interior-point method with
+Nesterov-Todd scaling, as in Vandenberghe's coneqp, identifies the active features and margins. Newton's method on the
+optimality conditions restricted to these, in W, xi and the multipliers z = diag(s) L of the active margins, then
+converges to rounding. Gradients follow from the implicit function theorem for the same conditions.
 
     lambda2 W_j + lambda1 W_j/||W_j|| + X_j^T D^T z = 0 on active features    (1)
     xi_i + rho (z_il/s_i - Y_il) - m_il(W) = 0 on active margins                      (2)
     sum_l z_il = s_i                                                          (3)
 
-where m = 1 - Y + D X W, and D takes the label's column from every column of a row.
+where m = 1 - Y + D X W, and D subtracts the label's entry of a row from all of its entries.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ TINY = np.finfo(np.float64).tiny
 
 
 class NotSmoothError(ValueError):
-    """The task is at a kink, as far as float64 can tell: it has no gradient, or none that could be trusted."""
+    """The task is at a kink up to float64 rounding, so that its gradient does not exist or is unreliable."""
 
 
 @dataclass(frozen=True)
 class Exact:
-    """What :func:`exact` returns.
+    """The result of :func:`exact`.
 
     Attributes:
         weights: W, (d, k).
-        dual: L, (n, k), rows in the simplex; zero where a sample has no weight. Need not be unique.
+        dual: L, (n, k), rows in the simplex; zero for samples without weight. Not necessarily unique.
         grad_features: dloss/dX, (n, d).
         grad_lambda1, grad_lambda2, grad_dual_reg: dloss/d of the hyperparameters.
-        gap: (P(W) - D(L)) / P(W); below 1e-12, or 1e-14 sum_i s_i where P(W) is far below P(0) = sum_i s_i.
-        margin: distance to a kink, scale-free: the smallest of | ||V_j||/lambda1 - 1 | over the features, and of the
-            larger of L_il and q_il, the slack of its margin, over the samples and classes.
+        gap: (P(W) - D(L)) / P(W), below 1e-12; P(W) - D(L) is below 1e-14 sum_i s_i if P(W) is far below
+            P(0) = sum_i s_i.
+        margin: scale-free distance to a kink, the minimum of | ||V_j||/lambda1 - 1 | over the features and of
+            max(L_il, q_il), q_il being the slack of the margin, over samples and classes.
         free: number of active margins; active: number of active features.
     """
 
@@ -75,26 +76,26 @@ def exact(
     grad_weights: Array,
     sample_weight: Array | None = None,
 ) -> Exact:
-    """Solution and gradients of one task, right to rounding, for the loss with dloss/dW = ``grad_weights``.
+    """Solution and gradients of one task up to rounding, for the loss with dloss/dW = ``grad_weights``.
 
     Args:
         features: X, (n, d).
-        labels: (n,), in 0..n_classes-1 where the sample has weight.
+        labels: (n,), in 0..n_classes-1 for samples with weight.
         lambda1, lambda2, dual_reg: as in :func:`sparsedis.solve_svm`.
         n_classes: k.
         grad_weights: (d, k).
         sample_weight: s, (n,), all 1 by default; samples of weight 0 are left out.
 
     Raises:
-        NotSmoothError: where the margin is below 1e-9, the gradients of the active margins depend on one another (as
-            those of one point given twice), or the active features and margins could not be told from the others.
+        NotSmoothError: if the margin is below 1e-9, the gradients of the active margins are linearly dependent (as for
+            a duplicated point), or the active features and margins could not be identified.
     """
     weight = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight, np.float64)
     present = weight > 0
     X, s = np.asarray(features, np.float64)[present], weight[present]
     Y = np.eye(n_classes)[np.asarray(labels)[present]]
     task = _Task(X, Y, s, float(lambda1), float(lambda2), float(dual_reg / lambda2))
-    # In units where lambda1 (or, without it, lambda2) is 1; L stays as it is.
+    # Rescale so that lambda1 (or, if it is 0, lambda2) is 1; this leaves L unchanged.
     unit = lambda1 if lambda1 > 0 else lambda2**0.5
     at = _solve(replace(task, X=X / unit, lambda1=lambda1 / unit, lambda2=lambda2 / unit**2))
     W = at.W / unit
@@ -109,7 +110,9 @@ def exact(
     c = np.asarray(grad_weights, np.float64)
     system = _System(task, W, at.on, at.free)
     if not system.regular:
-        raise NotSmoothError("the active margins depend on one another: L is not unique, and a move of X parts them")
+        raise NotSmoothError(
+            "the active margins are linearly dependent: L is not unique, and changing X separates them"
+        )
     # p solves the symmetric [B, X^T D^T, 0; D X, -rho/s, -1; 0, -1^T, 0] p = (c, 0, 0).
     zero = np.zeros_like(at.z)
     p_W, _, p_z = system.solve(c, zero, zero[:, :1])
@@ -142,7 +145,7 @@ def duality_gap(
     dual: Array,
     sample_weight: Array,
 ) -> tuple[float, float]:
-    """|P(W) - D(L)| and P(W) of any W (d, k) and L (n, k), in extended precision where the machine has it.
+    """|P(W) - D(L)| and P(W) for any W (d, k) and L (n, k), in extended precision if the platform has it.
 
     Labels as for :func:`exact`. Rows of L are divided by their sums.
     """
@@ -167,7 +170,7 @@ def duality_gap(
 
 @dataclass(frozen=True)
 class _Task:
-    """Samples with weight only: X (n, d), one-hot Y (n, k), s (n,)."""
+    """The samples with positive weight: X (n, d), one-hot Y (n, k), s (n,)."""
 
     X: Array
     Y: Array
@@ -177,14 +180,14 @@ class _Task:
     rho: float
 
     def D(self, rows: Array) -> Array:
-        """Every column of (n, k, ...) less the label's."""
+        """All columns of (n, k, ...) minus the label's column."""
         return rows - rows[np.arange(len(rows)), self.Y.argmax(1)][:, None]
 
     def D_transposed(self, rows: Array) -> Array:
         return rows - self.Y * rows.sum(1, keepdims=True)
 
     def A(self, z: Array) -> Array:
-        """diag(s)(Y - L), (n, k), the label's entry as the sum of the others."""
+        """diag(s)(Y - L), (n, k), with the label's entry as the sum of the others, which avoids cancellation."""
         others = z * (1 - self.Y)
         return self.Y * others.sum(1, keepdims=True) - others
 
@@ -205,7 +208,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """One k x k matrix a feature: across_j I + (along_j - across_j) u_j u_j^T, u_j a unit vector or zero."""
+    """One k x k matrix per feature: across_j I + (along_j - across_j) u_j u_j^T, where u_j is a unit vector or zero."""
 
     across: Array  # (d,)
     along: Array  # (d,)
@@ -228,8 +231,8 @@ class _Point:
 
 
 def _solve(task: _Task) -> _Point:
-    """Interior iterations until Newton on what they call active ends at a solution."""
-    reason = "the interior point did not come near a solution"
+    """Interior-point iterations until Newton's method on their active set converges to a solution."""
+    reason = "the interior-point method did not come near a solution"
     for at in _interior_points(task):
         if at.gap > 1e-5:
             continue
@@ -241,7 +244,7 @@ def _solve(task: _Task) -> _Point:
 
 
 def _interior_points(task: _Task) -> Iterator[_Interior]:
-    """The iterates of the conic interior point: Mehrotra's predictor and corrector."""
+    """The iterates of the conic interior-point method, with Mehrotra's predictor and corrector."""
     at = _Interior.start(task)
     for _ in range(80):
         yield at
@@ -256,14 +259,14 @@ def _interior_points(task: _Task) -> Iterator[_Interior]:
             target - at.z * at.q - predictor.z * predictor.q, system.cones.corrector(predictor, target)
         )
         size = min(1.0, 0.99 * at.reach(step))
-        if not size > 1e-10:  # rounding has put the point on the boundary
+        if not size > 1e-10:  # the point is on the boundary up to rounding
             return
         at = at.moved(step, size)
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A direction of the interior point's variables; U has none along lambda1, the first entry of its cone."""
+    """A search direction; lambda1, the first entry of U's cone, is constant."""
 
     W: Array
     U: Array
@@ -275,7 +278,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Interior:
-    """A point inside the cones: ||W_j|| < t_j, ||U_j|| < lambda1, z > 0, q > 0. Without lambda1, U and t are zero."""
+    """A strictly feasible point: ||W_j|| < t_j, ||U_j|| < lambda1, z > 0, q > 0. For lambda1 = 0, U and t are zero."""
 
     task: _Task
     W: Array  # (d, k)
@@ -299,7 +302,7 @@ class _Interior:
 
     @property
     def degree(self) -> int:
-        """Number of complementarities."""
+        """Number of complementarity conditions."""
         return self.z.size + (len(self.t) if self.task.lambda1 > 0 else 0)
 
     @property
@@ -312,7 +315,7 @@ class _Interior:
         return float(task.s @ self.xi[:, 0] + task.lambda1 * self.t.sum() + task.lambda2 / 2 * (self.W**2).sum()) + TINY
 
     def residuals(self) -> tuple[Array, Array, Array]:
-        """What is left of V = lambda2 W + U, of the definition of q, and of sum_l z_il = s_i."""
+        """Residuals of V = lambda2 W + U, of the definition of q, and of sum_l z_il = s_i."""
         task, s = self.task, self.task.s[:, None]
         stationarity = task.X.T @ task.A(self.z) - task.lambda2 * self.W - self.U
         slack = self.xi + task.rho * (self.z / s - task.Y) - task.margins(self.W) - self.q
@@ -330,7 +333,7 @@ class _Interior:
         return replace(self, **{name: getattr(self, name) + size * getattr(step, name) for name in names})
 
     def reach(self, step: _Step) -> float:
-        """The largest step that stays inside."""
+        """The largest feasible step size."""
         largest = min(_reach(self.z, step.z), _reach(self.q, step.q))
         if self.task.lambda1 > 0:
             bound = np.full_like(self.t, self.task.lambda1)
@@ -340,7 +343,7 @@ class _Interior:
 
 
 class _InteriorSystem:
-    """Newton's system of the interior point: W, t, U and q eliminated, factored in z and xi."""
+    """The interior-point method's Newton system, reduced to z and xi by elimination of W, t, U and q, and factored."""
 
     def __init__(self, at: _Interior) -> None:
         task, (n, k) = at.task, at.z.shape
@@ -354,7 +357,7 @@ class _InteriorSystem:
         self._factor = linalg.lu_factor(np.block([[M, sums], [sums.T, np.zeros((n, n))]]))
 
     def direction(self, product: Array, cone: Array) -> _Step:
-        """Newton's step that changes z q by ``product`` to first order, and the scaled cones' u = W dz + W^-1 ds."""
+        """The Newton step that changes z q by ``product`` to first order and has W dz + W^-1 ds = ``cone``."""
         at, task, (stationarity, slack, sums) = self._at, self._at.task, self._residuals
         shift = self.cones.W(cone)
         offset = self._C(stationarity - task.lambda2 * shift[:, 1:]) + shift[:, 1:]
@@ -375,7 +378,7 @@ class _InteriorSystem:
 
 
 class _NoCones:
-    """What :class:`_Scaling` is for lambda1 = 0, where W = V/lambda2."""
+    """Replaces :class:`_Scaling` for lambda1 = 0, where W = V/lambda2."""
 
     point = np.zeros((1, 1))
 
@@ -394,9 +397,9 @@ class _NoCones:
 
 
 class _Scaling:
-    """Nesterov-Todd scaling of the cones (t_j, W_j) and (lambda1, -U_j), all features at once: rows of (d, 1+k).
+    """Nesterov-Todd scaling of the cones (t_j, W_j) and (lambda1, -U_j), the rows of (d, 1+k), for all features.
 
-    The scaling is W = sqrt(a/b) (2 v v^T - J), J = diag(1, -1, ..., -1), and scales both to one point.
+    The scaling is W = sqrt(a/b) (2 v v^T - J) with J = diag(1, -1, ..., -1), and maps both to the same point.
     """
 
     def __init__(self, at: _Interior) -> None:
@@ -421,7 +424,7 @@ class _Scaling:
         return product / np.sqrt(self._ratio)[:, None]
 
     def inverse(self, task: _Task) -> _Blocks:
-        """C = (I + lambda2 Q)^-1 Q for Q, the part of the squared scaling that acts on W."""
+        """C = (I + lambda2 Q)^-1 Q, where Q is the block of the squared scaling that acts on W."""
         w = self._w[:, 1:]
         length = np.linalg.norm(w, axis=1)
         across, along = self._ratio, self._ratio * (1 + 2 * length**2)
@@ -433,7 +436,7 @@ class _Scaling:
         return self._ratio * 2 * self._w[:, 0] * (self._w[:, 1:] * dU).sum(1)
 
     def corrector(self, step: _Step, target: float) -> Array:
-        """u with point o u = target e - point o point - (W^-1 ds) o (W dz), ds and dz of a step, o Jordan's product."""
+        """u with point o u = target e - point o point - (W^-1 ds) o (W dz), where o is the Jordan product."""
         ds = self.W_inverse(np.c_[step.t, step.W])
         dz = self.W(np.c_[np.zeros_like(step.t), -step.U])
         p = self.point
@@ -444,7 +447,7 @@ class _Scaling:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """Jordan's product of the second-order cone, row by row."""
+    """Jordan product of the second-order cone, row by row."""
     return np.c_[(a * b).sum(1), a[:, :1] * b[:, 1:] + b[:, :1] * a[:, 1:]]
 
 
@@ -465,18 +468,19 @@ def _cone_reach(t: Array, x: Array, dt: Array, dx: Array) -> float:
     length = np.linalg.norm(x, axis=1)
     c = np.maximum((t - length) * (t + length), 0)
     root = np.sqrt(np.maximum(b * b - a * c, 0))
-    # Roots of c + 2 b r + a r^2, the smallest positive one: r = c / (-b + root) where that denominator is positive.
+    # The smallest positive root of c + 2 b r + a r^2 is c / (-b + root) if that denominator is positive.
     denominator = root - b
     crossing = (denominator > 0) & ((a < 0) | ((b < 0) & (b * b >= a * c)))
     return float(np.where(crossing, c / np.where(crossing, denominator, 1), np.inf).min())
 
 
 def _polish(at: _Interior) -> _Point:
-    """Newton on conditions (1) to (3) for the features and margins that an interior point calls active."""
+    """Newton's method on conditions (1) to (3), starting from the active set of an interior point."""
     task, W, xi, z = at.task, at.W, at.xi, at.z
     free = z / task.s[:, None] > at.q
     free[np.arange(len(z)), z.argmax(1)] = True
-    # The larger eigenvalue of (t, W), as a share of the objective, against the smaller one of (lambda1, U), of lambda1.
+    # Compare the larger eigenvalue of (t, W) relative to the objective with the smaller one of (lambda1, U) relative
+    # to lambda1.
     larger, smaller = at.t + np.linalg.norm(W, axis=1), task.lambda1 - np.linalg.norm(at.U, axis=1)
     on = larger * task.lambda1**2 > smaller * at.primal if task.lambda1 > 0 else np.full(len(W), True)
     for _ in range(60):
@@ -497,18 +501,18 @@ def _polish(at: _Interior) -> _Point:
         z = np.maximum(z, 0)
         if not free.any(1).all():
             break
-    raise NotSmoothError("the active features and margins could not be told")
+    raise NotSmoothError("the active features and margins could not be identified")
 
 
 def _newton(task: _Task, W: Array, xi: Array, z: Array, on: Mask, free: Mask) -> tuple[Array, Array, Array, Mask]:
-    """(W, xi, z) where conditions (1) to (3) hold, or as far as a step turned rows of W round; and which rows."""
+    """(W, xi, z) with conditions (1) to (3), or before a step that reverses rows of W; and a mask of these rows."""
     before = np.inf
     for _ in range(30):
         F1, F2, F3, scale = _conditions(task, W, xi, z, on, free)
         error = max(abs(F1).max(initial=0) / scale, abs(F2).max(), abs(F3).max())
         if not np.isfinite(error):
             break
-        if error < 1e-9 and error >= 0.5 * before:  # nothing left but rounding
+        if error < 1e-9 and error >= 0.5 * before:  # only rounding errors remain
             return W, xi, z, np.full(len(W), False)
         before = error
         dW, dxi, dz = _System(task, W, on, free).solve(-F1, -F2, -F3)
@@ -516,11 +520,11 @@ def _newton(task: _Task, W: Array, xi: Array, z: Array, on: Mask, free: Mask) ->
         if turned.any():
             return W, xi, z, turned
         W, xi, z = W + dW, xi + dxi, z + dz
-    raise NotSmoothError("Newton on the active features and margins did not converge")
+    raise NotSmoothError("Newton's method on the active features and margins did not converge")
 
 
 def _conditions(task: _Task, W: Array, xi: Array, z: Array, on: Mask, free: Mask) -> tuple[Array, Array, Array, float]:
-    """Residuals of (1) to (3), zero outside of the active ones; and the scale of the first."""
+    """Residuals of (1) to (3), zero outside the active set, and the scale of the first."""
     s = task.s[:, None]
     V = task.X.T @ task.A(z)
     lengths = np.where(on, np.linalg.norm(W, axis=1), 1)[:, None]
@@ -530,7 +534,7 @@ def _conditions(task: _Task, W: Array, xi: Array, z: Array, on: Mask, free: Mask
 
 
 class _System:
-    """The derivative of (1), (2) and of s - sum_l z_il, factored by elimination of W."""
+    """The Jacobian of (1), (2) and s - sum_l z_il, factored after elimination of W."""
 
     def __init__(self, task: _Task, W: Array, on: Mask, free: Mask) -> None:
         self._task, self._on, self._free = replace(task, X=task.X[:, on]), on, free
@@ -550,7 +554,7 @@ class _System:
         self.regular = info == 0 and linalg.lapack.dgecon(lu, abs(matrix).sum(0).max())[0] > 1e-13
         if self.regular:
             self._factor = lu, pivots
-        else:  # L is not unique: the shortest solution
+        else:  # L is not unique: take the solution of least norm
             values, vectors = linalg.eigh(matrix)
             keep = abs(values) > 1e-11 * abs(values).max()
             self._pseudo = (vectors[:, keep], values[keep])
@@ -579,7 +583,7 @@ class _System:
             return dW, self._border * solution[m:, None], dz
 
         dW, dxi, dz = eliminated(b1, b2, b3)
-        for _ in range(2):  # iterative refinement of the whole system
+        for _ in range(2):  # iterative refinement of the full system
             r1 = b1 - self._B(dW) - task.X.T @ task.D_transposed(dz)
             r2 = np.where(self._free, b2 + task.D(task.X @ dW) - dxi, 0) - self._scatter(self._ridge * dz[self._free])
             r3 = b3 + dz.sum(1, keepdims=True)

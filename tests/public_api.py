@@ -1,4 +1,4 @@
-"""The public API as lines of text. After a change that is meant, which CHANGELOG.md then names:
+"""The public API as lines of text. After an intended change, which CHANGELOG.md has to mention, run
 
 python -m tests.public_api > tests/public_api.txt
 """
@@ -11,12 +11,12 @@ import importlib
 import inspect
 from collections.abc import Iterator
 
-# sparsedis itself is what everyone imports; the others have what a training script or an experiment builds on.
+# The package itself, and the modules that training scripts and experiments build on.
 MODULES = ("sparsedis", "sparsedis.nn", "sparsedis.sklearn", "sparsedis.data", "sparsedis.models")
 
 
 def lines() -> list[str]:
-    """`module.name` with its parameters and defaults; of a class also its fields and methods."""
+    """`module.name` with parameters and defaults, and for a class also its fields and methods."""
     found: list[str] = []
     for name in MODULES:
         module = importlib.import_module(name)
@@ -47,8 +47,7 @@ def _described(name: str, value: object) -> Iterator[str]:
 
 
 def _own(value: type) -> set[str]:
-    """Members that the package defines, not those of torch's or scikit-learn's base classes; the latter also add
-    set_fit_request and the like to a class itself."""
+    """Members that the package defines, without those inherited from torch or scikit-learn."""
     return {member for base in value.__mro__ if base.__module__.startswith("sparsedis") for member in vars(base)}
 
 

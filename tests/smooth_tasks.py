@@ -1,4 +1,4 @@
-"""Random tasks away from kinks with their exact gradients, and the error of a backend's gradients on them."""
+"""Random tasks away from kinks with their exact gradients, and the errors of a backend's gradients."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class SmoothTask:
     """One task, and the loss sum(W * cotangent).
 
     Attributes:
-        features: X, (n, d), float64 that float32 holds exactly.
+        features: X, (n, d), float64 values that are exact in float32.
         labels: (n,), int64.
         n_classes: k.
-        lambda1, lambda2, dual_reg: the hyperparameters; lambda1_max: the lambda1 from which on W = 0.
+        lambda1, lambda2, dual_reg: the hyperparameters; lambda1_max: the smallest lambda1 with W = 0.
         sample_weight: (n,), float64.
-        cotangent: dloss/dW, (d, k), float64 that float32 holds exactly.
+        cotangent: dloss/dW, (d, k), float64 values that are exact in float32.
     """
 
     features: Tensor
@@ -41,7 +41,7 @@ class SmoothTask:
     cotangent: Tensor
 
     def exact(self) -> Exact:
-        """Solution and gradients by the oracle."""
+        """Solution and gradients from the oracle."""
         return exact(
             self.features.numpy(),
             self.labels.numpy(),
@@ -54,11 +54,11 @@ class SmoothTask:
         )
 
     def smooth(self) -> Exact | None:
-        """:meth:`exact`, or None at a kink: where X (1 +- 3e-7 noise), of either sign, moves the gradient by 1e-3."""
+        """:meth:`exact`, or None near a kink, where X (1 +- 3e-7 noise) changes the gradient by more than 1e-3."""
         noise = 3e-7 * torch.randn(self.features.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         try:
             here = self.exact()
-            # One sign alone may carry the nearest feature or margin away from the edge.
+            # Both signs, because one of them may move the nearest feature or margin away from the kink.
             moved = [replace(self, features=self.features * factor).exact() for factor in (1 + noise, 1 - noise)]
         except NotSmoothError:
             return None
@@ -67,10 +67,10 @@ class SmoothTask:
 
 
 def draw(kind: str, seed: int, largest: int = 1500) -> SmoothTask:
-    """A task of 2 to 10 ways, 1 to 15 shots and 20 to 700 features, n k at most ``largest``.
+    """A task of 2 to 10 ways, 1 to 15 shots and 20 to 700 features, with n k at most ``largest``.
 
-    lambda1 is 0.02 to 0.3 of its maximum (0 where dense), lambda2 0.1 to 100 (0.01 where "small lambda2"), rho =
-    dual_reg/lambda2 0.01 to 1 where smoothed, sample weights 0.2 to 2 and one in ten 0 where weighted.
+    lambda1 is 0.02 to 0.3 of its maximum ("dense": 0), lambda2 0.1 to 100 ("small lambda2": 0.01). "smoothed" tasks
+    have rho = dual_reg/lambda2 from 0.01 to 1, "weighted" ones sample weights from 0.2 to 2, one in ten 0.
     """
     rng = np.random.default_rng([KINDS.index(kind), seed])
     while True:
@@ -107,7 +107,7 @@ def smooth_tasks(
     first: int = 0,
     answer: Callable[[SmoothTask], Exact | None] = SmoothTask.smooth,
 ) -> Iterator[tuple[SmoothTask, Exact]]:
-    """``count`` tasks of a kind, seeds from ``first`` on, that are at no kink and whose W is not zero."""
+    """``count`` tasks of a kind that are away from kinks and have W != 0, with seeds starting at ``first``."""
     seed = first
     while count:
         task = draw(kind, seed, largest)
@@ -121,12 +121,11 @@ def smooth_tasks(
 def gradient_errors(
     task: SmoothTask, at: Exact, backend: str, dtype: torch.dtype, **options: object
 ) -> dict[str, float]:
-    """Relative errors of dloss/dX (in norm) and of dloss/d of every hyperparameter, by name; features in ``dtype``.
+    """Relative errors of dloss/dX (in norm) and of the hyperparameters' derivatives, by name; features in ``dtype``.
 
-    A hyperparameter's derivative may vanish: where no sample is inside its margin, the dense W does not depend on
-    lambda2. So that W in float32 can meet what is asked, a derivative is measured against at least 1% of the loss's
-    terms, sum |W * cotangent|, for a change of the hyperparameter by its own scale (lambda2 for dual_reg, lambda1_max
-    for a lambda1 of 0).
+    A hyperparameter's derivative may vanish: if no sample is inside its margin, the dense W does not depend on
+    lambda2. Since W is rounded to float32, the error of a derivative, times the hyperparameter's scale (lambda2 for
+    dual_reg, lambda1_max for lambda1 = 0), is therefore relative to at least 1% of sum |W * cotangent|.
     """
     X = task.features.to(dtype).requires_grad_()
     values = {name: torch.tensor(getattr(task, name), dtype=torch.float64, requires_grad=True) for name in SCALARS}

@@ -1,4 +1,4 @@
-"""Random tasks that look like few-shot features."""
+"""Random tasks that resemble few-shot features."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""One API: an argument has the same name, place, default and meaning in every solver, and heads treat labels alike."""
+"""Consistency of the API: names, order, defaults and meaning of arguments in all solvers; labels in all heads."""
 
 import inspect
 
@@ -16,7 +16,7 @@ INTEGERS = (
     torch.int16,
     torch.int32,
     torch.uint8,
-    *(torch.uint16, torch.uint32, torch.uint64),  # for which torch has few operations
+    *(torch.uint16, torch.uint32, torch.uint64),  # torch implements few operations for these
 )
 SOLVERS = {"svm": solve_svm, "lasso": solve_lasso, "ridge": solve_ridge, "logistic": solve_logistic}
 HEADS = {
@@ -28,13 +28,13 @@ HEADS = {
 
 
 def case(name):
-    """Features, labels or targets, and hyperparameters, for one of SOLVERS."""
+    """Features, labels or targets, and hyperparameters for one of SOLVERS."""
     X, labels = random_task(0, way=3, shots=4, d=10, batch=2)
     given = labels if name in ("svm", "logistic") else X[..., 0] + 0.3 * labels
     return X, given, {"lambda2": 0.5} if name == "ridge" else {"lambda1": 0.05, "lambda2": 0.5}
 
 
-def test_arguments_have_one_order_and_one_default():
+def test_arguments_have_the_same_order_and_defaults_in_all_solvers():
     order = ["features", "labels", "targets", "lambda1", "lambda2", "dual_reg", "intercept", "relative", "reduction"]
     order += ["n_classes", "sample_weight", "solver", "backend", "tol", "max_iter", "throw"]
     defaults = {"relative": False, "sample_weight": None, "backend": "auto", "tol": 1e-5, "throw": False}
@@ -46,8 +46,8 @@ def test_arguments_have_one_order_and_one_default():
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_a_sum_is_n_times_a_mean(name):
-    """Penalties N times as large, N being the total weight: the same weights, gap and objective times N."""
+def test_reduction_sum_is_n_times_mean(name):
+    """With penalties times N, the total sample weight: the same weights and relative gap, N times the objective."""
     X, given, hyper = case(name)
     weight = torch.rand(X.shape[:2], generator=torch.Generator().manual_seed(1), dtype=F64) + 0.5
     total = weight.sum(1)
@@ -64,7 +64,7 @@ def test_a_sum_is_n_times_a_mean(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
-def test_gradients_of_a_sum(name):
+def test_gradcheck_with_reduction_sum(name):
     X, given, hyper = case(name)
     values = [torch.tensor(value, dtype=F64) for value in hyper.values()]
 
@@ -78,7 +78,7 @@ def test_gradients_of_a_sum(name):
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("name", ["svm", "lasso", "logistic"])
-def test_relative_is_a_multiple_of_lambda1_max(name, reduction):
+def test_relative_lambda1_is_a_multiple_of_lambda1_max(name, reduction):
     X, given, hyper = case(name)
     lambda1_max = getattr(sparsedis, f"{name}_lambda1_max")(X, given, reduction=reduction)
     options = {"lambda2": hyper["lambda2"], "reduction": reduction, "tol": 1e-10}
@@ -90,8 +90,8 @@ def test_relative_is_a_multiple_of_lambda1_max(name, reduction):
 
 
 @pytest.mark.parametrize("name", ["svm", "lasso", "logistic"])
-def test_a_task_without_a_scale_does_not_refuse_the_batch(name):
-    """An encoder that is dead on one task gives features of zero there."""
+def test_a_task_with_zero_features_does_not_fail_the_batch(name):
+    """An encoder whose units are all inactive on one task returns zero features for it."""
     X, given, _ = case(name)
     dead = X.clone()
     dead[1] = 0
@@ -103,7 +103,7 @@ def test_a_task_without_a_scale_does_not_refuse_the_batch(name):
 
 @pytest.mark.parametrize("max_iter", [0.5, 2.0, True, "10"])
 @pytest.mark.parametrize("name", ["svm", "lasso", "logistic"])
-def test_iterations_are_counted_in_integers(name, max_iter):
+def test_max_iter_has_to_be_an_integer(name, max_iter):
     X, given, hyper = case(name)
     with pytest.raises(TypeError, match="max_iter: expected an int, got"):
         SOLVERS[name](X, given, **hyper, max_iter=max_iter)
@@ -111,8 +111,8 @@ def test_iterations_are_counted_in_integers(name, max_iter):
 
 
 @pytest.mark.parametrize("name", ["svm", "lasso", "logistic"])
-def test_any_number_of_iterations(name):
-    """More than a kernel can count to is no limit; less than one is an error."""
+def test_max_iter_has_no_upper_limit_and_has_to_be_positive(name):
+    """Values beyond a kernel's integer range mean no limit."""
     X, given, hyper = case(name)
     expected = SOLVERS[name](X, given, **hyper)
     for max_iter in (2**31, 10**20):
@@ -129,8 +129,8 @@ NUMBERS = [np.float32, np.float64, np.float16, np.longdouble, torch.tensor, lamb
 
 @pytest.mark.parametrize("made", NUMBERS)
 @pytest.mark.parametrize("name", SOLVERS)
-def test_numbers_of_any_library(name, made):
-    """0.5 and 2^-10 are the same number in all of them."""
+def test_hyperparameters_may_be_numbers_of_any_library(name, made):
+    """0.5 and 2^-10 are exact in all of these types."""
     X, given, hyper = case(name)
     exact = dict.fromkeys(hyper, 0.5)
     expected = SOLVERS[name](X, given, **exact, tol=2.0**-10)
@@ -141,7 +141,7 @@ def test_numbers_of_any_library(name, made):
     assert torch.equal(whole.weights, SOLVERS[name](X, given, **dict.fromkeys(hyper, 1), tol=1e-3).weights)
 
 
-NO_NUMBERS = [
+INVALID = [
     (True, TypeError),
     (np.bool_(True), TypeError),
     (torch.tensor(True), TypeError),
@@ -163,9 +163,9 @@ NO_NUMBERS = [
 NEGATIVE = [(-0.5, ValueError), (torch.tensor(-0.5), ValueError)]
 
 
-@pytest.mark.parametrize(("value", "error"), NO_NUMBERS + NEGATIVE)
+@pytest.mark.parametrize(("value", "error"), INVALID + NEGATIVE)
 @pytest.mark.parametrize("name", SOLVERS)
-def test_what_is_no_hyperparameter(name, value, error):
+def test_invalid_hyperparameters_are_rejected(name, value, error):
     X, given, hyper = case(name)
     names = [*hyper, "tol", *(["dual_reg"] if name == "svm" else [])]
     for argument in names:
@@ -173,9 +173,9 @@ def test_what_is_no_hyperparameter(name, value, error):
             SOLVERS[name](X, given, **{**hyper, argument: value})
 
 
-@pytest.mark.parametrize(("value", "error"), NO_NUMBERS + NEGATIVE)
+@pytest.mark.parametrize(("value", "error"), INVALID + NEGATIVE)
 @pytest.mark.parametrize("head", [nn.GroupLassoSVM, nn.GroupLassoLogistic, nn.Ridge, nn.Prototypes])
-def test_what_is_no_hyperparameter_of_a_head(head, value, error):
+def test_heads_reject_invalid_hyperparameters(head, value, error):
     for argument, parameter in inspect.signature(head).parameters.items():
         if isinstance(parameter.default, float) and (
             argument != "logit_scale" or not any(value is one for one, _ in NEGATIVE)
@@ -185,7 +185,7 @@ def test_what_is_no_hyperparameter_of_a_head(head, value, error):
 
 
 @pytest.mark.parametrize("head", [nn.GroupLassoSVM, nn.GroupLassoLogistic, nn.Ridge])
-def test_heads_take_numbers_of_any_library(head):
+def test_heads_accept_numbers_of_any_library(head):
     for value in (np.float32(0.5), torch.tensor(0.5), np.int64(1)):
         assert head(lambda2=value, logit_scale=value).hyperparameter("lambda2") == float(value)
     with pytest.raises(TypeError, match="lambda2: expected a constant, got a tensor that requires a gradient"):
@@ -202,8 +202,8 @@ FLAGS = [(name, flag) for name in SOLVERS for flag in ("relative", "throw")] + [
 
 
 @pytest.mark.parametrize(("name", "flag"), FLAGS)
-def test_flags_are_true_or_false(name, flag):
-    """relative=0.1 is a misunderstanding, not True."""
+def test_flags_have_to_be_bools(name, flag):
+    """relative=0.1, for example, is a mistake and does not mean True."""
     X, given, hyper = case(name)
     for value in (0.1, 1, "no", None, torch.tensor(True)):
         with pytest.raises(TypeError, match=f"{flag}: expected True or False, got"):
@@ -215,7 +215,7 @@ def jagged(X):
     return torch.nested.nested_tensor(list(X), layout=torch.jagged)
 
 
-HOSTILE = [
+UNSUPPORTED = [
     (lambda X: X.to_sparse(), TypeError, "expected a dense tensor, got layout torch.sparse_coo; to_dense"),
     (lambda X: torch.nested.nested_tensor(list(X)), TypeError, "expected a dense tensor, got a nested one"),
     (jagged, TypeError, "expected a dense tensor, got a nested one"),
@@ -232,9 +232,9 @@ HOSTILE = [
 
 
 @pytest.mark.filterwarnings("ignore:.*nested.*:UserWarning", "ignore:.*quantize.*")
-@pytest.mark.parametrize(("made", "error", "message"), HOSTILE)
+@pytest.mark.parametrize(("made", "error", "message"), UNSUPPORTED)
 @pytest.mark.parametrize("name", SOLVERS)
-def test_tensors_of_other_kinds(name, made, error, message):
+def test_unsupported_tensors_are_rejected(name, made, error, message):
     X, given, hyper = case(name)
     target = list(inspect.signature(SOLVERS[name]).parameters)[1]
     weight = torch.ones(X.shape[:2], dtype=F64)
@@ -247,9 +247,9 @@ def test_tensors_of_other_kinds(name, made, error, message):
 
 
 @pytest.mark.filterwarnings("ignore:.*nested.*:UserWarning", "ignore:.*quantize.*")
-@pytest.mark.parametrize(("made", "error", "message"), HOSTILE)
+@pytest.mark.parametrize(("made", "error", "message"), UNSUPPORTED)
 @pytest.mark.parametrize("head", HEADS)
-def test_heads_and_tensors_of_other_kinds(head, made, error, message):
+def test_heads_reject_unsupported_tensors(head, made, error, message):
     X, labels = random_task(0, way=3, shots=4, d=10, batch=2)
     X, query, head = X.float(), X[:, :5].float(), HEADS[head]()
     with pytest.raises(error, match=f"query: {message}"):
@@ -266,7 +266,7 @@ def test_heads_and_tensors_of_other_kinds(head, made, error, message):
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("name", ["svm", "logistic"])
-def test_labels_of_every_integer_dtype(name, backend):
+def test_labels_may_have_any_integer_dtype(name, backend):
     X, labels, hyper = case(name)
     lambda1_max = getattr(sparsedis, f"{name}_lambda1_max")
     expected = SOLVERS[name](X, labels, **hyper, backend=backend)
@@ -282,7 +282,7 @@ def test_labels_of_every_integer_dtype(name, backend):
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, *INTEGERS[-3:], torch.float16])
 @pytest.mark.parametrize("name", SOLVERS)
-def test_weights_of_any_dtype(name, dtype):
+def test_sample_weights_may_have_any_real_dtype(name, dtype):
     X, given, hyper = case(name)
     weight = torch.ones(X.shape[:2])
     weight[:, -2:] = 0
@@ -294,7 +294,7 @@ def test_weights_of_any_dtype(name, dtype):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_labels_out_of_range_are_named(head):
+def test_heads_name_labels_out_of_range(head):
     X, labels = random_task(0, way=3, shots=4, d=10, batch=2)
     X, head = X.float(), HEADS[head]()
     labels[1, 2] = 7
@@ -316,14 +316,14 @@ def test_solutions_are_compared_by_identity(name):
     assert first in [second, first]
 
 
-def test_too_many_classes():
+def test_too_many_classes_are_rejected():
     X, given, hyper = case("svm")
     with pytest.raises(ValueError, match="n_classes: expected at most 2147483647 classes, got 100000000000000000000"):
         solve_svm(X, given, **hyper, n_classes=10**20)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_heads_treat_labels_alike(head):
+def test_heads_accept_labels_of_any_integer_dtype(head):
     X, labels = random_task(0, way=3, shots=4, d=10, batch=2)
     X, query, head = X.float(), X[:, :5].float(), HEADS[head]()
     expected = head(query, X, labels, 3)
@@ -336,8 +336,8 @@ def test_heads_treat_labels_alike(head):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
-def test_heads_leave_out_padding(head):
-    """A sample of weight 0 says nothing, whatever its label and its features are."""
+def test_heads_ignore_padding(head):
+    """A sample of weight 0 has no influence, whatever its label and features are."""
     X, labels = random_task(0, way=3, shots=4, d=10, batch=2)
     X, query, head = X.float(), X[:, :5].float(), HEADS[head]()
     padded = torch.cat([X, 100 * torch.ones_like(X[:, :2])], 1)
@@ -351,7 +351,7 @@ def test_heads_leave_out_padding(head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_one_dead_task_does_not_refuse_a_batch(head):
+def test_heads_accept_a_task_with_zero_features(head):
     X, labels = random_task(0, way=3, shots=4, d=10, batch=2)
     X = X.float()
     X[1] = 0
@@ -360,10 +360,10 @@ def test_one_dead_task_does_not_refuse_a_batch(head):
     assert (output.logits[1] == output.logits[1, 0, 0]).all()
 
 
-def test_prototypes_do_not_cancel():
-    """Distances do not change with what all features have in common: a mean of 1e4, where squares are 1e8."""
+def test_prototypes_do_not_suffer_from_cancellation():
+    """Distances do not depend on the features' mean, here 1e4, whose square is 1e8."""
     X, labels = random_task(0, way=3, shots=4, d=10, batch=2)
-    X = (X * 64).round() / 64  # exact in float32 beside the mean
+    X = (X * 64).round() / 64  # so that X + 1e4 is exact in float32
     query = X[:, :5].float()
     head = nn.Prototypes()
     expected = head(query, X.float(), labels, 3).logits

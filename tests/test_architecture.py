@@ -1,4 +1,4 @@
-"""Dependencies go one way, and never in a circle.
+"""Dependencies have one direction, without cycles.
 
 metalearn, disentangle -> runs, nn -> the solvers -> ops -> the leaves
 sklearn -> the solvers
@@ -44,7 +44,7 @@ MAY_IMPORT = {
 
 
 def modules(package: Path) -> dict[str, Path]:
-    """The files of a package by the dotted names of their modules."""
+    """The files of a package, by the dotted names of their modules."""
     found = {}
     for path in package.rglob("*.py"):
         parts = (package.name, *path.relative_to(package).with_suffix("").parts)
@@ -53,26 +53,26 @@ def modules(package: Path) -> dict[str, Path]:
 
 
 def imports(path: Path, known: Mapping[str, Path]) -> set[str]:
-    """The modules that a file imports anywhere: at its top, in functions and under TYPE_CHECKING.
+    """The modules that a file imports anywhere, including inside functions and under TYPE_CHECKING.
 
-    ``from package import name`` imports the module ``package.name`` if there is one among ``known``, else something
-    that ``package`` defines or re-exports. That Python also runs the ``__init__`` of every package above counts for
-    nothing: these are complete, or being imported already, by then.
+    ``from package import name`` imports the module ``package.name`` if that is among ``known``, and otherwise the
+    package, which defines or re-exports the name. Implicit imports of parent packages do not count: these have been
+    imported, or are being imported, by then.
     """
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute here"
+            assert node.level == 0, f"{path}: expected absolute imports only"
             assert node.module is not None
             below = [f"{node.module}.{alias.name}" for alias in node.names]
             names |= {name if name in known else node.module for name in below}
     return names
 
 
-def circle(graph: Mapping[str, set[str]]) -> list[str]:
-    """Modules of which each imports the next, and the last one is the first again; empty if there are none."""
+def cycle(graph: Mapping[str, set[str]]) -> list[str]:
+    """A cycle of modules, each of which imports the next; empty if there is none."""
     done: set[str] = set()
 
     def visit(module: str, trail: list[str]) -> list[str]:
@@ -93,7 +93,7 @@ MODULES = modules(PACKAGE)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_dependencies_go_one_way(name: str) -> None:
+def test_dependencies_have_one_direction(name: str) -> None:
     own = MODULES[name].relative_to(PACKAGE).parts[0].removesuffix(".py")
     for imported in imports(MODULES[name], MODULES):
         top, _, rest = imported.partition(".")
@@ -103,19 +103,19 @@ def test_dependencies_go_one_way(name: str) -> None:
             assert part in MAY_IMPORT[own], f"{name} imports {imported}"
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = {name: imports(path, MODULES) & MODULES.keys() for name, path in MODULES.items()}
-    assert not circle(graph), " -> ".join(circle(graph))
+    assert not cycle(graph), " -> ".join(cycle(graph))
 
 
-def planted(package: Path, **contents: str) -> list[str]:
-    """The circle in a package of these modules, each with a content."""
+def cycle_of(package: Path, **contents: str) -> list[str]:
+    """The import cycle in a package of modules with these contents."""
     for name, content in contents.items():
         path = package / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     found = modules(package)
-    return circle({name: imports(path, found) & found.keys() for name, path in found.items()})
+    return cycle({name: imports(path, found) & found.keys() for name, path in found.items()})
 
 
 @pytest.mark.parametrize(
@@ -126,23 +126,23 @@ def planted(package: Path, **contents: str) -> list[str]:
         ("if TYPE_CHECKING:\n    from p.b import B", "def f():\n    import p.a"),
     ],
 )
-def test_circles_are_found(tmp_path: Path, first: str, second: str) -> None:
-    assert planted(tmp_path / "p", __init__="from p.a import x", a=first, b=second) == ["p.a", "p.b", "p.a"]
+def test_cycles_are_found(tmp_path: Path, first: str, second: str) -> None:
+    assert cycle_of(tmp_path / "p", __init__="from p.a import x", a=first, b=second) == ["p.a", "p.b", "p.a"]
 
 
-def test_re_exports(tmp_path: Path) -> None:
-    """A package may re-export names of its modules, and these import one another; not names that it re-exports."""
+def test_only_re_exported_names_make_a_cycle(tmp_path: Path) -> None:
+    """The modules of a package may import one another, but not the names that the package re-exports from them."""
     package = tmp_path / "p"
     assert (
-        planted(package, __init__="from p.a import x\nfrom p.b import y", a="from p import b\nx = 1", b="y = 2") == []
+        cycle_of(package, __init__="from p.a import x\nfrom p.b import y", a="from p import b\nx = 1", b="y = 2") == []
     )
-    assert planted(package, a="from p import y\nx = 1") == ["p", "p.a", "p"]
+    assert cycle_of(package, a="from p import y\nx = 1") == ["p", "p.a", "p"]
 
 
 OPERATIONS = [folder for folder in (PACKAGE / "ops").iterdir() if (folder / "signature.py").exists()]
 
 
-def test_an_operation_imports_itself_and_what_all_share() -> None:
+def test_operations_import_only_themselves_and_common() -> None:
     for folder in OPERATIONS:
         for path in folder.rglob("*.py"):
             for name in imports(path, MODULES):
@@ -151,7 +151,7 @@ def test_an_operation_imports_itself_and_what_all_share() -> None:
 
 
 def test_compiled_backends_do_not_import_each_other() -> None:
-    """They may import the torch backend, which does what they have no kernels for."""
+    """They may import the torch backend, to which they delegate operations without a kernel."""
     for folder in OPERATIONS:
         for backend in folder.glob("backend_*"):
             others = {other.stem for other in folder.glob("backend_*")} - {backend.stem, "backend_torch"}
@@ -160,6 +160,6 @@ def test_compiled_backends_do_not_import_each_other() -> None:
                     assert not others & set(name.split(".")), f"{path} imports {name}"
 
 
-def test_every_part_is_listed() -> None:
+def test_every_part_of_the_package_is_listed() -> None:
     parts = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert parts == set(MAY_IMPORT)

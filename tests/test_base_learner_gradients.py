@@ -1,4 +1,4 @@
-"""Base-learners at default settings: gradients right to rounding, the margin to a kink, and loops that end."""
+"""Base-learners at default settings: accuracy of gradients, the margin to a kink, and termination."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def backend(request):
 
 
 class Draws:
-    """Random numbers of a seed."""
+    """Random numbers from a seed."""
 
     def __init__(self, seed):
         self._generator = torch.Generator().manual_seed(seed)
@@ -34,7 +34,7 @@ class Draws:
         return int(torch.randint(low, high + 1, (), generator=self._generator))
 
     def relative(self):
-        """lambda1 as a share of its maximum, 0.01 to 0.5."""
+        """lambda1 relative to its maximum, from 0.01 to 0.5."""
         return float(10 ** (-2 + 1.7 * self.uniform(())))
 
     def weight(self, n):
@@ -42,14 +42,14 @@ class Draws:
 
 
 def errors(ours, exact):
-    """Relative ones; a scalar that is 0 exactly counts absolutely."""
+    """Relative errors, or absolute ones if the exact gradient is 0."""
     return [
         float((a.double() - b).norm() / (b.norm() if b.norm() > 0 else 1)) for a, b in zip(ours, exact, strict=True)
     ]
 
 
 def check_quantiles(found, dtype):
-    """Of every kind of gradient, over the tasks."""
+    """Check the quantiles over all tasks, for the gradient in every input."""
     assert len(found) > 10
     limits = (1e-6, 1e-5, 1e-4, 2e-2) if dtype == torch.float32 else (1e-12, 1e-9, 1e-6, 1e-6)
     median, most, nearly_all, largest = limits
@@ -68,7 +68,7 @@ LAMBDA2 = [0.0, 1e-4, 0.01, 1.0]
 
 
 def seeds_and_lambda2(count):
-    """Seeds of tasks, each with one value of lambda2 in turn."""
+    """Seeds of tasks, with the values of lambda2 in turn."""
     return [(seed, LAMBDA2[seed % 4]) for seed in range(count)]
 
 
@@ -77,8 +77,8 @@ TASKS = [seeds_and_lambda2(60), pytest.param(EVERY, marks=pytest.mark.exhaustive
 
 
 def check_lasso(backend, dtype, tasks, most):
-    """Gradients of tasks, given as seeds and lambda2, of at most n, d = ``most``."""
-    found, turned = [], 0
+    """Check the gradients of tasks, given as pairs of seed and lambda2, with at most (n, d) = ``most``."""
+    found, kinks = [], 0
     for seed, lambda2 in tasks:
         draw = Draws(seed)
         n, d = draw.integer(5, most[0]), draw.integer(3, most[1])
@@ -94,12 +94,12 @@ def check_lasso(backend, dtype, tasks, most):
         near = solution.weights.detach()
         exact = exact_gradients.lasso(X, y, lambda1, lambda2, weight, near, cotangent)
         if exact.margin < 1e-5:
-            turned += 1
+            kinks += 1
             continue
         found.append(errors(ours, exact.gradients))
         torch.testing.assert_close(solution.weights.detach().double(), exact.solution, rtol=1e-6, atol=1e-8)
         assert float(solution.margin) == pytest.approx(exact.margin, rel=1e-5)
-    assert turned <= len(tasks) / 20
+    assert kinks <= len(tasks) / 20
     check_quantiles(found, dtype)
 
 
@@ -107,25 +107,25 @@ def check_lasso(backend, dtype, tasks, most):
 @pytest.mark.parametrize("tasks", TASKS, ids=["some", "many"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("backend", ["cpp", "torch"], indirect=True)
-def test_lasso(dtype, tasks, backend):
-    """With the stop at the default tol alone, 1 task in 30 of float32 features was wrong by 1% to 20%."""
+def test_lasso_gradients(dtype, tasks, backend):
+    """Stopping at the default tol alone had errors of 1% to 20% on 1 in 30 tasks with float32 features."""
     check_lasso(backend, dtype, tasks, (80, 60))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
-def test_lasso_by_triton(dtype, backend):
-    """Fewer and smaller ones, for the interpreter."""
+def test_lasso_gradients_by_triton(dtype, backend):
+    """Fewer and smaller tasks, because the interpreter is slow."""
     check_lasso(backend, dtype, seeds_and_lambda2(12), (20, 12))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tasks", TASKS, ids=["some", "many"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_logistic(dtype, tasks):
-    """With the stop at the default tol alone, 1 task in 12 of float32 features was wrong by 1% to 40%."""
-    found, turned = [], 0
+def test_logistic_gradients(dtype, tasks):
+    """Stopping at the default tol alone had errors of 1% to 40% on 1 in 12 tasks with float32 features."""
+    found, kinks = [], 0
     for seed, lambda2 in tasks:
         draw = Draws(seed)
         k, shots, d, intercept = draw.integer(2, 5), draw.integer(1, 6), draw.integer(3, 40), bool(draw.integer(0, 1))
@@ -142,20 +142,20 @@ def test_logistic(dtype, tasks):
         ours = torch.autograd.grad((W * cotangent).sum(), inputs)
         exact = exact_gradients.logistic(X, labels, lambda1, lambda2, weight, W, cotangent, intercept)
         if exact.margin < 1e-5:
-            turned += 1
+            kinks += 1
             continue
         found.append(errors(ours, exact.gradients))
         torch.testing.assert_close(W.detach().double(), exact.solution, rtol=1e-5, atol=1e-7)
         assert float(solution.margin) == pytest.approx(exact.margin, rel=1e-5)
-    assert turned <= len(tasks) / 20
+    assert kinks <= len(tasks) / 20
     check_quantiles(found, dtype)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tasks", TASKS, ids=["some", "many"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_ridge(dtype, tasks):
-    """By the weights as they come, dloss/dlambda2 of float32 features was wrong by up to 4e-3."""
+def test_ridge_gradients(dtype, tasks):
+    """From weights rounded to float32, dloss/dlambda2 had errors of up to 4e-3."""
     found = []
     for seed, lambda2 in tasks:
         if lambda2 == 0:
@@ -171,11 +171,11 @@ def test_ridge(dtype, tasks):
         found.append(errors(ours, exact.gradients))
         assert solution.margin == torch.inf
     check_quantiles(found, dtype)
-    assert max(error[2] for error in found) <= 1e-8  # of lambda2, in float64 whatever the features are
+    assert max(error[2] for error in found) <= 1e-8  # of lambda2, which is float64 for any dtype of the features
 
 
-def test_the_margin_says_how_far_a_kink_is(backend):
-    """Features that leave one after the other: at the lambda1 where one does the margin is 0."""
+def test_the_margin_is_the_distance_to_a_kink(backend):
+    """Features become inactive one after the other as lambda1 grows, and the margin is 0 where one does."""
     X, y = torch.eye(3, dtype=F64)[None], torch.tensor([[3.0, 2.0, -1.0]], dtype=F64)  # w = soft(y, 3 lambda1)
 
     def margin(lambda1, **options):
@@ -184,17 +184,17 @@ def test_the_margin_says_how_far_a_kink_is(backend):
     assert margin(1 / 3) == pytest.approx(0, abs=1e-15)
     assert margin(0.4) == pytest.approx(1 - 1 / 1.2)
     assert margin(0.3) == pytest.approx(1 / 0.9 - 1)
-    # Alone the feature would be off, lambda2 or not.
+    # The margin does not depend on lambda2.
     assert margin(0.4, lambda2=5.0) == pytest.approx(1 - 1 / 1.2)
     assert margin(0.3, lambda2=5.0) == pytest.approx(1 / 0.9 - 1)
     assert margin(0.0) == torch.inf
-    # Two of one kind: which one is on nobody knows.
+    # Of two equal features, either may be the active one.
     twice = torch.cat([X, X[..., :1]], -1)
     assert solve_lasso(twice, y, lambda1=0.2, backend=backend).margin.item() == pytest.approx(0, abs=1e-14)
 
 
-def hostile(draw, batch, most):
-    """Integer or binary features, one of them often, and labels from -3 to 3; what makes ties."""
+def degenerate(draw, batch, most):
+    """Integer or binary features, often only one of them, and integer targets from -3 to 3, which cause ties."""
     n, d = draw.integer(1, 25), (1, 1, 2, draw.integer(1, most))[draw.integer(0, 3)]
     X = (
         (5 * draw.uniform(batch, n, d)).floor() - 2
@@ -205,16 +205,16 @@ def hostile(draw, batch, most):
     return X, (7 * draw.uniform(batch, n)).floor() - 3, weight
 
 
-def end(seeds, batch, most, backend):
+def check_termination(seeds, batch, most, backend):
     for seed in seeds:
         draw = Draws(seed)
-        X, y, weight = hostile(draw, batch, most)
+        X, y, weight = degenerate(draw, batch, most)
         dtype = (torch.float32, F64)[draw.integer(0, 1)]
         relative, lambda2 = (0.0, 1e-4, 0.1, 0.5)[draw.integer(0, 3)], (0.0, 0.1)[draw.integer(0, 1)]
         X, y = X.to(dtype), y.to(dtype)
         largest = lasso_lambda1_max(X, y, sample_weight=weight)
         solution = solve_lasso(X, y, lambda1=relative * largest, lambda2=lambda2, sample_weight=weight, backend=backend)
-        # Targets that are orthogonal to all features: the maximum, and lambda1, are what rounding leaves.
+        # For targets orthogonal to all features, lambda1_max and thus lambda1 are rounding errors.
         defined = (relative == 0) | (largest > 1e-14 * lasso_lambda1_max(X.abs(), y.abs(), sample_weight=weight))
         assert solution.certified[defined].all(), (seed, solution.relative_gap, solution.messages())
         k = 2 + seed % 3
@@ -228,20 +228,20 @@ def end(seeds, batch, most, backend):
 
 
 @pytest.mark.slow
-def test_hostile_tasks_end(backend):
+def test_solvers_end_on_degenerate_tasks(backend):
     batch, count = {"cpp": (200, 60), "torch": (10, 25), "triton": (2, 12)}[backend]
-    end(range(count), batch, 12 if backend == "triton" else 40, backend)
+    check_termination(range(count), batch, 12 if backend == "triton" else 40, backend)
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_many_hostile_tasks_end(backend):
+def test_solvers_end_on_many_degenerate_tasks(backend):
     batch, count = {"cpp": (500, 4000), "torch": (20, 500), "triton": (2, 100)}[backend]
-    end(range(1000, 1000 + count), batch, 12 if backend == "triton" else 60, backend)
+    check_termination(range(1000, 1000 + count), batch, 12 if backend == "triton" else 60, backend)
 
 
-def test_solves_are_no_more_than_features(monkeypatch):
-    """Also if, by rounding, a solve ended at a boundary without dropping a feature."""
+def test_the_number_of_solves_is_bounded_by_the_number_of_features(monkeypatch):
+    """Even if rounding lets every solve end at a boundary without dropping a feature."""
     solves = []
     monkeypatch.setattr(descent._Tasks, "_solve_once", lambda self, moving: solves.append(0) or moving)
     draw = Draws(0)
@@ -253,10 +253,10 @@ def test_solves_are_no_more_than_features(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_a_certified_task_continues_until_its_support_is_right(dtype, backend):
-    """Also with a loose tol; and no longer: where rounding is above 1e-13, until nothing turns."""
+def test_certified_tasks_continue_until_the_support_is_right(dtype, backend):
+    """Even with a loose tol, but no longer than that, also if rounding errors exceed 1e-13."""
     if backend == "triton" and dtype == F64:
-        pytest.skip("the kernel computes in float64 whatever the features are, and the interpreter is slow")
+        pytest.skip("the kernel computes in float64 for any dtype, and the interpreter is slow")
     draw = Draws(3)
     X, y = draw.normal(2, 12, 8), draw.normal(2, 12)
     for shift in (0, 1000):

@@ -1,4 +1,4 @@
-"""The benchmark's own parts: the published algorithm, the gate, the report."""
+"""Parts of the benchmark: the published algorithm, the accuracy gate, the report."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ LAMBDA2 = 20.0
 
 @pytest.fixture(scope="module")
 def tasks() -> Tasks:
-    """Two tasks in float64 with a quarter of the features off, drawn at no kink."""
+    """Two tasks in float64, away from kinks, with a quarter of the features inactive."""
     X, y = random_task(seed=3, way=3, shots=4, d=30, batch=2)
     cotangent = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     full = torch.ones(2, dtype=torch.float64)
@@ -63,14 +63,14 @@ def test_published_gradient_agrees_at_convergence_with_many_iterations(tasks, ex
 @pytest.mark.parametrize(
     "settings", [{}, {"steps": 40, "cg_iterations": 12}, {"cg_iterations": 400}], ids=["published", "more", "stopped"]
 )
-def test_published_on_torchopt_is_what_it_is_by_hand(tasks, settings):
+def test_published_on_torchopt_agrees_with_derivatives_by_hand(tasks, settings):
     pytest.importorskip("torchopt")
     prepared, by_hand = (peer(**settings).prepare(tasks) for peer in (Published, PublishedByHand))
     alone, got, expected = prepared.forward(), prepared.forward_backward(), by_hand.forward_backward()
     for outcome in (alone, got):
         torch.testing.assert_close(outcome.weights, expected.weights, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(outcome.dual, expected.dual, rtol=1e-12, atol=1e-14)
-    # 400 iterations, or what the relative tolerance of 1e-5 leaves of them, amplify rounding.
+    # Up to 400 iterations of conjugate gradients amplify rounding errors.
     rtol = 1e-6 if settings.get("cg_iterations", 0) > 100 else 1e-9
     difference = (got.grad_features - expected.grad_features).norm() / expected.grad_features.norm()
     assert difference < rtol
@@ -95,7 +95,7 @@ def test_moreau_refuses_tasks_of_different_labels(tasks):
         Moreau().prepare(mixed)
 
 
-def test_published_settings_are_measured_as_they_are(tasks, exact):
+def test_published_settings_pass_without_a_gate(tasks, exact):
     outcome = PublishedByHand().prepare(tasks).forward_backward()
     verdict = gates.judge(tasks, outcome, exact, gap=None, gradient=None)
     assert verdict.refused is None
@@ -113,7 +113,7 @@ def test_gate_passes_a_certified_solution(tasks, exact):
 
 
 def corrupt(value: torch.Tensor, factor: float) -> torch.Tensor:
-    """The last task's part multiplied."""
+    """A copy with the last task's entries multiplied."""
     changed = value.clone()
     changed[-1] *= factor
     return changed
@@ -131,7 +131,7 @@ def test_gate_refuses_a_corrupted_gradient_of_one_task(tasks, exact):
     assert "not finite" in gates.judge(tasks, bad, exact, gap=1e-5, gradient=None).refused
 
 
-def test_gate_refuses_a_derivative_that_is_right_at_its_own_dual_point_only(tasks, exact):
+def test_gate_refuses_derivatives_at_an_unconverged_point(tasks, exact):
     own = PublishedByHand(steps=30, cg_iterations=300, ridge=1e-14, rtol=1e-12).prepare(tasks).forward_backward()
     verdict = gates.judge(tasks, own, exact, gap=None, gradient=Bound(1e-3, 1e-3))
     assert "gradient error" in verdict.refused
@@ -145,11 +145,11 @@ def test_gate_refuses_an_uncertified_solution(tasks, exact, field):
     assert "relative gap" in gates.judge(tasks, bad, exact, gap=1e-5, gradient=Bound(0.1, 0.1)).refused
     off = good._replace(dual=corrupt(good.dual, 1.1))
     assert "simplex" in gates.judge(tasks, off, exact, gap=1e-5, gradient=Bound(0.1, 0.1)).refused
-    nothing = good._replace(weights=corrupt(good.weights, float("nan")))
-    assert "not finite" in gates.judge(tasks, nothing, exact, gap=None, gradient=None).refused
+    not_finite = good._replace(weights=corrupt(good.weights, float("nan")))
+    assert "not finite" in gates.judge(tasks, not_finite, exact, gap=None, gradient=None).refused
 
 
-def test_kinks_are_left_out_of_the_comparison(tasks, exact):
+def test_tasks_at_kinks_are_excluded_from_the_comparison(tasks, exact):
     good = ours(tasks)
     bad = good._replace(grad_features=corrupt(good.grad_features, 2.0))
     kinked = replace(exact, smooth=torch.tensor([True, False]))
@@ -175,7 +175,7 @@ def test_a_task_without_a_gradient_keeps_its_certificate(tasks, exact, monkeypat
     assert (gates.relative_gap(tasks, known.weights, known.dual) < 1e-9).all()
 
 
-def test_a_gradient_that_a_small_move_changes_is_at_a_kink(tasks, monkeypatch):
+def test_a_gradient_that_jumps_under_a_perturbation_is_at_a_kink(tasks, monkeypatch):
     solve = gates.solved_exactly
 
     def jumping(features, *others):
@@ -255,7 +255,7 @@ def record() -> dict:
 
 
 @pytest.mark.slow
-def test_report_shows_what_failed_and_no_figure_for_it(record, tmp_path):
+def test_report_shows_failures_without_numbers(record, tmp_path):
     text = report.write(json.loads(json.dumps(record)), tmp_path)
     assert (tmp_path / "report.md").read_text().startswith(text)
     assert "failed: TypeError: too \\| new" in text
@@ -274,7 +274,7 @@ def test_report_shows_what_failed_and_no_figure_for_it(record, tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
 
 
-def test_report_shows_gap_and_gradient_error_of_what_was_refused(record):
+def test_report_shows_gap_and_gradient_error_of_refused_solvers(record):
     row = record["cases"][0]["contenders"][2]
     row |= {"status": "refused", "reason": "median gradient error 1.0e-04, above the 1e-06 allowed"}
     line = next(line for line in report.case_table(record["cases"][0]).splitlines() if "newton" in line)
@@ -282,7 +282,7 @@ def test_report_shows_gap_and_gradient_error_of_what_was_refused(record):
     assert "- newton (torch), refused at 5-shot, d=640: median gradient error" in report.summary_table(record)
 
 
-def test_report_says_when_the_machine_was_disturbed(record):
+def test_report_warns_about_load_from_other_processes(record):
     assert "Disturbed" not in report.markdown(record)
     record["cases"][0]["foreign_cores"] = 1.3
     assert "other processes used up to 1.3 of 2 cores" in report.markdown(record)
@@ -310,7 +310,7 @@ def test_targets_are_met_not_met_or_not_measured(record):
     ) in report.targets(record)
 
 
-def test_ratios_are_those_to_the_published_algorithm_on_torchopt(record):
+def test_ratios_are_relative_to_the_published_algorithm_on_torchopt(record):
     lines = report.ratio_table(record).splitlines()
     assert lines[0].endswith("| 15-shot, d=1600 | 5-shot, d=16000 | 15-shot, d=16000 | geometric mean |")
     assert lines[2:] == ["| this package | 10.0 | 10.0 | - | - | - | - |", "| target | 10 | 12 | 7 | 12 | 14 | 12 |"]
@@ -323,12 +323,12 @@ def test_ratios_are_those_to_the_published_algorithm_on_torchopt(record):
     assert lines[2] == "| this package | 10.0 | 10.0 | 10.0 | 20.0 | 40.0 | 15.2 |"
     assert lines[2] in report.for_readme(record)
     assert lines[2] in report.markdown(record)
-    record["cases"][0]["contenders"][2]["status"] = "refused"  # a red gate has no ratio
+    record["cases"][0]["contenders"][2]["status"] = "refused"  # no ratio for a refused solver
     record["cases"][0]["contenders"][2]["reason"] = "gradient error"
     assert report.ratio_table(record).splitlines()[2] == "| this package | - | 10.0 | 10.0 | 20.0 | 40.0 | - |"
 
 
-def test_readme_gets_the_table_between_its_marks(record, tmp_path):
+def test_the_table_replaces_the_text_between_the_marks_in_the_readme(record, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n")
     report.put_into(readme, report.for_readme(record))
@@ -343,13 +343,13 @@ def test_readme_gets_the_table_between_its_marks(record, tmp_path):
         report.put_into(readme, "")
 
 
-def test_useful_flops_are_those_of_the_formula(record):
+def test_useful_flops_follow_the_formula(record):
     case = record["cases"][0]
     one = 4 * 25 * 640 * 4 + 200 * 100**2 + 100**3 / 3
     assert report.useful_flops(case, case["contenders"][2]) == pytest.approx(8 * 5 * one)
 
 
-def test_case_names_tell_cases_apart():
+def test_case_names_are_unique():
     from benchmarks.tasks import cases
 
     for quick in (True, False):
@@ -359,7 +359,7 @@ def test_case_names_tell_cases_apart():
 
 
 @pytest.mark.slow
-def test_gradient_table_keeps_the_answers_of_the_oracle(tmp_path, monkeypatch, capsys):
+def test_gradient_table_reuses_saved_oracle_results(tmp_path, monkeypatch, capsys):
     words = ["gradients", "--tasks", "3", "--kinds", "dense", "--backend", "torch", "--dtype", "float64"]
     monkeypatch.setattr("sys.argv", [*words, "--answers", str(tmp_path / "answers.pt")])
     gradients.main()
@@ -369,9 +369,9 @@ def test_gradient_table_keeps_the_answers_of_the_oracle(tmp_path, monkeypatch, c
     assert {tuple(row[:4]) for row in rows[2:]} == {("dense", "3", "torch", "float64")}
     assert all(0 < float(row[5]) <= float(row[8]) for row in rows[2:])
 
-    def asked_again(task):
-        raise AssertionError("the oracle was asked for what the file holds")
+    def called_again(task):
+        raise AssertionError("the oracle was called although the file has its results")
 
-    monkeypatch.setattr(gradients.SmoothTask, "smooth", asked_again)
+    monkeypatch.setattr(gradients.SmoothTask, "smooth", called_again)
     gradients.main()
     assert capsys.readouterr().out == table

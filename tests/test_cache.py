@@ -1,4 +1,4 @@
-"""Where the cache is, and what is in it while it is written."""
+"""Location of the cache folder, temporary entries, and removal."""
 
 import os
 import pwd
@@ -10,7 +10,7 @@ import pytest
 from sparsedis import cache, paths
 
 
-def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_set_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSEDIS_CACHE", str(tmp_path / "chosen"))
     assert cache.folder() == tmp_path / "chosen"
     monkeypatch.delenv("SPARSEDIS_CACHE")
@@ -32,7 +32,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwuid", nobody)
 
 
-def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_folder_the_error_names_sparsedis_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     homeless(monkeypatch)
     monkeypatch.delenv("SPARSEDIS_CACHE")
     with pytest.raises(FileNotFoundError, match=r"cache: expected a path below an existing home .*; set SPARSEDIS"):
@@ -42,7 +42,7 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
         cache.folder()
 
 
-def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert paths.expanded("~/x") == tmp_path / "x"
     assert paths.expanded("x/~y") == Path("x/~y")
@@ -51,7 +51,7 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         paths.expanded("~/x")
 
 
-def test_what_a_killed_process_left_goes_after_a_day(tmp_path: Path) -> None:
+def test_partial_entries_of_killed_processes_are_removed_after_a_day(tmp_path: Path) -> None:
     parts = [cache.part(tmp_path, suffix) for suffix in ("", ".so", "", "")]
     assert len(set(parts)) == 4
     assert not list(tmp_path.iterdir())
@@ -71,7 +71,7 @@ def test_what_a_killed_process_left_goes_after_a_day(tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == {parts[2], parts[3], tmp_path / "entry"}
 
 
-def test_removing_what_is_not_there(tmp_path: Path) -> None:
+def test_remove_ignores_missing_entries_and_does_not_follow_links(tmp_path: Path) -> None:
     cache.remove(tmp_path / "nothing")
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")

@@ -43,10 +43,10 @@ def trained(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.slow
-def test_train_interrupt_resume_evaluate(
+def test_train_interrupt_and_resume(
     quick: TrainConfig, trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From a new folder, as a person would: Ctrl-C, the command that is then printed, and an evaluation."""
+    """Ctrl-C, then the command that it prints: the files equal those of an uninterrupted run."""
     process = start("train", *options(quick), "--out", "run", cwd=here)
     while not (here / "run" / "metrics.jsonl").exists() and process.poll() is None:
         time.sleep(0.002)
@@ -57,7 +57,7 @@ def test_train_interrupt_resume_evaluate(
     assert command is not None
     assert not (here / "run" / "results.json").exists()
 
-    # In this process: to start another takes longer than the rest of the run.
+    # In this process, because starting another takes longer than the rest of the run.
     assert cli.main(command[1].split()) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -83,7 +83,7 @@ def test_evaluate(trained: Path, here: Path, capsys: pytest.CaptureFixture[str])
     assert [result[key] for key in ("way", "query", "seed", "split")] == [4, 2, 9, "validation"]
 
 
-def test_prototypes_and_the_default_folder(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prototypes_in_the_default_folder(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", *options(quick.with_head("prototypes"))]) == 0
     results = json.loads((here / "runs" / "omniglot-prototypes-0" / "results.json").read_text())
     assert [x["certified"] for x in results["tests"]] == [None, None]
@@ -93,15 +93,15 @@ def test_prototypes_and_the_default_folder(quick: TrainConfig, here: Path, capsy
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["train", "--help"], ["evaluate", "-h"], ["synthetic", "-h"], ["info"]]
 )
-def test_what_prints_and_ends(arguments: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_info_print_to_stdout(arguments: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     captured = capsys.readouterr()
     assert captured.out.count("\n") > 3
     assert captured.err == ""
 
 
-def test_defaults_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real ones, those of the preset too; where None is the default the text says what that stands for."""
+def test_help_shows_defaults(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Including those of a preset; instead of None, the description states what it means."""
     monkeypatch.setenv("COLUMNS", "200")
     for command in COMMANDS.split(", "):
         assert cli.main([command, "--help"]) == 0
@@ -113,8 +113,8 @@ def test_defaults_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert "--threads INT CPU threads; the default is PyTorch's. --device" in text
 
 
-def test_options_are_described_by_one_line() -> None:
-    """Where a field's docstring breaks the line, the help that tyro makes of it does too, wherever that is."""
+def test_options_are_described_in_one_line() -> None:
+    """tyro keeps the line breaks of a field's docstring in the help."""
     for path in Path(sparsedis.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for field, text in pairwise(node.body) if isinstance(node, ast.ClassDef) else ():
@@ -122,8 +122,10 @@ def test_options_are_described_by_one_line() -> None:
                     assert "\n" not in ast.literal_eval(text.value), f"{path}: {ast.unparse(field)}"
 
 
-def test_no_command(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What people do, in order, with commands that there are; none is cut or broken at any width."""
+def test_without_a_command_the_guide_is_printed(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guide lists existing commands, and none is truncated or wrapped at any width."""
     commands = [command for _, commands in cli._GUIDE for command in commands]
     for columns in (30, 59, 60, 80, 200):
         monkeypatch.setenv("COLUMNS", str(columns))
@@ -139,7 +141,7 @@ def test_no_command(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
 
 
 @pytest.mark.parametrize("columns", [30, 59, 60, 80, 200])
-def test_info_in_terminals_of_any_width(
+def test_info_fits_terminals_of_any_width(
     columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -214,7 +216,7 @@ def test_info_in_terminals_of_any_width(
         ("evaluate {run} --jsn x", "Unrecognized options: --jsn, x; Perhaps you meant: --json"),
     ],
 )
-def test_errors_are_one_line(
+def test_errors_are_reported_in_one_line(
     arguments: str,
     message: str,
     quick: TrainConfig,
@@ -240,8 +242,8 @@ def test_errors_are_one_line(
 
 
 @pytest.mark.slow
-def test_errors_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line and exit code 2; without tyro's frames, which ASCII would spell differently."""
+def test_the_process_reports_errors_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And has exit code 2; without tyro's box characters, which ASCII cannot represent."""
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     process = start("trian", cwd=tmp_path)
     out, err = process.communicate(timeout=60)
@@ -250,7 +252,7 @@ def test_errors_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk(
+def test_a_full_disk_is_reported_in_one_line(
     quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
@@ -262,7 +264,7 @@ def test_a_full_disk(
     assert not list((here / "run").iterdir())
 
 
-def test_interrupted_before_there_is_a_run(
+def test_an_interrupt_before_the_run_starts_leaves_no_files(
     quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -276,8 +278,10 @@ def test_interrupted_before_there_is_a_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sink", "code", "complaint"), [("| true", 141, ""), (">/dev/full", 2, "standard output: ")])
-def test_output_that_nobody_takes(tmp_path: Path, sink: str, code: int, complaint: str) -> None:
-    """A reader that went away, and a full disk: no traceback, and no complaint of Python's at its end."""
+def test_closed_stdout_ends_the_command_without_a_traceback(
+    tmp_path: Path, sink: str, code: int, complaint: str
+) -> None:
+    """For a closed pipe and a full disk; Python's message about flushing at exit is suppressed too."""
     command = f"set -o pipefail; env -u PYTHONUNBUFFERED {sys.executable} -m sparsedis info {sink}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == code
@@ -285,8 +289,8 @@ def test_output_that_nobody_takes(tmp_path: Path, sink: str, code: int, complain
     assert complaint in done.stderr
 
 
-class Gone(io.StringIO):
-    """A pipe whose reader goes away after some lines."""
+class ClosedPipe(io.StringIO):
+    """A pipe that is closed by its reader after some lines."""
 
     def __init__(self, lines: int) -> None:
         super().__init__()
@@ -299,22 +303,24 @@ class Gone(io.StringIO):
         return super().write(text)
 
     def fileno(self) -> int:
-        return os.open(os.devnull, os.O_WRONLY)  # where rich leads what is left
+        return os.open(os.devnull, os.O_WRONLY)  # rich redirects the remaining output there
 
 
-def test_the_reader_of_a_training_goes_away(
+def test_a_closed_pipe_ends_training_silently(
     quick: TrainConfig, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As `| head -1` does: the run ends silently, and can be resumed."""
+    """As with `| head -1`; the run can be resumed."""
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", Gone(1))
+        patch.setattr(sys, "stdout", ClosedPipe(1))
         assert cli.main(["train", *options(quick), "--out", "run"]) == 141
     assert capsys.readouterr().err == ""
     assert not (here / "run" / ".lock").exists()
     assert cli.main(["train", *options(quick), "--out", "run", "--resume"]) == 0
 
 
-def test_output_in_any_encoding(quick: TrainConfig, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_outside_the_encoding_are_escaped(
+    quick: TrainConfig, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding="latin-1"))
     assert cli.main(["train", *options(quick), "--out", "\u4e2d"]) == 0
@@ -325,7 +331,7 @@ def test_output_in_any_encoding(quick: TrainConfig, here: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_a_training_in_ascii(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_with_ascii_output(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "PYTHONIOENCODING": "ascii",
         "PYTHONUTF8": "0",
@@ -339,14 +345,14 @@ def test_a_training_in_ascii(quick: TrainConfig, tmp_path: Path, monkeypatch: py
     assert out.count("+/-") == 3 + 2  # validations, and tests
 
 
-def test_a_second_run_in_a_folder(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_in_use_is_refused(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with lock.held(here / ".lock", "it"):
         for words in ([], ["--resume"]):
             assert cli.main(["train", *options(quick), "--out", str(here), *words]) == 2
             assert capsys.readouterr().err.startswith(f"sparsedis: out: {here} is in use by process {os.getpid()} on ")
 
 
-def test_warnings_of_this_package_are_one_line(
+def test_warnings_of_this_package_are_printed_in_one_line(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def warned(width: int) -> str:
@@ -358,18 +364,18 @@ def test_warnings_of_this_package_are_one_line(
     assert capsys.readouterr() == ("report\n", "sparsedis: it is so\n")
 
 
-def test_what_does_not_fit_into_memory_is_one_line(
+def test_out_of_memory_is_reported_in_one_line(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sparsedis.info.report", lambda width: str(torch.empty(1 << 60)))
     assert cli.main(["info"]) == 2
     assert capsys.readouterr().err.startswith("sparsedis: too large for the memory of this machine: ")
     monkeypatch.setattr("sparsedis.info.report", lambda width: str(torch.ones(2) @ torch.ones(3)))
-    with pytest.raises(RuntimeError):  # an error of the program is no message for its user
+    with pytest.raises(RuntimeError):  # programming errors keep their traceback
         cli.main(["info"])
 
 
-def test_one_episode_has_no_interval(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_episode_has_no_confidence_interval(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", str(trained), "--episodes", "1", "--json", "one.json"]) == 0
     assert json.loads((here / "one.json").read_text())["ci95"] is None
     out = capsys.readouterr().out
@@ -377,7 +383,7 @@ def test_one_episode_has_no_interval(trained: Path, here: Path, capsys: pytest.C
     assert "±" not in out
 
 
-def test_a_result_is_shown_where_its_file_cannot_be_written(
+def test_the_result_is_printed_even_if_its_file_cannot_be_written(
     trained: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:

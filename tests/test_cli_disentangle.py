@@ -39,7 +39,7 @@ CONFIG = DisentangleConfig(
 
 @pytest.mark.slow
 def test_interrupt_and_resume(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ctrl-C, the command that is then printed, and a result as if nothing had happened."""
+    """Ctrl-C, then the command that it prints: the results equal those of an uninterrupted run."""
     process = start("disentangle", *options(CONFIG), "--out", "run", "--json", "result.json", cwd=here)
     while not (here / "run" / "metrics.jsonl").exists() and process.poll() is None:
         time.sleep(0.002)
@@ -50,7 +50,7 @@ def test_interrupt_and_resume(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert command is not None
     assert not (here / "result.json").exists()
 
-    # In this process: to start another takes longer than the rest of the run.
+    # In this process, because starting another takes longer than the rest of the run.
     assert cli.main(command[1].split()) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -80,7 +80,7 @@ def test_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| gaussian | inner ridge + ICA | 1 |" in capsys.readouterr().out
     assert (here / "sweep" / "sweep.png").exists()
 
-    # In a process of its own a run writes the same files, but for the time that it took.
+    # A run in its own process writes the same files, except for the time that it took.
     (here / "processes").mkdir()
     (here / "sweep" / "tasks-gaussian-lasso-3").rename(here / "processes" / "tasks-gaussian-lasso-3")
     assert cli.main([*arguments[:-4], "--out", "processes", "--jobs", "2"]) == 0
@@ -94,7 +94,7 @@ def test_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert summaries[0] == summaries[1]
 
 
-def test_an_interrupted_sweep_says_how_to_resume_it(
+def test_an_interrupted_sweep_prints_how_to_resume_it(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
@@ -115,7 +115,7 @@ def test_contact_sheet(here: Path) -> None:
     assert np.asarray(Image.open(here / "sheet.png")).shape == (2 * 6 * 66, 2 * 15 * 66, 3)
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("disentangle", "disentangle-sweep", "shapes3d"):
         assert cli.main([command, "--help"]) == 0
         assert capsys.readouterr().err == ""
@@ -148,7 +148,9 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("shapes3d --sheet x --data cache:none", "expected a cache, found no file at none"),
     ],
 )
-def test_errors_are_one_line(arguments: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_reported_in_one_line(
+    arguments: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(arguments.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -158,7 +160,7 @@ def test_errors_are_one_line(arguments: str, message: str, here: Path, capsys: p
     assert not list(here.iterdir())
 
 
-def test_a_missing_extra_is_one_line(
+def test_a_missing_extra_is_reported_in_one_line(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [*sys.modules]:

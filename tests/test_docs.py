@@ -1,4 +1,4 @@
-"""The documentation: its links lead somewhere, its reference is complete, and the code that it shows runs."""
+"""The documentation: links have targets, the reference is complete, and the code runs."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")] + sorted(
     DOCS.rglob("*.md")
 )
-# Pages whose Python runs, from the first block to the last.
+# Pages whose Python blocks are run, in order and in one namespace.
 RUNNING = [DOCS / "index.md", *sorted((DOCS / "guide").glob("*.md"))]
 
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -26,13 +26,13 @@ def name(path: Path) -> str:
 
 
 def anchors(page: str) -> set[str]:
-    """The anchors that code hosts and MyST give to a page's headings."""
+    """The anchors that code hosts and MyST create for a page's headings."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken(page: str, folder: Path) -> list[str]:
-    """The relative links of a page in a folder that lead nowhere."""
+    """The relative links without a target, for a page in ``folder``."""
     found = []
     for link in LINK.findall(INLINE_CODE.sub("`", FENCE.sub("", page))):
         if re.match(r"[a-z]+:", link):
@@ -47,13 +47,13 @@ def broken(page: str, folder: Path) -> list[str]:
 
 
 def blocks(page: str) -> list[str]:
-    """The Python of a page, each block on the lines that it has in the page, which a traceback then shows."""
+    """The Python blocks of a page, padded so that tracebacks show the line numbers of the page."""
     found = re.finditer(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     return ["\n" * page.count("\n", 0, match.start(1)) + match[1] for match in found]
 
 
-def test_the_changelog_keeps_its_format() -> None:
-    """Keep a Changelog's: versions, newest first, each with kinds of changes; the version is known to it."""
+def test_the_changelog_has_the_format_of_keep_a_changelog() -> None:
+    """Unreleased changes, then dated versions, each with known kinds of changes; the current version is listed."""
     page = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     head, *versions = re.split(r"^## ", page, flags=re.MULTILINE)
     assert "keepachangelog.com" in head
@@ -67,8 +67,8 @@ def test_the_changelog_keeps_its_format() -> None:
         assert len(set(kinds)) == len(kinds)
 
 
-def test_the_gallery_is_two_clicks_from_the_readme() -> None:
-    """By its list, which has every script with its title, where the site is not built."""
+def test_the_readme_links_to_a_list_of_all_examples() -> None:
+    """On the code host, this list replaces the gallery of the site."""
     assert "](examples/README.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
     page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     titles = [script.read_text(encoding="utf-8").splitlines()[1] for script in EXAMPLES]
@@ -77,7 +77,7 @@ def test_the_gallery_is_two_clicks_from_the_readme() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_to_files(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     assert not broken(page.read_text(encoding="utf-8"), page.parent)
 
 
@@ -88,7 +88,7 @@ def test_broken_links_are_found(link: str) -> None:
     assert broken(f"# A page\n\n[text]({link})", DOCS) == [link]
 
 
-def test_links_that_are_not_broken() -> None:
+def test_valid_links_are_not_reported() -> None:
     page = "# A page, of it\n[a](newton.md) [b](solvers.md#finish) [c](#a-page-of-it) [d](https://a.b/c) `[e](f)`\n"
     assert not broken(page + "```\n[g](h)\n```\n", DOCS)
 

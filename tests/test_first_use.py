@@ -1,4 +1,4 @@
-"""What the first use of the package in a process may be: inside torch.compile, or in several threads at once."""
+"""The first use of the package in a process may be inside torch.compile or in several threads at once."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 COMPILED = """
 import os, sys, torch, torch._dynamo
 
-# A process for each: importing all of torch takes as long as the rest.
+# A forked process per operation, because importing torch takes as long as the rest.
 for name in sys.argv[1:]:
     child = os.fork()
     if child == 0:
@@ -99,11 +99,11 @@ def run(script, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operations", [("svm", "lasso"), ("ridge", "logistic")], ids=" ".join)
-def test_inside_torch_compile_with_any_shapes(operations):
-    """The shapes that are dynamic from the start take one graph; those found to be, one more than the first's."""
+def test_first_use_inside_torch_compile_with_any_shapes(operations):
+    """One graph if shapes are dynamic from the start, and two if they are found to be dynamic."""
     run(COMPILED, *operations)
 
 
 @pytest.mark.slow
-def test_in_several_threads_at_once():
+def test_first_use_in_several_threads_at_once():
     run(THREADED)

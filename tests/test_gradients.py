@@ -1,4 +1,4 @@
-"""Gradients at default settings against the oracle's: the error quantiles that docs/solvers.md promises."""
+"""Gradients at default settings against the oracle: the error quantiles given in docs/solvers.md."""
 
 from dataclasses import replace
 from functools import cache
@@ -17,11 +17,11 @@ COUNT = 24
 
 @cache
 def drawn(kind: str) -> list[tuple[SmoothTask, Exact]]:
-    """Small ones, so that the oracle takes seconds; python -m benchmarks.gradients draws larger ones."""
+    """Small tasks, so that the oracle takes seconds; python -m benchmarks.gradients uses larger ones."""
     return list(smooth_tasks(kind, COUNT, largest=120))
 
 
-@pytest.mark.parametrize("kind", KINDS, scope="module")  # the backends after each other, on the same draws
+@pytest.mark.parametrize("kind", KINDS, scope="module")  # all backends in turn, on the same tasks
 def test_error_quantiles_at_default_settings(kind, backend):
     errors = [gradient_errors(task, at, backend, torch.float32) for task, at in drawn(kind)]
     for name in ("X", *SCALARS):
@@ -32,14 +32,14 @@ def test_error_quantiles_at_default_settings(kind, backend):
         assert ordered[-1] <= 2e-2, f"dloss/d{name}: {ordered}"
 
 
-def test_a_task_at_a_kink_is_not_drawn():
+def test_a_task_at_a_kink_has_no_smooth_solution():
     task = draw("sparse", 0, largest=120)
     assert task.smooth() is not None
 
     def active(factor: float) -> int:
         return replace(task, lambda1=factor * task.lambda1).exact().active
 
-    # A lambda1 where the number of active features changes, to 1e-7: the perturbation of 3e-7 carries a feature across.
+    # Find lambda1 at which a feature becomes (in)active, to 1e-7, so that the perturbation of 3e-7 crosses the kink.
     low, high = 1.0, 1.5
     before = active(low)
     assert active(high) != before

@@ -1,4 +1,4 @@
-"""Gradients: by finite differences of solves to 1e-13, and through every transform that promises to work."""
+"""Gradients of the SVM against finite differences of solves to 1e-13, and under compile, vmap and autocast."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_gradcheck(way, lambda2, dual_reg, weighted):
     X, y = random_task(way, way=way, shots=3, d=6)
     weight = torch.tensor([[0.0, 2.0, 0.7] * way]) if weighted else None
     lambda1 = float(0.15 * svm_lambda1_max(X, y, sample_weight=weight))
-    # At dual_reg = 0 a finite difference would leave the domain.
+    # Without dual_reg = 0, for which a finite difference would leave the domain.
     hyperparameters = tensors(lambda1, lambda2, *([dual_reg] if dual_reg else []))
 
     def weights(X, *values):
@@ -45,7 +45,7 @@ def test_gradcheck(way, lambda2, dual_reg, weighted):
 @pytest.mark.parametrize("dual_reg", [0.0, 0.5])
 @pytest.mark.parametrize(("way", "shots", "d"), [(5, 5, 640), (5, 1, 64), (20, 1, 100), (20, 8, 200)])
 def test_directional_derivatives_on_larger_tasks(way, shots, d, dual_reg):
-    """Central differences along one direction of everything; 20-way 8-shot is solved by conjugate gradients."""
+    """Central differences along one direction in all inputs; 20-way 8-shot uses conjugate gradients."""
     X, y = random_task(way + d, way=way, shots=shots, d=d)
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(X.shape, generator=generator, dtype=X.dtype)
@@ -127,7 +127,7 @@ def test_a_second_derivative_raises():
         grad.sum().backward()
 
 
-def test_nothing_is_kept_but_the_problem_and_its_solution():
+def test_only_the_problem_and_its_solution_are_saved_for_backward():
     X, y = random_task(6, d=50)
     kept = []
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t)
@@ -155,7 +155,7 @@ def test_compile_fullgraph():
 
 
 @pytest.mark.slow
-def test_compile_needs_the_number_of_classes():
+def test_compile_requires_the_number_of_classes():
     X, y = random_task(7)
     compiled = torch.compile(lambda X: solve_svm(X, y, lambda1=1.0).weights, fullgraph=True, backend="eager")
     with pytest.raises(Exception, match="n_classes"):
@@ -185,13 +185,13 @@ def test_vmap_over_a_hyperparameter():
     assert mapped.tolist() == [solve_svm(X[0], y[0], lambda1=v).sparsity.item() for v in values]
 
 
-def test_vmap_needs_the_number_of_classes():
+def test_vmap_requires_the_number_of_classes():
     X, y = random_task(9, batch=2)
     with pytest.raises(ValueError, match=r"n_classes: expected an int under torch\.func\.vmap"):
         torch.func.vmap(lambda X, y: solve_svm(X, y, lambda1=1.0).weights)(X, y)
 
 
-def test_autocast():
+def test_autocast_does_not_change_the_solution():
     X, y = random_task(10, dtype=torch.float32)
     expected = solve_svm(X, y, lambda1=1.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -232,8 +232,8 @@ def test_opcheck_lambda1_max():
     torch.library.opcheck(svm.lambda1_max.custom, [X, y, weight, 3, True])
 
 
-def test_without_a_group_lasso_a_feature_that_happens_to_be_off_has_a_gradient():
-    """A constant feature in a mirrored task: V_j = 0 exactly, and so is W_j, but W_j changes with x_j."""
+def test_without_group_lasso_a_feature_with_zero_weights_has_a_gradient():
+    """A constant feature in a mirrored task: V_j = W_j = 0 exactly, but W_j changes with x_j."""
     X = torch.tensor([[[1.0, 0.5, 1.0], [-1.0, -0.5, 1.0]]], dtype=torch.float64, requires_grad=True)
     y = torch.tensor([[0, 1]])
 
@@ -245,11 +245,11 @@ def test_without_a_group_lasso_a_feature_that_happens_to_be_off_has_a_gradient()
 
 
 @pytest.mark.parametrize("solver", ["fista", "bcd"])
-def test_what_finishes_a_first_order_solution_for_a_gradient_is_not_counted(backend, solver):
+def test_the_finish_before_a_gradient_does_not_count_as_iterations(backend, solver):
     X, y = random_task(0, d=12)
     options = {"lambda1": 2.0, "lambda2": 5.0, "solver": solver}
     plain = solve_svm(X, y, **options)
-    # The finish has as many iterations as the solver had, not what the solver left of them.
+    # max_iter limits the finish separately: it may take that many iterations after the solver has used all of them.
     finished = solve_svm(X.clone().requires_grad_(), y, max_iter=int(plain.n_iter.max()), **options)
     assert torch.equal(finished.n_iter, plain.n_iter)
     assert finished.certified.all()

@@ -12,7 +12,7 @@ from sparsedis.ops.registry import OPERATIONS
 
 
 @pytest.mark.slow
-def test_report(tmp_path: Path) -> None:
+def test_report_names_versions_and_backends(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sparsedis.info"]
     text = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     for fact in (
@@ -26,7 +26,7 @@ def test_report(tmp_path: Path) -> None:
     assert "svm, torch" in text
 
 
-def test_a_backend_that_is_not_available_says_why(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_the_report_says_why_a_backend_is_unavailable(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     class Missing:
         name = "quantum"
 
@@ -38,5 +38,5 @@ def test_a_backend_that_is_not_available_says_why(monkeypatch) -> None:  # type:
     assert line.endswith("not available: needs a cryostat")
 
 
-def test_a_package_that_is_not_there() -> None:
+def test_a_missing_package_is_reported_as_not_installed() -> None:
     assert info.installed_version("no-such-package") == "not installed"

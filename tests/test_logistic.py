@@ -1,4 +1,4 @@
-"""Group-Lasso logistic regression: certificates, theorems, oracles that share no code, gradients, hostile input."""
+"""Group-Lasso logistic regression: certificates, theorems, independent oracles, gradients, invalid input."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ F64 = torch.float64
 
 
 def objective(X, y, W, b, lambda1, lambda2, weight=None):
-    """P of one task, by PyTorch's own cross-entropy."""
+    """P of one task, with PyTorch's cross-entropy."""
     c = torch.ones(len(y), dtype=F64) if weight is None else weight.double()
     scores = X @ W + (0 if b is None else b)
     losses = torch.nn.functional.cross_entropy(scores, y, reduction="none")
@@ -22,7 +22,7 @@ def objective(X, y, W, b, lambda1, lambda2, weight=None):
 
 
 def dual_objective(X, y, L, lambda1, lambda2, intercept, weight=None):
-    """D of one task, in plain NumPy and by the definition; L has to be feasible."""
+    """D of one task at a feasible L, by its definition in NumPy."""
     X, y, L = X.numpy(), y.numpy(), L.numpy()
     c = np.ones(len(y)) if weight is None else weight.double().numpy()
     c = c / c.sum()
@@ -57,7 +57,7 @@ CASES = [
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("way", "shots", "d", "relative", "lambda2"), CASES)
-def test_certified_by_the_definition(way, shots, d, relative, lambda2, weighted, intercept):
+def test_solutions_are_certified_by_the_definition_of_the_gap(way, shots, d, relative, lambda2, weighted, intercept):
     X, y = random_task(d, way=way, shots=shots, d=d, batch=2)
     weight = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) + 0.1 if weighted else None
     options = {"intercept": intercept, "sample_weight": weight}
@@ -78,8 +78,8 @@ def test_certified_by_the_definition(way, shots, d, relative, lambda2, weighted,
 
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize("way", [2, 3, 5])
-def test_oracle_logistic_regression(way, intercept):
-    """lambda1 = 0 is scikit-learn's with C = 1/(n lambda2)."""
+def test_agrees_with_scikit_learn_without_lambda1(way, intercept):
+    """lambda1 = 0 is scikit-learn's LogisticRegression with C = 1/(n lambda2)."""
     linear = pytest.importorskip("sklearn.linear_model")
     X, y = random_task(way, way=way, shots=tuple(range(6, 6 + way)), d=5, batch=1)
     solution = solve_logistic(X, y, lambda1=0.0, lambda2=0.05, intercept=intercept)
@@ -88,7 +88,7 @@ def test_oracle_logistic_regression(way, intercept):
     )
     oracle.fit(X[0].numpy(), y[0].numpy())
     if way == 2:
-        # scikit-learn's binary problem has one column, v: ours is (-v, v)/2 with the penalty of half its square.
+        # scikit-learn's binary problem has one column v; our solution is (-v, v)/2, which halves the penalty.
         oracle.C = 2 * oracle.C
         oracle.fit(X[0].numpy(), y[0].numpy())
         expected, offset = np.concatenate([-oracle.coef_, oracle.coef_]).T / 2, oracle.intercept_[0]
@@ -106,8 +106,8 @@ def test_oracle_logistic_regression(way, intercept):
     ("way", "n", "d", "shift", "relative"),
     [(4, 4, 60, 100, 0.1), (2, 31, 48, 10, 1e-3), (3, 20, 30, 100, 1e-2), (4, 20, 59, None, 1e-3)],
 )
-def test_certified_where_features_are_nearly_dependent(way, n, d, shift, relative, intercept):
-    """Features that are not centred, and (None) features of few directions: what sweeps alone crawl on."""
+def test_tasks_with_nearly_dependent_features_are_certified(way, n, d, shift, relative, intercept):
+    """Uncentred features and (None) features of low rank plus noise, for which sweeps alone converge slowly."""
     generator = torch.Generator().manual_seed(n)
 
     def normal(*shape):
@@ -126,7 +126,7 @@ def test_certified_where_features_are_nearly_dependent(way, n, d, shift, relativ
 
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(("relative", "lambda2"), [(0.3, 0.0), (0.1, 0.02), (0.7, 0.0)])
-def test_oracle_conic_solver(relative, lambda2, intercept):
+def test_agrees_with_a_conic_solver(relative, lambda2, intercept):
     cp = pytest.importorskip("cvxpy")
     X, y = random_task(7, way=3, shots=(4, 6, 5), d=6)
     lambda1 = float(relative * logistic_lambda1_max(X, y, intercept=intercept))
@@ -147,17 +147,17 @@ def test_oracle_conic_solver(relative, lambda2, intercept):
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
     ("way", "shots", "d", "relative"),
-    # Of CASES those with lambda2 = 0; at lambda1 = 0.01 its maximum the fourth takes skglm half a minute.
+    # CASES with lambda2 = 0. The fourth has a larger lambda1, because skglm takes half a minute at 0.01.
     [(2, 6, 5, 0.1), (3, (2, 7, 4), 1, 0.5), (5, 5, 64, 0.1), (5, 3, 40, 0.05), (4, 25, 6, 0.003)],
 )
-def test_oracle_block_coordinate_descent(way, shots, d, relative, intercept, monkeypatch):
-    """skglm's solver and penalty, on a loss of ours: the same rows and weights."""
+def test_agrees_with_skglm(way, shots, d, relative, intercept, monkeypatch):
+    """skglm's solver and penalty with our loss: the same active rows and weights."""
     from tests.multinomial_datafit import Multinomial  # isort: skip (before skglm)
 
     from skglm.penalties import L2_1
     from skglm.solvers import MultiTaskBCD
 
-    # Whatever NUMBA_DISABLE_JIT says, it compiles the loss and the penalty.
+    # skglm compiles the loss and the penalty even with NUMBA_DISABLE_JIT.
     monkeypatch.setattr("skglm.solvers.base.compiled_clone", lambda value, **_: value)
     X, y = random_task(d, way=way, shots=shots, d=d)
     lambda1 = float(relative * logistic_lambda1_max(X, y, intercept=intercept))
@@ -173,7 +173,7 @@ def test_oracle_block_coordinate_descent(way, shots, d, relative, intercept, mon
 
 
 @pytest.mark.parametrize("intercept", [False, True])
-def test_zero_exactly_from_lambda1_max_on(intercept):
+def test_weights_are_exactly_zero_from_lambda1_max_on(intercept):
     X, y = random_task(1, shots=(2, 5, 7), d=10, batch=3)
     largest = logistic_lambda1_max(X, y, intercept=intercept)
     at = solve_logistic(X, y, lambda1=largest, intercept=intercept)
@@ -189,7 +189,7 @@ def test_zero_exactly_from_lambda1_max_on(intercept):
 @pytest.mark.slow
 @given(seed=st.integers(0, 10**6), way=st.integers(2, 4), relative=st.floats(0.01, 1.1), intercept=st.booleans())
 @settings(max_examples=15)
-def test_permutations_and_scale(seed, way, relative, intercept):
+def test_permutations_and_scaling_act_on_the_solution(seed, way, relative, intercept):
     X, y = random_task(seed, way=way, d=7)
     generator = torch.Generator().manual_seed(seed)
     samples, features, classes = (torch.randperm(n, generator=generator) for n in (X.shape[1], 7, way))
@@ -209,7 +209,7 @@ def test_permutations_and_scale(seed, way, relative, intercept):
 
 
 @pytest.mark.parametrize("intercept", [False, True])
-def test_weight_zero_is_absent_and_weight_two_is_twice(intercept):
+def test_weight_zero_omits_a_sample_and_weight_two_duplicates_it(intercept):
     X, y = random_task(2, shots=6, d=8, batch=2)
     weight = torch.ones(y.shape)
     weight[:, :3], weight[:, 7:9] = 0, 2
@@ -222,7 +222,7 @@ def test_weight_zero_is_absent_and_weight_two_is_twice(intercept):
     torch.testing.assert_close(weighted.objective, base.objective)
 
 
-def test_degenerate_tasks():
+def test_degenerate_tasks_are_certified():
     X, y = random_task(3, way=3, shots=6, d=12)
     X[:, 3:6] = X[:, :3]  # duplicated samples
     X[:, 9] = X[:, 0]  # the same point with two labels
@@ -237,7 +237,7 @@ def test_degenerate_tasks():
         assert torch.isfinite(grad).all()
 
 
-def test_a_task_without_samples():
+def test_a_task_without_samples_has_zero_weights():
     X, y = random_task(4, batch=2)
     weight = torch.ones(y.shape)
     weight[1] = 0
@@ -269,7 +269,7 @@ def test_gradcheck(way, shots, d, lambda2, intercept):
     assert torch.autograd.gradcheck(outputs, inputs, eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=fast)
 
 
-def test_relative_holds_the_maximum_constant_and_zero_has_no_gradient():
+def test_relative_lambda1_has_no_gradient_through_its_maximum():
     X, y = random_task(5, d=8)
     eps = torch.tensor(0.2, dtype=F64, requires_grad=True)
     X.requires_grad_()
@@ -283,7 +283,7 @@ def test_relative_holds_the_maximum_constant_and_zero_has_no_gradient():
 
 
 @pytest.mark.slow
-def test_compile_vmap_and_autocast():
+def test_compile_vmap_and_autocast_agree_with_eager_solves():
     X, y = random_task(6, d=8, batch=3)
 
     def solve(X, y, value, **options):
@@ -320,11 +320,11 @@ def test_shapes_and_dtypes():
     )
 
 
-def test_max_iter_and_precision():
+def test_status_reports_max_iter_and_precision():
     X, y = random_task(9, way=5, shots=5, d=60)
     assert solve_logistic(X, y, lambda1=1e-3, relative=True, max_iter=1).status.item() == Status.MAX_ITER
     limited = solve_logistic(X, y, lambda1=0.1, relative=True, tol=1e-30)
-    assert limited.status.item() in (Status.PRECISION, Status.CERTIFIED)  # an unreachable tol; a gap of 0
+    assert limited.status.item() in (Status.PRECISION, Status.CERTIFIED)  # the gap may be exactly 0
     assert limited.relative_gap.item() < 1e-13
 
 
@@ -368,6 +368,6 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD)
-def test_bad_input(change, error, message):
+def test_invalid_input_is_rejected(change, error, message):
     with pytest.raises(error, match=message):
         solve_logistic(**{**GOOD, **change})

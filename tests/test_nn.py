@@ -1,4 +1,4 @@
-"""The heads."""
+"""The heads: logits, learned hyperparameters, the solution that they keep, torch.compile."""
 
 import copy
 import io
@@ -40,7 +40,7 @@ def test_logits_are_the_scaled_scores_of_the_exact_svm(task):
     assert not head.last_solution.weights.requires_grad
 
 
-def test_called_as_the_published_head(task):
+def test_head_accepts_the_arguments_of_the_published_head(task):
     support, labels, query, _ = task
     logits, active = GroupLassoSVM(0.1)(query, support, labels, 3, 4)
     assert logits.shape == (2, 12, 3)
@@ -48,7 +48,7 @@ def test_called_as_the_published_head(task):
     assert active.dtype == torch.bool
 
 
-def test_relative_lambda1_holds_its_maximum_constant(task):
+def test_relative_lambda1_has_no_gradient_through_its_maximum(task):
     support, labels, _, _ = task
     support = support.double().requires_grad_()
     head = GroupLassoSVM(0.3, 2.0, tol=1e-12).double()
@@ -59,7 +59,7 @@ def test_relative_lambda1_holds_its_maximum_constant(task):
     torch.testing.assert_close(support.grad, frozen.grad)
 
 
-def test_absolute_lambda1(task):
+def test_absolute_lambda1_is_passed_to_the_solver(task):
     support, labels, _, _ = task
     head = GroupLassoSVM(2.0, relative=False)
     torch.testing.assert_close(head.solve(support, labels).weights, solve_svm(support, labels, lambda1=2.0).weights)
@@ -86,7 +86,7 @@ def test_learned_hyperparameters_stay_positive_and_get_gradients(task, name):
 
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("name", ["group-lasso-svm", "group-lasso-logistic"])
-def test_a_learned_lambda1_that_turns_everything_off_is_a_warning(task, name, relative):
+def test_a_learned_lambda1_without_active_features_warns_once(task, name, relative):
     support, labels, query, _ = task
     head = HEADS[name](lambda1=0.1, relative=relative, learn=("lambda1",))
     with warnings.catch_warnings():
@@ -95,24 +95,26 @@ def test_a_learned_lambda1_that_turns_everything_off_is_a_warning(task, name, re
         with torch.no_grad():
             head.log["lambda1"].fill_(math.log(1000.0))
         head.eval()(query, support, labels, 3)
-        HEADS[name](lambda1=1000.0, relative=relative)(query, support, labels, 3)  # asked for
+        HEADS[name](lambda1=1000.0, relative=relative)(query, support, labels, 3)  # not learned, so intended
     head.train()
-    with pytest.warns(RuntimeWarning, match=r"every feature of every task is off at lambda1 = 1e\+03.*learned") as told:
+    with pytest.warns(
+        RuntimeWarning, match=r"every feature of every task is off at lambda1 = 1e\+03.*learned"
+    ) as warned:
         output = head(query, support, labels, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         head(query, support, labels, 3)
-    assert ("of the one that turns all of them off" in str(told[0].message)) == relative
+    assert ("of the one that turns all of them off" in str(warned[0].message)) == relative
     assert not output.active.any()
 
 
-def test_state_dict_holds_what_is_learned():
+def test_state_dict_contains_learned_hyperparameters_only():
     head = GroupLassoSVM(0.2, learn=("lambda1", "lambda2"))
     assert set(head.state_dict()) == {"scale", "log.lambda1", "log.lambda2"}
     assert set(GroupLassoSVM().state_dict()) == {"scale"}
 
 
-def test_padded_support(task):
+def test_padding_of_the_support_set_has_no_influence(task):
     support, labels, _, _ = task
     weight = torch.ones(labels.shape)
     weight[:, -1] = 0
@@ -128,7 +130,7 @@ def test_padded_support(task):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_compile_once_for_all_shapes(name, task):
-    """And keep no solution then, whose values are not at hand."""
+    """Compiled calls keep no solution, because its tensors have no values while they are traced."""
     support, labels, query, _ = task
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -147,7 +149,7 @@ def test_heads_compile_once_for_all_shapes(name, task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
-def test_no_solution_is_kept_whose_values_are_not_at_hand(name, task):
+def test_no_solution_without_values_is_kept(name, task):
     support, labels, query, _ = task
     head = HEADS[name](throw=True, tol=1e-3)
     given = query, support, labels, 3
@@ -163,11 +165,11 @@ def test_no_solution_is_kept_whose_values_are_not_at_hand(name, task):
             fakes = [mode.from_tensor(value) for value in (query, support, labels)]
             return torch.func.functional_call(head, {"scale": mode.from_tensor(head.scale)}, (*fakes, 3))
 
-    def that_fails():
+    def that_raises():
         with pytest.raises(ValueError, match="features"):
             head(query, support * float("nan"), labels, 3)
 
-    for call in (under_vmap, under_grad, on_fakes, that_fails):
+    for call in (under_vmap, under_grad, on_fakes, that_raises):
         head(*given)
         assert head.last_solution.certified.all()
         call()
@@ -178,7 +180,7 @@ def test_no_solution_is_kept_whose_values_are_not_at_hand(name, task):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_the_solution_is_no_part_of_copies_and_pickles(name, task):
+def test_copies_and_pickles_do_not_contain_the_solution(name, task):
     support, labels, query, _ = task
     head = HEADS[name](learn=("lambda2",))
     expected = head(query, support, labels, 3).logits
@@ -194,21 +196,21 @@ def test_the_solution_is_no_part_of_copies_and_pickles(name, task):
 
 
 @pytest.mark.parametrize("head", [Ridge(), Prototypes(), GroupLassoSVM()])
-def test_under_compile_a_head_asks_for_the_number_of_classes(head, task):
+def test_under_compile_a_head_requires_the_number_of_classes(head, task):
     support, labels, query, _ = task
     torch._dynamo.reset()
     with pytest.raises(Exception, match=r"n_classes: expected an int under torch\.compile"):
         torch.compile(head, fullgraph=True, backend="eager")(query, support, labels)
 
 
-def test_head_under_autocast(task):
+def test_head_is_finite_under_autocast(task):
     support, labels, query, _ = task
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = GroupLassoSVM(0.2)(query.bfloat16(), support.bfloat16(), labels)
     assert torch.isfinite(output.logits).all()
 
 
-def test_an_encoder_learns_through_the_head(task):
+def test_an_encoder_can_be_trained_through_the_head(task):
     support, labels, query, query_labels = task
     torch.manual_seed(0)
     encoder, head = torch.nn.Linear(40, 20), GroupLassoSVM(0.1, 5.0)
@@ -232,7 +234,7 @@ def test_prototypes_are_nearest_class_means(task):
     assert active.all()
 
 
-def test_a_dense_svm_is_the_group_lasso_svm_without_its_weight(task):
+def test_lambda1_zero_is_the_dense_svm(task):
     support, labels, query, _ = task
     output = GroupLassoSVM(0.0, 2.0)(query, support, labels)
     torch.testing.assert_close(output.logits, query @ solve_svm(support, labels, lambda1=0.0, lambda2=2.0).weights)
@@ -253,7 +255,7 @@ def test_ridge_is_the_closed_form(task):
 
 
 @pytest.mark.parametrize("intercept", [False, True])
-def test_logistic_meets_the_conditions_of_its_minimum(task, intercept):
+def test_logistic_satisfies_the_optimality_conditions(task, intercept):
     support, labels, query, _ = task
     support, query = support.double(), query.double()
     head = GroupLassoLogistic(0.3, 0.05, intercept, relative=True, logit_scale=2.0).double()
@@ -277,8 +279,8 @@ def test_logistic_meets_the_conditions_of_its_minimum(task, intercept):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_one_interface(name, task):
-    """Gradients reach features, scale and learned hyperparameters; the solution that is kept holds no graph."""
+def test_heads_share_one_interface(name, task):
+    """Features, scale and learned hyperparameters get gradients; the last solution is detached from the graph."""
     support, labels, query, query_labels = task
     head = HEADS[name](learn=("lambda2",))
     support = support.clone().requires_grad_()
@@ -293,7 +295,7 @@ def test_one_interface(name, task):
     assert head.last_solution.certified.all()
 
 
-def test_a_head_of_ones_own_needs_a_solve(task):
+def test_a_subclass_without_solve_raises(task):
     support, labels, query, _ = task
     with pytest.raises(NotImplementedError):
         SparseHead({"lambda2": 1.0}, ("lambda2",), (), True, 1.0)(query, support, labels)
@@ -308,7 +310,7 @@ def test_a_head_of_ones_own_needs_a_solve(task):
         (GroupLassoLogistic, {"learn": ("lambda2",)}, r"lambda2: expected a number > 0, got 0\.0"),
     ],
 )
-def test_bad_arguments_of_the_others(head, arguments, message):
+def test_invalid_arguments_of_ridge_and_logistic_are_rejected(head, arguments, message):
     with pytest.raises(ValueError, match=message):
         head(**arguments)
 
@@ -324,13 +326,13 @@ def test_bad_arguments_of_the_others(head, arguments, message):
         ({"lambda1": "0.1"}, TypeError, "lambda1: expected a number, got str"),
     ],
 )
-def test_bad_arguments(arguments, error, message):
+def test_invalid_arguments_of_the_svm_are_rejected(arguments, error, message):
     with pytest.raises(error, match=message):
         GroupLassoSVM(**arguments)
 
 
 @pytest.mark.parametrize("head", [GroupLassoSVM(), Prototypes(), Ridge(), GroupLassoLogistic()])
-def test_bad_shapes(head, task):
+def test_invalid_shapes_are_rejected(head, task):
     support, labels, query, _ = task
     with pytest.raises(ValueError, match=r"query: expected shape \(2, q, 40\), got \(2, 12, 39\)"):
         head(query[..., 1:], support, labels)

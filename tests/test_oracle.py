@@ -1,4 +1,4 @@
-"""The oracle of the gradients against central differences of itself, and against what it promises to refuse."""
+"""The gradient oracle against central differences of its own solutions, and its errors at kinks."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ TASKS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
-def test_gradients_are_the_central_differences(name):
+def test_gradients_agree_with_central_differences(name):
     way, shots, d, relative, lambda2, dual_reg, weighted, empty = TASKS[name]
     X, y = random_task(sorted(TASKS).index(name), way=way, shots=shots, d=d)
     k = way + empty
@@ -46,7 +46,7 @@ def test_gradients_are_the_central_differences(name):
     step = 1e-6 * min(1, 1e3 * at.margin)
 
     def slope(*moves: float) -> float:
-        """Of the loss along (direction, lambda1, lambda2, dual_reg), the last three relative."""
+        """Derivative of the loss along (direction, lambda1, lambda2, dual_reg), relative in the last three."""
 
         def loss(h: float) -> float:
             factors = [1 + h * move for move in moves[1:]]
@@ -67,7 +67,7 @@ def test_gradients_are_the_central_differences(name):
 
 
 @pytest.mark.slow
-def test_many_features_are_no_burden():
+def test_many_features_are_solved():
     X, y = random_task(0, way=5, shots=15, d=16000)
     lambda1 = 0.1 * svm_lambda1_max(X, y).item()
     at = exact(X[0].numpy(), y[0].numpy(), lambda1, 100.0, 0.0, 5, np.ones((16000, 5)))
@@ -76,16 +76,16 @@ def test_many_features_are_no_burden():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kink", ["one point twice", "a feature on the edge"])
-def test_a_kink_is_refused(kink):
+@pytest.mark.parametrize("kink", ["duplicated point", "feature about to become active"])
+def test_a_task_at_a_kink_is_refused(kink):
     X, y = random_task(0, way=3, shots=4, d=30)
     X, y = X[0].numpy(), y[0].numpy()
     cotangent = np.ones((30, 3))
-    if kink == "one point twice":
+    if kink == "duplicated point":
         X[1] = X[0]
         lambda1 = 1.0
     else:
-        # The smallest lambda1 at which the last feature is off, by bisection.
+        # The smallest lambda1 at which no feature is active, by bisection.
         low, high = 0.0, svm_lambda1_max(torch.from_numpy(X), torch.from_numpy(y)).item()
         while high - low > 1e-9 * high:
             middle = (low + high) / 2
@@ -100,7 +100,7 @@ def test_a_kink_is_refused(kink):
         exact(X, y, lambda1, 5.0, 0.0, 3, cotangent)
 
 
-def test_a_task_within_the_margin_is_refused(monkeypatch):
+def test_a_task_closer_to_a_kink_than_the_limit_is_refused(monkeypatch):
     X, y = random_task(0, way=3, shots=4, d=30)
     arguments = (X[0].numpy(), y[0].numpy(), 2.0, 5.0, 0.0, 3, np.ones((30, 3)))
     margin = exact(*arguments).margin

@@ -1,4 +1,4 @@
-"""The formulas, against their definitions and theorems; none of it uses a solver."""
+"""The formulas against their definitions and theorems, without a solver."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def feasible(problem, seed):
 
 
 def dual_objective(problem, dual):
-    """f(L), written out from its definition."""
+    """f(L), by its definition."""
     V = problem.features.mT @ (problem.weight * (problem.targets - dual))
     excess = (row_norms(V) - problem.lambda1[:, None]).clamp_min(0)
     rho = problem.rho[:, None]
@@ -43,7 +43,7 @@ def dual_objective(problem, dual):
 
 
 def primal_objective(problem, weights):
-    """P(W) from its definition, the smoothed hinge by a fine projected ascent over the simplex."""
+    """P(W), by its definition; the smoothed hinge is a maximum over the simplex, attained at a projection."""
     scores = problem.features @ weights
     own = (scores * problem.targets).sum(-1, keepdim=True)
     m = 1 - problem.targets + scores - own
@@ -64,14 +64,14 @@ def test_the_gap_is_primal_minus_dual_and_never_negative(seed, lambda1, lambda2,
     dual = feasible(problem, seed)
     at = certificate(problem, dual)
     assert (at.gap >= 0).all()
-    # D(L) = sum s - f(L): the constant of the margins 1 - Y against L.
+    # D(L) = sum s - f(L), where the constant comes from the terms 1 - Y of the margins.
     D = problem.weight.sum((1, 2)) - dual_objective(problem, dual)
     torch.testing.assert_close(at.objective, primal_objective(problem, at.weights), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(at.gap, at.objective - D, rtol=1e-8, atol=1e-9 * float(at.objective.max()))
 
 
 @pytest.mark.parametrize("reg", [0.0, 0.7])
-def test_the_gap_holds_for_any_weights_of_the_samples(reg):
+def test_the_gap_is_primal_minus_dual_with_sample_weights(reg):
     weight = torch.tensor([[0.0, 2.0, 0.5, 1.0] * 3] * 2, dtype=torch.float64)
     problem = make(1, lambda1=2.0, dual_reg=reg, weight=weight)
     dual = feasible(problem, 1)
@@ -99,12 +99,12 @@ def test_residual_keeps_its_accuracy_near_a_vertex():
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=9))
-def test_simplex_projection(point):
+def test_simplex_projection_satisfies_the_optimality_conditions(point):
     z = torch.tensor([point], dtype=torch.float64)
     a, tau = simplex_projection(z)
     assert (a >= 0).all()
     torch.testing.assert_close(a.sum(-1), torch.ones(1, dtype=torch.float64))
-    # Optimality: a = (z - tau)_+, which with the two lines above characterises the projection.
+    # Together with the two conditions above, a = (z - tau)_+ characterises the projection.
     torch.testing.assert_close(a, (z - tau).clamp_min(0))
 
 
@@ -118,7 +118,7 @@ def test_block_soft_threshold_of_a_zero_row_is_zero():
 def test_zero_threshold_certifies_the_zero_solution():
     problem = make(4, lambda1=0.0)
     bound = zero_threshold(problem.features, problem.targets.argmax(-1), problem.weight[..., 0], 3)
-    # A feasible point with V below the bound everywhere: L uniform over the other classes.
+    # L uniform over the other classes is feasible, with all norms of V below the bound.
     L = (1 - problem.targets) / (problem.targets.shape[2] - 1)
     at = certificate(make(4, lambda1=float(bound.max()) * (1 + 1e-12)), L)
     assert (at.weights == 0).all()

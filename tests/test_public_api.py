@@ -1,4 +1,4 @@
-"""The public API is what tests/public_api.txt lists: a change of it is meant, and said in the changelog."""
+"""The public API is listed in tests/public_api.txt, so that changes are deliberate and recorded in the changelog."""
 
 import difflib
 from pathlib import Path
@@ -15,6 +15,6 @@ def test_public_api_is_as_listed():
     listed, found = LISTED.read_text(encoding="utf-8").splitlines(), public_api.lines()
     changed = [line for line in difflib.ndiff(listed, found) if line[0] in "+-"]
     assert not changed, (
-        "the public API has changed:\n" + "\n".join(changed) + "\nIf that is meant: say so in CHANGELOG.md, and "
+        "the public API has changed:\n" + "\n".join(changed) + "\nIf this is intended, add it to CHANGELOG.md and run "
         "python -m tests.public_api > tests/public_api.txt"
     )

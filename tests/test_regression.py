@@ -1,4 +1,4 @@
-"""Lasso and ridge regression: certificates, theorems, oracles that share no code, gradients, hostile input."""
+"""Lasso and ridge regression: certificates, theorems, independent oracles, gradients, invalid input."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ F64 = torch.float64
 
 @pytest.fixture(params=["cpp", "torch"], autouse=True)
 def backend(request, monkeypatch):
-    """The Lasso's backend that "auto" tries first."""
+    """The Lasso backend that "auto" tries first."""
     backends = lasso.OPERATION.backends
     first = [one.name for one in backends].index(request.param)
     if reason := backends[first].available():
@@ -35,7 +35,7 @@ def random_regression(seed, n=20, d=6, batch=2, useful=0.5, noise=0.3):
 
 
 def recomputed_gap(X, y, w, t, lambda1, lambda2, weight=None):
-    """P(w) - D(t) of one task over P(0), in plain NumPy and by the definitions; t has to be feasible at lambda2 = 0."""
+    """(P(w) - D(t)) / P(0) of one task, by definition in NumPy; for lambda2 = 0, t has to be feasible."""
     X, y, w, t = (value.detach().double().numpy() for value in (X, y, w, t))
     c = np.ones(len(y)) if weight is None else weight.double().numpy()
     c = c / c.sum()
@@ -69,7 +69,7 @@ CASES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("n", "d", "relative", "lambda2"), CASES)
-def test_certified_by_the_definition(n, d, relative, lambda2, weighted):
+def test_solutions_are_certified_by_the_definition_of_the_gap(n, d, relative, lambda2, weighted):
     X, y = random_regression(n + d, n, d, batch=3)
     weight = torch.rand(3, n, generator=torch.Generator().manual_seed(0)) + 0.1 if weighted else None
     lambda1 = relative * lasso_lambda1_max(X, y, sample_weight=weight)
@@ -85,8 +85,8 @@ def test_certified_by_the_definition(n, d, relative, lambda2, weighted):
     torch.testing.assert_close(solution.sparsity, 1 - solution.active.double().mean(-1))
 
 
-def near_dependent(kind, n, d):
-    """Features close to dependent: what coordinate descent alone crawls on."""
+def nearly_dependent(kind, n, d):
+    """Nearly dependent features, for which coordinate descent alone converges slowly."""
     X, y = random_regression(n + d, n, d)
     if kind == "not centred":
         X = X + 100
@@ -105,11 +105,11 @@ def near_dependent(kind, n, d):
 @pytest.mark.parametrize("kind", ["not centred", "positive", "few directions", "ill-conditioned", "integers"])
 @pytest.mark.parametrize(("n", "d"), [(10, 59), (28, 92), (60, 40), (12, 150)])
 @pytest.mark.parametrize("relative", [0.1, 1e-3, 1e-6])
-def test_certified_where_features_are_nearly_dependent(kind, n, d, relative):
-    X, y = near_dependent(kind, n, d)
+def test_tasks_with_nearly_dependent_features_are_certified(kind, n, d, relative):
+    X, y = nearly_dependent(kind, n, d)
     lambda1 = relative * lasso_lambda1_max(X, y)
     solution = solve_lasso(X, y, lambda1=lambda1)
-    # At 1e-6 those of the worst condition have weights of some thousand, whose rounding is in the gap.
+    # At 1e-6 the worst conditioned features have weights of some thousands, whose rounding errors dominate the gap.
     floor = relative == 1e-6 and kind in ("few directions", "ill-conditioned")
     assert floor or solution.certified.all(), solution.messages()
     assert (solution.relative_gap <= 1e-8).all()
@@ -121,8 +121,8 @@ def test_certified_where_features_are_nearly_dependent(kind, n, d, relative):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "relative", "lambda2"), CASES)
-def test_optimality_conditions(n, d, relative, lambda2):
-    """Where the solution is unique, exact to 1e-10: the subgradient, by the definition."""
+def test_solutions_satisfy_the_optimality_conditions(n, d, relative, lambda2):
+    """The subgradient conditions, to 1e-10."""
     X, y = random_regression(2 * n + d, n, d, batch=3)
     lambda1 = relative * lasso_lambda1_max(X, y)
     w = solve_lasso(X, y, lambda1=lambda1, lambda2=lambda2, tol=1e-14).weights
@@ -135,8 +135,8 @@ def test_optimality_conditions(n, d, relative, lambda2):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "relative", "lambda2"), CASES)
-@pytest.mark.filterwarnings("ignore:Objective did not converge")  # its own tolerance, below what rounding allows
-def test_oracle_elastic_net(n, d, relative, lambda2):
+@pytest.mark.filterwarnings("ignore:Objective did not converge")  # scikit-learn's tolerance here is below rounding
+def test_agrees_with_scikit_learns_elastic_net(n, d, relative, lambda2):
     linear = pytest.importorskip("sklearn.linear_model")
     X, y = random_regression(3 * n + d, n, d)
     lambda1 = relative * lasso_lambda1_max(X, y)
@@ -150,7 +150,7 @@ def test_oracle_elastic_net(n, d, relative, lambda2):
         np.testing.assert_allclose(solution.weights[i].numpy(), oracle.coef_, rtol=1e-5, atol=1e-6)
 
 
-def test_oracle_lasso_with_sample_weights():
+def test_agrees_with_scikit_learns_lasso_with_sample_weights():
     linear = pytest.importorskip("sklearn.linear_model")
     X, y = random_regression(0, 30, 8)
     weight = torch.rand(2, 30, generator=torch.Generator().manual_seed(1), dtype=F64)
@@ -161,7 +161,7 @@ def test_oracle_lasso_with_sample_weights():
         np.testing.assert_allclose(solution.weights[i].numpy(), oracle.coef_, rtol=1e-8, atol=1e-9)
 
 
-def test_zero_exactly_from_lambda1_max_on():
+def test_weights_are_exactly_zero_from_lambda1_max_on():
     X, y = random_regression(1, 30, 10, batch=4)
     largest = lasso_lambda1_max(X, y)
     torch.testing.assert_close(largest, (X.mT @ y[..., None]).abs().amax((1, 2)) / 30)
@@ -173,7 +173,7 @@ def test_zero_exactly_from_lambda1_max_on():
     assert (below.active.sum(1) == 1).all()
 
 
-# Not just below the maximum, where w = 0 is certified as well.
+# lambda1 is not slightly below its maximum, where w = 0 is certified as well.
 @pytest.mark.slow
 @given(
     seed=st.integers(0, 10**6),
@@ -181,7 +181,7 @@ def test_zero_exactly_from_lambda1_max_on():
     lambda2=st.sampled_from([0.0, 0.1]),
 )
 @settings(max_examples=20)
-def test_permutations_and_scale(seed, relative, lambda2):
+def test_permutations_and_scaling_act_on_the_solution(seed, relative, lambda2):
     X, y = random_regression(seed, 15, 8)
     generator = torch.Generator().manual_seed(seed)
     samples, features = torch.randperm(15, generator=generator), torch.randperm(8, generator=generator)
@@ -189,21 +189,21 @@ def test_permutations_and_scale(seed, relative, lambda2):
     base = solve_lasso(X, y, lambda1=lambda1, lambda2=lambda2).weights
     moved = solve_lasso(X[:, samples][..., features], y[:, samples], lambda1=lambda1, lambda2=lambda2).weights
     torch.testing.assert_close(moved, base[:, features], rtol=1e-7, atol=1e-8)
-    # (X, y, lambda1, lambda2) -> (c X, b y, b c lambda1, c^2 lambda2) makes w -> b/c w.
+    # (X, y, lambda1, lambda2) -> (c X, b y, b c lambda1, c^2 lambda2) maps w to b/c w.
     for c, b in ((1e-4, 1e3), (1e5, 1e-4)):
         scaled = solve_lasso(c * X, b * y, lambda1=b * c * lambda1, lambda2=c**2 * lambda2).weights
         torch.testing.assert_close(c / b * scaled, base, rtol=1e-7, atol=1e-8)
 
 
-def test_weight_zero_is_absent_and_weight_two_is_twice():
+def test_weight_zero_omits_a_sample_and_weight_two_duplicates_it():
     X, y = random_regression(2, 20, 6)
     weight = torch.ones(2, 20)
     weight[:, :3], weight[:, 3:6] = 0, 2
     there = torch.cat([X[:, 3:], X[:, 3:6]], 1), torch.cat([y[:, 3:], y[:, 3:6]], 1)
-    hostile = X.clone()
-    hostile[:, :3] = 1e100
+    overwritten = X.clone()
+    overwritten[:, :3] = 1e100
     base = solve_lasso(*there, lambda1=0.1, relative=True)
-    weighted = solve_lasso(hostile, y, lambda1=0.1, relative=True, sample_weight=7 * weight)
+    weighted = solve_lasso(overwritten, y, lambda1=0.1, relative=True, sample_weight=7 * weight)
     torch.testing.assert_close(weighted.weights, base.weights, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(weighted.objective, base.objective)
     assert (weighted.dual[:, :3] == 0).all()
@@ -214,7 +214,7 @@ def test_weight_zero_is_absent_and_weight_two_is_twice():
 
 
 @pytest.mark.parametrize("d", [6, 30])
-def test_a_task_without_samples(d):
+def test_a_task_without_samples_has_zero_weights(d):
     X, y = random_regression(3, d=d)
     weight = torch.ones(2, 20)
     weight[1] = 0
@@ -239,18 +239,18 @@ def test_an_exact_fit_is_certified():
 
 
 @pytest.mark.parametrize(("n", "d"), [(20, 6), (4, 9), (9, 130)])
-def test_without_penalties_least_squares_of_least_norm(n, d):
+def test_without_penalties_the_solution_is_least_squares_of_least_norm(n, d):
     X, y = random_regression(5, n, d)
-    X = X / X.square().mean(1, keepdim=True).sqrt()  # one scale for all features: norms are in their units
+    X = X / X.square().mean(1, keepdim=True).sqrt()  # the norm that is least is that of the standardised problem
     solution = solve_lasso(X, y, lambda1=0.0)
     assert solution.certified.all()
     expected = (torch.linalg.pinv(X) @ y[..., None])[..., 0]
     torch.testing.assert_close(solution.weights, expected, rtol=1e-9, atol=1e-10)
 
 
-def test_degenerate_features():
+def test_degenerate_features_are_certified():
     X, y = random_regression(6, 20, 8)
-    X[..., 1] = X[..., 0]  # twice the same
+    X[..., 1] = X[..., 0]  # a duplicate
     X[..., 2] = -2 * X[..., 0]  # and a multiple
     X[..., 3] = 0
     X[..., 4] *= 1e-6
@@ -266,15 +266,15 @@ def test_degenerate_features():
         torch.testing.assert_close(solution.objective, same.objective, rtol=1e-9, atol=1e-12)
 
 
-def test_constant_targets_and_features():
+def test_zero_targets_or_features_have_zero_weights():
     X, _ = random_regression(7)
     zero = solve_lasso(X, torch.zeros(2, 20, dtype=F64), lambda1=0.1, relative=True)
     assert zero.certified.all()
     assert (zero.weights == 0).all()
-    nothing = torch.zeros(2, 20, 6, dtype=F64)
+    zero_features = torch.zeros(2, 20, 6, dtype=F64)
     for solution in (
-        solve_lasso(nothing, torch.ones(2, 20), lambda1=0.1, relative=True),
-        solve_ridge(nothing, torch.ones(2, 20), lambda2=0.1, relative=True),
+        solve_lasso(zero_features, torch.ones(2, 20), lambda1=0.1, relative=True),
+        solve_ridge(zero_features, torch.ones(2, 20), lambda2=0.1, relative=True),
     ):
         assert solution.certified.all()
         assert (solution.weights == 0).all()
@@ -282,7 +282,7 @@ def test_constant_targets_and_features():
 
 @pytest.mark.parametrize(("n", "d"), [(30, 6), (6, 30)])
 @pytest.mark.parametrize("relative", [False, True])
-def test_oracle_ridge(n, d, relative):
+def test_ridge_agrees_with_scikit_learn(n, d, relative):
     linear = pytest.importorskip("sklearn.linear_model")
     X, _ = random_regression(8, n, d)
     Y = torch.randn(2, n, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
@@ -304,7 +304,7 @@ def test_oracle_ridge(n, d, relative):
     torch.testing.assert_close(one.weights, solution.weights[..., 0])
 
 
-def test_ridge_is_the_lasso_without_lambda1():
+def test_ridge_agrees_with_the_lasso_at_lambda1_zero():
     X, y = random_regression(9, 8, 12)
     a, b = solve_ridge(X, y, lambda2=0.2), solve_lasso(X, y, lambda1=0.0, lambda2=0.2)
     torch.testing.assert_close(a.weights, b.weights, rtol=1e-10, atol=1e-12)
@@ -313,7 +313,7 @@ def test_ridge_is_the_lasso_without_lambda1():
 
 
 @pytest.mark.parametrize("lambda2", [1e-14, 1e-30, 1e12])
-def test_ridge_at_extreme_penalties(lambda2):
+def test_ridge_is_accurate_at_extreme_penalties(lambda2):
     for shape in ((20, 6), (6, 20)):
         X, y = random_regression(10, *shape)
         solution = solve_ridge(X, y, lambda2=lambda2)
@@ -349,7 +349,7 @@ def test_gradcheck_lasso(n, d, lambda2, weighted):
         return solve_lasso(X, y, sample_weight=weight, tol=1e-14, **options).weights
 
     assert weights(*inputs).count_nonzero() > 2
-    # Of the larger tasks and those without weights along random directions.
+    # Fast mode, for all tasks but the small weighted ones, checks along random directions.
     assert torch.autograd.gradcheck(weights, inputs, eps=1e-6, atol=1e-7, rtol=1e-6, fast_mode=d > 5 or not weighted)
 
 
@@ -367,7 +367,7 @@ def test_gradcheck_ridge(n, d, targets):
     )
 
 
-def test_relative_penalties_hold_their_scale_constant():
+def test_relative_penalties_have_no_gradient_through_their_scale():
     X, y = random_regression(11)
     (eps,) = leaves(0.2)
     X.requires_grad_()
@@ -447,7 +447,7 @@ def test_only_the_weights_carry_gradients(solve):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solve", solvers())
-def test_compile_vmap_and_autocast(solve):
+def test_compile_vmap_and_autocast_agree_with_eager_solves(solve):
     X, y = random_regression(17, batch=3)
     expected = solve(X, y, 0.1).weights
     compiled = torch.compile(lambda X, y, v: solve(X, y, v).weights, fullgraph=True, backend="aot_eager")
@@ -471,7 +471,7 @@ def test_compile_vmap_and_autocast(solve):
 
 @pytest.mark.parametrize("solve", solvers())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_dtypes(solve, dtype):
+def test_half_and_single_precision_agree_with_float64(solve, dtype):
     X, y = random_regression(18)
     X, y = X.to(dtype).requires_grad_(), y.to(dtype).requires_grad_()
     value = torch.tensor(0.1, requires_grad=True)
@@ -497,7 +497,7 @@ def test_one_task_has_no_batch_dimension():
     assert solve_ridge(X[0], torch.stack([y[0], y[1]], 1), lambda2=0.1).weights.shape == (6, 2)
 
 
-def test_any_strides_and_negated_views():
+def test_strided_and_expanded_inputs():
     X, y = random_regression(20, batch=4)
     expected = solve_lasso(X, y, lambda1=0.1)
     strided = X.permute(2, 0, 1).contiguous().permute(1, 2, 0)
@@ -506,7 +506,7 @@ def test_any_strides_and_negated_views():
     torch.testing.assert_close(one.weights, expected.weights[:1].expand(4, -1))
 
 
-def test_throw_and_max_iter():
+def test_throw_raises_where_max_iter_was_reached():
     X, y = random_regression(21, 75, 100, batch=1)
     with pytest.raises(NotCertifiedError, match=r"1 of 1 tasks .*task 0: relative gap .*MAX_ITER.*Increase max_iter"):
         solve_lasso(X, y, lambda1=1e-3, relative=True, max_iter=1, throw=True)
@@ -515,14 +515,14 @@ def test_throw_and_max_iter():
     assert reported.n_iter.item() == 1
 
 
-def test_an_unreachable_tolerance_is_reported_as_one_of_precision():
-    X, y = random_regression(22, 40, 30)  # of so many terms the gap is never just 0
+def test_an_unreachable_tolerance_has_status_precision():
+    X, y = random_regression(22, 40, 30)  # with this many terms the gap is never exactly 0
     solution = solve_lasso(X, y, lambda1=0.1, tol=1e-30)
     assert (solution.status == Status.PRECISION).all()
     assert (solution.relative_gap < 1e-13).all()
 
 
-def test_tasks_do_not_depend_on_their_batch():
+def test_solutions_do_not_depend_on_the_batch():
     X, y = random_regression(23, 30, 40, batch=5)
     lambda1 = torch.tensor([2.0, 0.5, 0.1, 0.01, 0.003], dtype=F64) * lasso_lambda1_max(X, y)
     together = solve_lasso(X, y, lambda1=lambda1)
@@ -579,7 +579,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD)
-def test_bad_input(change, error, message):
+def test_invalid_input_of_the_lasso_is_rejected(change, error, message):
     with pytest.raises(error, match=message):
         solve_lasso(**{**GOOD, **change})
 
@@ -593,6 +593,6 @@ def test_bad_input(change, error, message):
         ({"targets": torch.zeros(6)}, r"targets: expected shape \(2, 6\) or \(2, 6, m\), got \(6,\)"),
     ],
 )
-def test_bad_input_of_ridge(change, message):
+def test_invalid_input_of_ridge_is_rejected(change, message):
     with pytest.raises(ValueError, match=message):
         solve_ridge(**{"features": torch.zeros(2, 6, 4), "targets": torch.zeros(2, 6), "lambda2": 1.0, **change})

@@ -1,4 +1,4 @@
-"""Reports in headless Chromium: no error on its console, no network, and no page wider than the window."""
+"""Reports in headless Chromium: no console errors, no scripts run, and no page wider than the window."""
 
 import html
 import json
@@ -23,7 +23,7 @@ from tests.runs.test_report import EVIL
 WIDTHS = (400, 1400)
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
-# The page is measured from outside, because its policy lets no script run in it.
+# The pages are measured from an enclosing page, because their content security policy forbids scripts.
 MEASURE = """<!DOCTYPE html><html><body>%s<pre id="out"></pre><script>
 addEventListener("load", () => {
   const measured = [...document.querySelectorAll("iframe")].map(frame => {
@@ -46,7 +46,7 @@ addEventListener("load", () => {
 
 
 def measure(folder: Path, names: list[str]) -> tuple[list[dict[str, object]], str]:
-    """What every page measures at every width, and what Chromium said on its console."""
+    """Measurements of every page at every width, and Chromium's log."""
     frames = "".join(
         f'<iframe src="{name}" width="{width}" height="800"></iframe>' for name in names for width in WIDTHS
     )
@@ -63,7 +63,7 @@ def measure(folder: Path, names: list[str]) -> tuple[list[dict[str, object]], st
 
 
 def everything() -> Report:
-    """Every kind of block, with the longest and the worst that can be in it."""
+    """A report with every kind of block, with long words and HTML injection in all of them."""
     word = "a_word_without_any_place_to_break_it_" * 4
     figure = plots.figure(9, 3.5)
     figure.subplots().plot([1, 2, 3])
@@ -89,12 +89,12 @@ def everything() -> Report:
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium")
-def test_reports_in_a_browser(quick: TrainConfig, tmp_path: Path) -> None:
+def test_reports_fit_the_window_without_console_errors(quick: TrainConfig, tmp_path: Path) -> None:
     train(replace(quick, iterations=2, validate_every=2, test_episodes=5), tmp_path / "run")
     assert cli.main(["evaluate", str(tmp_path / "run"), "--episodes", "5", "--out", str(tmp_path / "test")]) == 0
     (tmp_path / "all").mkdir()
     report.write(tmp_path / "all", everything())
-    measured, said = measure(tmp_path, ["run/report.html", "test/report.html", "all/report.html"])
+    measured, console_output = measure(tmp_path, ["run/report.html", "test/report.html", "all/report.html"])
     assert len(measured) == 6
     for page in measured:
         assert page["outside"] == []
@@ -102,4 +102,4 @@ def test_reports_in_a_browser(quick: TrainConfig, tmp_path: Path) -> None:
         assert page["broken"] == 0
         assert not page["ran"]
         assert page["height"] > 1000  # type: ignore[operator]
-    assert "CONSOLE" not in said
+    assert "CONSOLE" not in console_output

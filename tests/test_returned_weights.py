@@ -1,6 +1,6 @@
-"""Base-learners: the certificate is that of the weights as returned, and what float32 cannot hold is not certified.
+"""Base-learners: the certificate holds for the returned weights, including their rounding to float32.
 
-Gaps are computed again by the definitions, in extended precision, from what a solution says: P(w) - D(t).
+Gaps P(w) - D(t) are recomputed from the returned solution by their definitions, in extended precision.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ def shares_of(weight):
 
 
 def lasso_gap(X, y, w, t, lambda1, lambda2, weight):
-    """P(w) - D(t) over P(0) of one task, t scaled to be feasible where lambda2 = 0; and P(w)."""
+    """(P(w) - D(t)) / P(0) and P(w) of one task; for lambda2 = 0, t is scaled to be feasible."""
     X, y, w, t, weight = extended(X, y, w, t, weight)
     c = shares_of(weight)
     P = c @ (X @ w - y) ** 2 / 2 + lambda1 * np.abs(w).sum() + lambda2 / 2 * (w**2).sum()
@@ -54,7 +54,7 @@ def lasso_gap(X, y, w, t, lambda1, lambda2, weight):
 
 
 def logistic_gap(X, y, W, b, L, lambda1, lambda2, weight):
-    """P(W, b) - D(L) over P(0) of one task, L moved to the labels where lambda2 = 0 asks for it; and P."""
+    """(P(W, b) - D(L)) / P(0) and P of one task; for lambda2 = 0, L is moved towards the labels to be feasible."""
     k = W.shape[1]
     labels = y.numpy()
     X, W, b, L, weight = extended(X, W, torch.zeros(k) if b is None else b, L, weight)
@@ -65,7 +65,7 @@ def logistic_gap(X, y, W, b, L, lambda1, lambda2, weight):
     losses = np.log(np.exp(scores - top).sum(1)) + top[:, 0] - (Y * scores).sum(1)
     norms = np.sqrt((W**2).sum(1))
     P = c @ losses + lambda1 * norms.sum() + lambda2 / 2 * (norms**2).sum()
-    # The label's entry of Y - L as the sum of the others.
+    # The label's entry of Y - L is the sum of the others, which avoids cancellation.
     off = L * (1 - Y)
 
     def correlations(off):
@@ -88,7 +88,7 @@ def logistic_gap(X, y, W, b, L, lambda1, lambda2, weight):
 
 
 def regression(kind, dtype, seed=0, batch=2):
-    """Features (B, n, d), targets and sample weights (B, n), with what makes rounding or signs difficult."""
+    """Features (B, n, d), targets and sample weights (B, n), of kinds that are difficult numerically."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -107,7 +107,7 @@ def regression(kind, dtype, seed=0, batch=2):
     y = (X * (weight > 0)[..., None] @ w)[..., 0] + 0.3 * normal(batch, n)
     if kind in ("integers", "binary"):
         y = y.round()
-    if kind == "mean":  # that targets know nothing of: weights cancel
+    if kind == "mean":  # targets do not depend on it, so X w cancels
         X = X + 1e4
     return X.to(dtype), y.to(dtype), weight
 
@@ -116,23 +116,23 @@ KINDS = ["mean", "centred", "integers", "binary", "one feature", "few samples", 
 
 
 def check(solution, i, recomputed, tol, exact):
-    """Task i says its gap: at least the recomputed one, as rounding allows, and no more than it where ``exact``."""
+    """Task i reports at least the recomputed gap, up to rounding, and if ``exact`` also at most that."""
     gap, objective = recomputed
-    said = float(solution.relative_gap[i])
-    assert gap <= said * (1 + 1e-6) + 1e-12
+    reported = float(solution.relative_gap[i])
+    assert gap <= reported * (1 + 1e-6) + 1e-12
     if exact:
-        assert gap >= said * (1 - 1e-6) - 1e-12
+        assert gap >= reported * (1 - 1e-6) - 1e-12
     assert solution.objective[i].item() == pytest.approx(objective, rel=1e-9, abs=1e-12)
-    assert (solution.status[i] == Status.CERTIFIED) == (said <= tol)
+    assert (solution.status[i] == Status.CERTIFIED) == (reported <= tol)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize(("relative", "lambda2"), [(0.1, 0.0), (0.01, 0.05), (0.0, 0.05)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_lasso(kind, relative, lambda2, dtype, backend):
+def test_lasso_reports_the_gap_of_the_returned_weights(kind, relative, lambda2, dtype, backend):
     every = regression(kind, dtype)
     for number, tol in enumerate((1e-5, 1e-10)):
-        # Interpreted, a task takes half a second: each tol has one of the two.
+        # The interpreter takes half a second per task, so each tol gets one of the two.
         X, y, weight = (value[number : number + 1] for value in every) if backend == "triton" else every
         lambda1 = relative * lasso_lambda1_max(X, y, sample_weight=weight)
         solution = solve_lasso(X, y, lambda1=lambda1, lambda2=lambda2, sample_weight=weight, tol=tol, backend=backend)
@@ -146,7 +146,7 @@ def test_lasso(kind, relative, lambda2, dtype, backend):
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_ridge(kind, dtype):
+def test_ridge_reports_the_gap_of_the_returned_weights(kind, dtype):
     X, y, weight = regression(kind, dtype)
     for tol in (1e-5, 1e-10):
         solution = solve_ridge(X, y, lambda2=0.05, sample_weight=weight, tol=tol)
@@ -168,7 +168,7 @@ def classification(kind, dtype):
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(("relative", "lambda2"), [(0.1, 0.0), (0.03, 0.05), (0.0, 0.05)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_logistic(kind, relative, lambda2, intercept, dtype):
+def test_logistic_reports_the_gap_of_the_returned_weights(kind, relative, lambda2, intercept, dtype):
     X, labels, weight = classification(kind, dtype)
     if intercept and X.shape[1] < 3:
         pytest.skip("with an intercept every class needs a sample")
@@ -187,8 +187,8 @@ def test_logistic(kind, relative, lambda2, intercept, dtype):
             assert solution.certified.all()
 
 
-def check_what_float32_cannot_hold(X, y, solve):
-    """The solver's own weights are good enough, and are returned of float64 features: it is the rounding."""
+def check_not_certified_due_to_rounding(X, y, solve):
+    """float32 weights miss the tolerance by rounding alone; with float64 or centred features the task is certified."""
     solution = solve(X, y, tol=1e-10)
     assert (solution.status == Status.PRECISION).all(), solution.relative_gap
     assert (solution.relative_gap > 1e-9).all()
@@ -202,38 +202,38 @@ def check_what_float32_cannot_hold(X, y, solve):
 
 
 @pytest.mark.slow
-def test_lasso_that_float32_cannot_hold(backend):
+def test_lasso_weights_are_not_certified_if_float32_rounds_too_coarsely(backend):
     X, y, _ = regression("mean", torch.float32)
-    if backend == "triton":  # interpreted, a larger task takes seconds
+    if backend == "triton":  # the interpreter takes seconds for a larger task
         X, y = X[:1, :10, :3], y[:1, :10]
-    check_what_float32_cannot_hold(
+    check_not_certified_due_to_rounding(
         X, y, lambda X, y, **options: solve_lasso(X, y, lambda1=0.01, lambda2=0.05, backend=backend, **options)
     )
 
 
-def test_ridge_that_float32_cannot_hold():
+def test_ridge_weights_are_not_certified_if_float32_rounds_too_coarsely():
     X, y, _ = regression("mean", torch.float32)
-    check_what_float32_cannot_hold(X, y, lambda X, y, **options: solve_ridge(X, y, lambda2=0.05, **options))
+    check_not_certified_due_to_rounding(X, y, lambda X, y, **options: solve_ridge(X, y, lambda2=0.05, **options))
 
 
-def test_logistic_that_float32_cannot_hold():
+def test_logistic_weights_are_not_certified_if_float32_rounds_too_coarsely():
     X, y, _ = classification("mean", torch.float32)
-    check_what_float32_cannot_hold(
+    check_not_certified_due_to_rounding(
         X, y, lambda X, y, **options: solve_logistic(X, y, lambda1=0.01, lambda2=0.05, n_classes=3, **options)
     )
 
 
-def test_lasso_weights_beyond_float32(backend):
+def test_lasso_weights_that_overflow_float32_are_not_certified(backend):
     X, y, _ = regression("centred", torch.float32)
-    check_beyond_float32(solve_lasso(1e-15 * X, 1e30 * y, lambda1=0.1, relative=True, backend=backend))
+    check_overflow(solve_lasso(1e-15 * X, 1e30 * y, lambda1=0.1, relative=True, backend=backend))
 
 
-def test_ridge_weights_beyond_float32():
+def test_ridge_weights_that_overflow_float32_are_not_certified():
     X, y, _ = regression("centred", torch.float32)
-    check_beyond_float32(solve_ridge(1e-15 * X, 1e30 * y, lambda2=0.05, relative=True))
+    check_overflow(solve_ridge(1e-15 * X, 1e30 * y, lambda2=0.05, relative=True))
 
 
-def check_beyond_float32(solution):
+def check_overflow(solution):
     assert solution.weights.isinf().any(-1).all()
     assert (solution.status == Status.PRECISION).all()
     assert solution.relative_gap.isinf().all()

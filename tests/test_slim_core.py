@@ -1,4 +1,4 @@
-"""torch and numpy are enough to import the package and to solve; the command line says which extra it needs."""
+"""Importing the package and solving require only torch and numpy; the command line names the extra it needs."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 from sparsedis.extras import EXTRAS
 
-# Triton too, which some builds of PyTorch bring along.
+# Including Triton, which some builds of PyTorch install.
 MODULES = [module for modules in EXTRAS.values() for module in modules]
 BLOCK = f"""
 import importlib.abc, sys
@@ -53,7 +53,7 @@ for arguments in [], ["train"], ["info"], ["--help"]:
 
 @pytest.mark.slow
 def test_the_core_needs_torch_and_numpy_only():
-    """Nor does it import the readers of data sets; and the command line says which extra it needs."""
+    """It does not import the readers of data sets; the command line names the extra that it needs."""
     command = [sys.executable, "-c", BLOCK + SOLVE + COMMANDS]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -62,7 +62,7 @@ def test_the_core_needs_torch_and_numpy_only():
     assert done.stderr == 4 * "sparsedis: tyro is not installed; pip install 'sparsedis[train]'\n"
 
 
-def test_what_each_extra_brings_is_known():
+def test_extras_lists_the_modules_of_every_extra():
     names = {"pillow": "PIL", "scikit-learn": "sklearn", "cuda-bindings": "cuda", "nvidia-cuda-nvrtc": "nvidia"}
     requirements = [Requirement(text) for text in metadata.requires("sparsedis") or []]
     for extra, modules in EXTRAS.items():

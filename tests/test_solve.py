@@ -1,4 +1,4 @@
-"""The solver: certificates, theorems, oracles that share no code, hostile input."""
+"""The SVM solvers: certificates, theorems, independent oracles, invalid input."""
 
 import numpy as np
 import pytest
@@ -15,19 +15,19 @@ from tests.tasks import random_task
 pytestmark = pytest.mark.usefixtures("backend")
 
 SOLVERS = ["newton", "fista", "bcd"]
-# What each solver can be asked for in a test's time: first-order steps are slow to converge (docs/solvers.md).
+# Tolerances that each solver reaches in a test's time; first-order methods converge slowly (docs/solvers.md).
 REACHES = {"newton": 1e-10, "fista": 1e-7, "bcd": 1e-7}
 
 
 def recomputed_gap(X, y, dual, lambda1, lambda2, dual_reg=0.0, weight=None):
-    """Relative gap of one task, from the returned dual alone, in plain NumPy and by the definitions."""
+    """Relative gap of one task, from the returned dual alone, by definition in NumPy."""
     X, y, L = X.double().numpy(), y.numpy(), dual.double().numpy()
     k = L.shape[1]
     Y, s = np.eye(k)[y], np.ones(len(y)) if weight is None else weight.double().numpy()
     rho = dual_reg / lambda2
     assert L.min() >= 0
     np.testing.assert_allclose(L.sum(1), 1, atol=1e-12)
-    # The label's entry of Y - L as the sum of the others: 1 - L_y alone would lose what matters at small lambda2.
+    # The label's entry of Y - L is the sum of the others, because 1 - L_y suffers from cancellation at small lambda2.
     A = np.where(Y == 1, ((1 - Y) * L).sum(1, keepdims=True), -L)
     V = X.T @ (s[:, None] * A)
     norms = np.linalg.norm(V, axis=1)
@@ -85,7 +85,7 @@ def test_solvers_agree(dual_reg):
         solutions[solver] = solve_svm(
             X, y, lambda1=lambda1, lambda2=5.0, dual_reg=dual_reg, solver=solver, tol=REACHES[solver], throw=True
         )
-    # Strong convexity: lambda2/2 ||W - W*||^2 <= gap, for each of the two.
+    # By strong convexity, lambda2/2 ||W - W*||^2 <= gap for both.
     exact = solutions["newton"]
     for solution in solutions.values():
         distance = (solution.weights - exact.weights).square().sum((1, 2)).sqrt()
@@ -115,7 +115,7 @@ GRID = [
 @pytest.mark.parametrize("lambda2", [1.0, 1e-3])
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_separable_tasks_are_certified_in_float32(lambda2, mean):
-    """Weights rounded to the wrong side of a margin cost more than the small objective; a little longer they do not."""
+    """Weights rounded to the wrong side of a margin cost more than the small objective, so they are lengthened."""
     generator = torch.Generator().manual_seed(0)
     y = (torch.arange(20) % 4).expand(2, -1)
     X = torch.randn(2, 20, 60, generator=generator) + mean
@@ -136,8 +136,8 @@ def test_separable_tasks_are_certified_in_float32(lambda2, mean):
         assert gap / objective <= solution.relative_gap[i].numpy()
 
 
-def test_weights_are_made_longer_for_what_rounding_adds_only():
-    """A loose point's own gap is no reason: its weights are W(L), rounded."""
+def test_weights_are_lengthened_only_for_their_rounding():
+    """Not for the gap of an unconverged L, whose weights are W(L) up to rounding."""
     generator = torch.Generator().manual_seed(0)
     y = (torch.arange(20) % 4).expand(2, -1)
     X = torch.randn(2, 20, 60, generator=generator)
@@ -154,7 +154,7 @@ def test_weights_are_made_longer_for_what_rounding_adds_only():
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("way", "shots", "d", "lambda2", "relative"), GRID)
-def test_newton_over_the_grid(way, shots, d, lambda2, relative, dtype):
+def test_newton_certifies_within_30_iterations(way, shots, d, lambda2, relative, dtype):
     X, y = random_task(d + way, way=way, shots=shots, d=d, dtype=dtype)
     tol = 1e-5 if dtype == torch.float32 else 1e-10
     lambda1 = relative * svm_lambda1_max(X, y)
@@ -167,7 +167,7 @@ def test_newton_over_the_grid(way, shots, d, lambda2, relative, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("lambda2", [1e-3, 1e-2, 1e-1])
 @pytest.mark.parametrize("relative", [0.02, 0.2, 0.8])
-def test_newton_at_small_lambda2(lambda2, relative):
+def test_newton_certifies_at_small_lambda2(lambda2, relative):
     X, y = random_task(int(1 / lambda2), way=5, shots=5, d=400, batch=4)
     lambda1 = relative * svm_lambda1_max(X, y)
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2, tol=1e-10)
@@ -176,7 +176,7 @@ def test_newton_at_small_lambda2(lambda2, relative):
 
 
 @pytest.mark.slow
-def test_the_iterative_newton_system_solves_what_is_too_large_for_a_factor():
+def test_newton_solves_systems_that_are_too_large_to_factor():
     X, y = random_task(5, way=30, shots=5, d=320)
     lambda1 = 0.2 * svm_lambda1_max(X, y)
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=10.0, tol=1e-10)
@@ -202,7 +202,7 @@ def test_scaling_leaves_the_dual_unchanged(c, solver):
 @pytest.mark.slow
 @given(seed=st.integers(0, 10**6), way=st.integers(2, 4), relative=st.floats(0, 1.1), lambda2=st.floats(0.1, 100))
 @settings(max_examples=25)
-def test_permutations(seed, way, relative, lambda2):
+def test_permutations_act_on_the_solution(seed, way, relative, lambda2):
     X, y = random_task(seed, way=way, d=12)
     generator = torch.Generator().manual_seed(seed)
     samples, features, classes = (torch.randperm(n, generator=generator) for n in (X.shape[1], 12, way))
@@ -214,7 +214,7 @@ def test_permutations(seed, way, relative, lambda2):
     torch.testing.assert_close(moved.weights, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_at_lambda1_max_everything_is_off():
+def test_at_lambda1_max_no_feature_is_active():
     X, y = random_task(3, batch=2)
     solution = solve_svm(X, y, lambda1=svm_lambda1_max(X, y), tol=1e-10)
     assert (solution.weights == 0).all()
@@ -222,7 +222,7 @@ def test_at_lambda1_max_everything_is_off():
     assert (solution.sparsity == 1).all()
 
 
-def test_weight_zero_is_an_absent_sample():
+def test_weight_zero_omits_a_sample():
     X, y = random_task(4, batch=2)
     padded_X = torch.cat([X, 100 * torch.randn(2, 3, X.shape[2], dtype=X.dtype)], 1)
     padded_y = torch.cat([y, torch.full((2, 3), -100)], 1)
@@ -237,8 +237,8 @@ def test_weight_zero_is_an_absent_sample():
 
 
 @pytest.mark.parametrize("seed", [312, 337])
-def test_features_of_very_different_scales(seed):
-    """Scales over four decades: the gap stays near 1 for 36 iterations and more before it falls."""
+def test_features_of_very_different_scales_are_certified(seed):
+    """With scales over four decades, the gap stays near 1 for at least 36 iterations."""
     generator = torch.Generator().manual_seed(seed)
     X = torch.randn(1, 16, 15, generator=generator, dtype=torch.float64)
     X = X * 10.0 ** (4 * torch.rand(15, generator=generator, dtype=torch.float64) - 2)
@@ -248,8 +248,8 @@ def test_features_of_very_different_scales(seed):
     assert recomputed_gap(X[0], y[0], solution.dual[0], 1e-3 * float(svm_lambda1_max(X, y)), 1e-3) <= 1.1e-5
 
 
-def test_features_of_few_directions_need_more_iterations_than_others():
-    """Low rank and little noise, no group Lasso, a small lambda2: the slowest tasks found, at the default max_iter."""
+def test_features_of_low_rank_are_certified_by_default():
+    """Low rank with little noise, lambda1 = 0 and a small lambda2 take the most iterations of all tasks found."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -262,7 +262,7 @@ def test_features_of_few_directions_need_more_iterations_than_others():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_weight_two_is_a_sample_twice(solver):
+def test_weight_two_duplicates_a_sample(solver):
     X, y = random_task(5, d=12, batch=2)
     weight = torch.ones(y.shape)
     weight[:, ::3] = 2
@@ -273,7 +273,7 @@ def test_weight_two_is_a_sample_twice(solver):
     torch.testing.assert_close(weighted.objective, twice.objective)
 
 
-def test_a_task_without_samples():
+def test_a_task_without_samples_has_zero_weights():
     X, y = random_task(6, batch=2)
     weight = torch.ones(y.shape)
     weight[1] = 0
@@ -286,7 +286,7 @@ def test_a_task_without_samples():
 
 
 @pytest.mark.parametrize("relative", [0.0, 0.2])
-def test_degenerate_tasks(relative):
+def test_degenerate_tasks_are_certified(relative):
     X, y = random_task(7, way=3, shots=6, d=40)
     X[:, 3:6] = X[:, :3]  # duplicated samples
     X[:, 9] = X[:, 0]  # the same point with two labels
@@ -301,7 +301,7 @@ def test_degenerate_tasks(relative):
     assert torch.isfinite(X.grad).all()
 
 
-def test_all_features_zero():
+def test_zero_features_have_zero_weights():
     X, y = torch.zeros(1, 6, 4), torch.tensor([[0, 0, 1, 1, 2, 2]])
     assert svm_lambda1_max(X, y).item() == 0
     for solver in SOLVERS:
@@ -310,7 +310,7 @@ def test_all_features_zero():
         assert (solution.weights == 0).all()
 
 
-def test_tasks_stop_on_their_own():
+def test_tasks_stop_independently_of_their_batch():
     X, y = random_task(8, batch=3, d=60)
     lambda1 = torch.tensor([2.0, 0.3, 0.05], dtype=torch.float64) * svm_lambda1_max(X, y)
     together = solve_svm(X, y, lambda1=lambda1)
@@ -342,7 +342,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     torch.testing.assert_close(solution.weights, solve_svm(X.float(), y, lambda1=1.0).weights)
 
 
-def test_strided_features_are_read_as_they_are():
+def test_strided_features_have_the_same_solution():
     X, y = random_task(11, batch=2)
     strided = X.transpose(1, 2).contiguous().transpose(1, 2)
     torch.testing.assert_close(
@@ -361,7 +361,7 @@ def test_throw_names_the_task_and_its_gap():
 
 
 @pytest.mark.slow
-def test_an_unreachable_tolerance_is_reported_as_one_of_precision():
+def test_an_unreachable_tolerance_has_status_precision():
     X, y = random_task(13)
     solution = solve_svm(X, y, lambda1=1.0, tol=1e-30, max_iter=200)
     assert solution.status.item() == Status.PRECISION
@@ -369,7 +369,7 @@ def test_an_unreachable_tolerance_is_reported_as_one_of_precision():
 
 
 @pytest.mark.parametrize(("way", "C"), [(2, 0.1), (3, 1.0), (4, 0.03)])
-def test_oracle_crammer_singer(way, C):
+def test_agrees_with_scikit_learns_crammer_singer_svm(way, C):
     """lambda1 = 0 is scikit-learn's LinearSVC(multi_class="crammer_singer") with C = 1/lambda2."""
     svm = pytest.importorskip("sklearn.svm")
     X, y = random_task(14 + way, way=way, shots=6, d=8)
@@ -383,8 +383,8 @@ def test_oracle_crammer_singer(way, C):
 
 
 @pytest.mark.parametrize(("lambda1", "lambda2"), [(0.5, 1.0), (3.0, 0.2), (1.0, 30.0)])
-def test_oracle_conic_solver(lambda1, lambda2):
-    """The primal, as written in the paper, by a conic solver."""
+def test_agrees_with_a_conic_solver(lambda1, lambda2):
+    """The primal as stated in the paper."""
     cp = pytest.importorskip("cvxpy")
     X, y = random_task(20, way=3, shots=4, d=9)
     x, labels, k = X[0].numpy(), y[0].numpy(), 3
@@ -432,8 +432,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD)
-def test_bad_input(change, error, message):
-    for relative in (False, True):  # where svm_lambda1_max, which sees the values first, leaves them to the solve
+def test_invalid_input_is_rejected(change, error, message):
+    for relative in (False, True):  # relative=True computes lambda1_max first, which must not raise other errors
         with pytest.raises(error, match=message):
             solve_svm(**{**GOOD, **change, "relative": relative})
     if change.keys() & {"features", "labels", "sample_weight", "n_classes"}:
@@ -441,15 +441,15 @@ def test_bad_input(change, error, message):
             svm_lambda1_max(**{name: value for name, value in {**GOOD, **change}.items() if name != "lambda1"})
 
 
-def test_public_names():
+def test_public_names_exist():
     assert all(hasattr(sparsedis, name) for name in sparsedis.__all__)
 
 
 @pytest.mark.parametrize(
     ("seed", "d", "lambda1", "lambda2"), [(0, 100, 0.1, 1.0), (1, 100, 0.1, 1e2), (2, 56, 0.01, 1e4)]
 )
-def test_features_of_large_means_are_solved_as_well_as_float32_holds(backend, seed, d, lambda1, lambda2):
-    """Products and factors in float32 do not do: both forms wander there without stalling."""
+def test_features_of_large_means_are_solved_to_float32_precision(backend, seed, d, lambda1, lambda2):
+    """With products and factors in float32, Newton systems in both forms would wander without stalling."""
     generator = torch.Generator().manual_seed(seed)
     X = torch.randn(25, d, generator=generator) + 1e4
     y = torch.arange(5).repeat(5)

@@ -1,4 +1,4 @@
-"""Every table that a command prints, in terminals of any width: no number is cut or broken."""
+"""All tables that commands print: in terminals of any width, no number is truncated or wrapped."""
 
 import io
 import re
@@ -65,10 +65,10 @@ def numbers(text: str) -> list[str]:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", GRIDS)
-def test_no_number_is_cut(name: str, width: int) -> None:
+def test_no_number_is_truncated(name: str, width: int) -> None:
     grid, text = GRIDS[name], shown(GRIDS[name], width)
     cells = [grid.title, grid.note, *(cell for row in grid.rows for cell in row)]
-    # A digest of 64 letters and figures has to be folded where it has no room.
+    # Digests of 64 characters may be wrapped.
     expected = sorted(number for cell in cells if len(cell) != 64 for number in numbers(cell))
     found = numbers(text)
     for number in expected:
@@ -83,7 +83,7 @@ def test_no_number_is_cut(name: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_wide_consoles_have_tables(name: str) -> None:
+def test_wide_consoles_show_tables(name: str) -> None:
     text = shown(GRIDS[name], 1000)
     if GRIDS[name].boxed:
         assert "┃" in text
@@ -92,7 +92,7 @@ def test_wide_consoles_have_tables(name: str) -> None:
         assert text == GRIDS[name].markdown()
 
 
-def test_brackets_are_no_markup() -> None:
+def test_brackets_are_not_interpreted_as_markup() -> None:
     grid = Grid(("[red]head", "n"), [("[bold]cell", "1")], title="[link=x]title", note="[/]note")
     for width in (20, 100):
         text = shown(grid, width)
@@ -100,26 +100,28 @@ def test_brackets_are_no_markup() -> None:
             assert part in text
 
 
-def test_markdown() -> None:
+def test_unboxed_grids_are_markdown_tables() -> None:
     grid = Grid(("a", "b"), [("x", "1"), ("y", "2")], boxed=False)
     assert grid.markdown() == "| a | b |\n|---|---|\n| x | 1 |\n| y | 2 |\n"
     assert shown(grid, 80) == grid.markdown()
     assert shown(grid, 59) == "x: 1\ny: 2\n"
 
 
-def test_cells_of_several_lines() -> None:
+def test_lines_of_a_cell_are_joined() -> None:
     grid = Grid(("a", "b", "c"), [("x", "0.5\n0.4   ", "-")])
     assert grid.lines() == ["x", "  b: 0.5 / 0.4", "  c: -"]
 
 
-def test_a_pipe_has_no_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_columns_limits_the_width_of_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     assert console().width > 1000
     monkeypatch.setenv("COLUMNS", "40")
     assert console().width == 40
 
 
-def test_what_is_said_is_broken_between_words() -> None:
+def test_messages_are_wrapped_between_words() -> None:
     line = "iteration 200/60000: loss 0.123, validation 80.12% ± 0.5, in /a/very/long/path/to/the/folder/of/the/run-1"
     for terminal in (True, False):
         screen = Console(file=io.StringIO(), width=30, force_terminal=terminal, color_system=None)
@@ -132,8 +134,8 @@ def test_what_is_said_is_broken_between_words() -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_progress_bar(width: int) -> None:
-    """The live display too: in narrow terminals it has its numbers alone."""
+def test_the_progress_bar_is_not_truncated(width: int) -> None:
+    """In narrow terminals it shows the numbers only."""
     screen = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False)
     with loop._bar(screen) as bar:
         task = bar.add_task("training", total=60_000, completed=12_345)
@@ -144,5 +146,5 @@ def test_the_progress_bar(width: int) -> None:
     assert "…" not in text
 
 
-def test_durations() -> None:
+def test_durations_are_rounded() -> None:
     assert [duration(x) for x in (0.4, 119, 300, 7199, 9000)] == ["0 s", "119 s", "5 min", "120 min", "2.5 h"]

@@ -1,4 +1,4 @@
-"""Every solver ends, on every build, and certifies truly: random tasks in processes with a time limit."""
+"""Every solver of every build ends with a true certificate: random tasks in processes with a time limit."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ _INTEGERS = torch.tensor(
 )
 _ONE_FEATURE = torch.tensor([0, -2, -2, -1, 2, -1, 0, 1, -2, 2])[:, None]
 _PAIRS = torch.arange(5).repeat(2)
-# Once loops without end in the projection onto the simplex: entries that differ by 1 up to rounding.
+# Tasks that once caused infinite loops in the simplex projection, by entries that differ by 1 up to rounding.
 ENDLESS = {
     "integers, smoothed": HuntTask.of(_INTEGERS.float(), _PAIRS, 5, lambda1=0.0, dual_reg=1.0),
     "one feature": HuntTask.of(_ONE_FEATURE.float(), _PAIRS, 5, lambda1=0.0),
@@ -35,23 +35,23 @@ COMPILED = ("baseline", "avx2", "avx512")
 
 @pytest.fixture(params=["torch", *COMPILED], scope="module")
 def worker(request):
-    """A process that solves, until a solve has no end, which starts another."""
+    """A solver process, which is replaced when a solve exceeds the time limit."""
     if request.param not in ("torch", *builds()):
-        pytest.skip(f"no {request.param} kernels were built, or the processor has none of it")
+        pytest.skip(f"{request.param} kernels were not built or are not supported by this processor")
     with Worker(request.param) as worker:
         yield worker
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENDLESS)
-def test_once_endless_tasks_are_certified(worker, name):
+def test_tasks_that_once_did_not_end_are_certified(worker, name):
     for solver in SOLVERS:
         verdict = worker(ENDLESS[name], solver, LIMIT)
         assert verdict.end == "certified", f"{solver}: {verdict}"
 
 
 @pytest.mark.slow
-def test_once_stalled_task_is_certified(worker):
+def test_a_task_that_once_stalled_is_certified(worker):
     features = torch.tensor([[3.0, -2, -3, -2], [-1, 1, -1, 2]], dtype=torch.float64)
     labels = torch.tensor([2, 0])
     # 0.3 lambda1_max
@@ -76,7 +76,7 @@ def test_solvers_end_on_tasks_with_many_ties(worker, family):
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_hunt_of_minutes():
+def test_random_tasks_for_ten_minutes():
     found = [
         f"{name}  {verdict}"
         for _, _, name, verdict in hunt(seeds(0, None, minutes=10), FAMILIES, SOLVERS, builds(), LIMIT)
@@ -86,7 +86,7 @@ def test_hunt_of_minutes():
 
 
 @pytest.mark.slow
-def test_a_solve_without_end_is_found_and_the_next_one_runs():
+def test_a_hanging_solve_is_found_and_the_next_one_runs():
     task = draw("clusters", 0)
     with Worker("torch") as worker:
         assert worker(task, "newton", 0.0).end == "hang"
@@ -109,7 +109,7 @@ def test_a_false_certificate_is_found(monkeypatch):
     assert verdict.gap > task.tol > verdict.claimed
 
 
-def test_newton_must_not_be_beaten(monkeypatch):
+def test_newton_is_reported_if_another_solver_certifies_alone(monkeypatch):
     ends = {"newton": "stalled", "fista": "certified", "bcd": "max_iter"}
     monkeypatch.setattr(Worker, "__call__", lambda self, task, solver, limit: Verdict(ends[solver]))
     found = [(name, verdict.end) for _, _, name, verdict in hunt([7], ["binary"], SOLVERS, ["torch"], LIMIT)]
@@ -120,7 +120,7 @@ def test_newton_must_not_be_beaten(monkeypatch):
     ]
 
 
-def test_tasks_are_the_same_on_every_draw():
+def test_tasks_are_determined_by_family_and_seed():
     for family in FAMILIES:
         first, second, other = draw(family, 3), draw(family, 3), draw(family, 4)
         assert torch.equal(first.features, second.features)

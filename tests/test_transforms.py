@@ -1,4 +1,4 @@
-"""Forward mode, torch.func and batched gradients of every operation, against finite differences and plain autograd."""
+"""Forward mode, torch.func and batched gradients of every operation, against finite differences and autograd."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,7 +24,7 @@ WEIGHT = torch.tensor([[1.0, 0.0, 0.7, 2.0, 1.0, 0.5, 1.0, 1.0, 0.3]], dtype=F64
 
 
 class Case(NamedTuple):
-    """An operation: weights of the first input and the others, a start for all, and the backends that have it."""
+    """A function of tensors that returns weights, the point at which it is differentiated, and its operation."""
 
     weights: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
@@ -94,7 +94,7 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
 
 
 def jacobians(case: Case) -> list[Tensor]:
-    """In every input, row by row with plain autograd."""
+    """The Jacobian in every input, row by row with autograd."""
     inputs = [tensor.clone().requires_grad_() for tensor in case.inputs]
     weights = case.weights(*inputs)
     rows = [torch.autograd.grad(entry, inputs, retain_graph=True) for entry in weights.flatten()]
@@ -118,7 +118,7 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
 
 
 @pytest.mark.slow
-def test_every_derivative_by_finite_differences(case):
+def test_gradcheck_in_all_modes(case):
     inputs = tuple(tensor.clone().requires_grad_() for tensor in case.inputs)
     options = {
         "check_forward_ad": True,
@@ -129,7 +129,7 @@ def test_every_derivative_by_finite_differences(case):
     assert torch.autograd.gradcheck(case.weights, inputs, eps=1e-5, atol=1e-6, rtol=1e-5, **options)
 
 
-def test_tangents(case):
+def test_jvp_and_dual_numbers_agree_with_the_jacobian(case):
     tangents = directions(case)
     expected = along(jacobians(case), tangents)
     assert expected.abs().max() > 1e-3
@@ -142,15 +142,15 @@ def test_tangents(case):
             assert_close(forward_ad.unpack_dual(case.weights(*duals)).tangent, expected)
 
 
-def test_a_tangent_of_one_input(case):
-    """The others have none: as in a function of the penalty alone."""
+def test_a_tangent_of_one_input_alone(case):
+    """The other inputs have no tangent."""
     J, t = jacobians(case)[-1], value(0.7)
     _, tangent = jvp(lambda last: case.weights(*case.inputs[:-1], last), case.inputs[-1:], (t,))
     assert_close(tangent, J * t)
 
 
 @pytest.mark.slow
-def test_jacobians(case):
+def test_jacobians_agree_with_autograd(case):
     expected = jacobians(case)
     every = tuple(range(len(case.inputs)))
     for transform in (jacfwd, jacrev):
@@ -162,7 +162,7 @@ def test_jacobians(case):
             assert_close(a, b)
 
 
-def test_batched_gradients(case):
+def test_batched_gradients_agree_with_single_ones(case):
     inputs = [tensor.clone().requires_grad_() for tensor in case.inputs]
     weights = case.weights(*inputs)
     cotangents = torch.randn(3, *weights.shape, generator=torch.Generator().manual_seed(2), dtype=F64)
@@ -173,22 +173,22 @@ def test_batched_gradients(case):
             assert_close(ours[i], theirs)
 
 
-def test_gradients_by_torch_func(case):
+def test_gradients_of_torch_func_agree_with_autograd(case):
     every = tuple(range(len(case.inputs)))
     inputs = [tensor.clone().requires_grad_() for tensor in case.inputs]
     expected = torch.autograd.grad(case.weights(*inputs).square().sum(), inputs)
     weights, pull = vjp(case.weights, *case.inputs)
     for ours in (
         grad(lambda *inputs: case.weights(*inputs).square().sum(), every)(*case.inputs),
-        pull(2 * weights),  # outside of the transform
+        pull(2 * weights),  # outside the transform
     ):
         for a, b in zip(ours, expected, strict=True):
             assert_close(a, b)
 
 
 @pytest.mark.slow
-def test_transforms_inside_one_another(case):
-    """Over several values of the last input, a penalty: derivatives inside vmap, and vmap inside derivatives."""
+def test_transforms_can_be_nested(case):
+    """Derivatives inside vmap, and vmap inside derivatives, over values of the last input, a penalty."""
     penalties = case.inputs[-1] * torch.tensor([0.8, 1.0, 1.3], dtype=F64)
     others, t = case.inputs[:-1], directions(case)
 
@@ -263,7 +263,7 @@ def test_at_lambda1_max_every_tangent_is_zero():
 
 
 @pytest.mark.parametrize("module", [svm_operation, lasso, logistic], ids=lambda module: module.OPERATION.name)
-def test_tangents_of_tasks_that_do_not_fit_in_memory_together(module, monkeypatch):
+def test_tangents_do_not_depend_on_how_tasks_are_split_for_memory(module, monkeypatch):
     case = CASES[module.OPERATION.name]
     t = directions(case)
     expected = jvp(case.weights, case.inputs, t)[1]
@@ -272,7 +272,7 @@ def test_tangents_of_tasks_that_do_not_fit_in_memory_together(module, monkeypatc
 
 
 class Arguments(TorchDispatchMode):
-    """Those that the operation of a name was called with."""
+    """Records the arguments of calls to the operation ``name``."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -297,7 +297,7 @@ def test_opcheck_tangent(name):
     )
 
 
-def test_the_profiler_sees_a_tangent():
+def test_the_profiler_shows_tangents():
     case = CASES["svm"]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         jvp(case.weights, case.inputs, directions(case))
@@ -328,7 +328,7 @@ def test_a_compiled_function_refuses_dual_numbers_from_outside(warm):
         compiled(forward_ad.make_dual(X, X))
 
 
-def test_where_a_derivative_may_be_asked_for():
+def test_may_be_differentiated_detects_all_modes():
     plain, leaf = torch.ones(2), torch.ones(2, requires_grad=True)
     assert not may_be_differentiated(plain, 1.0)
     assert may_be_differentiated(plain, leaf)
@@ -338,4 +338,4 @@ def test_where_a_derivative_may_be_asked_for():
             assert may_be_differentiated(plain)
     seen = []
     vmap(lambda v: seen.append((v.requires_grad, may_be_differentiated(v))) or v)(leaf)
-    assert seen == [(False, True)]  # a wrapper does not say what it wraps
+    assert seen == [(False, True)]  # requires_grad is False on vmap's wrapper

@@ -1,4 +1,4 @@
-"""Training runs in tests: what they said, and their folders file by file."""
+"""Training runs in tests: their console output, and comparison of run folders."""
 
 import io
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from sparsedis.runs.environment import ENVIRONMENT, SECONDS
 from sparsedis.runs.report import REPORT
 
 CIRCUMSTANCES = {SECONDS, ENVIRONMENT, REPORT}
-"""The files of a run that tell when and where it ran, by whichever version: equal runs need not share them."""
+"""The files of a run that depend on its time, machine and version, so that equal runs may differ in them."""
 
 
 def run(train: Callable[..., Any], config: Any, out: Path, resume: bool = False) -> tuple[Any, str]:
-    """What ``train`` returned, and what it wrote to its console."""
+    """The return value of ``train`` and its console output."""
     text = io.StringIO()
     return train(config, out, resume=resume, console=Console(file=text, width=200)), text.getvalue()
 
 
 def assert_equal(out: Path, whole: Path) -> None:
-    """The folders hold files of the same names and, but for the circumstances, of the same bytes."""
+    """The folders have the same file names and, except for CIRCUMSTANCES, the same contents."""
     names = sorted(file.name for file in whole.iterdir())
     assert sorted(file.name for file in out.iterdir()) == names
     for name in names:
