@@ -1,4 +1,4 @@
-"""The finish of the torch backend: exact to rounding, right gradients by default, and what it cannot finish."""
+"""The finish of the torch backend: convergence to rounding, gradients at default settings, oversized systems."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ KINDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", [2, 5])
-def test_every_task_ends_at_rounding_by_default(kind, way):
+def test_tasks_converge_to_rounding_by_default(kind, way):
     options = {"relative": 0.15, "lambda2": 2.0, "d": 60, **KINDS[kind]}
     X, y = random_task(way, way=way, shots=6, d=options.pop("d"), batch=6)
     weight = torch.ones(y.shape, dtype=F64)
@@ -54,10 +54,10 @@ def test_every_task_ends_at_rounding_by_default(kind, way):
     assert (certificate(problem, done.dual).relative_gap <= 1e-11).all()
     assert done.n_iter.max() <= 40
     absent = (weight == 0)[..., None].expand_as(done.dual)
-    assert (done.dual[~absent] == 0).any()  # bound entries are at their bound
+    assert (done.dual[~absent] == 0).any()  # bound entries are exactly zero
 
 
-def test_the_default_does_not_depend_on_whether_a_gradient_is_asked_for():
+def test_requires_grad_does_not_change_the_default_solution():
     X, y = random_task(1, way=4, shots=5, d=50, batch=3)
     options = {"lambda1": 0.1 * svm_lambda1_max(X, y), "lambda2": 3.0, "backend": "torch"}
     plain = solve_svm(X, y, **options)
@@ -68,7 +68,7 @@ def test_the_default_does_not_depend_on_whether_a_gradient_is_asked_for():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["newton", "fista", "bcd"])
-def test_a_loose_tolerance_is_enough_unless_a_gradient_is_asked_for(solver):
+def test_a_loose_tolerance_applies_only_without_gradients(solver):
     X, y = random_task(2, way=3, shots=4, d=40, batch=3)
     options = {"lambda1": 0.2 * svm_lambda1_max(X, y), "lambda2": 20.0, "backend": "torch", "solver": solver}
     loose = solve_svm(X, y, tol=FINISH_GAP, **options)
@@ -81,8 +81,8 @@ def test_a_loose_tolerance_is_enough_unless_a_gradient_is_asked_for(solver):
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["newton", "fista", "bcd"])
 @pytest.mark.parametrize("dual_reg", [0.0, 1.0])
-def test_gradients_are_right_at_default_settings(solver, dual_reg):
-    """float32 features, default tolerance, against float64 features solved at 1e-13."""
+def test_gradients_are_accurate_at_default_settings(solver, dual_reg):
+    """float32 features at the default tolerance against float64 features at 1e-13."""
     X, y = random_task(3, way=4, shots=4, d=80, batch=4, dtype=torch.float32)
     lambda1 = 0.1 * svm_lambda1_max(X, y)
     cotangent = torch.randn(4, 80, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
@@ -97,7 +97,7 @@ def test_gradients_are_right_at_default_settings(solver, dual_reg):
 
 
 def test_a_task_that_stalls_is_solved_by_another_solver():
-    """Two samples, one class without any: both forms of newton alone stall at a gap of 0.9."""
+    """With two samples and an empty class, both forms of newton alone stall at a gap of 0.9."""
     X = torch.tensor([[3.0, -2, -3, -2], [-1, 1, -1, 2]], dtype=F64)
     y = torch.tensor([2, 0])
     lambda1 = 0.3 * svm_lambda1_max(X, y, n_classes=3)
@@ -106,7 +106,7 @@ def test_a_task_that_stalls_is_solved_by_another_solver():
     assert solution.relative_gap < 1e-12
 
 
-def test_what_cannot_be_finished_is_handed_back(monkeypatch):
+def test_oversized_tasks_are_left_unfinished(monkeypatch):
     X, y = random_task(4, way=4, shots=5, d=50, batch=2)
     problem = problem_of(X, y, 4, relative=0.1, lambda2=3.0)
     rough = SOLVERS["newton"](problem, FINISH_GAP, 100).dual
@@ -115,14 +115,14 @@ def test_what_cannot_be_finished_is_handed_back(monkeypatch):
     done = finish_solution(problem, rough)
     assert done.oversized.all()
     assert not done.settled.any()
-    # newton then ends at tol, or, where a gradient is asked for, at its own rounding.
+    # newton then ends at tol or, if a gradient is required, at its own rounding.
     tight = SOLVERS["newton"](problem, 1e-5, 100, exact=True)
     assert (SOLVERS["newton"](problem, 1e-5, 100).relative_gap > 1e-12).any()
     assert (tight.relative_gap <= 1e-11).all()
 
 
-def test_entries_that_newtons_step_takes_below_zero_end_at_zero():
-    """From a rough point many free entries do: they are held at 0, the others' step is Newton's given those."""
+def test_entries_that_a_newton_step_makes_negative_are_held_at_zero():
+    """From a rough point there are many of them; the step of the others is Newton's with these held at zero."""
     X, y = random_task(10, way=6, shots=8, d=32)
     problem = problem_of(X, y, 6, relative=0.1, lambda2=0.2, dual_reg=0.05)
     dual = SOLVERS["newton"](problem, 0.05, 100).dual
@@ -138,13 +138,13 @@ def test_entries_that_newtons_step_takes_below_zero_end_at_zero():
     ahead = coordinates.take(dual + step)
     held = ahead.abs() < 1e-15
     assert held.sum() > 20
-    assert (ahead[~held] < 0).sum() <= 0.1 * held.sum()  # what three rounds leave to the projection
+    assert (ahead[~held] < 0).sum() <= 0.1 * held.sum()  # after three rounds the projection handles the rest
     residual = (matrix @ coordinates.take(step)[..., None])[..., 0] + coordinates.reduce(gradient)
     assert residual[~held].abs().max() <= 1e-8 * residual[held].abs().max()
 
 
-def test_entries_come_back_from_their_bound_where_the_derivative_says_up():
-    """From a start at the simplices' corners, with a single free entry in every row."""
+def test_bound_entries_become_free_if_the_derivative_requires_it():
+    """Starting at corners of the simplices, with a single free entry in every row."""
     X, y = random_task(11, way=4, shots=5, d=50, batch=2)
     problem = problem_of(X, y, 4, relative=0.1, lambda2=30.0)
     rough = SOLVERS["newton"](problem, FINISH_GAP, 100).dual
@@ -153,7 +153,7 @@ def test_entries_come_back_from_their_bound_where_the_derivative_says_up():
     assert (done.relative_gap <= 1e-12).all()
 
 
-def test_no_more_turns_than_asked_for():
+def test_the_number_of_turns_is_limited_per_task():
     X, y = random_task(5, way=4, shots=5, d=50, batch=2)
     problem = problem_of(X, y, 4, relative=0.1, lambda2=3.0)
     rough = SOLVERS["newton"](problem, FINISH_GAP, 100).dual
@@ -163,7 +163,7 @@ def test_no_more_turns_than_asked_for():
     assert done.turns.tolist() == [0, 1]
 
 
-def test_patience_begins_anew_with_the_other_form():
+def test_restart_resets_the_patience():
     problem = problem_of(*random_task(6), 3, relative=0.1, lambda2=1.0)
     record = progress.Progress(problem, 1e-5, patience=3)
     index, dual = torch.tensor([0]), problem.targets
@@ -174,7 +174,7 @@ def test_patience_begins_anew_with_the_other_form():
 
 
 @given(st.integers(0, 10**6), st.integers(2, 8))
-def test_projection_onto_the_free_entries(seed, k):
+def test_projection_onto_the_free_entries_agrees_with_the_simplex_projection(seed, k):
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(6, k, generator=generator, dtype=F64)
     free = torch.rand(6, k, generator=generator) < 0.6
@@ -186,8 +186,8 @@ def test_projection_onto_the_free_entries(seed, k):
         assert (result[~chosen] == 0).all()
 
 
-def test_the_projection_keeps_the_digits_of_small_entries():
-    """A row next to its label's corner: entries of 1e-12 are cut by others of that size, to twelve digits."""
+def test_the_projection_is_relatively_accurate_for_small_entries():
+    """In a row near its label's corner, entries of about 1e-12 are shifted by others of that size, to twelve digits."""
     tiny = torch.tensor([[[1.0, 3e-12, -1e-12, 2e-12]]], dtype=F64)
     result = onto_free(tiny, torch.ones_like(tiny, dtype=torch.bool), torch.zeros(1, 1, dtype=F64))
     expected = torch.tensor([3e-12 - 1e-12 / 3, 0.0, 2e-12 - 1e-12 / 3], dtype=F64)
@@ -195,7 +195,7 @@ def test_the_projection_keeps_the_digits_of_small_entries():
 
 
 @pytest.mark.parametrize("dual_reg", [0.0, 0.7])
-def test_the_free_entries_system_is_the_whole_one_with_the_others_held(dual_reg):
+def test_the_free_system_equals_the_full_one_with_bound_entries_held(dual_reg):
     X, y = random_task(7, way=4, shots=3, d=40, batch=2)
     problem = problem_of(X, y, 4, relative=0.1, lambda2=3.0, dual_reg=dual_reg)
     dual = SOLVERS["newton"](problem, 1e-5, 100).dual
@@ -213,13 +213,13 @@ def test_the_free_entries_system_is_the_whole_one_with_the_others_held(dual_reg)
     torch.testing.assert_close(ours, held, rtol=1e-6, atol=1e-8)
 
 
-def test_a_singular_system_of_the_free_entries_is_solved_where_it_can_be():
-    """The same sample three times: their L is not unique, and what moves between them has no curvature."""
+def test_consistent_singular_systems_are_solved():
+    """With a sample repeated three times L is not unique, and shifts between the copies have no curvature."""
     X, y = random_task(8, way=3, shots=3, d=40)
     X, y = X[:, [0, 0, 0, 3, 4, 6, 7]], y[:, [0, 0, 0, 3, 4, 6, 7]]
     problem = problem_of(X, y, 3, relative=0.05, lambda2=1.0)
     dual = SOLVERS["newton"](problem, 1e-5, 100).dual
-    dual[:, :3] = dual[:, :3].mean(1, keepdim=True)  # all of them inside
+    dual[:, :3] = dual[:, :3].mean(1, keepdim=True)  # in the interior
     at = certificate(problem, dual)
     coordinates = Coordinates(dual, dual > 0)
     matrix = newton_matrix(problem, active_curvature(problem, at), torch.zeros_like(dual), coordinates)
@@ -235,8 +235,8 @@ def test_a_singular_system_of_the_free_entries_is_solved_where_it_can_be():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_certificate_is_of_the_weights_as_returned(dtype):
-    """Features of mean 1e4: float32 cannot hold W, and says so; the gap is P(W) - D(L) of what came back."""
+def test_the_certificate_holds_for_the_returned_weights(dtype):
+    """Even if W has to be rounded to float32 with features of mean 1e4, which is reported as PRECISION."""
     X, y = random_task(9, way=3, shots=4, d=20, dtype=dtype)
     X = X + 1e4
     lambda1, lambda2, tol = 0.1 * svm_lambda1_max(X, y).item(), 100.0, 1e-7

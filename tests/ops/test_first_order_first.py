@@ -1,4 +1,4 @@
-"""First-order steps before newton, where its matrix is large: the same solutions, and newton where they do not end."""
+"""First-order steps before Newton's method for large matrices: same solutions, and newton if they do not converge."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ needs_cpp = pytest.mark.skipif(
     OPERATION.backend("cpp").available() is not None, reason="the compiled kernels are not available"
 )
 BACKENDS = [pytest.param("cpp", marks=needs_cpp), "torch"]
-# Below so many iterations newton does without.
+# With max_iter below NEWTON_ITERATIONS, newton takes no first-order steps.
 FEW, MANY = thresholds.NEWTON_ITERATIONS - 1, thresholds.NEWTON_ITERATIONS
 
 KINDS = {
@@ -45,12 +45,12 @@ def solve(way=12, shots=7, d=90, dtype=F64, weight=False, batch=2, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_solutions_and_gradients_are_those_of_newton(kind, backend):
+def test_solutions_and_gradients_agree_with_newton(kind, backend):
     first, gradient = solve(backend=backend, max_iter=MANY, **KINDS[kind])
     newton, expected = solve(backend=backend, max_iter=FEW, **KINDS[kind])
     assert first.certified.all()
     assert newton.certified.all()
-    # A few turns of the finish, and no iteration of the interior point: the first-order steps solved the task.
+    # A few iterations of the finish and none of the interior-point method, so the first-order steps solved the task.
     assert (first.n_iter < newton.n_iter).all()
     assert (first.n_iter <= 6).all()
     assert first.relative_gap.max() <= (1e-6 if KINDS[kind].get("dtype") else 1e-11)
@@ -60,8 +60,8 @@ def test_solutions_and_gradients_are_those_of_newton(kind, backend):
 
 
 @needs_cpp
-def test_no_iteration_of_newton_for_separable_tasks_of_many_classes():
-    # More steps are expected than are affordable; and once at rounding the finish has no direction left.
+def test_separable_tasks_of_many_classes_need_no_newton_iteration():
+    # More steps are expected than pay off, and at rounding the finish finds no descent direction.
     generator = torch.Generator().manual_seed(0)
     y = (torch.arange(80) % 16).expand(8, -1)
     X = torch.randn(8, 80, 640, generator=generator) + torch.randn(8, 16, 640, generator=generator)[:, y[0]]
@@ -71,12 +71,12 @@ def test_no_iteration_of_newton_for_separable_tasks_of_many_classes():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_newton_takes_over_where_the_steps_do_not_end(backend):
+def test_newton_takes_over_if_the_steps_do_not_converge(backend):
     hard = {"lambda2": 1e-3, "backend": backend, "batch": 1}
     first, gradient = solve(max_iter=MANY, **hard)
     newton, expected = solve(max_iter=FEW, **hard)
     assert first.certified.all()
-    # What the steps reached is forgotten: the same bits.
+    # The steps' last point is discarded, so the results are bitwise equal.
     assert torch.equal(first.n_iter, newton.n_iter)
     assert torch.equal(first.weights, newton.weights)
     assert torch.equal(gradient, expected)
@@ -94,7 +94,7 @@ def test_a_loose_tolerance_needs_no_finish(backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_any_batch_has_the_same_bits(backend):
+def test_solutions_do_not_depend_on_the_batch(backend):
     X, y = random_task(3, way=12, shots=7, d=90, batch=3)
     options = {"lambda1": 0.1, "relative": True, "lambda2": torch.tensor([1.0, 1e-3, 30.0]), "backend": backend}
     together = solve_svm(X, y, **options)
@@ -108,29 +108,29 @@ def test_any_batch_has_the_same_bits(backend):
 
 @needs_cpp
 @pytest.mark.parametrize(("way", "shots", "d"), [(2, 500, 5), (30, 4, 40)])
-def test_the_compiled_kernels_take_matrices_of_order_thousands(way, shots, d):
+def test_the_compiled_kernels_solve_tasks_of_order_thousands(way, shots, d):
     solution, gradient = solve(way=way, shots=shots, d=d, batch=1, backend="cpp")
     assert solution.certified.all()
     assert solution.relative_gap.max() < 1e-11
     assert torch.isfinite(gradient).all()
 
 
-def test_steps_are_tried_where_they_cost_less():
-    def tried(way, shots, d, lambda2=1.0, lambda1=1.0):
+def test_steps_are_taken_if_they_cost_less():
+    def allowed(way, shots, d, lambda2=1.0, lambda1=1.0):
         X, y = random_task(1, way=way, shots=shots, d=d)
         one, weight = torch.ones(1, dtype=F64), torch.ones(y.shape, dtype=F64)
         problem, _ = normalised(Inputs(X, y, lambda1 * one, lambda2 * one, 0 * one, weight), way)
         return int(first_order_steps(problem))
 
-    assert tried(5, 15, 640) == 0 < tried(12, 7, 90)  # a small matrix
-    assert tried(20, 5, 640) < tried(20, 8, 640) < tried(20, 8, 100)
-    assert tried(20, 5, 16000) == 0
-    assert tried(20, 5, 640, 1e-3) == 0
-    assert tried(2, 600, 20) == 0  # many samples a class
-    # Without a group Lasso some of the steps are tried however many are expected.
-    assert tried(20, 8, 640, lambda1=0.0) == tried(20, 8, 640)
-    assert 0 < tried(20, 8, 640, 1e-3, lambda1=0.0) < tried(20, 8, 640) / 3
-    assert tried(5, 15, 640, 1e-3, lambda1=0.0) == 0
+    assert allowed(5, 15, 640) == 0 < allowed(12, 7, 90)  # a small matrix
+    assert allowed(20, 5, 640) < allowed(20, 8, 640) < allowed(20, 8, 100)
+    assert allowed(20, 5, 16000) == 0
+    assert allowed(20, 5, 640, 1e-3) == 0
+    assert allowed(2, 600, 20) == 0  # many samples per class
+    # For lambda1 = 0 some steps are allowed however many are expected.
+    assert allowed(20, 8, 640, lambda1=0.0) == allowed(20, 8, 640)
+    assert 0 < allowed(20, 8, 640, 1e-3, lambda1=0.0) < allowed(20, 8, 640) / 3
+    assert allowed(5, 15, 640, 1e-3, lambda1=0.0) == 0
 
 
 @pytest.mark.parametrize(("n", "d"), [(30, 8), (8, 30), (1, 5), (40, 40)])
@@ -149,7 +149,7 @@ def test_the_lipschitz_constant_is_the_largest_eigenvalue(n, d):
 @needs_cpp
 @pytest.mark.parametrize(("n", "d"), [(70, 300), (300, 20), (3, 2), (1, 3)])
 @pytest.mark.parametrize("mean", [0.0, 100.0])
-def test_the_compiled_steps_are_those_of_the_torch_backend(n, d, mean):
+def test_the_compiled_steps_agree_with_the_torch_backend(n, d, mean):
     generator = torch.Generator().manual_seed(n)
     X = torch.randn(n, d, generator=generator, dtype=F64) + mean
     y = torch.arange(n) % 3

@@ -1,4 +1,4 @@
-"""Tasks at the limits of double arithmetic, and from starts that crawl: certified, or said to be beyond precision."""
+"""Tasks at the limits of float64 or with slow starts are certified or have the status PRECISION."""
 
 import pytest
 import torch
@@ -9,17 +9,17 @@ from sparsedis.ops.svm import OPERATION
 from tools import hunt_operations
 from tools.hunt_operations import judge, solve
 
-# Of tools/hunt_operations.py: batch and task. The first step's point is too near the bounds for all of low rank.
-CRAWLING = [(5146, 3), (5106, 1), (6139, 10), (4346, 63)]
-# Rounding was certified: an objective of 1e-9 beside margins of 1.
-FALSE = [(1621, 46), (1851, 63)]
+# Pairs of batch and task of tools/hunt_operations.py. The first step of these low-rank tasks ends too near the bounds.
+SLOW_STARTS = [(5146, 3), (5106, 1), (6139, 10), (4346, 63)]
+# Once certified falsely because of rounding: the objective is 1e-9 with margins of 1.
+ONCE_FALSELY_CERTIFIED = [(1621, 46), (1851, 63)]
 NEEDS_CPP = pytest.mark.skipif(
     OPERATION.backend("cpp").available() is not None, reason="the compiled kernels are not available"
 )
 
 
 def one(operation: str, seed: int, task: int, **changed):
-    """The arguments of one task of a batch."""
+    """The solver's arguments for one task of a batch."""
     batch = hunt_operations.draw(operation, seed)
     options = {key: value[task] if torch.is_tensor(value) else value for key, value in batch.options.items()}
     options["sample_weight"] = batch.sample_weight[task]
@@ -27,8 +27,8 @@ def one(operation: str, seed: int, task: int, **changed):
 
 
 @pytest.mark.parametrize("backend", [pytest.param("cpp", marks=NEEDS_CPP), "torch"])
-@pytest.mark.parametrize(("seed", "task"), CRAWLING)
-def test_a_start_near_the_bounds_is_left(seed, task, backend):
+@pytest.mark.parametrize(("seed", "task"), SLOW_STARTS)
+def test_starts_near_the_bounds_are_certified(seed, task, backend):
     X, y, options = one("svm", seed, task, backend=backend)
     solution = solve_svm(X, y, **options)
     assert solution.certified
@@ -37,7 +37,7 @@ def test_a_start_near_the_bounds_is_left(seed, task, backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", [pytest.param("cpp", marks=NEEDS_CPP), "torch"])
-@pytest.mark.parametrize(("seed", "task"), FALSE)
+@pytest.mark.parametrize(("seed", "task"), ONCE_FALSELY_CERTIFIED)
 def test_what_rounding_hides_is_not_certified(seed, task, backend):
     X, y, options = one("svm", seed, task, backend=backend)
     solution = solve_svm(X, y, **options)
@@ -48,7 +48,7 @@ def test_what_rounding_hides_is_not_certified(seed, task, backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", [pytest.param("cpp", marks=NEEDS_CPP), "torch"])
-def test_a_stall_at_rounding_is_one_of_precision(backend):
+def test_a_stall_due_to_rounding_has_status_precision(backend):
     X, y, options = one("svm", 1025, 54, backend=backend)
     assert solve_svm(X, y, **options).status == Status.PRECISION
     X, y, options = one("lasso", 155, 16, backend=backend)
@@ -56,17 +56,17 @@ def test_a_stall_at_rounding_is_one_of_precision(backend):
 
 
 @pytest.mark.parametrize("backend", [pytest.param("cpp", marks=NEEDS_CPP), "torch"])
-def test_iterations_that_run_out_before_rounding_are_not_precision(backend):
-    """Of the same tasks: what a user's small max_iter cuts off is far from the gap that rounding keeps."""
+def test_reaching_max_iter_before_rounding_has_status_max_iter(backend):
+    """For the same tasks; after few iterations the gap is far above rounding."""
     X, y, options = one("svm", 1025, 54, backend=backend)
     assert solve_svm(X, y, **options, max_iter=3).status == Status.MAX_ITER
     X, y, options = one("lasso", 155, 16, backend=backend)
     assert solve_lasso(X, y, **options, max_iter=1).status == Status.MAX_ITER
 
 
-def test_the_status_of_tasks_as_returned():
+def test_the_status_follows_from_the_solvers_and_the_returned_gap():
     ended = [Status.CERTIFIED, Status.MAX_ITER, Status.STALLED]
-    #         own, returned, attainable: what becomes of the three at tol = 1e-5
+    # Relative gaps of the solver's point and of the returned weights, and the attainable one: statuses at tol = 1e-5.
     expected = {
         (1e-9, 1e-9, 0.0): [Status.CERTIFIED] * 3,
         (1e-4, 1e-6, 0.0): [Status.CERTIFIED] * 3,
@@ -84,15 +84,15 @@ def test_the_status_of_tasks_as_returned():
 
 @NEEDS_CPP
 def test_first_order_steps_after_newton_have_their_own_patience():
-    """newton stalls at 8e-5, which fista is above for its first 1,000 steps."""
+    """newton stalls at a gap of 8e-5; fista's is larger than that for its first 1,000 steps."""
     X, y, options = one("svm", 2141, 9, backend="cpp")
     assert solve_svm(X, y, **options).certified
 
 
 @pytest.mark.parametrize(("n", "d"), [(20, 60), (60, 20), (30, 30)])
 @pytest.mark.parametrize("rank", [3, 20])
-def test_ridge_of_ill_conditioned_features(n, d, rank):
-    """lambda2 is 1e-16 of the largest eigenvalue; the factor of a Gram matrix would lose all but the first digits."""
+def test_ridge_is_accurate_for_ill_conditioned_features(n, d, rank):
+    """With lambda2 of 1e-16 times the largest eigenvalue, a factored Gram matrix would lose nearly all digits."""
     generator = torch.Generator().manual_seed(n)
     scale = torch.logspace(0, -6, rank, dtype=torch.float64)
     left, right = (torch.randn(size, rank, generator=generator, dtype=torch.float64) for size in (n, d))
@@ -107,7 +107,7 @@ def test_ridge_of_ill_conditioned_features(n, d, rank):
 
 
 @pytest.mark.parametrize("operation", hunt_operations.SHARES)
-def test_the_hunt_finds_nothing(operation):
+def test_the_hunt_finds_no_failures(operation):
     for seed in range(10 if operation != "logistic" else 1):  # each family once
         findings, ends = judge(hunt_operations.draw(operation, seed))
         assert findings == []
@@ -115,7 +115,7 @@ def test_the_hunt_finds_nothing(operation):
 
 
 @pytest.mark.parametrize("operation", hunt_operations.SHARES)
-def test_the_hunt_sees_a_false_certificate(operation):
+def test_the_hunt_detects_false_certificates(operation):
     batch = hunt_operations.draw(operation, 0)
     solution, _ = solve(batch)
     gap = hunt_operations.GAPS[operation]

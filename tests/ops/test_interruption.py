@@ -1,4 +1,4 @@
-"""Signals: the C++ kernels leave a batch between its tasks for Ctrl-C, and work as before afterwards."""
+"""Signals: Ctrl-C interrupts the C++ kernels between tasks or iterations, and they keep working afterwards."""
 
 import os
 import signal
@@ -17,19 +17,19 @@ from sparsedis.ops.common import compiled
 from tests.tasks import random_task
 
 F64 = torch.float64
-# Seconds until the signal, and until it must have been seen. A whole batch takes 5 seconds and more on two threads.
+# Seconds until the signal, and until it must have been handled. A batch takes at least 5 seconds on two threads.
 DELAY, PATIENCE = 0.3, 2.0
 BATCH = 4_000
 
 pytestmark = [
     pytest.mark.skipif(compiled.COMPILED._kernels is None, reason="the C++ kernels are not built"),
-    pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX has them"),
+    pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals"),
 ]
 
 
 @pytest.fixture(params=["OpenMP-1", "OpenMP-2", "threads-2"])
 def pool(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whose threads the tasks run on, and how many."""
+    """The thread pool that runs the tasks, and its size."""
     kind, count = request.param.split("-")
     kernels, openmp, before = compiled.COMPILED._kernels, compiled._openmp(), torch.get_num_threads()
     if kind == "OpenMP" and not openmp:
@@ -42,7 +42,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def many(*tensors: Tensor) -> list[Tensor]:
-    """A task, many times."""
+    """A batch of many copies of a task."""
     return [tensor.detach().expand(BATCH, *tensor.shape[1:]) for tensor in tensors]
 
 
@@ -61,7 +61,7 @@ def solving_svms() -> Callable[[], object]:
 
 
 def differentiating_svms() -> Callable[[], object]:
-    """Where the system is large: many entries are free."""
+    """With a large system, as many entries are free."""
     X, y = random_task(0, way=10, shots=15, d=60)
     solution, one = solve_svm(X, y, lambda1=0.1, dual_reg=50.0), torch.ones(1, dtype=F64)
     problem = many(X, y, 0.1 * one, one, 50 * one, torch.ones_like(X[..., 0]))
@@ -76,7 +76,7 @@ def solving_lassos() -> Callable[[], object]:
 
 
 def differentiating_lassos() -> Callable[[], object]:
-    """Where the system is large: nearly all features are active."""
+    """With a large system, as nearly all features are active."""
     X, y = regression()
     solution, one = solve_lasso(X, y, lambda1=1e-4, lambda2=0.1), torch.ones(1, dtype=F64)
     problem = many(X, y, 1e-4 * one, 0.1 * one, torch.ones_like(y))
@@ -89,7 +89,7 @@ WORK = [solving_svms, differentiating_svms, solving_lassos, differentiating_lass
 
 
 def after(seconds: float, work: Callable[[], object]) -> float:
-    """Sends this process SIGINT while it works; returns the time from the signal to the exception."""
+    """Send SIGINT to this process while ``work`` runs; return the seconds from the signal to the end of ``work``."""
     sent = []
 
     def send() -> None:
@@ -107,7 +107,7 @@ def after(seconds: float, work: Callable[[], object]) -> float:
 
 @pytest.fixture
 def handler() -> Iterator[Callable[[Callable[..., object]], None]]:
-    """Sets the handler of SIGINT, for the time of the test."""
+    """Sets the handler of SIGINT for the duration of the test."""
     before = signal.getsignal(signal.SIGINT)
     yield lambda function: signal.signal(signal.SIGINT, function)  # type: ignore[misc, func-returns-value]
     signal.signal(signal.SIGINT, before)
@@ -130,7 +130,7 @@ def test_ctrl_c_ends_a_batch(start, pool):
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["fista", "bcd"])
 def test_ctrl_c_ends_a_long_task(solver, pool):
-    """Between its iterations, some ten thousand of which it would take."""
+    """Between two of the some ten thousand iterations that it would take."""
     X, y = random_task(3, way=10, shots=60, d=300, batch=2)
 
     def interrupted() -> None:
@@ -140,7 +140,7 @@ def test_ctrl_c_ends_a_long_task(solver, pool):
     assert after(DELAY, interrupted) < PATIENCE
 
 
-def test_the_exception_of_another_handler_comes_through(handler):
+def test_the_exception_of_a_custom_handler_is_raised(handler):
     def refuse(*_: object) -> None:
         raise LookupError("the handler's own")
 
@@ -155,7 +155,7 @@ def test_the_exception_of_another_handler_comes_through(handler):
 
 
 def test_ctrl_c_ends_a_backward_pass():
-    """Through PyTorch's engine, which runs a backward pass of the CPU on the thread that asks for it."""
+    """PyTorch's engine runs backward passes on the CPU in the calling thread."""
     start = differentiating_svms()
 
     class Slow(torch.autograd.Function):
@@ -176,7 +176,7 @@ def test_ctrl_c_ends_a_backward_pass():
 
 
 @pytest.mark.slow
-def test_a_handler_that_returns_lets_the_batch_go_on_and_may_solve(handler, pool):
+def test_after_a_handler_that_solves_and_returns_the_batch_continues(handler, pool):
     X, y = random_task(1, way=5, shots=8, d=100, batch=6)
     X, y = X.repeat(30, 1, 1), y.repeat(30, 1)
     expected = solve_svm(X, y, lambda1=1.0, n_classes=5, backend="cpp").weights
@@ -196,7 +196,7 @@ def test_a_handler_that_returns_lets_the_batch_go_on_and_may_solve(handler, pool
 
 
 @pytest.mark.slow
-def test_a_thread_that_is_not_the_main_one_solves_on():
+def test_ctrl_c_does_not_interrupt_a_solve_in_another_thread():
     X, y = random_task(1, way=5, shots=8, d=100, batch=300)
     expected = solve_svm(X, y, lambda1=1.0, n_classes=5, backend="cpp").weights
     results = []

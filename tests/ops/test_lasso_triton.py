@@ -1,4 +1,4 @@
-"""The Lasso's Triton backend: interpreted beside the torch backend, and compiled for its devices."""
+"""The Lasso's Triton backend: interpreted and compared with the torch backend, and compiled for its targets."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_agrees_with_the_torch_backend(n, d, relative, lambda2, monkeypatch):
         return solution, torch.autograd.grad(solution.weights.square().sum(), inputs)
 
     with monkeypatch.context() as patch:
-        # What the kernel does not write would show.
+        # Poison outputs, so that entries that the kernel does not write are found.
         empty = torch.empty_like
         patch.setattr(
             torch, "empty_like", lambda *a, **k: (e := empty(*a, **k)).fill_(torch.nan if e.is_floating_point() else -9)
@@ -63,7 +63,7 @@ def test_agrees_with_the_torch_backend(n, d, relative, lambda2, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
-def test_zero_at_lambda1_max_and_degenerate_features():
+def test_weights_are_zero_at_lambda1_max_and_degenerate_features_are_certified():
     X, y = regression(0, 12, 6, batch=2)
     assert (solve_lasso(X, y, lambda1=1.0, relative=True, backend="triton").weights == 0).all()
     X[..., 1], X[..., 2] = X[..., 0], 0
@@ -74,8 +74,8 @@ def test_zero_at_lambda1_max_and_degenerate_features():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "shift", "relative"), [(6, 16, 100, 1e-3), (8, 16, 0, 1e-4), (5, 14, 1000, 1e-4)])
-def test_features_close_to_dependent(n, d, shift, relative):
-    """More than the sweeps can do: features enter; and rounding in the Gram matrix, where they are far from zero."""
+def test_nearly_dependent_features_are_certified(n, d, shift, relative):
+    """Sweeps alone do not converge; for uncentred features, the Gram matrix has large rounding errors."""
     X, y = regression(3, n, d, batch=2)
     X = X + shift
     ours, theirs = (solve_lasso(X, y, lambda1=relative, relative=True, backend=name) for name in ("triton", "torch"))
@@ -85,7 +85,7 @@ def test_features_close_to_dependent(n, d, shift, relative):
     torch.testing.assert_close(ours.objective, theirs.objective, rtol=1e-9, atol=0)
 
 
-def test_max_iter_and_rounding():
+def test_status_reports_max_iter_and_precision():
     X, y = regression(1, 10, 16, batch=1)
     one = solve_lasso(X, y, lambda1=1e-3, relative=True, backend="triton", max_iter=1)
     assert one.status.item() == Status.MAX_ITER
@@ -95,7 +95,7 @@ def test_max_iter_and_rounding():
     assert precise.relative_gap.item() < 1e-13
 
 
-def test_what_it_refuses():
+def test_too_many_features_are_refused():
     X, y = regression(2, 5, 65, batch=1)
     with pytest.raises(ValueError, match="'triton' cannot run this: it takes up to 64 features, got 65"):
         solve_lasso(X, y, lambda1=0.1, backend="triton")
@@ -112,4 +112,4 @@ def test_every_configuration_compiles(targets, tmp_path):
     assert len(results) == len(targets) * 3
     for row in results:
         assert row["spills"] <= (0 if row["constants"]["SIZE"] != "64" else 300)
-        assert row["shared"] <= 48 * 1024  # what any of these devices gives without asking
+        assert row["shared"] <= 48 * 1024  # available on these devices without opting in

@@ -1,4 +1,4 @@
-"""Linear systems with the logistic Hessian: what they say, whichever way they are solved."""
+"""Linear systems with the logistic Hessian, for all methods of solution."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ F64 = torch.float64
 
 
 def task(*, n, d, k, lambda1, lambda2, off=0, batch=3, intercept=False):
-    """A problem, weights with rows that sum to zero, ``off`` of them at zero in the first task, and which are not."""
+    """A problem, weights with zero row sums of which ``off`` rows vanish in the first task, and the other rows."""
     generator = torch.Generator().manual_seed(n + d + k)
     X = torch.randn(batch, n, d, generator=generator, dtype=F64)
     y = torch.randint(k, (batch, n), generator=generator)
@@ -45,7 +45,7 @@ def product(problem, W, q):
     [
         (8, 30, 4, 0.1, True),
         (5, 40, 2, 0.01, True),
-        (6, 25, 5, 1e-6, True),  # close to where it would be too ill-conditioned
+        (6, 25, 5, 1e-6, True),  # near the limit of conditioning
         (6, 25, 5, 1e-8, False),
         (30, 8, 3, 0.1, False),
         (30, 8, 3, 0.0, False),
@@ -64,11 +64,11 @@ def test_the_step_solves_the_system(solve, memory, n, d, k, lambda2, in_samples,
         step.sum(-1), torch.zeros_like(step[..., 0]), rtol=0, atol=1e-9 * step.abs().max().item()
     )
     assert not step[~rows.present].any()
-    # Rows at zero have no derivative; a number that is added to a row moves nothing.
+    # The norm is not differentiable at zero rows; a constant added to a row does not change the loss.
     shown = torch.where(chosen[..., None], W, 1e-3)
     got = rows.take(product(problem, shown, rows.put(step, W.shape[1])))
     got = got - got.mean(-1, keepdim=True)
-    # What rounding leaves: of the terms of H times the step.
+    # Rounding errors are relative to the terms of H times the step.
     size = step.abs().max().item()
     torch.testing.assert_close(got, right, rtol=0, atol=1e-12 * max(1.0, size))
 
@@ -88,7 +88,7 @@ def test_large_systems_are_solved_by_conjugate_gradients(n, d, k, lambda2, monke
     error = torch.linalg.vector_norm(by_products - expected) / torch.linalg.vector_norm(expected)
     assert 0 < error < 1e-6
     assert not by_products[~rows.present].any()
-    # The first task is done after few products, as its right side is zero; the others have the factor.
+    # The first task ends after few products, as its right-hand side is zero; the others use the factor.
     monkeypatch.setattr(hessian, "_PRODUCTS", 2)
     right[0] = 0
     expected[0] = 0
@@ -96,13 +96,13 @@ def test_large_systems_are_solved_by_conjugate_gradients(n, d, k, lambda2, monke
     torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-9 * expected.abs().max().item())
 
 
-def test_an_intercept_is_solved_by_the_factor():
-    """It has no penalty, which a system in the samples would divide by."""
+def test_systems_with_an_intercept_use_the_factor():
+    """A system in the samples would divide by the penalty, which the intercept lacks."""
     problem, W, chosen = task(n=6, d=20, k=3, lambda1=0.05, lambda2=0.1, intercept=True)
     assert not hessian._fewer_samples(Rows.of(problem, W, chosen))
 
 
-# PyTorch's LU of a batch does not return from orders above 150 on several threads, with MKL (PyTorch #141358).
+# PyTorch's batched LU hangs for orders above 150 with MKL and several threads (PyTorch #141358).
 MANY_CLASSES = """
 import torch, sparsedis
 torch.set_num_threads(2)
@@ -114,14 +114,14 @@ assert bool(solution.certified.all()), solution.relative_gap
 
 
 @pytest.mark.slow
-def test_many_classes_on_two_threads_end():
-    """In a process with a time limit, as nothing else ends a loop of MKL's; the solve takes two seconds."""
+def test_many_classes_on_two_threads_do_not_hang():
+    """In a subprocess, because a hang in MKL cannot be interrupted otherwise; the solve takes two seconds."""
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", MANY_CLASSES], cwd=root, check=True, timeout=180)
 
 
-def test_no_batch_is_factored_by_lu():
-    """See MANY_CLASSES; a naive implementation solves one task."""
+def test_the_package_does_not_use_batched_lu():
+    """See MANY_CLASSES; naive implementations solve a single task."""
     package = Path(hessian.__file__).parents[3]
     assert package.name == "sparsedis"
     used = [

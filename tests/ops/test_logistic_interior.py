@@ -1,4 +1,4 @@
-"""The interior point from which the logistic regression's Newton steps start where sweeps do not end."""
+"""The interior-point start of logistic regression's Newton steps for tasks on which sweeps do not converge."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ F64 = torch.float64
 
 
 def drawn(seed, intercept=False):
-    """A batch of tools/hunt_operations.py, of its tasks those with a group Lasso."""
+    """The tasks with lambda1 > 0 of a batch of tools/hunt_operations.py."""
     batch = hunt_operations.draw("logistic", seed)
     penalties = batch.options["lambda1"], batch.options["lambda2"]
     inputs = Inputs(batch.features, batch.targets, *penalties, batch.sample_weight)
@@ -31,7 +31,7 @@ def random_problem(*, n, d, k, relative, lambda2, batch=4, seed=0):
     return Problem.of(Inputs(X, y, lambda1, l2, torch.ones(batch, n, dtype=F64)), k, False)
 
 
-# Two samples, low rank with noise, few samples, features far from zero, and others; lambda1 to 1e-6 of its maximum.
+# Two samples, low rank with noise, few samples, uncentred features, and others; lambda1 down to 1e-6 of its maximum.
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 5, 6, 7, 12, 19, 27, 32, 36])
 def test_few_steps_lead_close_to_the_solution(seed, monkeypatch):
@@ -51,14 +51,14 @@ def test_few_steps_lead_close_to_the_solution(seed, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_intercept_is_in_no_cone():
+def test_tasks_with_an_intercept_converge():
     problem = drawn(36, intercept=True)
     W = interior.interior_point(problem, problem.start())
     assert certificate(problem, W).relative_gap.median() < 1e-9
-    assert W[:, -1].sum(-1).abs().max() < 1e-13 * W[:, -1].abs().max()  # of all that predict alike the smallest
+    assert W[:, -1].sum(-1).abs().max() < 1e-13 * W[:, -1].abs().max()  # the least-norm intercept
 
 
-def test_rows_that_are_off_are_at_zero():
+def test_inactive_rows_are_exactly_zero():
     problem = random_problem(n=20, d=100, k=4, relative=0.2, lambda2=1e-3)
     W = interior.interior_point(problem, problem.start())
     assert certificate(problem, W).relative_gap.max() < 1e-9
@@ -69,8 +69,8 @@ def test_rows_that_are_off_are_at_zero():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [12, 18, 27])
-def test_rows_of_little_weight_are_kept(seed):
-    """Rows whose share of the objective is too small for the multipliers to tell: a proximal step does."""
+def test_active_rows_of_small_norm_are_kept(seed):
+    """Multipliers cannot identify rows with a tiny share of the objective, but a proximal step does."""
     problem = drawn(seed)
     W = interior.interior_point(problem, problem.start())
     assert certificate(problem, W).relative_gap.max() < 1e-9
@@ -82,13 +82,13 @@ def test_the_pool_grows_until_few_rows_outside_violate_their_conditions():
     first = 10 * 3
     W = interior.interior_point(problem, problem.start())
     on = row_norms(W) > 0
-    assert (on.sum(1) > 2 * first).all()  # more than the first pool has
+    assert (on.sum(1) > 2 * first).all()  # more than in the first pool
     _, slope = probabilities(problem, problem.features @ W)
     violated = row_norms(problem.features.mT @ slope) > (1 + interior._VIOLATED) * problem.lambda1
     assert ((violated & ~on).sum(1) <= 0.2 * on.sum(1)).all()
 
 
-def test_systems_that_would_be_too_large_are_not_tried(monkeypatch):
+def test_oversized_systems_are_not_solved(monkeypatch):
     problem = random_problem(n=6, d=10, k=3, relative=0.1, lambda2=0)
     monkeypatch.setattr(interior, "_LARGEST_ORDER", 17)
     assert not interior.interior_point(problem, problem.start()).any()
@@ -97,7 +97,7 @@ def test_systems_that_would_be_too_large_are_not_tried(monkeypatch):
 
 
 @pytest.mark.slow
-def test_tasks_too_large_for_it_are_solved_without(monkeypatch):
+def test_oversized_tasks_are_solved_without_the_interior_point(monkeypatch):
     batch = hunt_operations.draw("logistic", 35)
     arguments = (batch.features, batch.targets)
     options = batch.options | {"sample_weight": batch.sample_weight}
@@ -110,7 +110,7 @@ def test_tasks_too_large_for_it_are_solved_without(monkeypatch):
     assert usual.n_iter.max() < without.n_iter.max()
 
 
-def test_the_boundary_of_the_cones_is_where_they_say():
+def test_step_lengths_end_at_the_boundary_of_the_cones():
     generator = torch.Generator().manual_seed(3)
     W = torch.randn(200, 5, 3, generator=generator, dtype=F64)
     t = row_norms(W) * (1 + torch.rand(200, 5, generator=generator, dtype=F64))
@@ -131,7 +131,7 @@ def test_the_boundary_of_the_cones_is_where_they_say():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [6, 7, 32])  # 25 to 121 iterations, of up to 30 Newton steps, without this start
+@pytest.mark.parametrize("seed", [6, 7, 32])  # without this start, 25 to 121 iterations of up to 30 Newton steps
 def test_tasks_that_sweeps_do_not_solve_take_few_iterations(seed):
     batch = hunt_operations.draw("logistic", seed)
     solution = solve_logistic(batch.features, batch.targets, sample_weight=batch.sample_weight, **batch.options)
@@ -140,8 +140,8 @@ def test_tasks_that_sweeps_do_not_solve_take_few_iterations(seed):
 
 
 @pytest.mark.slow
-def test_what_rounding_keeps_above_tol_is_one_of_precision():
-    """Weights of 1e5 whose scores nearly cancel."""
+def test_a_gap_above_tol_due_to_rounding_has_status_precision():
+    """Weights of about 1e5 whose scores nearly cancel."""
     batch = hunt_operations.draw("logistic", 116)
     solution = solve_logistic(batch.features, batch.targets, sample_weight=batch.sample_weight, **batch.options)
     assert solution.weights[41].abs().max() > 9e4
@@ -155,8 +155,8 @@ def test_what_rounding_keeps_above_tol_is_one_of_precision():
 
 
 @pytest.mark.parametrize("relative", [0.02, 1e-3])
-def test_weak_penalties_without_a_squared_norm(relative):
-    """28 s a task before: sweeps let in 600 rows, among which 25 samples cannot choose."""
+def test_weak_penalties_without_lambda2_take_few_iterations(relative):
+    """Sweeps alone took 28 s per task, because 600 active rows are not determined by 25 samples."""
     generator = torch.Generator().manual_seed(1)
     y = torch.arange(5).repeat(5).expand(2, -1)
     X = torch.randn(2, 25, 640, generator=generator).relu()

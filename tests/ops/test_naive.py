@@ -1,4 +1,4 @@
-"""Every backend beside the naive implementation of its operation: solutions, objectives and gradients in float64."""
+"""All backends against the naive implementation: solutions, objectives and gradients in float64."""
 
 import pytest
 import torch
@@ -25,8 +25,8 @@ def scalars(*values):
     return tuple(torch.tensor(float(value), dtype=F64) for value in values)
 
 
-def on(operation):
-    """All backends of an operation."""
+def for_backends_of(operation):
+    """Parametrise a test by the backends of an operation."""
     return pytest.mark.parametrize("backend", [backend.name for backend in OPERATIONS[operation].backends])
 
 
@@ -36,7 +36,7 @@ def skip_unless_available(operation, name):
 
 
 def one_task(seed, n, d, k):
-    """Unequal sample weights, one of them 0; the last class may have no sample."""
+    """A random task with unequal sample weights, one of them 0; the last class may be empty."""
     generator = torch.Generator().manual_seed(seed)
     X = torch.randn(n, d, generator=generator, dtype=F64)
     labels = torch.randint(k, (n,), generator=generator)
@@ -51,12 +51,12 @@ def assert_gradients(loss, inputs, expected, tolerance):
         assert (got - wanted).norm() <= tolerance * wanted.norm().clamp_min(1e-3)
 
 
-@on("svm")
+@for_backends_of("svm")
 @pytest.mark.parametrize(
     ("n", "d", "k", "share", "dual_reg"),
     [(7, 13, 3, 0.2, 0.0), (11, 5, 4, 0.1, 0.7), (6, 17, 2, 0.5, 0.0), (9, 3, 3, 0.0, 0.4), (5, 9, 5, 0.3, 2.0)],
 )
-def test_svm(backend, n, d, k, share, dual_reg):
+def test_svm_agrees_with_the_naive_implementation(backend, n, d, k, share, dual_reg):
     skip_unless_available("svm", backend)
     X, labels, s, grad = one_task(n, n, d, k)
     lambda1 = share * svm_lambda1_max(X, labels, sample_weight=s, n_classes=k)
@@ -73,16 +73,16 @@ def test_svm(backend, n, d, k, share, dual_reg):
         tol=1e-12,
         backend=backend,
     )
-    # By strong convexity lambda2/2 ||W - W*||^2 is at most the gap.
+    # By strong convexity, lambda2/2 ||W - W*||^2 is at most the gap.
     assert (solution.weights - W).norm() <= (2 * solution.gap / hyper[1]).sqrt() + 1e-8 * W.norm()
     Y = torch.nn.functional.one_hot(labels, k).to(F64)
     torch.testing.assert_close(solution.objective, svm.objective(W, Y, s, X, *hyper), rtol=1e-9, atol=0)
     assert_gradients((grad * solution.weights).sum(), inputs, svm.gradients(L, grad, X, labels, s, *hyper), 1e-5)
 
 
-@on("lasso")
+@for_backends_of("lasso")
 @pytest.mark.parametrize(("n", "d", "share", "lambda2"), [(15, 7, 0.1, 0.0), (9, 13, 0.3, 0.05), (30, 11, 0.02, 0.0)])
-def test_lasso(backend, n, d, share, lambda2):
+def test_lasso_agrees_with_the_naive_implementation(backend, n, d, share, lambda2):
     skip_unless_available("lasso", backend)
     X, _, s, grad = one_task(n, n, d, 2)
     y = X[:, 0] - X[:, -1] + grad.new_tensor([0.1, -0.1]).repeat(n)[:n]
@@ -98,9 +98,9 @@ def test_lasso(backend, n, d, share, lambda2):
     assert_gradients(loss, inputs, lasso.gradients(w, grad[:, 0], X, y, s, *hyper), 1e-6)
 
 
-@on("ridge")
+@for_backends_of("ridge")
 @pytest.mark.parametrize(("n", "d", "m"), [(7, 13, 3), (13, 7, 1)])
-def test_ridge(backend, n, d, m):
+def test_ridge_agrees_with_the_naive_implementation(backend, n, d, m):
     X, _, s, grad = one_task(n, n, d, m)
     Y = X[:, :m] + torch.linspace(-1, 1, n, dtype=F64)[:, None]
     (lambda2,) = scalars(0.3)
@@ -114,10 +114,10 @@ def test_ridge(backend, n, d, m):
     assert_gradients((grad * solution.weights).sum(), ours, expected, 1e-9)
 
 
-@on("logistic")
+@for_backends_of("logistic")
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(("n", "d", "k", "share", "lambda2"), [(12, 7, 3, 0.2, 0.1), (9, 13, 3, 0.4, 0.0)])
-def test_logistic(backend, n, d, k, share, lambda2, intercept):
+def test_logistic_agrees_with_the_naive_implementation(backend, n, d, k, share, lambda2, intercept):
     X, _, s, grad = one_task(n, n, d, k)
     labels = torch.arange(n) % k
     options = {"n_classes": k, "sample_weight": s, "intercept": intercept}

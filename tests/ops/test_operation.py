@@ -1,4 +1,4 @@
-"""Eager calls go around the dispatcher; whatever wants to see the operation still does, and nothing else differs."""
+"""Eager calls bypass the dispatcher, with the same results, and remain visible to modes, profiler and subclasses."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def arguments():
 OPTIONS = (*Options(n_classes=3, solver="newton", tol=1e-9, max_iter=50, exact=True), "torch", False)
 
 
-def test_both_ways_give_the_same_bits():
+def test_direct_and_custom_calls_give_the_same_bits():
     results = []
     for call in (OPERATION.solve, OPERATION.solve.custom):
         given = arguments()
@@ -73,24 +73,24 @@ def test_fake_tensors_have_shapes_and_no_values():
         assert solve_lasso(X, torch.empty(2, 6), lambda1=0.5).weights.shape == (2, 10)
 
 
-def test_a_subclass_meets_the_operation():
+def test_tensor_subclasses_intercept_the_operation():
     seen = []
 
-    class Mine(torch.Tensor):
+    class Subclass(torch.Tensor):
         @classmethod
         def __torch_function__(cls, function, types, args=(), kwargs=None):
             seen.append(getattr(function, "__name__", str(function)))
             return super().__torch_function__(function, types, args, kwargs or {})
 
     X, y = random_task(0, way=3, shots=3, d=20)
-    solution = solve_svm(X.as_subclass(Mine), y, lambda1=0.5, n_classes=3)
+    solution = solve_svm(X.as_subclass(Subclass), y, lambda1=0.5, n_classes=3)
     assert any("svm" in name for name in seen)
     expected = solve_svm(X, y, lambda1=0.5, n_classes=3).weights
     assert torch.equal(solution.weights.as_subclass(torch.Tensor), expected)
 
 
 @pytest.mark.parametrize("custom", [False, True])
-def test_a_second_derivative_raises_either_way(custom):
+def test_a_second_derivative_raises(custom):
     given = arguments()
     weights = (OPERATION.solve.custom if custom else OPERATION.solve)(*given, *OPTIONS)[0]
     (grad,) = torch.autograd.grad(weights.square().sum(), given[0], create_graph=True)
@@ -99,7 +99,7 @@ def test_a_second_derivative_raises_either_way(custom):
 
 
 @pytest.mark.parametrize("module", [svm, lasso, logistic])
-def test_tasks_that_do_not_fit_in_memory_together_are_run_apply_in_slices(module, monkeypatch):
+def test_batches_that_exceed_memory_are_solved_in_slices(module, monkeypatch):
     X, y = random_task(1, way=3, shots=4, d=12, batch=5)
     targets = X[..., 0] + 0.1 * y
 
@@ -124,7 +124,7 @@ def test_tasks_that_do_not_fit_in_memory_together_are_run_apply_in_slices(module
     torch.testing.assert_close(parts_grad, whole_grad, rtol=1e-9, atol=1e-12)
 
 
-def test_parts_are_as_large_as_memory_allows():
+def test_slices_are_as_large_as_memory_allows():
     lengths = []
 
     def run(a, b):

@@ -1,4 +1,4 @@
-"""What the primal solvers record of a batch, on weights and certificates made up for it."""
+"""The progress that the primal solvers record for a batch, on artificial weights and certificates."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_a_task_that_starts_at_rounding_does_not_continue() -> None:
     [(1e-14, False, False), (1e-7, False, True), (1e-7, True, True), (2e-6, False, True), (2e-6, True, False)],
 )
 def test_a_certified_task_continues_to_rounding(gap: float, same: bool, continues: bool) -> None:
-    """It ends early only where an iteration kept the active set and found no better gap."""
+    """It ends early only if an iteration keeps the active set and does not improve the gap."""
     progress = Progress(weights(0), at([1.0]), TOL)
     assert progress.record(weights(1), at([1e-6]), torch.tensor([False]), 1).all()
     assert progress.record(weights(2), at([gap]), torch.tensor([same]), 2).tolist() == [continues]
@@ -70,7 +70,7 @@ def test_a_restart_may_raise_the_objective() -> None:
     assert progress.record(weights(1, 1), at([1.0, 1.0], [9, 9]), same, PATIENCE).tolist() == [False, True]
 
 
-def test_nan_ends_a_task_and_keeps_what_was_there() -> None:
+def test_nan_ends_a_task_and_keeps_its_best_weights() -> None:
     progress = Progress(weights(0), at([1.0]), TOL)
     assert not progress.record(weights(7), at([torch.nan]), torch.tensor([False]), 1).any()
     assert progress.weights.item() == 0

@@ -1,4 +1,4 @@
-"""The C++ backend beside the torch backend: same answers, any layout, any number of threads."""
+"""The C++ backend against the torch backend: same solutions, any layout, any number of threads."""
 
 import multiprocessing
 import subprocess
@@ -26,14 +26,14 @@ def built():
 
 @pytest.fixture
 def threads():
-    """Sets the number of threads; put back afterwards."""
+    """Sets the number of threads, which is restored after the test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
 def solve_and_differentiate(X, y, backend="cpp", **options):
-    """The solution, and gradients in X, lambda1, lambda2 and dual_reg of a fixed linear loss."""
+    """The solution, and the gradients of a fixed linear loss in X, lambda1, lambda2 and dual_reg."""
     X = X.detach().requires_grad_()
     names = ("lambda1", "lambda2", "dual_reg")
     values = {
@@ -51,10 +51,10 @@ def assert_same_bits(one, other):
 
 
 @pytest.mark.parametrize("lambda2", [1.0, 0.01, 1e-4])
-def test_separable_tasks_end_at_rounding(lambda2):
-    """All samples end on the margin: L is one-hot but for entries of the size of lambda2, and the objective as small.
+def test_separable_tasks_converge_to_rounding(lambda2):
+    """All samples are on the margin, so L is one-hot up to entries of the order of lambda2, like the objective.
 
-    The entries drown in 1 - L_y, and rounding of the margins is more than 1e-9 of the least objective, 3e-7.
+    1 - L_y would lose these entries, and rounding errors of the margins exceed 1e-9 of the smallest objective, 3e-7.
     """
     X, y = random_task(5, way=5, shots=5, d=640, batch=8)
     options = {"n_classes": 5, "lambda2": lambda2, "tol": 1e-7}
@@ -99,10 +99,10 @@ CASES = [
 def test_agrees_with_the_torch_backend(way, shots, d, relative, lambda2, dual_reg, solver):
     X, y = random_task(d, way=way, shots=shots, d=d, batch=2)
     options = {"lambda1": relative * svm_lambda1_max(X, y), "lambda2": lambda2, "dual_reg": dual_reg, "solver": solver}
-    # The first-order solvers take the same steps: they need not be at the solution to be compared. Newton ends where
-    # rounding does, between 5e-13 and 1.2e-12 for the least penalty here, by the processor.
+    # The first-order solvers take the same steps, so they can be compared before they converge. Newton converges to
+    # rounding, between 5e-13 and 1.2e-12 for the smallest penalty here, depending on the processor.
     options |= {"tol": 1e-11} if solver == "newton" else {"tol": 1e-9, "max_iter": 60}
-    # A gradient asked for would finish the first-order solvers' solutions too.
+    # With a gradient, the finish would also be applied to the first-order solvers' solutions.
     solve = solve_and_differentiate if solver == "newton" else lambda *task, **given: (solve_svm(*task, **given), ())
     ours, our_grads = solve(X, y, backend="cpp", **options)
     theirs, their_grads = solve(X, y, backend="torch", **options)
@@ -127,7 +127,7 @@ def test_bcd_takes_the_steps_of_the_torch_backend():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("relative", [0.0, 0.2])
-def test_any_strides(dtype, relative):
+def test_any_strides_give_the_same_bits(dtype, relative):
     X, y = random_task(4, way=3, shots=4, d=70, batch=3, dtype=dtype)
     options = {"lambda1": relative * svm_lambda1_max(X, y), "lambda2": 2.0}
     expected = everything(*solve_and_differentiate(X, y, **options))
@@ -142,7 +142,7 @@ def test_any_strides(dtype, relative):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_same_bits_for_any_number_of_threads_and_any_cut(dtype, threads):
+def test_any_number_of_threads_and_any_part_of_a_batch_give_the_same_bits(dtype, threads):
     X, y = random_task(5, way=4, shots=(3, 6, 1, 2), d=300, batch=7, dtype=dtype)
     options = {"lambda2": 3.0, "dual_reg": 0.1}
     lambda1 = torch.tensor([0.0, 0.01, 0.1, 0.2, 0.4, 1.0, 2.0], dtype=torch.float64) * svm_lambda1_max(X, y)
@@ -173,7 +173,7 @@ def test_every_instruction_set_agrees(monkeypatch):
 
 
 @pytest.mark.parametrize("c", [1e-25, 1e-10, 1e10])
-def test_screening_in_float32_bears_any_scale(c):
+def test_screening_in_float32_works_at_any_scale(c):
     X, y = random_task(7, way=4, shots=4, d=2000, dtype=torch.float64)
     lambda1 = 0.3 * svm_lambda1_max(X, y)
     exact = solve_svm(X, y, lambda1=lambda1, lambda2=20.0, tol=1e-12)
@@ -182,7 +182,7 @@ def test_screening_in_float32_bears_any_scale(c):
     assert (scaled.active != exact.active).double().mean() < 0.01
 
 
-def test_a_bad_value_is_named():
+def test_the_position_of_a_non_finite_value_is_reported():
     X, y = random_task(8, batch=4)
     X[2, 5, 7] = float("inf")
     with pytest.raises(
@@ -195,7 +195,7 @@ def test_a_bad_value_is_named():
         solve_svm(X, y, lambda1=1.0, sample_weight=weight, backend="cpp")
 
 
-def test_too_large_a_matrix_is_refused_and_auto_takes_torch():
+def test_oversized_matrices_are_refused_and_auto_chooses_torch():
     X, _ = random_task(9, way=2, shots=2, d=3)
     order = backend_cpp.LARGEST_ORDER
     request = Request(X.device, X.dtype, order // 4 + 1, 10, 5, "newton")
@@ -209,7 +209,7 @@ def test_too_large_a_matrix_is_refused_and_auto_takes_torch():
     assert OPERATION.backend("cpp").supports(elsewhere) == "it takes CPU tensors, got cuda"
 
 
-def test_without_kernels_one_warning_and_the_torch_backend(monkeypatch):
+def test_without_kernels_torch_is_used_with_one_warning(monkeypatch):
     def missing(name):
         raise ImportError(f"No module named {name!r}")
 
@@ -230,11 +230,11 @@ def _solve_in_child(X, y, queue):
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this platform")
-def test_after_a_fork(threads):
+def test_solving_works_after_a_fork(threads):
     threads(2)
     X, y = random_task(11, batch=4)
     expected = solve_svm(X, y, lambda1=1.0, backend="cpp").weights
-    # The child makes no tensors of its own: PyTorch's parallel loops do not survive a fork, the kernels do.
+    # The child creates no tensors, because PyTorch's parallel loops, unlike the kernels, do not work after a fork.
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     child = context.Process(target=_solve_in_child, args=(X, y, queue))
@@ -245,7 +245,7 @@ def test_after_a_fork(threads):
 
 
 class Tasks(torch.utils.data.Dataset):
-    """Solves inside a DataLoader's worker."""
+    """Solves a task per item, in the worker processes of a DataLoader."""
 
     def __len__(self):
         return 6
@@ -255,13 +255,13 @@ class Tasks(torch.utils.data.Dataset):
         return solve_svm(X, y, lambda1=1.0, backend="cpp").weights
 
 
-def test_in_data_loader_workers():
+def test_solving_works_in_data_loader_workers():
     solve_svm(*random_task(0, batch=2), lambda1=1.0, backend="cpp")
     loaded = list(torch.utils.data.DataLoader(Tasks(), batch_size=None, num_workers=2))
     assert all(torch.equal(loaded[i], Tasks()[i]) for i in range(6))
 
 
-def test_from_several_python_threads():
+def test_solving_works_in_several_python_threads():
     tasks = [random_task(seed, way=5, shots=3, d=200, batch=3) for seed in range(12)]
 
     def run(task):
@@ -274,7 +274,7 @@ def test_from_several_python_threads():
 
 
 @pytest.mark.slow
-def test_a_large_batch_takes_no_more_memory_per_task(tmp_path):
+def test_a_large_batch_needs_memory_for_its_solution_only(tmp_path):
     script = """
 import resource, sys, torch
 from sparsedis import solve_svm
@@ -290,7 +290,7 @@ print(large - small, result)
 """
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=tmp_path)
     growth, result = map(int, done.stdout.split())
-    assert growth < 2 * result + (16 << 20)  # weights, their copies on the way out, and what the allocator keeps
+    assert growth < 2 * result + (16 << 20)  # results, their copies, and the allocator's reserve
 
 
 def test_info_names_the_instruction_set():

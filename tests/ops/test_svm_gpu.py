@@ -1,4 +1,4 @@
-"""The backends for GPUs on a device, at the sizes that they are for: pytest -m gpu."""
+"""The GPU backends on a device, at realistic sizes: pytest -m gpu."""
 
 import os
 
@@ -14,7 +14,7 @@ from tests.tasks import random_task
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device: this machine has none"),
-    pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set: this is for the compiled kernels"),
+    pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET is set, but these tests are for the compiled kernels"),
 ]
 GPU_BACKENDS = ["cuda", "triton"]
 KEPT = os.environ.get("SPARSEDIS_CACHE")
@@ -43,7 +43,7 @@ def gradients(X, y, backend, **options):
 
 @pytest.fixture(autouse=True)
 def kept_cache(own_cache, monkeypatch):
-    """Kernels are compiled once: these tests share the cache that they were started with."""
+    """Use the cache of the calling environment, so that kernels are compiled only once."""
     if KEPT is None:
         monkeypatch.delenv("SPARSEDIS_CACHE")
     else:
@@ -59,10 +59,10 @@ def backend(request):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("way", "shots", "d", "batch", "lambda2", "relative"), GRID)
-def test_newton_and_its_gradients(backend, way, shots, d, batch, lambda2, relative, dtype):
+def test_newton_and_its_gradients_agree_with_the_torch_backend(backend, way, shots, d, batch, lambda2, relative, dtype):
     request = Request(torch.device("cuda"), dtype, way * shots, d, way, "newton")
     if reason := OPERATIONS["svm"].backend(backend).supports(request):
-        pytest.skip(f"backend {backend!r} does not take it: {reason}")
+        pytest.skip(f"backend {backend!r} does not support this task: {reason}")
     X, y = (value.cuda() for value in random_task(d, way=way, shots=shots, d=d, batch=batch, dtype=dtype))
     lambda1 = relative * svm_lambda1_max(X, y)
     options = {"lambda1": lambda1, "lambda2": lambda2, "tol": 1e-5 if dtype == torch.float32 else 1e-11}
@@ -70,24 +70,24 @@ def test_newton_and_its_gradients(backend, way, shots, d, batch, lambda2, relati
     theirs, their_grad = gradients(X, y, "torch", **options)
     assert ours.certified.all()
     more = ours.n_iter - theirs.n_iter
-    if backend == "triton":  # whose loop is the torch backend's
+    if backend == "triton":  # which has the loop of the torch backend
         assert more.abs().max() <= 3
     elif dtype == torch.float32:
-        # More would say that the first phase, with products in float32, has failed, and float64 taken over. A task may
-        # take a few more: the C++ kernels take up to 5 more than torch where these take 16.
+        # A larger mean would indicate that the first phase, with products in float32, fails and float64 takes over.
+        # Single tasks may take a few more: the C++ kernels take up to 5 more than torch where these take 16.
         assert more.double().mean() <= 1
     torch.testing.assert_close(ours.objective, theirs.objective, rtol=2 * options["tol"], atol=0)
     error = (our_grad - their_grad).flatten(1).norm(dim=1) / their_grad.flatten(1).norm(dim=1)
     assert error.median() <= (1e-4 if dtype == torch.float64 else 1e-5), error  # rounding of float32 features at a kink
 
 
-def test_auto_takes_cuda_first(backend):
+def test_auto_prefers_cuda(backend):
     X, y = (value.cuda() for value in random_task(9, way=5, shots=5, d=64, batch=2))
     assert solve_svm(X, y, lambda1=4.0).backend == ("cuda" if torch.version.cuda else "triton")
 
 
-@pytest.mark.parametrize("batch", [8, 1024])  # features shared by programs, and a program for each task
-def test_first_order_steps(batch):
+@pytest.mark.parametrize("batch", [8, 1024])  # features split between programs, and one program per task
+def test_first_order_steps_are_certified(batch):
     X, y = (value.cuda() for value in random_task(1, way=5, shots=5, d=640, batch=batch, dtype=torch.float32))
     solution = solve_svm(X, y, lambda1=4.0, lambda2=100.0, solver="fista")
     assert solution.backend == "triton"
@@ -97,7 +97,7 @@ def test_first_order_steps(batch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(backend, dtype):
+def test_half_precision_is_certified(backend, dtype):
     X, y = (value.cuda() for value in random_task(2, way=5, shots=5, d=640, batch=8, dtype=dtype))
     ours = solve_svm(X, y, lambda1=4.0, lambda2=100.0, backend=backend)
     theirs = solve_svm(X.float(), y, lambda1=4.0, lambda2=100.0, backend="torch")
@@ -105,7 +105,7 @@ def test_half_precision(backend, dtype):
     torch.testing.assert_close(ours.objective, theirs.objective, rtol=2e-5, atol=0)
 
 
-def test_iterations_in_a_cuda_graph():
+def test_iterations_can_be_captured_in_a_cuda_graph():
     from sparsedis.ops.svm.backend_triton import newton
     from sparsedis.ops.svm.backend_triton.certify import Progress
     from sparsedis.ops.svm.backend_triton.tasks import as_tasks
@@ -118,7 +118,7 @@ def test_iterations_in_a_cuda_graph():
     form = newton.KernelLightForm(tasks, progress.going, torch.float64)
     start = [value.clone() for value in form.variables]
     stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):  # the compilers' turn
+    with torch.cuda.stream(stream):  # compiles the kernels
         newton.iterate_once(form, progress, 50)
     torch.cuda.current_stream().wait_stream(stream)
     for value, first in zip(form.variables, start, strict=True):
@@ -134,7 +134,7 @@ def test_iterations_in_a_cuda_graph():
     assert (progress.relative_gap <= 1e-9).all()
 
 
-def test_tensors_on_another_device_than_the_current_one(backend):
+def test_tensors_may_be_on_another_device_than_the_current_one(backend):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two devices: this machine has one")
     X, y = (value.to("cuda:1") for value in random_task(4, way=5, shots=5, d=640, batch=8))
@@ -152,7 +152,7 @@ def cuda():
 
 @pytest.mark.usefixtures("cuda")
 class TestCuda:
-    def test_a_solve_and_its_gradient_in_a_cuda_graph(self):
+    def test_a_solve_and_its_gradient_can_be_captured_in_a_cuda_graph(self):
         X, y = (value.cuda() for value in random_task(3, way=5, shots=5, d=640, batch=8, dtype=torch.float32))
         given = X.clone().requires_grad_()
 
@@ -178,7 +178,7 @@ class TestCuda:
         assert torch.equal(captured[0], eager.weights)
         assert torch.equal(captured[1], eager_grad)
 
-    def test_the_same_bits_every_time_and_in_any_batch(self):
+    def test_solutions_are_reproducible_and_do_not_depend_on_the_batch(self):
         X, y = (value.cuda() for value in random_task(5, way=5, shots=5, d=640, batch=600, dtype=torch.float32))
         first, first_grad = gradients(X, y, "cuda", lambda1=4.0, lambda2=100.0)
         again, again_grad = gradients(X, y, "cuda", lambda1=4.0, lambda2=100.0)
@@ -187,14 +187,14 @@ class TestCuda:
         assert torch.equal(first_grad, again_grad)
         assert torch.equal(first.weights[100:103], part.weights)
 
-    def test_on_a_stream_of_its_own(self):
+    def test_solving_works_on_another_stream(self):
         X, y = random_task(6, way=5, shots=5, d=640, batch=64, dtype=torch.float32)
         wanted = solve_svm(X, y, lambda1=4.0, lambda2=100.0, backend="torch")
         with torch.cuda.stream(torch.cuda.Stream()):
             solution = solve_svm(X.cuda(), y.cuda(), lambda1=4.0, lambda2=100.0, backend="cuda")
             assert (solution.weights.cpu() - wanted.weights).norm() <= 1e-5 * wanted.weights.norm()
 
-    def test_strides_beyond_32_bits(self):
+    def test_strides_may_exceed_32_bits(self):
         n, d, batch = 10, 64, 3
         X, y = (value.cuda() for value in random_task(7, way=5, shots=2, d=d, batch=batch, dtype=torch.float16))
         storage = torch.zeros(2**31 + 2**20, dtype=torch.float16, device="cuda")
@@ -214,7 +214,7 @@ class TestCuda:
         kept = sum(value.nbytes for value in (solution.weights, solution.dual, solution.active))
         assert torch.cuda.max_memory_allocated() - before <= kept + LARGEST_SCRATCH + (64 << 20)
 
-    def test_a_bad_value_is_named(self):
+    def test_non_finite_features_are_rejected(self):
         X, y = (value.cuda() for value in random_task(10, way=5, shots=5, d=64, batch=4, dtype=torch.float32))
         X[3, 2, 1] = torch.nan
         with pytest.raises(ValueError, match=r"features: .*finite"):

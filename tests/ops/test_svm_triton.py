@@ -1,4 +1,4 @@
-"""The Triton backend beside the torch backend, interpreted where there is no GPU; what it refuses and compiles to."""
+"""The Triton backend against the torch backend, interpreted without a GPU; refusals; compilation for all targets."""
 
 import os
 import re
@@ -54,7 +54,7 @@ F32, F64 = torch.float32, torch.float64
 
 @pytest.fixture(autouse=True)
 def poisoned():
-    """What a kernel should write and does not is NaN."""
+    """Fill outputs with NaN, so that entries that a kernel does not write are found."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -67,7 +67,7 @@ def task(*arguments, **options):
 
 
 def problems(n, d, k, batch=2, dtype=F64, lambda1=0.2, lambda2=5.0, rho=(0.0, 0.4), seed=0):
-    """The same tasks for the kernels and for the torch backend: samples of weight 0 and 2, features that are 0."""
+    """The same tasks for the kernels and the torch backend, with sample weights 0 and 2 and zero features."""
     generator = torch.Generator().manual_seed(seed + 1000 * n + d + k)
     X = torch.randn(batch, n, d, generator=generator, dtype=F64)
     X[..., :: max(d // 3, 2)] *= d % 2
@@ -86,18 +86,18 @@ def problems(n, d, k, batch=2, dtype=F64, lambda1=0.2, lambda2=5.0, rho=(0.0, 0.
 
 
 def dual_point(problem, seed=1):
-    """A random point of the simplices, some entries at their bound."""
+    """A random point of the simplices with some bound entries."""
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(problem.targets.shape, generator=generator, dtype=F64).to(problem.targets.device)
     return simplex_projection(2 * points)[0]
 
 
-def everyone(tasks):
+def all_tasks(tasks):
     return torch.ones_like(tasks.labels[:, 0])
 
 
 def error(ours, exact):
-    """Relative to the largest entry; NaN counts as infinite."""
+    """Largest error relative to the largest entry; infinite for NaN."""
     ours, exact = ours.to(F64), exact.to(F64)
     difference = (ours - exact).abs().max() / exact.abs().max().clamp_min(1e-30)
     return float("inf") if not torch.isfinite(difference) else difference.item()
@@ -109,11 +109,11 @@ SIZES = [(1, 1, 2), (7, 63, 3), (25, 640, 5), (75, 63, 5), (7, 1601, 20), (25, 6
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "k"), SIZES)
 @pytest.mark.parametrize("dtype", [F32, F64])
-def test_the_pass_and_its_certificate(n, d, k, dtype):
+def test_the_certificate_agrees_with_the_torch_backend(n, d, k, dtype):
     tasks, problem = problems(n, d, k)
     dual = dual_point(problem)
     exact = certificate(problem, dual)
-    at = check(tasks, dual, everyone(tasks), dtype, store=True)
+    at = check(tasks, dual, all_tasks(tasks), dtype, store=True)
     scale = tasks.scale[:, None]
     tolerance = 1e-5 if dtype == F32 else 1e-13
     assert error(at.V, scale[..., None] * exact.V) < tolerance
@@ -134,11 +134,11 @@ def project_kernel(points, projected, thresholds, rows, k, N: tl.constexpr, K: t
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 20, 33, 64])
-def test_the_projection_is_exact(k):
+def test_the_projection_agrees_with_the_torch_backend(k):
     points = torch.randn(25, k, generator=torch.Generator().manual_seed(k), dtype=F64)
-    points[0], points[1] = 0.0, 1e6 * points[1]  # ties; and one entry alone
+    points[0], points[1] = 0.0, 1e6 * points[1]  # ties; a single positive entry
     points[2, : k // 2] = points[2, 0]
-    points[3] = torch.full((k,), 1 / k) + 1e-9 * points[3]  # everything stays
+    points[3] = torch.full((k,), 1 / k) + 1e-9 * points[3]  # no entry becomes zero
     points = points.to(DEVICE)
     projected, tau = torch.full_like(points, torch.nan), torch.full_like(points[:, 0], torch.nan)
     launch(project_kernel, (1,), points, projected, tau, 25, k, N=32, K=64 if k > 32 else 32, REAL=tl.float64)
@@ -151,24 +151,24 @@ def test_the_projection_is_exact(k):
     ("n", "d", "k", "dtype"),
     [
         *((*shape, dtype) for shape in ((1, 1, 2), (7, 63, 3)) for dtype in (F32, F64)),
-        # Every other tile.
+        # The other tiles.
         *(pytest.param(25, 63, 5, dtype, marks=pytest.mark.slow) for dtype in (F32, F64)),
         pytest.param(75, 33, 5, F32, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
         pytest.param(7, 17, 20, F64, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
         pytest.param(2, 17, 33, F32, marks=pytest.mark.slow),
     ],
 )
-def test_the_newton_matrix(n, d, k, dtype):
+def test_the_newton_matrix_agrees_with_its_definition(n, d, k, dtype):
     tasks, problem = problems(n, d, k, batch=2 if n * k < 60 else 1)
     dual = dual_point(problem)
     curvature = active_curvature(problem, certificate(problem, dual))
     bounds = 1 + torch.rand(dual.shape, generator=torch.Generator().manual_seed(2), dtype=F64).to(DEVICE)
-    at = check(tasks, dual, everyone(tasks), F64, store=True)
+    at = check(tasks, dual, all_tasks(tasks), F64, store=True)
     ours = active_curvature(tasks, at)
     assert error(ours.unit * (ours.beta > 0)[..., None], curvature.unit * (curvature.beta > 0)[..., None]) < 1e-13
     pivot = dual.argmax(-1)
-    matrix = hessian.newton_matrix(tasks, ours, bounds, pivot, everyone(tasks), dtype)
-    # M e, column by column, from its definition.
+    matrix = hessian.newton_matrix(tasks, ours, bounds, pivot, all_tasks(tasks), dtype)
+    # M e, column by column, by its definition.
     kept = Coordinates(dual).kind.view(*dual.shape[:2], k - 1)
     B, order = len(pivot), n * (k - 1)
     directions = torch.zeros(B, order, n, k, dtype=F64, device=DEVICE)
@@ -188,7 +188,7 @@ def test_the_newton_matrix(n, d, k, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [F32, F64])
-def test_gram_products_and_the_line(dtype):
+def test_gram_matrix_products_and_starting_line(dtype):
     for n, d, k in ((33, 63, 3), (5, 1601, 5)):
         tasks, problem = problems(n, d, k)
         tolerance = 1e-6 if dtype == F32 else 1e-13
@@ -196,31 +196,31 @@ def test_gram_products_and_the_line(dtype):
         assert error(hessian.gram(tasks, dtype), scale**2 * problem.features @ problem.features.mT) < tolerance
         rows = torch.randn(problem.targets.shape, generator=torch.Generator().manual_seed(3), dtype=F64).to(DEVICE)
         weights = scale * problem.features.mT @ rows
-        assert error(products.correlation(tasks, rows, everyone(tasks), dtype), weights) < tolerance
-        scores = products.scores(tasks, weights, everyone(tasks), dtype)
+        assert error(products.correlation(tasks, rows, all_tasks(tasks), dtype), weights) < tolerance
+        scores = products.scores(tasks, weights, all_tasks(tasks), dtype)
         assert error(scores, scale * problem.features @ weights) < tolerance
-    form = newton.KernelLightForm(tasks, everyone(tasks), F64)
+    form = newton.KernelLightForm(tasks, all_tasks(tasks), F64)
     torch.testing.assert_close(form._line(), start_on_the_line(problem), rtol=1e-12, atol=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [newton.KernelLightForm, newton.KernelFullForm])
-def test_one_newton_step_agree_with_the_torch_backend(make):
+def test_newton_steps_agree_with_the_torch_backend(make):
     tasks, problem = problems(7, 40, 3, lambda2=1.0)
-    ours = make(tasks, everyone(tasks), F64)
+    ours = make(tasks, all_tasks(tasks), F64)
     theirs = next(base for base in make.__mro__ if base.__name__ == make.__name__.removeprefix("Kernel"))(problem)
     for _ in range(2):
-        at = check(ours.problem, ours.dual, everyone(tasks), F64, store=True)
+        at = check(ours.problem, ours.dual, all_tasks(tasks), F64, store=True)
         ours.advance(at)
         theirs.advance(certificate(theirs.problem, theirs.dual))
         for a, b in zip(ours.variables, theirs.variables, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
-def test_tasks_that_are_done_are_left_alone():
+def test_finished_tasks_are_not_modified():
     tasks, _ = problems(7, 40, 3)
     going = torch.tensor([0, 1], dtype=torch.int32, device=DEVICE)
-    form = newton.KernelLightForm(tasks, everyone(tasks), F64)
+    form = newton.KernelLightForm(tasks, all_tasks(tasks), F64)
     form.going = going
     before = [value.clone() for value in form.variables]
     at = check(tasks, form.dual, going, F64, store=True)
@@ -232,10 +232,10 @@ def test_tasks_that_are_done_are_left_alone():
         assert not torch.equal(value[1], old[1])
 
 
-def test_a_matrix_without_a_factor_stops_its_task_only():
+def test_a_failed_factorisation_stops_only_its_task():
     tasks, _ = problems(7, 40, 3)
-    form = newton.KernelLightForm(tasks, everyone(tasks), F64)
-    at = check(tasks, form.dual, everyone(tasks), F64, store=True)
+    form = newton.KernelLightForm(tasks, all_tasks(tasks), F64)
+    at = check(tasks, form.dual, all_tasks(tasks), F64, store=True)
     form.variables[1][0] = -1e6  # negative multipliers: an indefinite matrix
     before = [value.clone() for value in form.variables]
     form.advance(at)
@@ -252,7 +252,7 @@ def test_a_matrix_without_a_factor_stops_its_task_only():
 def test_first_order_steps_agree_with_the_torch_backend(variant, dtype):
     tasks, problem = problems(25, 300, 5, lambda1=0.1, lambda2=50.0)
     for value in (tasks.lambda1, problem.lambda1):
-        value[1] *= 20  # above the maximum: all off, and certified long before the other
+        value[1] *= 20  # above lambda1_max: no active features, and certified long before the other
     ours, theirs = fista(tasks, 1e-6, 25, dtype, variant), torch_fista(problem, 1e-6, 25)
     assert ours.n_iter.tolist() == theirs.n_iter.tolist()
     assert ours.status(1e-6).tolist() == theirs.status.tolist() == [1, 0]
@@ -260,10 +260,10 @@ def test_first_order_steps_agree_with_the_torch_backend(variant, dtype):
     torch.testing.assert_close(ours.exact.sum(-1), torch.ones_like(ours.exact[..., 0]), rtol=0, atol=1e-14)
 
 
-def test_float32_steps_end_with_a_certificate_in_float64():
-    """A gap that float32 takes for small enough is computed again, and the task continues where it is not."""
+def test_float32_steps_are_certified_in_float64():
+    """A gap that is small enough in float32 is recomputed, and the task continues if it is too large."""
     tasks, problem = problems(7, 63, 3, dtype=F32, lambda2=200.0, batch=1)
-    for tol in (1e-4, 1e-7):  # the second is below what float32 can tell
+    for tol in (1e-4, 1e-7):  # float32 cannot resolve the second
         progress = fista(tasks, tol, 150, F32)
         gap = certificate(problem, progress.exact).relative_gap
         torch.testing.assert_close(progress.exact_gap, gap, rtol=1e-6, atol=1e-12)
@@ -278,7 +278,7 @@ def test_float32_steps_end_with_a_certificate_in_float64():
         *(pytest.param(*shape, marks=pytest.mark.exhaustive) for shape in ((75, 20, 5), (3, 40, 20))),
     ],
 )
-def test_the_adjoint_agree_with_the_torch_backend(n, d, k):
+def test_the_adjoint_agrees_with_the_torch_backend(n, d, k):
     tasks, problem = problems(n, d, k)
     dual = torch_newton(problem, 1e-10, 50).dual
     grad = torch.randn(2, d, k, generator=torch.Generator().manual_seed(4), dtype=F64).to(DEVICE)
@@ -286,12 +286,12 @@ def test_the_adjoint_agree_with_the_torch_backend(n, d, k):
     *theirs, theirs_of_reg = torch_adjoint(problem, dual, grad)
     for a, b in zip(ours, theirs, strict=True):
         assert (a - b).norm() <= 1e-6 * b.norm() + 1e-12
-    # The first task has dual_reg = 0, where with a dual point that is not unique that derivative is not either.
+    # The first task has dual_reg = 0, and its derivative is not unique if the dual point is not.
     assert (ours_of_reg - theirs_of_reg)[1].abs() <= 1e-6 * theirs_of_reg[1].abs() + 1e-12
 
 
 def gradients(X, y, backend, **options):
-    """The solution, and gradients in X, lambda1, lambda2 and dual_reg of a fixed linear loss."""
+    """The solution, and the gradients of a fixed linear loss in X, lambda1, lambda2 and dual_reg."""
     X = X.detach().requires_grad_()
     values = {name: options.pop(name).clone().requires_grad_() for name in ("lambda1", "lambda2", "dual_reg")}
     solution = solve_svm(X, y, backend=backend, **values, **options)
@@ -314,7 +314,7 @@ def test_solutions_and_gradients_agree_with_the_torch_backend(way, shots, d, dty
     X[..., 2] = 0
     weight = torch.ones(y.shape, device=DEVICE)
     weight[0, 1], weight[1, 2] = 0, 2
-    # The second task is off altogether and certified at once.
+    # The second task has no active features and is certified at once.
     options = {
         "lambda1": torch.tensor([0.2, 1.5], dtype=F64, device=DEVICE) * svm_lambda1_max(X, y, sample_weight=weight),
         "lambda2": torch.full((2,), lambda2, dtype=F64, device=DEVICE),
@@ -341,8 +341,8 @@ def test_solutions_and_gradients_agree_with_the_torch_backend(way, shots, d, dty
 
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("k", [2, 3, 5, 8])
-def test_the_projection_ends_where_entries_differ_by_one_up_to_rounding(k, dtype):
-    """Supports only shrink, so no two of them alternate: integers, zeros and ones, and neighbours of those."""
+def test_the_projection_ends_if_entries_differ_by_one_up_to_rounding(k, dtype):
+    """Supports only shrink, so the projection cannot cycle; for integers, binary values, and their neighbours."""
     generator = torch.Generator().manual_seed(k)
     whole = torch.randint(-3, 4, (40, k), generator=generator)
     binary = torch.randint(0, 2, (40, k), generator=generator)
@@ -356,8 +356,8 @@ def test_the_projection_ends_where_entries_differ_by_one_up_to_rounding(k, dtype
     torch.testing.assert_close(projected, expected, rtol=0, atol=8 * torch.finfo(dtype).eps)
 
 
-REPEATING = [
-    # Features of ten samples, dual_reg: integers; one feature; zeros and ones.
+TIES = [
+    # Features of ten samples, and dual_reg: integers, one feature, binary features.
     ([0, -1, 0, 1, 0, -1, -2, -2, 2, -2, 2, -2, -1, 0, 2, 0, 0, 0, 2, 2, 2, 1, -2, -1, 0, 2, 0, 0, 0, 1], 1.0),
     ([0, -2, -2, -1, 2, -1, 0, 1, -2, 2], 0.0),
     ([0, 1, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 0, 0, 1, 1, 1, 0], 0.0),
@@ -365,9 +365,9 @@ REPEATING = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("features", "dual_reg"), REPEATING)
+@pytest.mark.parametrize(("features", "dual_reg"), TIES)
 @pytest.mark.parametrize("solver", ["newton", "fista"])
-def test_integer_tasks_end(features, dual_reg, solver):
+def test_solvers_end_on_integer_features(features, dual_reg, solver):
     X = torch.tensor(features, dtype=F32, device=DEVICE).view(10, -1)
     y = torch.arange(5, device=DEVICE).repeat(2)
     options = {"lambda1": 0.0, "dual_reg": dual_reg, "tol": 1e-4}
@@ -378,7 +378,7 @@ def test_integer_tasks_end(features, dual_reg, solver):
 
 
 def test_separable_tasks_are_certified_in_float32():
-    """Weights a little longer than the rounded ones keep every sample on the right side of its margin."""
+    """Lengthening the rounded weights keeps every sample on the right side of its margin."""
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(2, 20, 60, generator=generator).to(DEVICE)
     y = (torch.arange(20, device=DEVICE) % 4).expand(2, -1)
@@ -392,13 +392,13 @@ def test_separable_tasks_are_certified_in_float32():
     ("way", "shots", "d"),
     [
         pytest.param(2, 1, 4, marks=pytest.mark.slow),
-        # The interior point neither converges nor stalls in float32.
+        # The interior-point method neither converges nor stalls in float32.
         pytest.param(3, 2, 8, marks=pytest.mark.exhaustive),
         pytest.param(3, 4, 20, marks=pytest.mark.exhaustive),
     ],
 )
-def test_the_certificate_is_of_the_weights_as_returned(way, shots, d):
-    """Features of mean 1e4 in float32: the gap is that of the rounded W, and above tol it says why."""
+def test_the_certificate_holds_for_the_returned_weights(way, shots, d):
+    """With float32 features of mean 1e4, the gap is that of the rounded W, and the status PRECISION."""
     X, y = task(9, way=way, shots=shots, d=d, dtype=F32)
     X = X + 1e4
     options = {"lambda1": 0.1 * svm_lambda1_max(X, y), "lambda2": 100.0, "tol": 1e-7}
@@ -406,7 +406,7 @@ def test_the_certificate_is_of_the_weights_as_returned(way, shots, d):
     theirs = solve_svm(X, y, backend="torch", **options)
     assert ours.status.item() == theirs.status.item() == sparsedis.Status.PRECISION
     for solution in (ours, theirs):
-        # Each of its own weights: those of two solvers differ in their last bits, which such features make much of.
+        # Compare each with its own weights, because such features amplify differences in the last bits.
         weights, dual = (value[0].double().numpy() for value in (solution.weights, solution.dual))
         gap, objective = duality_gap(
             X[0].double().numpy(),
@@ -423,7 +423,7 @@ def test_the_certificate_is_of_the_weights_as_returned(way, shots, d):
 
 @pytest.mark.slow
 def test_a_task_that_stalls_is_solved_by_another_solver(monkeypatch):
-    monkeypatch.setattr(newton, "NEWTON_PATIENCE", 10)  # it does not come closer in 60 iterations either
+    monkeypatch.setattr(newton, "NEWTON_PATIENCE", 10)  # 60 iterations do not come closer
     X = torch.tensor([[3.0, -2, -3, -2], [-1, 1, -1, 2]], dtype=F64, device=DEVICE)
     y = torch.tensor([2, 0], device=DEVICE)
     solution = solve_svm(X, y, lambda1=0.3 * svm_lambda1_max(X, y, n_classes=3), n_classes=3, backend="triton")
@@ -433,7 +433,7 @@ def test_a_task_that_stalls_is_solved_by_another_solver(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["newton", "fista"])
-def test_gradients_are_right_at_a_loose_tolerance(solver):
+def test_gradients_are_accurate_at_a_loose_tolerance(solver):
     X, y = task(13, way=3, shots=3, d=40, batch=2, dtype=F32)
 
     def gradient(X, **options):
@@ -446,7 +446,7 @@ def test_gradients_are_right_at_a_loose_tolerance(solver):
 
 
 @pytest.mark.slow
-def test_extreme_scales():
+def test_extreme_scales_are_certified():
     X, y = task(7, way=3, shots=2, d=40)
     lambda1 = 0.3 * svm_lambda1_max(X, y)
     exact = solve_svm(X, y, lambda1=lambda1, lambda2=20.0, tol=1e-9, backend="torch")
@@ -458,7 +458,7 @@ def test_extreme_scales():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_and_strides_are_read_as_they_are(dtype):
+def test_half_precision_and_strided_features_are_supported(dtype):
     X, y = task(10, way=2, shots=2, d=40, batch=2, dtype=F32)
     wide = torch.full((2, 5, 85), torch.nan, dtype=dtype, device=DEVICE)
     view = wide[:, 1:, 3:83:2]
@@ -469,7 +469,7 @@ def test_half_precision_and_strides_are_read_as_they_are(dtype):
     torch.testing.assert_close(ours.weights, theirs.weights, rtol=1e-4, atol=1e-5)
 
 
-def test_an_iteration_limit_is_reported():
+def test_reaching_max_iter_is_reported():
     X, y = task(12, d=60, way=2, shots=3)
     for solver in ("newton", "fista"):
         solution = solve_svm(X, y, lambda1=0.1, lambda2=0.01, solver=solver, max_iter=2, backend="triton")
@@ -478,8 +478,8 @@ def test_an_iteration_limit_is_reported():
 
 
 @pytest.mark.slow
-def test_iterations_without_the_host_reach_the_same_point():
-    """What a CUDA graph would hold: no question to the device, a fixed number of iterations."""
+def test_iterations_converge_without_synchronisation():
+    """A fixed number of iterations without reading results on the host, as in a CUDA graph."""
     tasks, problem = problems(7, 40, 3)
     progress = Progress(tasks, 1e-9, F64)
     form = newton.KernelLightForm(tasks, progress.going, F64)
@@ -526,7 +526,7 @@ def request(**changes):
     return base._replace(**changes)
 
 
-def test_refusals_say_why():
+def test_refusals_state_the_reason():
     supports = TritonBackend().supports
     assert supports(request()) is None
     assert "it holds n x k in one of the tiles 32 x 8, " in supports(request(n_classes=65))
@@ -537,7 +537,7 @@ def test_refusals_say_why():
     assert supports(request(device=torch.device("mps"))) == "it takes CUDA and ROCm tensors, got mps"
 
 
-def test_auto_takes_the_torch_backend_where_it_refuses():
+def test_auto_chooses_torch_if_triton_refuses():
     with pytest.raises(ValueError, match="backend 'triton' cannot run this: it holds n x k in one of the tiles"):
         OPERATION.choose("triton", request(n_classes=65))
     assert OPERATION.choose("auto", request()) == "triton"
@@ -553,7 +553,7 @@ def test_auto_on_the_cpu_does_not_interpret():
 
 
 @pytest.mark.slow
-def test_import_and_reasons_without_triton(tmp_path):
+def test_without_triton_the_backend_names_the_extra(tmp_path):
     (tmp_path / "triton.py").write_text("raise ImportError('no such thing')")
     script = "from sparsedis.ops.svm import OPERATION\n"
     script += "print(OPERATION.backend('triton').available())"
@@ -562,7 +562,7 @@ def test_import_and_reasons_without_triton(tmp_path):
     assert done.stdout == "Triton is not installed (no such thing); pip install 'sparsedis[triton]'\n"
 
 
-def test_without_a_device_or_the_interpreter(monkeypatch):
+def test_without_a_device_the_backend_is_not_available(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert TritonBackend().available().startswith("there is no CUDA or ROCm device")
@@ -574,7 +574,7 @@ def defined_kernels():
     return {name for file in files for name in re.findall(r"^def (\w+_kernel)\(", file.read_text(), re.MULTILINE)}
 
 
-def fits(rows, target):
+def check_compiled(rows, target):
     assert {row["target"] for row in rows} == {target}
     assert not [row for row in rows if row["failure"]]
     assert {row["kernel"] for row in rows} == defined_kernels()
@@ -585,9 +585,9 @@ def fits(rows, target):
 @pytest.mark.parametrize(
     "target", ["sm_80", *(pytest.param(x, marks=pytest.mark.exhaustive) for x in ("sm_100", "gfx942"))]
 )
-def test_kernels_compile_within_the_targets_means(target, tmp_path):
-    """Every kernel once, for NVIDIA's oldest and newest target and AMD's; the rest is for the exhaustive test below."""
-    fits(compiler.compiled(tmp_path, tiles="25x5", targets=target, once=True), target)
+def test_kernels_compile_without_spills(target, tmp_path):
+    """Every kernel once, for NVIDIA's oldest and newest target and AMD's; the exhaustive test below covers the rest."""
+    check_compiled(compiler.compiled(tmp_path, tiles="25x5", targets=target, once=True), target)
 
 
 @pytest.mark.slow
@@ -595,13 +595,13 @@ def test_kernels_compile_within_the_targets_means(target, tmp_path):
 @pytest.mark.parametrize("features", ["float32", "float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_configuration_compiles_within_the_targets_means(target, shape, features, tmp_path):
+def test_every_configuration_compiles_without_spills(target, shape, features, tmp_path):
     if target == "gfx942" and shape == "200x5":
-        pytest.skip("AMD's registers do not hold this tile, and the backend refuses it there")
-    fits(compiler.compiled(tmp_path, tiles=shape, targets=target, features=features), target)
+        pytest.skip("this tile exceeds AMD's registers, so the backend refuses it there")
+    check_compiled(compiler.compiled(tmp_path, tiles=shape, targets=target, features=features), target)
 
 
-def test_every_tile_has_a_shape(monkeypatch):
+def test_every_tile_is_compiled_for_some_shape(monkeypatch):
     assert {tuple(tiles.tile_for(*map(int, shape.split("x"))))[:2] for shape in SHAPES} == set(tiles.TILES)
     monkeypatch.setattr(triton_device, "AMD", True)
     assert tiles.tile_for(200, 5) is None

@@ -1,4 +1,4 @@
-"""The thresholds of the Python backends are those of the C++ kernels."""
+"""The Python backends and the C++ kernels have the same thresholds."""
 
 from importlib import import_module
 
