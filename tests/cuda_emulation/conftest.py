@@ -1,4 +1,4 @@
-"""The CUDA backend without a device: its kernels, executed on the CPU."""
+"""The CUDA backend without a device: its kernels are emulated on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparsedis.ops.svm.backend_cuda import CudaBackend
 
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch: pytest.MonkeyPatch, own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """CPU tensors go to the emulation, whose kernels are compiled once for all processes of the tests."""
+    """Enable the emulation for CPU tensors; its kernels are compiled once for all test processes."""
     monkeypatch.setenv("SPARSEDIS_CACHE", str(tmp_path_factory.getbasetemp().parent / "cuda_emulation"))
     monkeypatch.setenv("SPARSEDIS_CUDA_EMULATION", "1")
     if reason := CudaBackend().available():

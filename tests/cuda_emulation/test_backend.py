@@ -1,4 +1,4 @@
-"""What is the CUDA backend's own: where memory comes from, how tasks are handed out, what it refuses and compiles."""
+"""Tests specific to the CUDA backend: memory, scheduling of tasks, thread counts, refusals."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ SHAPES = [(2, 1, 5), (3, 4, 30), (5, 5, 40), (4, (1, 9, 2, 4), 3), (20, 1, 17)]
 
 
 def solve_and_differentiate(X, y, relative=0.2, lambda2=1.0, dual_reg=0.3):
-    """Solution and gradients, flat, for lambda2 that takes the full form, with the finish and the adjoint."""
+    """Solution and gradients as a list of tensors; the defaults use the full form, the finish and the adjoint."""
     X = X.clone().requires_grad_()
     lambda1 = (relative * svm_lambda1_max(X.detach(), y)).requires_grad_()
     solution = solve_svm(X, y, lambda1=lambda1, lambda2=lambda2, dual_reg=dual_reg, backend="cuda")
@@ -31,14 +31,14 @@ def assert_same_bits(a, b):
         assert torch.equal(left, right)
 
 
-# The full form, the light one, no group Lasso.
+# The full form, the light form, no group Lasso.
 @pytest.mark.parametrize(("relative", "lambda2"), [(0.2, 1.0), (0.2, 1e3), (0.0, 1.0)])
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, pytest.param(torch.float16, marks=pytest.mark.exhaustive)]
 )
 @pytest.mark.parametrize(("way", "shots", "d"), SHAPES)
 def test_any_amount_of_shared_memory_gives_the_same_bits(way, shots, d, dtype, relative, lambda2, monkeypatch):
-    """Without any, the emulation also finds scratch memory that was computed too small."""
+    """Without shared memory, the emulation also detects scratch memory that is too small."""
     X, y = random_task(d, way=way, shots=shots, d=d, dtype=dtype)
     plenty = solve_and_differentiate(X, y, relative, lambda2)
     monkeypatch.setattr(memory, "shared_bytes", lambda *_: memory.FIXED)
@@ -47,7 +47,7 @@ def test_any_amount_of_shared_memory_gives_the_same_bits(way, shots, d, dtype, r
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_features_read_four_at_once_and_one_by_one_give_the_same_bits(dtype):
-    """Rows that begin at multiples of four features, and in some tasks of a batch, or in all, do not."""
+    """Rows start at multiples of four features in all, some or no tasks of the batch."""
     X, y = random_task(0, way=3, shots=3, d=40, batch=3, dtype=dtype)
     batch, n, d = X.shape
     given = {"lambda1": 0.5, "lambda2": 10.0, "n_classes": 3, "backend": "cuda"}
@@ -60,8 +60,8 @@ def test_features_read_four_at_once_and_one_by_one_give_the_same_bits(dtype):
         assert_same_bits([found.weights, found.dual, found.margin], [expected.weights, expected.dual, expected.margin])
 
 
-def test_samples_without_weight_can_make_the_matrix_small_enough_for_two_slices(monkeypatch):
-    """Which are more than the one slice of all samples."""
+def test_padding_that_makes_the_matrix_small_enough_for_two_slices(monkeypatch):
+    """Two slices, where the matrix of all samples would have one."""
     X, y = random_task(0, way=5, shots=7, d=40, dtype=torch.float32)
     weight = torch.ones(y.shape)
     weight[:, :3] = 0  # order 128 of 140
@@ -73,12 +73,12 @@ def test_samples_without_weight_can_make_the_matrix_small_enough_for_two_slices(
     torch.testing.assert_close(padded.weights, alone.weights, rtol=0, atol=0)
 
 
-def test_the_number_of_blocks_changes_nothing(monkeypatch):
+def test_any_number_of_blocks_gives_the_same_bits(monkeypatch):
     X, y = random_task(1, batch=5, dtype=torch.float32)
     many = solve_and_differentiate(X, y)
     monkeypatch.setattr(emulation, "_LIMITS", Limits(shared_bytes=48 << 10, multiprocessors=2))
     assert_same_bits(solve_and_differentiate(X, y), many)
-    # A single block, as where memory is short.
+    # A single block, as if memory were short.
     monkeypatch.setattr(backend_cuda.CudaBackend, "supports", lambda self, request: None)
     monkeypatch.setattr(backend_cuda, "LARGEST_SCRATCH", 1)
     assert_same_bits(solve_and_differentiate(X, y), many)
@@ -99,7 +99,7 @@ def test_any_number_of_threads_gives_the_same_bits(shots, d, dtype, monkeypatch)
 
 @pytest.mark.parametrize("relative", [0.2, 1.5])  # with some features active, and none
 def test_every_output_is_written(relative):
-    """What the caller allocates is NaN, or 1 for bytes, before."""
+    """Outputs are filled with NaN (bytes with 1) before the kernel runs."""
     X, y = random_task(11, batch=2, dtype=torch.float32)
     clean = solve_and_differentiate(X, y, relative)
     torch.use_deterministic_algorithms(True)
@@ -109,11 +109,11 @@ def test_every_output_is_written(relative):
         torch.use_deterministic_algorithms(False)
 
 
-def test_what_float_leaves_is_solved_in_double(monkeypatch):
-    """Features of large means: float32 products wander, float64 takes over from the best point."""
+def test_tasks_that_fail_in_float32_are_solved_in_float64(monkeypatch):
+    """With features of large means, float32 iterations fail, and float64 continues from their best point."""
     X, y = random_task(3, way=4, shots=4, d=20, batch=3, dtype=torch.float32)
     X[1] += 3e3
-    solution = solve_svm(X, y, lambda1=0.0, lambda2=1.0, backend="cuda")  # lambda1 = 0 is always double's
+    solution = solve_svm(X, y, lambda1=0.0, lambda2=1.0, backend="cuda")  # lambda1 = 0 always uses float64
     assert solution.certified[[0, 2]].all()
     relative = torch.full((3,), 0.05)
     mixed = solve_svm(X, y, lambda1=relative * svm_lambda1_max(X, y), lambda2=1.0, backend="cuda")
@@ -126,14 +126,14 @@ def test_what_float_leaves_is_solved_in_double(monkeypatch):
     ("index", "value"), [((1, 2, 3), torch.nan), ((0, 0, 0), torch.inf), ((1, 11, 29), -torch.inf)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_bad_feature_is_named(index, value, dtype):
+def test_non_finite_features_are_rejected(index, value, dtype):
     X, y = random_task(5, batch=2, dtype=dtype)
     X[index] = value
     with pytest.raises(ValueError, match=r"features: .*finite"):
         solve_svm(X, y, lambda1=1.0, backend="cuda")
 
 
-def test_what_is_refused():
+def test_unsupported_solvers_and_sizes_are_rejected():
     X, y = random_task(6)
     for arguments, reason in (({"solver": "fista"}, "newton"), ({"n_classes": 65}, "64 classes")):
         with pytest.raises(ValueError, match=reason):
@@ -142,6 +142,6 @@ def test_what_is_refused():
         solve_svm(X.expand(1, 12, 30).repeat(1, 60, 1), y.repeat(1, 60), lambda1=1.0, n_classes=4, backend="cuda")
 
 
-def test_auto_does_not_take_what_is_for_tests():
+def test_auto_does_not_choose_the_emulation():
     X, y = random_task(7)
     assert solve_svm(X, y, lambda1=1.0).backend != "cuda"

@@ -1,4 +1,4 @@
-"""What every backend has to hold, of the CUDA kernels: the tests of the solver and of its gradients."""
+"""The tests of the SVM and its gradients that all backends have to pass, for the CUDA kernels."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ pytestmark = [pytest.mark.usefixtures("backend"), pytest.mark.slow]
         pytest.param(20, 5, 640, 100.0, 0.1, marks=pytest.mark.exhaustive),
     ],
 )
-def test_newton_over_the_grid(way, shots, d, lambda2, relative, dtype):
+def test_newton_certifies_within_30_iterations(way, shots, d, lambda2, relative, dtype):
     X, y = random_task(d + way, way=way, shots=shots, d=d, dtype=dtype)
     tol = 1e-5 if dtype == torch.float32 else 1e-10
     lambda1 = relative * svm_lambda1_max(X, y)
@@ -77,7 +77,7 @@ def test_newton_over_the_grid(way, shots, d, lambda2, relative, dtype):
     assert (solution.n_iter - of_cpp.n_iter).abs().max() <= 3
 
 
-def test_the_largest_number_of_classes(backend):
+def test_the_largest_number_of_classes_is_solved(backend):
     X, y = random_task(0, way=6, shots=1, d=20)
     given = {"lambda1": 0.2 * svm_lambda1_max(X, y, n_classes=64), "lambda2": 10.0, "n_classes": 64, "tol": 1e-10}
     solution = solve_svm(X, y, **given)

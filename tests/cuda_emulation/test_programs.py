@@ -1,4 +1,4 @@
-"""Compiling and keeping programs; NVRTC, where it is there."""
+"""Compilation and caching of programs; NVRTC, if it is installed."""
 
 import os
 import shutil
@@ -28,12 +28,12 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path / "kept"
 
 
-def test_macros_are_flags_in_one_order():
+def test_macros_become_sorted_flags():
     assert ONE.flags() == ["-DA=x", "-DB=2"]
     assert Program.of("one", "one.cu", {"A": "x", "B": 2}) == ONE
 
 
-def test_what_was_compiled_is_kept(folder):
+def test_compiled_programs_are_cached(folder):
     calls = []
 
     def compile_to(path: Path) -> None:
@@ -44,19 +44,19 @@ def test_what_was_compiled_is_kept(folder):
     assert cached(ONE, "compiler 1", ".bin", compile_to) == path
     assert path.read_text() == "code 1"
     assert list(folder.iterdir()) == [path]
-    # Another compiler, macro or source is another program.
+    # A different compiler or macro gives a different entry.
     assert cached(ONE, "compiler 2", ".bin", compile_to) != path
     assert cached(ONE._replace(macros=(("A", "y"),)), "compiler 1", ".bin", compile_to) != path
     assert len(calls) == 3
 
 
-def test_another_source_is_another_program(folder, monkeypatch):
+def test_changed_sources_are_compiled_again(folder, monkeypatch):
     before = cached(ONE, "compiler", ".bin", lambda path: path.touch())
     monkeypatch.setattr(programs, "_digest_of_sources", lambda: "changed")
     assert cached(ONE, "compiler", ".bin", lambda path: path.touch()) != before
 
 
-def test_nothing_is_left_of_a_compiler_that_fails(folder):
+def test_a_failed_compilation_leaves_no_files(folder):
     def fail(path: Path) -> None:
         path.write_text("half")
         raise RuntimeError("line 1: error")
@@ -67,14 +67,14 @@ def test_nothing_is_left_of_a_compiler_that_fails(folder):
 
 
 @pytest.mark.parametrize("place", ["file/below", "~no-such-user/x"])
-def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, place):
+def test_programs_compile_without_a_writable_cache(tmp_path, monkeypatch, place):
     (tmp_path / "file").touch()
     monkeypatch.setenv("SPARSEDIS_CACHE", place if place.startswith("~") else str(tmp_path / place))
     assert cached(ONE, "compiler", ".bin", lambda path: path.write_text("code")).read_text() == "code"
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_the_mode_is_that_of_ordinary_files(folder, mask, mode):
+def test_cached_files_have_the_mode_of_ordinary_files(folder, mask, mode):
     before = os.umask(mask)
     try:
         path = cached(ONE, "compiler", ".bin", lambda path: path.write_text("code"))
@@ -83,7 +83,7 @@ def test_the_mode_is_that_of_ordinary_files(folder, mask, mode):
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
-def test_an_empty_file_is_compiled_anew(folder):
+def test_an_empty_cache_file_is_compiled_again(folder):
     path = cached(ONE, "compiler", ".bin", lambda path: path.write_text("code"))
     path.write_bytes(b"")
     assert cached(ONE, "compiler", ".bin", lambda path: path.write_text("again")) == path
@@ -91,7 +91,7 @@ def test_an_empty_file_is_compiled_anew(folder):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_what_is_there_needs_no_writing(folder):
+def test_a_read_only_cache_is_used(folder):
     path = cached(ONE, "compiler", ".bin", lambda path: path.write_text("code"))
     folder.chmod(0o500)
     try:
@@ -101,7 +101,7 @@ def test_what_is_there_needs_no_writing(folder):
         folder.chmod(0o700)
 
 
-def test_warming_compiles_ahead(capsys):
+def test_warm_compiles_kernels_in_advance(capsys):
     info.warm([5])
     assert "for 5 classes" in capsys.readouterr().out
     for way in (1, 65):
@@ -109,7 +109,7 @@ def test_warming_compiles_ahead(capsys):
             info.warm([way])
 
 
-def test_warming_without_a_device(monkeypatch):
+def test_warm_without_a_device_raises(monkeypatch):
     monkeypatch.delenv("SPARSEDIS_CUDA_EMULATION")
     if torch.cuda.is_available():
         pytest.skip("there is a device")
@@ -131,8 +131,8 @@ def needs_nvrtc() -> None:
         pytest.skip(reason)
 
 
-class TestProfileOfADevice:
-    """What tools/device_profile.py makes of samples and a disassembly."""
+class TestDeviceProfile:
+    """tools/device_profile.py: attribution of samples by a disassembly."""
 
     DISASSEMBLY = """
         //## File "/csrc/a.hpp", line 3
@@ -145,7 +145,7 @@ $solve$_ZN9sparsedis4cuda5otherEi:
         /*0020*/                   RET.REL.NODEC R2 `(solve) ;
 """
 
-    def test_samples_by_function_and_line(self):
+    def test_samples_are_attributed_to_functions_and_lines(self):
         samples = {0x100: Counter(), 0x110: Counter(barrier=3), 0x120: Counter(wait=6, barrier=1)}
         found = device_profile.attributed(self.DISASSEMBLY, samples)
         assert found == {
@@ -154,7 +154,7 @@ $solve$_ZN9sparsedis4cuda5otherEi:
             ("$solve$_ZN9sparsedis4cuda5otherEi", "b.hpp:7"): Counter(wait=6, barrier=1),
         }
 
-    def test_a_table_has_the_largest_shares(self):
+    def test_the_table_lists_the_largest_shares(self):
         shares = {"small": Counter(barrier=3), "none": Counter(), "large": Counter(wait=6, barrier=1)}
         assert device_profile.table(shares, 5) == [
             " 70.0%  large: wait 85%, barrier 14%",
@@ -183,11 +183,11 @@ class TestNvrtc:
         assert done.code[:4] == b"\x7fELF"
         found = resources(done.log)
         assert found["spill"] == found["around_calls"]
-        # Kept while the Newton matrix is made; solve_in_double, which few tasks come to, has less room.
+        # Registers saved around the assembly of the Newton matrix; solve_in_double, which few tasks use, saves more.
         assert found["around_calls"] <= {"solve_in_float": 128, "solve_in_double": 512, "adjoint": 0}[kernel]
 
-    def test_a_planted_spill_is_seen(self, tmp_path, monkeypatch):
-        """A kernel that may take a quarter of the registers."""
+    def test_a_provoked_spill_is_detected(self, tmp_path, monkeypatch):
+        """The kernel is limited to a quarter of the registers."""
         shutil.copytree(sources(), tmp_path / "csrc")
         path = tmp_path / "csrc/common/cuda/platform.hpp"
         path.write_text(path.read_text().replace("(SPARSEDIS_THREADS, 1)", "(SPARSEDIS_THREADS, 4)"))
@@ -195,22 +195,22 @@ class TestNvrtc:
         log = nvrtc.compile_program(program("adjoint", "float", 5), "sm_90", VERBOSE).log
         assert resources(log)["spill"] > 0
 
-    @pytest.mark.parametrize(("of_driver", "reason"), [(12080, "the driver is for CUDA 12"), (99000, None)])
-    def test_a_driver_older_than_nvrtc_is_named(self, of_driver, reason, monkeypatch):
+    @pytest.mark.parametrize(("driver_version", "reason"), [(12080, "the driver is for CUDA 12"), (99000, None)])
+    def test_a_driver_older_than_nvrtc_is_reported(self, driver_version, reason, monkeypatch):
         from cuda.bindings import driver
 
-        monkeypatch.setattr(driver, "cuDriverGetVersion", lambda: (driver.CUresult.CUDA_SUCCESS, of_driver))
+        monkeypatch.setattr(driver, "cuDriverGetVersion", lambda: (driver.CUresult.CUDA_SUCCESS, driver_version))
         monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
         devices._driver_too_old.cache_clear()
-        told = devices._driver_too_old()
+        result = devices._driver_too_old()
         devices._driver_too_old.cache_clear()
-        assert told is None if reason is None else reason in told
+        assert result is None if reason is None else reason in result
 
-    def test_a_newer_device_gets_ptx(self):
+    def test_newer_devices_get_ptx(self):
         assert nvrtc.architecture((9, 0)) == "sm_90"
         assert nvrtc.architecture((99, 0)).startswith("compute_")
 
-    def test_an_error_has_the_compilers_messages(self, tmp_path, monkeypatch):
+    def test_errors_contain_the_compilers_messages(self, tmp_path, monkeypatch):
         (tmp_path / "wrong.cu").write_text("__global__ void f() { undeclared(); }")
         monkeypatch.setattr(nvrtc, "sources", lambda: tmp_path)
         with pytest.raises(RuntimeError, match="undeclared"):

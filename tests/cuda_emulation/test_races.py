@@ -1,4 +1,4 @@
-"""Races between the threads of a block, found by ThreadSanitizer in the emulation: none, but those that are planted."""
+"""ThreadSanitizer finds no data races between the threads of a block in the emulation, except planted ones."""
 
 import shutil
 import subprocess
@@ -10,18 +10,18 @@ from sparsedis.ops.common.cuda.programs import sources
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++, whose ThreadSanitizer knows fibers"),
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++, whose ThreadSanitizer supports fibers"),
 ]
 
 TEAM, CHOLESKY, SYSTEM = "common/cuda/team.hpp", "common/cuda/cholesky.hpp", "svm/cuda/system.hpp"
 FAULTS = {
-    "a loop without a barrier": (TEAM, "distribute(count, f);\n    wait();", "distribute(count, f);"),
-    "no barrier after the corner": (
+    "no barrier after a loop": (TEAM, "distribute(count, f);\n    wait();", "distribute(count, f);"),
+    "no barrier after the corner block": (
         CHOLESKY,
         "factor_corner(0, false);\n    team.wait();",
         "factor_corner(0, false);",
     ),
-    "one pad for all reductions": (TEAM, "turn_ ^= 1;", "turn_ = 0;"),
+    "one buffer for all reductions": (TEAM, "turn_ ^= 1;", "turn_ = 0;"),
     "a barrier in a branch": (
         TEAM,
         "if (thread() == 0) f();\n    wait();",
@@ -29,17 +29,17 @@ FAULTS = {
     ),
     "no barrier after a panel": (CHOLESKY, "invert_corner(first);\n      team.wait();", "invert_corner(first);"),
     "no barrier after a slice is written": (SYSTEM, "team.wait();\n        held.multiply(", "held.multiply("),
-    "no barrier of the warp in the corner": (CHOLESKY, "__syncwarp();\n      eliminate(", "eliminate("),
+    "no warp barrier in the corner block": (CHOLESKY, "__syncwarp();\n      eliminate(", "eliminate("),
 }
 
 
 def build(csrc: Path, folder: Path) -> Path:
-    """The adjoint's kernel under ThreadSanitizer."""
+    """Compile the adjoint kernel with ThreadSanitizer."""
     program = folder / "program"
     flags = ["-std=c++17", "-O1", "-g1", "-Wno-unknown-pragmas", "-DSPARSEDIS_EMULATION", "-DSPARSEDIS_TSAN"]
     flags += ["-DSPARSEDIS_FEATURE=float", "-DSPARSEDIS_ADJOINT_ONLY"]
     emulation = folder / "emulation.o"
-    # Not instrumented: it tells ThreadSanitizer what waits for what.
+    # Not instrumented, because it declares the synchronisation to ThreadSanitizer itself.
     subprocess.run(["g++", *flags, "-c", csrc / "common/cuda/emulation.cpp", "-o", emulation], check=True)
     test = csrc.parent / "tests/kernels/sanitize_cuda.cpp"
     subprocess.run(["g++", *flags, "-fsanitize=thread", test, emulation, "-o", program], check=True)
@@ -52,7 +52,7 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The kernels' source and the test program, to be changed."""
+    """A modifiable copy of the kernels' sources and of the test program."""
     root = Path(__file__).parents[2]
     shutil.copytree(sources(), tmp_path / "csrc")
     (tmp_path / "tests").mkdir()
@@ -60,14 +60,14 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "csrc"
 
 
-def test_none_is_there(copy, tmp_path):
+def test_the_kernels_have_no_data_races(copy, tmp_path):
     done = run(build(copy, tmp_path))
     assert done.returncode == 0, done.stderr
     assert "ran clean" in done.stdout
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(fault, copy, tmp_path):
+def test_planted_faults_are_found(fault, copy, tmp_path):
     name, right, wrong = FAULTS[fault]
     text = (copy / name).read_text()
     assert text.count(right) == 1

@@ -1,4 +1,4 @@
-"""A run of few-shot training whose inner problems are solved by the CUDA kernels."""
+"""Few-shot training with inner problems solved by the CUDA kernels."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from sparsedis.ops.svm.backend_cuda import CudaBackend
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("backend")]
 
 
-def test_a_few_steps(omniglot_folder, tmp_path, monkeypatch, capsys):
+def test_training_uses_the_cuda_kernels(omniglot_folder, tmp_path, monkeypatch, capsys):
     calls = {"solve": 0, "adjoint": 0}
     for name in calls:
         run = getattr(CudaBackend, name)
