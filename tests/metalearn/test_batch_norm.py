@@ -1,4 +1,4 @@
-"""Running statistics over several passes, against the formula applied by hand."""
+"""Running statistics over several passes, against the formula."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def layers() -> nn.Sequential:
     ).train()
 
 
-def twin(x: torch.Tensor) -> torch.Tensor:
+def identity(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
@@ -22,18 +22,18 @@ PARTS = [torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.7, None])
-def test_one_move_towards_the_mean(momentum: float | None) -> None:
+def test_one_step_towards_the_mean_of_all_passes(momentum: float | None) -> None:
     module = layers()
     for layer in (module[1], module[4]):
         layer.momentum = momentum
-    module(PARTS[0])  # statistics that are no longer the first
+    module(PARTS[0])  # so that the statistics are not the initial ones
     before = [layer.running_var.clone() for layer in (module[1], module[4])]
     own = []
     for part in PARTS:
         maps = module[0](part)
         own.append(maps.var((0, 2, 3)))
     statistics = RunningStatistics(module)
-    with statistics.step(True, twin):
+    with statistics.step(True, identity):
         for part in PARTS:
             module(part)
             statistics.add()
@@ -49,23 +49,23 @@ def test_the_order_of_the_passes_and_repetitions_do_not_matter() -> None:
     for order, repeated in (((0, 1, 2), ()), ((2, 0, 1), (1, 0))):
         module = layers()
         statistics = RunningStatistics(module)
-        with statistics.step(True, twin):
+        with statistics.step(True, identity):
             for i in order:
                 module(PARTS[i])
                 statistics.add()
             for i in repeated:
-                module(PARTS[i])  # for the gradient
+                module(PARTS[i])  # recomputed for the gradient
         results.append(module.state_dict())
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, msg=name)
 
 
-def test_of_one_pass_as_pytorch_does_it() -> None:
+def test_statistics_of_one_pass_agree_with_pytorch() -> None:
     results = []
     for several in (True, False):
         module = layers()
         statistics = RunningStatistics(module)
-        with statistics.step(several, twin):
+        with statistics.step(several, identity):
             module(PARTS[0])
             statistics.add()
         results.append(module.state_dict())
@@ -73,14 +73,14 @@ def test_of_one_pass_as_pytorch_does_it() -> None:
         torch.testing.assert_close(results[1][name], value, msg=name)
 
 
-def test_an_error_leaves_the_momentum() -> None:
+def test_the_momentum_is_restored_after_an_error() -> None:
     module = layers()
-    with pytest.raises(KeyError), RunningStatistics(module).step(True, twin):
+    with pytest.raises(KeyError), RunningStatistics(module).step(True, identity):
         raise KeyError
     assert module[1].momentum == 0.1
 
 
-def test_nothing_to_look_after() -> None:
+def test_modules_without_batch_norm_are_accepted() -> None:
     statistics = RunningStatistics(nn.Linear(2, 2))
-    with statistics.step(True, twin):
+    with statistics.step(True, identity):
         statistics.add()

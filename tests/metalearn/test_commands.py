@@ -1,4 +1,4 @@
-"""The commands beside train, from the command line, on small data."""
+"""All few-shot commands except train, on small data."""
 
 import html
 import json
@@ -50,7 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_runs(here / "all_runs")
     arguments = ["evaluate", str(trained), "--protocol", "omniglot-one-shot", "--data", str(data)]
     assert cli.main([*arguments, "--json", "result.json", "--lambda1", "0.2"]) == 0
@@ -65,31 +65,31 @@ def test_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixt
     assert result["error"] < 0.5, "chance is 0.8"
     assert result["certified"] == 1
     assert "run02" in capsys.readouterr().out
-    # Called by other names, every item is wrong: the labels are those of class_labels.txt.
+    # With the names in class_labels.txt rotated, every answer is wrong.
     for labels in data.glob("*/class_labels.txt"):
         words = [line.split() for line in labels.read_text().splitlines()]
-        turned = [(test, words[i - 1][1]) for i, (test, _) in enumerate(words)]
-        labels.write_text("".join(f"{test} {training}\n" for test, training in turned))
+        rotated = [(test, words[i - 1][1]) for i, (test, _) in enumerate(words)]
+        labels.write_text("".join(f"{test} {training}\n" for test, training in rotated))
     before = result["error"]
     assert cli.main([*arguments, "--json", "result.json"]) == 0
     assert json.loads((here / "result.json").read_text())["error"] >= 1 - before
 
 
 def facts_of(text: str) -> dict[str, str]:
-    """The numbers at the top of a report."""
+    """The facts at the top of a report."""
     return dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", text))
 
 
-def undated(text: str) -> str:
+def without_date(text: str) -> str:
     return re.sub(r"on \d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
 
 
-def test_the_report_of_an_evaluation(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_writes_a_report(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", str(trained), "--episodes", "30", "--shot", "1", "--lambda1", "0.2", "--out", "a/b"]
     assert cli.main([*arguments, "--json", "x.json"]) == 0
-    said = capsys.readouterr().out
-    assert said.endswith("report: a/b/report.html\n")
-    assert "lambda1 = 0.2" in said
+    output = capsys.readouterr().out
+    assert output.endswith("report: a/b/report.html\n")
+    assert "lambda1 = 0.2" in output
     out = here / "a" / "b"
     names = ["environment.json", "patterns.npz", "reliability.png", "report.html", "results.json", "seconds.json"]
     assert sorted(file.name for file in out.iterdir()) == names
@@ -126,7 +126,7 @@ def test_the_report_of_an_evaluation(trained: Path, here: Path, capsys: pytest.C
     assert facts["features used, 3-way 1-shot"] == f"{100 * test['features_used']:.1f}%"
     assert f"{test['largest_gap']:.1e}" in text
 
-    # The first task, answered with the weight of the group Lasso that was asked for.
+    # The first task, solved with the given lambda1.
     learner, config = load_run(trained)
     config = with_lambda1(learner, config, 0.2)
     episodes = tasks.episodes(config, tasks.read(config), "test", 1, config.later_query, 1)
@@ -134,15 +134,15 @@ def test_the_report_of_an_evaluation(trained: Path, here: Path, capsys: pytest.C
     assert block.about in text  # type: ignore[union-attr]
     assert text.count('class="tile right"') + text.count('class="tile wrong"') == 3 * min(config.later_query, 3)
 
-    # It is made again from the folder; the command that it gives does the same again.
+    # The report can be rewritten from the folder, and the command in it reproduces the evaluation.
     (out / "report.html").unlink()
     assert cli.main(["report", "a/b"]) == 0
-    assert undated((out / "report.html").read_text()) == undated(text)
+    assert without_date((out / "report.html").read_text()) == without_date(text)
     command = html.unescape(re.search(r"<code>sparsedis (.*?)</code>", text)[1])  # type: ignore[index]
     assert cli.main([*shlex.split(command), "--json", "again.json"]) == 0
     assert (here / "again.json").read_text() == (here / "x.json").read_text()
 
-    # Without the learner there is still a report of what the folder holds.
+    # Without the learner, the report shows what the folder contains.
     (out / "results.json").write_text(json.dumps({**values, "run": "/nowhere"}))
     for name in ("patterns.npz", "reliability.png", "environment.json", "seconds.json"):
         (out / name).unlink()
@@ -158,10 +158,10 @@ def test_the_report_of_an_evaluation(trained: Path, here: Path, capsys: pytest.C
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_report_of_an_evaluation_on_other_data(
+def test_the_report_of_an_evaluation_on_other_data_can_be_rewritten(
     trained: Path, omniglot_folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the working directory is when it is made again."""
+    """From any working directory."""
     (here / "run").symlink_to(trained)
     (here / "data").symlink_to(omniglot_folder)
     arguments = ["evaluate", "run", "--data", "omniglot:data", "--episodes", "2", "--split", "train"]
@@ -170,7 +170,7 @@ def test_the_report_of_an_evaluation_on_other_data(
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
     assert cli.main(["report", "../out"]) == 0
-    assert undated((here / "out" / "report.html").read_text()) == undated(text)
+    assert without_date((here / "out" / "report.html").read_text()) == without_date(text)
     assert "Not available" not in text
     assert (
         f"sparsedis evaluate {here / 'run'} --protocol episodes --data omniglot:{here / 'data'} --split train" in text
@@ -178,10 +178,10 @@ def test_the_report_of_an_evaluation_on_other_data(
 
 
 @pytest.mark.parametrize("place", ["file", "file/out", "{run}", "full"])
-def test_where_an_evaluation_is_not_written(
+def test_evaluate_refuses_unsuitable_output_folders(
     trained: Path, here: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
-    """Nothing that is there is replaced or mixed with, and that is said before anything is computed."""
+    """Before anything is computed; existing files are neither replaced nor mixed with new ones."""
     (here / "file").write_text("x")
     (here / "full").mkdir()
     (here / "full" / "report.html").write_text("x")
@@ -195,10 +195,10 @@ def test_where_an_evaluation_is_not_written(
     assert sorted(file.name for file in here.iterdir()) == ["file", "full"]
 
 
-def test_an_evaluation_that_is_not_written(
+def test_evaluations_that_cannot_be_written_leave_no_incomplete_results(
     trained: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its table is shown; no results stand for what is incomplete; and a report that fails costs nothing else."""
+    """The table is printed anyway, and a failed report does not affect the other files."""
     arguments = ["evaluate", str(trained), "--episodes", "2", "--out"]
 
     def broken(*_: object) -> Path:
@@ -218,39 +218,41 @@ def test_an_evaluation_that_is_not_written(
     assert not (here / "b" / "results.json").exists()
     assert not (here / "b" / "report.html").exists()
 
-    # Begun where another one, with the same folder, is about to write its first file.
+    # A second evaluation into the same folder starts when the first is about to write its first file.
     second = []
 
-    def at_once(*_: object) -> bytes:
+    def start_second(*_: object) -> bytes:
         if not second:
             second.append(None)
             second[0] = cli.main([*arguments, "d"])
         return b""
 
     with monkeypatch.context() as patch:
-        patch.setattr("sparsedis.metalearn.evaluate.patterns", at_once)
+        patch.setattr("sparsedis.metalearn.evaluate.patterns", start_second)
         assert cli.main([*arguments, "d"]) == 0
     assert second == [2]
     assert f"sparsedis: out: d is in use by process {os.getpid()} on host" in capsys.readouterr().err
     assert "report.html" in {file.name for file in (here / "d").iterdir()}
 
-    # Training does not take its folder either, and says what is there.
+    # Training refuses the folder too, and says what it contains.
     assert cli.main(["train", "--out", "d"]) == 2
     assert capsys.readouterr().err == "sparsedis: out: d holds an evaluation, not a run; choose another folder\n"
 
-    def meanwhile(*_: object) -> Any:
+    def fill_folder(*_: object) -> Any:
         (here / "c").mkdir()
         (here / "c" / "config.json").write_text("{}")
         return examine(*_)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("sparsedis.metalearn.evaluate.examine", meanwhile)
+    monkeypatch.setattr("sparsedis.metalearn.evaluate.examine", fill_folder)
     assert cli.main([*arguments, "c"]) == 2
     assert "which is not empty" in capsys.readouterr().err
     assert [file.name for file in (here / "c").iterdir()] == ["config.json"]
 
 
 @pytest.mark.slow
-def test_the_report_of_omniglot_one_shot(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_omniglot_one_shot_writes_a_report(
+    trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_runs(here / "all_runs")
     arguments = ["evaluate", str(trained), "--protocol", "omniglot-one-shot", "--data", "all_runs", "--out", "out"]
     assert cli.main(arguments) == 0
@@ -267,31 +269,34 @@ def test_the_report_of_omniglot_one_shot(trained: Path, here: Path, capsys: pyte
     wrong = round(test["error_per_run"]["run01"] * len(run.labels))
     assert text.count('class="tile wrong"') == text.count("taken for character") == wrong
     assert text.count('class="tile right"') == len(run.labels) - wrong
-    # Every character has one image to learn from, and of its row are the queries of it alone.
+    # Each character has a row with its single support image and its own queries.
     rows = text.split('<div class="row c2">')[1:]
     assert [re.search(r"<div>(.*?)</div>", row)[1] for row in rows] == [  # type: ignore[index]
         f"character {i + 1}" for i in range(len(run.training))
     ]
     (here / "out" / "report.html").unlink()
     assert cli.main(["report", "out"]) == 0
-    assert undated((here / "out" / "report.html").read_text()) == undated(text)
+    assert without_date((here / "out" / "report.html").read_text()) == without_date(text)
 
 
 @pytest.mark.slow
-def test_one_shot_of_another_size(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The published runs are read at the size of the learner's images."""
+def test_one_shot_runs_are_read_at_the_size_of_the_learner(
+    quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And so are other data of the same reader."""
     train(replace(quick, iterations=2, validate_every=2, image_size=35, left_out=()), here / "run")
     data = write_runs(here / "all_runs")
     assert cli.main(["evaluate", "run", "--protocol", "omniglot-one-shot", "--data", str(data)]) == 0
     assert "run03" in capsys.readouterr().out
-    # Other data of the same reader too.
     assert cli.main(["evaluate", "run", "--data", quick.data, "--episodes", "3"]) == 0
     assert "omniglot, test split" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_cross_validation(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run per alphabet and seed; the table is over all of them, the JSON file has every alphabet too."""
+def test_compare_cross_validates_over_alphabets(
+    quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run per alphabet and seed; the table averages over all runs, and the JSON file also lists the alphabets."""
     config = replace(quick, iterations=2, validate_every=2, episodes="within-alphabet", left_out=())
     arguments = ["compare", *options(config), "--heads", "group-lasso-svm", "prototypes", "--seeds", "0", "1"]
     arguments += ["--lambda1-grid", "0.1", "0.2", "--cross-validate", "--out", "cv"]
@@ -318,7 +323,7 @@ def test_cross_validation(quick: TrainConfig, here: Path, capsys: pytest.Capture
 
 
 @pytest.mark.slow
-def test_what_evaluate_saves(trained: Path, here: Path) -> None:
+def test_evaluate_saves_figures_and_patterns(trained: Path, here: Path) -> None:
     files = ["--json", "x.json", "--reliability", "x.png", "--patterns", "x.npz"]
     assert cli.main(["evaluate", str(trained), "--episodes", "30", *files]) == 0
     assert (here / "x.png").read_bytes().startswith(PNG)
@@ -333,8 +338,10 @@ def test_what_evaluate_saves(trained: Path, here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_lambda1_than_in_training(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same features of the encoder, fitted with more or fewer of them."""
+def test_evaluate_with_another_lambda1_than_in_training(
+    trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the same encoder, a larger lambda1 uses fewer features."""
     used = []
     for given in ([], ["--lambda1", "0.05"], ["--lambda1", "0.6"]):
         assert cli.main(["evaluate", str(trained), "--episodes", "20", "--json", "x.json", *given]) == 0
@@ -353,7 +360,9 @@ def test_another_lambda1_than_in_training(trained: Path, here: Path, capsys: pyt
 
 
 @pytest.mark.slow
-def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_writes_tables_and_skips_finished_runs(
+    quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     heads = ("group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic")
     config = replace(quick, iterations=4, validate_every=4, test_episodes=10, lambda2=5.0)
     arguments = ["compare", *options(config), "--seeds", "0", "1", "--lambda1-grid", "0.1", "0.3", "--out", "grid"]
@@ -383,7 +392,7 @@ def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[s
         assert entry["tests"]["3-way 1-shot"]["accuracy"] == pytest.approx(mean)
         assert entry["seeds"] == [0, 1]
 
-    # Again: nothing is trained; and what is missing alone is.
+    # Repeating the command trains nothing and restores missing results.
     (here / "grid" / "ridge-1" / "results.json").unlink()
     times = {file: file.stat().st_mtime_ns for file in here.rglob("last.safetensors")}
     assert cli.main(arguments) == 0
@@ -393,7 +402,7 @@ def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[s
     assert cli.main([*arguments, "--width", "4"]) == 2
     assert "width: the run in" in capsys.readouterr().err
 
-    # In a process of its own a run writes the same files; two at once are those of test_processes_are_interrupted.
+    # A run in its own process writes the same files; test_processes_are_interrupted has two at once.
     some = ["--seeds", "1", "--heads", "ridge", "--out", "processes", "--jobs", "2"]
     capsys.readouterr()
     assert cli.main(["compare", *options(config), *some]) == 0
@@ -406,7 +415,7 @@ def test_compare(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweep_writes_tables_and_reports(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(quick, iterations=4, validate_every=4, test_episodes=10)
     arguments = ["sweep", *options(config), "--lambda1-grid", "0.05", "0.6", "--baselines", "ridge", "--out", "grid"]
     assert cli.main(arguments) == 0
@@ -421,7 +430,7 @@ def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str
     assert_self_contained(page)
     assert "Not available" not in page
     assert page.count('<div class="picture') == 3
-    # As it is while the runs are not finished.
+    # The report of an unfinished sweep.
     (here / "grid" / "sweep.json").unlink()
     (here / "grid" / "ridge-0" / "results.json").unlink()
     (here / "grid" / "ridge-0" / "report.html").unlink()
@@ -444,7 +453,7 @@ def test_sweep(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 def test_processes_are_interrupted(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ctrl-C ends them all; the same command, or one in a single process, ends with the files of a whole run."""
+    """Ctrl-C ends all processes; resumed with one process, the runs have the files of uninterrupted ones."""
     config = replace(quick, iterations=60, validate_every=60, save_every=60, test_episodes=10)
     arguments = ["sweep", *options(config), "--lambda1-grid", "0.1", "--baselines", "ridge"]
     process = start(*arguments, "--out", "grid", "--jobs", "2", cwd=here)
@@ -472,12 +481,14 @@ def test_processes_are_interrupted(quick: TrainConfig, here: Path, capsys: pytes
 
 
 @pytest.mark.slow
-def test_failures(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The table has the variants all of whose runs are finished; the error names the others."""
+def test_failed_runs_are_named_and_omitted_from_the_table(
+    quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table has only variants whose runs are all finished; the error names the others."""
     config = replace(quick, iterations=4, validate_every=4, test_episodes=10)
     arguments = ["sweep", *options(config), "--lambda1-grid", "0.1", "--baselines", "ridge", "--out", "grid"]
     (here / "grid").mkdir()
-    (here / "grid" / "group-lasso-svm-0.1-0").touch()  # in the way of its folder
+    (here / "grid" / "group-lasso-svm-0.1-0").touch()  # a file instead of the run's folder
     assert cli.main(arguments) == 2
     out, err = capsys.readouterr()
     assert "| ridge |" in out
@@ -500,15 +511,15 @@ def evaluation(accuracy: float, ci95: float | None) -> Evaluation:
     return Evaluation("test", 5, 1, 10, 100, 0, accuracy, ci95, 0.5, None, 0.1)
 
 
-def test_pooled_interval() -> None:
-    """Of two runs of equal spread it is that of one run of twice the episodes."""
+def test_pooled_confidence_interval() -> None:
+    """Two runs of equal variance have the interval of one run with twice the episodes."""
     both = pooled([evaluation(0.5, 0.02), evaluation(0.7, 0.02)])
     assert (both.accuracy, both.lowest, both.highest) == pytest.approx((0.6, 0.5, 0.7))
     assert both.ci95 == pytest.approx(0.02 / 2**0.5)
     assert both.certified is None
 
 
-def test_runs_of_one_episode_have_no_interval() -> None:
+def test_runs_of_one_episode_have_no_confidence_interval() -> None:
     tests = {"5-way 1-shot": pooled([evaluation(0.5, 0.02), evaluation(0.7, None)])}
     assert tests["5-way 1-shot"].ci95 is None
     entries = [Entry(head, lambda1, (0, 1), 0.5, tests) for head, lambda1 in (("svm", None), ("group-lasso-svm", 0.1))]
@@ -516,7 +527,7 @@ def test_runs_of_one_episode_have_no_interval() -> None:
     assert figures.sweep(entries).startswith(PNG)
 
 
-def test_usage_by_hand() -> None:
+def test_usage_of_a_small_example() -> None:
     active = torch.tensor([[True, False], [True, True], [False, False]])
     classes = torch.tensor([[7, 2], [2, 5], [5, 7]])
     found, shares = usage(active, classes)
@@ -524,7 +535,9 @@ def test_usage_by_hand() -> None:
     assert shares.tolist() == [[1, 0.5], [0.5, 0.5], [0.5, 0]]
 
 
-def test_data(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_lists_and_checks_data_sets(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cli.main(["data"]) == 0
     assert "tieredimagenet:PATH" in capsys.readouterr().out
     assert cli.main(["data", "pictograms"]) == 0
@@ -556,7 +569,7 @@ def test_data(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     )
 
 
-def test_profile(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_profile_times_the_parts_of_a_step(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", *options(quick), "--profile", "2"]) == 0
     out = capsys.readouterr().out
     for part in ("encoder forward", "head forward", "head backward", "encoder backward"):
@@ -567,8 +580,8 @@ def test_profile(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[s
     assert measured.fraction(*measured.parts) == pytest.approx(1)
 
 
-def test_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Named anywhere on the line, and changed by the other options; what is then missing is the data."""
+def test_presets_set_defaults_and_can_be_overridden(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At any position; the first two commands then fail because data are missing or are printed as help."""
     assert cli.main(["train", "--batch", "16", "--preset", "metaoptnet"]) == 2
     assert "data: expected 'miniimagenet:PATH'" in capsys.readouterr().err
     assert cli.main(["train", "--preset", "metaoptnet", "--help"]) == 0
@@ -580,29 +593,29 @@ def test_presets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "60000" in capsys.readouterr().out
     assert PRESETS["quick"] == TrainConfig()
     assert cli.main(["train", "--preset", "metaoptnet", "--head", "nearest"]) == 2
-    assert preset("metaoptnet", "ridge").hyperparameters.logit_scale == 10  # its own, not the preset's
+    assert preset("metaoptnet", "ridge").hyperparameters.logit_scale == 10  # the head's default, not the preset's
     for words, shown in ([], True), (["--head", "ridge"], False), (["--head=svm"], False):
         capsys.readouterr()
         assert cli.main(["train", "--preset", "metaoptnet", *words, "--help"]) == 0
         assert ("(default: 1.0)" in capsys.readouterr().out) == shown
-    for head in ("svm", "ridge"):  # the head brings its own hyperparameters, whatever the preset's are
+    for head in ("svm", "ridge"):  # a head has its own hyperparameters, not the preset's
         assert cli.main(["train", "--head", head, "--data", "omniglot:nowhere"]) == 2
         assert "nowhere" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_preset_of_omniglot(omniglot_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On all alphabets, for the published runs; with an alphabet left out, and other heads beside."""
+def test_the_omniglot_preset(omniglot_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training on all alphabets for the published runs, and cross-validation of several heads."""
     small = ["--data", f"omniglot:{omniglot_folder}", "--way", "5", "--iterations", "2", "--threads", "1"]
     assert cli.main(["train", "--preset", "omniglot", *small, "--out", "run"]) == 0
     config = load_run(here / "run")[1]
     assert replace(config, data="", way=20, iterations=7500, threads=None) == replace(
         PRESETS["omniglot"].settled(), data=""
     )
-    said = capsys.readouterr().out
-    assert "30 classes to train on" in said
-    assert "sparsedis evaluate run --data NAME:PATH" in said
-    assert "--cross-validate" in said
+    output = capsys.readouterr().out
+    assert "30 classes to train on" in output
+    assert "sparsedis evaluate run --data NAME:PATH" in output
+    assert "--cross-validate" in output
     data = write_runs(here / "all_runs")
     assert cli.main(["evaluate", "run", "--protocol", "omniglot-one-shot", "--data", str(data)]) == 0
     capsys.readouterr()
@@ -616,14 +629,14 @@ def test_the_preset_of_omniglot(omniglot_folder: Path, here: Path, capsys: pytes
 
 
 @pytest.mark.slow
-def test_an_encoder_of_ones_own(quick: TrainConfig, tmp_path: Path) -> None:
-    def made() -> nn.Module:
+def test_custom_encoders_can_be_trained_and_loaded(quick: TrainConfig, tmp_path: Path) -> None:
+    def custom_encoder() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.BatchNorm1d(30), nn.ReLU())
 
     config = replace(quick, encoder="custom", final_width=None)
     torch.manual_seed(0)
-    results = train(config, tmp_path / "run", encoder=made())
-    learner, held = load_run(tmp_path / "run", made())
+    results = train(config, tmp_path / "run", encoder=custom_encoder())
+    learner, held = load_run(tmp_path / "run", custom_encoder())
     assert held == config.settled()
     assert learner.encoder[1].weight.abs().sum() > 0
     assert results.tests[0].episodes == 20
@@ -632,7 +645,7 @@ def test_an_encoder_of_ones_own(quick: TrainConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tensorboard(quick: TrainConfig, tmp_path: Path) -> None:
+def test_tensorboard_shows_the_logged_accuracy(quick: TrainConfig, tmp_path: Path) -> None:
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="the extra 'fewshot' is not installed"
     )
@@ -642,6 +655,6 @@ def test_tensorboard(quick: TrainConfig, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     for split in ("train", "validation"):
         expected = [(line["iteration"], line["accuracy"]) for line in lines if line["split"] == split]
-        came = [(event.step, event.value) for event in events.Scalars(f"{split}/accuracy")]
-        assert [step for step, _ in came] == [step for step, _ in expected]
-        assert [value for _, value in came] == pytest.approx([value for _, value in expected])
+        logged = [(event.step, event.value) for event in events.Scalars(f"{split}/accuracy")]
+        assert [step for step, _ in logged] == [step for step, _ in expected]
+        assert [value for _, value in logged] == pytest.approx([value for _, value in expected])

@@ -7,16 +7,16 @@ import pytest
 from sparsedis.metalearn.config import HEAD_TITLES, HEADS, Head, TrainConfig
 
 
-def test_every_head_has_defaults_and_words() -> None:
+def test_every_head_has_defaults_and_a_title() -> None:
     assert set(HEADS) == set(HEAD_TITLES) == set(get_args(Head))
 
 
-def test_json_and_back(quick: TrainConfig) -> None:
+def test_json_round_trip(quick: TrainConfig) -> None:
     for config in (TrainConfig(), quick):
         assert TrainConfig.from_json(json.loads(json.dumps(config.as_json()))) == config
 
 
-def test_a_setting_that_earlier_versions_did_not_have(quick: TrainConfig) -> None:
+def test_settings_missing_in_earlier_versions_get_defaults(quick: TrainConfig) -> None:
     settings = quick.as_json()
     del settings["clip_norm"]
     assert TrainConfig.from_json(settings) == quick
@@ -25,8 +25,8 @@ def test_a_setting_that_earlier_versions_did_not_have(quick: TrainConfig) -> Non
         TrainConfig.from_json(settings)
 
 
-def test_runs_of_versions_with_other_defaults(quick: TrainConfig) -> None:
-    """Trained with all images only, and by an encoder of one width."""
+def test_runs_of_earlier_versions_keep_their_defaults(quick: TrainConfig) -> None:
+    """They trained with all support images only and with one width."""
     settings = replace(quick, final_width=None).as_json()
     del settings["fewer_shots"]
     assert TrainConfig.from_json(settings) == replace(quick, fewer_shots=(), final_width=quick.width)
@@ -35,7 +35,7 @@ def test_runs_of_versions_with_other_defaults(quick: TrainConfig) -> None:
     assert TrainConfig.from_json(settings) == replace(quick, encoder="r2d2", final_width=None, fewer_shots=())
 
 
-def test_difference(quick: TrainConfig) -> None:
+def test_difference_names_the_setting(quick: TrainConfig) -> None:
     assert quick.difference(quick) is None
     assert quick.difference(replace(quick, lambda2=3.0)) == "lambda2"
 
@@ -75,18 +75,18 @@ def test_difference(quick: TrainConfig) -> None:
         ({"tensorboard": 1}, "tensorboard: expected true or false, got 1"),
     ],
 )
-def test_bad_settings(changes: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_rejected(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("settings", [None, [], {}, {"way": 5}, {**TrainConfig().as_json(), "more": 1}])
-def test_json_of_something_else(settings: object) -> None:
+def test_invalid_json_is_rejected(settings: object) -> None:
     with pytest.raises(ValueError, match="settings: expected exactly data, head"):
         TrainConfig.from_json(settings)
 
 
-def test_every_head_brings_its_hyperparameters() -> None:
+def test_every_head_has_its_own_hyperparameters() -> None:
     assert TrainConfig().hyperparameters == (0.05, 60.0, 0.0, 5.0)
     changed = TrainConfig(lambda1=0.4, learn=("lambda1",), seed=3)
     assert changed.hyperparameters == (0.4, 60.0, 0.0, 5.0)

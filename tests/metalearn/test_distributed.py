@@ -1,4 +1,4 @@
-"""Several processes beside one."""
+"""Training in several processes, compared with a single one."""
 
 import json
 import os
@@ -37,10 +37,10 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 
 
 @pytest.mark.parametrize("device", ["meta", "warp", "cuda"])
-def test_a_device_that_accelerate_does_not_use(quick: TrainConfig, device: str) -> None:
-    """It takes its own, which would silently be another one."""
+def test_devices_that_accelerate_does_not_use_are_rejected(quick: TrainConfig, device: str) -> None:
+    """accelerate would silently use another one."""
     if torch.cuda.is_available():
-        pytest.skip("here it may be accelerate's")
+        pytest.skip("accelerate may use this device here")
     with pytest.raises(ValueError, match=r"^device: "):
         processes(replace(quick, precision="bf16", device=device))
 
@@ -57,13 +57,13 @@ def free_port() -> str:
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Two processes, by PyTorch's launcher."""
+    """Two processes started by PyTorch's launcher."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     return run(*launcher, f"--master-port={free_port()}", "-m", "sparsedis", *arguments)
 
 
 def fork(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Two processes of one that has imported what takes longest; the launcher and its two would do so three times."""
+    """Two processes forked after the slow imports, which the launcher and its processes would repeat three times."""
     return run("-c", FORKED, *arguments, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
 
 
@@ -73,24 +73,24 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def shared_out(quick: TrainConfig) -> TrainConfig:
+def base_config(quick: TrainConfig) -> TrainConfig:
     return replace(quick, batch=4, micro_batch=2, iterations=8, log_every=1, validate_every=4, query=2)
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(shared_out: TrainConfig, tmp_path: Path) -> None:
-    """Started as a user starts them."""
-    # Without Adam's division by the gradients' size, which lets rounding grow.
-    config = replace(shared_out, optimizer="sgd", learning_rate=0.1)
+def test_two_processes_give_the_losses_of_one(base_config: TrainConfig, tmp_path: Path) -> None:
+    """With PyTorch's launcher."""
+    # Not Adam, whose division by the gradients' magnitude amplifies rounding errors.
+    config = replace(base_config, optimizer="sgd", learning_rate=0.1)
     one = train(config, tmp_path / "one")
     done = launch("train", *options(config), "--out", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
-    expected, came = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(came) == len(expected) == 8
-    print("largest relative difference", max(abs(a / b - 1) for a, b in zip(came, expected, strict=True)))
-    assert came == pytest.approx(expected, rel=1e-5)
-    assert came[0] == pytest.approx(expected[0], rel=1e-6)
-    assert max(expected) > 1.05 * min(expected), "it learns, so that a wrong gradient would show"
+    expected, found_losses = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(found_losses) == len(expected) == 8
+    print("largest relative difference", max(abs(a / b - 1) for a, b in zip(found_losses, expected, strict=True)))
+    assert found_losses == pytest.approx(expected, rel=1e-5)
+    assert found_losses[0] == pytest.approx(expected[0], rel=1e-6)
+    assert max(expected) > 1.05 * min(expected), "it has to learn, so that wrong gradients are detected"
     ours, theirs = (checkpoint.load(tmp_path / name / "last.safetensors")[0] for name in ("one", "two"))
     for name, value in ours.items():
         if name.startswith("learner."):
@@ -101,9 +101,9 @@ def test_two_processes_give_the_losses_of_one(shared_out: TrainConfig, tmp_path:
 
 
 @pytest.mark.slow
-def test_resumed_in_another_number_of_processes(shared_out: TrainConfig, tmp_path: Path) -> None:
-    """Half of the run in one process, the rest in two: the losses of the whole run in one."""
-    train(shared_out, tmp_path / "whole")
+def test_a_run_can_be_resumed_with_another_number_of_processes(base_config: TrainConfig, tmp_path: Path) -> None:
+    """Half of the run in one process and the rest in two has the losses of a run in one process."""
+    train(base_config, tmp_path / "whole")
 
     class Stopped(Exception):
         pass
@@ -118,28 +118,28 @@ def test_resumed_in_another_number_of_processes(shared_out: TrainConfig, tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", stopping)
         with pytest.raises(Stopped):
-            train(shared_out, tmp_path / "run")
-    done = fork("train", *options(shared_out), "--out", str(tmp_path / "run"), "--resume")
+            train(base_config, tmp_path / "run")
+    done = fork("train", *options(base_config), "--out", str(tmp_path / "run"), "--resume")
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
 
-def test_an_error_in_two_processes(
-    shared_out: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_errors_with_two_processes_are_reported(
+    base_config: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the first of them: it is found before they meet."""
+    """Here by the first process, before it connects to the second."""
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    assert cli.main(["train", *options(replace(shared_out, micro_batch=None)), "--out", "run"]) == 2
+    assert cli.main(["train", *options(replace(base_config, micro_batch=None)), "--out", "run"]) == 2
     message = "sparsedis: micro_batch: expected a divisor of 2, the tasks of each of 2 processes"
     assert capsys.readouterr().err.startswith(message)
     assert not list(here.iterdir())
 
 
 @pytest.mark.slow
-def test_bfloat16(shared_out: TrainConfig, tmp_path: Path) -> None:
-    """Mixed precision is on, and near to full precision."""
-    config = replace(shared_out, iterations=3, precision="bf16")
+def test_bfloat16_losses_are_close_to_full_precision(base_config: TrainConfig, tmp_path: Path) -> None:
+    """But not equal to them, so mixed precision is enabled."""
+    config = replace(base_config, iterations=3, precision="bf16")
     train(config, tmp_path / "half")
     train(replace(config, precision="no"), tmp_path / "full")
     half, full = losses(tmp_path / "half"), losses(tmp_path / "full")
@@ -155,7 +155,7 @@ def test_bfloat16(shared_out: TrainConfig, tmp_path: Path) -> None:
         ("2", {"micro_batch": 4}, "micro_batch: expected a divisor of 2, .* got 4"),
     ],
 )
-def test_shares_that_do_not_fit(
+def test_batches_that_cannot_be_divided_are_rejected(
     monkeypatch: pytest.MonkeyPatch, size: str, changes: dict[str, object], message: str
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", size)
@@ -163,7 +163,7 @@ def test_shares_that_do_not_fit(
         processes(replace(TrainConfig(micro_batch=1), **changes))  # type: ignore[arg-type]
 
 
-def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerate_is_needed_only_for_precision_and_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert processes(TrainConfig()).size == 1, "one process does not need it"
     with pytest.raises(

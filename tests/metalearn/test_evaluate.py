@@ -10,8 +10,8 @@ from sparsedis.nn import HeadOutput
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic"])
-def test_the_same_as_episode_by_episode(few_shot_data: FewShotData, head: str) -> None:
-    """The table of features, and many episodes at once, give what the learner gives episode by episode."""
+def test_batched_evaluation_agrees_with_single_episodes(few_shot_data: FewShotData, head: str) -> None:
+    """With a precomputed table of features and many episodes at once."""
     torch.manual_seed(0)
     learner = Learner(TrainConfig(head=head, width=8), (1, 8, 8)).eval()  # type: ignore[arg-type]
     episodes = Episodes(few_shot_data, "test", way=3, shot=2, query=4, length=60)
@@ -30,7 +30,7 @@ def test_the_same_as_episode_by_episode(few_shot_data: FewShotData, head: str) -
     assert (result.split, result.way, result.shot, result.query, result.episodes) == ("test", 3, 2, 4, 60)
 
 
-def test_only_the_split_is_encoded_and_the_mode_is_kept(few_shot_data: FewShotData) -> None:
+def test_encode_encodes_only_the_split_and_keeps_the_mode(few_shot_data: FewShotData) -> None:
     learner = Learner(TrainConfig(width=4, final_width=4), (1, 8, 8))
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     features = encode(learner, few_shot_data, "validation")
@@ -48,7 +48,7 @@ def test_only_the_split_is_encoded_and_the_mode_is_kept(few_shot_data: FewShotDa
     assert not features.table.requires_grad
 
 
-def test_what_the_means_are_of(few_shot_data: FewShotData) -> None:
+def test_results_summarise_the_details(few_shot_data: FewShotData) -> None:
     torch.manual_seed(0)
     learner = Learner(TrainConfig(width=8), (1, 8, 8)).eval()
     episodes = Episodes(few_shot_data, "test", way=3, shot=2, query=4, length=60)
@@ -68,7 +68,7 @@ def test_what_the_means_are_of(few_shot_data: FewShotData) -> None:
 
 
 def test_calibration_error(few_shot_data: FewShotData) -> None:
-    """A head with known confidences: right in 3 of 4 at 0.95, and always right at 0.55."""
+    """Of a head that is right in 3 of 4 cases with confidence 0.95 and always with confidence 0.55."""
 
     class Known(torch.nn.Module):
         last_solution = None
@@ -79,7 +79,9 @@ def test_calibration_error(few_shot_data: FewShotData) -> None:
 
         def forward(self, query: torch.Tensor, support: torch.Tensor, labels: torch.Tensor, way: int) -> HeadOutput:
             right = torch.arange(way).repeat_interleave(4).expand(len(query), -1)
-            chosen = torch.where(torch.arange(8) == 3, 1, right)  # one of class 0's four queries is called class 1
+            chosen = torch.where(
+                torch.arange(8) == 3, 1, right
+            )  # one of the four queries of class 0 is classified as class 1
             confidence = torch.tensor([0.95] * 4 + [0.55] * 4).expand(len(query), -1)
             probability = (1 - confidence)[..., None].expand(-1, -1, 2).clone()
             probability.scatter_(2, chosen[..., None], confidence[..., None])

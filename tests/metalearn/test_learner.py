@@ -1,4 +1,4 @@
-"""Passes of the encoder over parts of a batch, beside one pass over all of it."""
+"""The learner: encoder passes over parts of a batch compared with a single pass, fewer shots, custom encoders."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def batch(data: FewShotData) -> tuple[Episodes, torch.Tensor]:
 
 
 def gradients(learner: Learner, data: FewShotData, first: int | None = 0) -> dict[str, torch.Tensor]:
-    """Of the loss, with the loss itself."""
+    """The loss and its gradients, by name."""
     images = batch(data)
     if next(learner.parameters()).dtype == torch.float64:
         images = images._replace(support=images.support.double() / 255, query=images.query.double() / 255)
@@ -32,29 +32,29 @@ def gradients(learner: Learner, data: FewShotData, first: int | None = 0) -> dic
     return {"loss": loss.detach(), **{name: p.grad.clone() for name, p in learner.named_parameters()}}
 
 
-def made(config: TrainConfig, data: FewShotData) -> Learner:
+def new_learner(config: TrainConfig, data: FewShotData) -> Learner:
     torch.manual_seed(0)
     return Learner(config, data.images.shape[1:]).train()
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_passes_give_the_gradients_of_one_pass(few_shot_data: FewShotData, head: str) -> None:
-    """Where no statistic ties the images together, the parts are the whole."""
+    """In evaluation mode, because batch statistics depend on the pass."""
     config = CONFIG.with_head(head)
-    whole = made(config, few_shot_data).double()
-    parts = made(replace(config, micro_batch=1), few_shot_data).double()
+    whole = new_learner(config, few_shot_data).double()
+    parts = new_learner(replace(config, micro_batch=1), few_shot_data).double()
     for learner in (whole, parts):
         learner.encoder.eval()
-    expected, came = gradients(whole, few_shot_data), gradients(parts, few_shot_data)
-    assert expected.keys() == came.keys()
+    expected, found = gradients(whole, few_shot_data), gradients(parts, few_shot_data)
+    assert expected.keys() == found.keys()
     for name in expected:
-        torch.testing.assert_close(came[name], expected[name], rtol=1e-4, atol=1e-7, msg=name)
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_training_fits_the_head_to_fewer_images_too(few_shot_data: FewShotData, head: str) -> None:
-    """To the first image of every class, as if there were no others, and to all."""
-    learner = made(replace(CONFIG.with_head(head), shot=2, fewer_shots=(1, 2, 7)), few_shot_data).double()
+def test_training_also_fits_the_head_to_fewer_shots(few_shot_data: FewShotData, head: str) -> None:
+    """To the first image of every class alone, and to all images."""
+    learner = new_learner(replace(CONFIG.with_head(head), shot=2, fewer_shots=(1, 2, 7)), few_shot_data).double()
     assert learner.shots == (1, 2)
     images = batch(few_shot_data)
     images = images._replace(support=images.support.double() / 255, query=images.query.double() / 255)
@@ -72,39 +72,39 @@ def test_training_fits_the_head_to_fewer_images_too(few_shot_data: FewShotData, 
 
 
 @pytest.mark.parametrize("encoder", ["conv4", "resnet12", "r2d2"])
-def test_what_is_run_again_is_what_was_kept(
+def test_recomputed_passes_have_the_bits_of_stored_ones(
     few_shot_data: FewShotData, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With batch normalisation and dropout in training mode: the same bits as when every pass is kept in memory."""
+    """Including batch normalisation and dropout in training mode."""
     big = replace(few_shot_data, images=few_shot_data.images.repeat_interleave(2, 2).repeat_interleave(2, 3))
     config = replace(CONFIG, encoder=encoder, width=4, micro_batch=2, augment="crop-flip")
-    again, kept = made(config, big), made(config, big)
-    for learner in (again, kept):
+    recomputed, stored = new_learner(config, big), new_learner(config, big)
+    for learner in (recomputed, stored):
         for module in learner.encoder.modules():
             if hasattr(module, "ramp"):
                 module.ramp, module.rate = 0, 0.3
-    came = gradients(again, big)
+    found = gradients(recomputed, big)
     monkeypatch.setattr("sparsedis.metalearn.learner.checkpoint", lambda run, *arguments, **_: run(*arguments))
-    expected = gradients(kept, big)
+    expected = gradients(stored, big)
     for name in expected:
-        assert torch.equal(came[name], expected[name]), name
-    for name, value in kept.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
+        assert torch.equal(found[name], expected[name]), name
+    for name, value in stored.state_dict().items():
+        assert torch.equal(recomputed.state_dict()[name], value), name
 
 
-def test_a_pass_normalises_by_its_own_episodes(few_shot_data: FewShotData) -> None:
-    """The features of an episode in a pass of its own do not depend on the other episodes of the batch."""
-    learner = made(replace(CONFIG, micro_batch=1), few_shot_data)
+def test_batch_norm_uses_the_episodes_of_a_pass_only(few_shot_data: FewShotData) -> None:
+    """The features of an episode in its own pass do not depend on the other episodes of the batch."""
+    learner = new_learner(replace(CONFIG, micro_batch=1), few_shot_data)
     images = few_shot_data.images[:40].unflatten(0, (4, 10))
     together = learner.features(images)
     alone = learner.features(images[2:3])
     torch.testing.assert_close(together[2:3], alone)
-    assert not torch.allclose(made(CONFIG, few_shot_data).features(images)[2:3], alone, atol=1e-3)
+    assert not torch.allclose(new_learner(CONFIG, few_shot_data).features(images)[2:3], alone, atol=1e-3)
 
 
-def test_randomness_belongs_to_the_episode(few_shot_data: FewShotData) -> None:
-    """Shared out or not, and whatever was drawn before, a pass draws the same."""
-    learner = made(replace(CONFIG, micro_batch=2, augment="crop-flip"), few_shot_data)
+def test_random_numbers_depend_on_the_episode_only(few_shot_data: FewShotData) -> None:
+    """Not on the division into passes or on earlier draws."""
+    learner = new_learner(replace(CONFIG, micro_batch=2, augment="crop-flip"), few_shot_data)
     images = few_shot_data.images[:40].unflatten(0, (4, 10))
     whole = learner.features(images, 8)
     torch.rand(5)
@@ -112,11 +112,11 @@ def test_randomness_belongs_to_the_episode(few_shot_data: FewShotData) -> None:
     assert not torch.allclose(learner.features(images, 12), whole)
 
 
-def test_memory_of_one_pass(few_shot_data: FewShotData) -> None:
-    """What the graph keeps of the encoder does not grow with the number of passes."""
-    kept = []
+def test_memory_does_not_grow_with_the_number_of_passes(few_shot_data: FewShotData) -> None:
+    """The tensors saved for backward by the encoder."""
+    stored = []
     for count in (2, 8):
-        learner = made(replace(CONFIG, batch=8, micro_batch=1), few_shot_data)
+        learner = new_learner(replace(CONFIG, batch=8, micro_batch=1), few_shot_data)
         images = few_shot_data.images[: 10 * count].unflatten(0, (count, 10))
         sizes = []
 
@@ -126,15 +126,15 @@ def test_memory_of_one_pass(few_shot_data: FewShotData) -> None:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
             learner.features(images).sum()
-        kept.append(sum(sizes))
-    assert kept[1] <= kept[0] + 10 * 8 * 8 * 8
+        stored.append(sum(sizes))
+    assert stored[1] <= stored[0] + 10 * 8 * 8 * 8
 
 
-def test_an_encoder_of_ones_own(few_shot_data: FewShotData) -> None:
+def test_custom_encoders_are_accepted(few_shot_data: FewShotData) -> None:
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU())
     config = replace(CONFIG, encoder="custom", micro_batch=2)
     learner = Learner(config, (1, 8, 8), encoder)
-    assert learner(batch(few_shot_data), 3).logits.shape == (8, 9, 3)  # to one image per class, and to all
+    assert learner(batch(few_shot_data), 3).logits.shape == (8, 9, 3)  # fitted to one image per class, and to all
     assert learner.eval()(batch(few_shot_data), 3).logits.shape == (4, 9, 3)
     for wrong in ((config, None), (CONFIG, encoder)):
         with pytest.raises(ValueError, match="encoder: expected a module if and only if it is 'custom'"):
@@ -143,7 +143,7 @@ def test_an_encoder_of_ones_own(few_shot_data: FewShotData) -> None:
         Learner(replace(config, final_width=8), (1, 8, 8), encoder)
 
 
-def test_a_table_of_features() -> None:
+def test_tables_of_features_need_no_encoder() -> None:
     data = FewShotData(
         name="table",
         images=torch.rand(60, 7),

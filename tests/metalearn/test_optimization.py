@@ -20,8 +20,8 @@ def test_cosine_learning_rates() -> None:
     assert rates == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0])
 
 
-def test_sgd() -> None:
-    """One step of Nesterov momentum 0.9 with weight decay, by hand."""
+def test_sgd_has_nesterov_momentum_and_weight_decay() -> None:
+    """One step with momentum 0.9, by the formula."""
     config = TrainConfig(optimizer="sgd", learning_rate=0.5, weight_decay=0.1)
     layer = torch.nn.Linear(1, 1, bias=False)
     layer.weight.data.fill_(2.0)
@@ -31,8 +31,8 @@ def test_sgd() -> None:
     assert layer.weight.item() == pytest.approx(2.0 - 0.5 * (gradient + 0.9 * gradient))
 
 
-def test_label_smoothing() -> None:
-    """The loss of MetaOptNet: 1 - eps on the right class, eps / (k - 1) on each of the others."""
+def test_label_smoothing_is_that_of_metaoptnet() -> None:
+    """Targets are 1 - eps for the label and eps / (k - 1) for each other class."""
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 6, 5), torch.randint(0, 5, (2, 6))
     target = torch.full((2, 6, 5), 0.1 / 4).scatter(2, labels[..., None], 0.9)

@@ -25,20 +25,20 @@ run = partial(training.run, train)
 
 @pytest.fixture(scope="module")
 def trained(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run, and what it said."""
+    """A finished run and its output."""
     out = tmp_path_factory.mktemp("reports") / "run"
     return out, run(quick, out)[1]
 
 
 def text_of(out: Path) -> str:
-    """The report, as text with its markup."""
+    """The HTML of the report."""
     return (out / "report.html").read_text(encoding="utf-8")
 
 
-def test_what_a_run_says(quick: TrainConfig, trained: tuple[Path, str]) -> None:
-    """What it does before it begins, how long that takes, and where the report is."""
-    out, said = trained
-    lines = said.splitlines()
+def test_a_run_prints_its_settings_and_the_remaining_time(quick: TrainConfig, trained: tuple[Path, str]) -> None:
+    """And the path of its report."""
+    out, printed = trained
+    lines = printed.splitlines()
     assert lines[0].startswith(
         "data: omniglot, images of 1x28x28; 18 classes to train on, 4 to choose the best learner by, 8"
     )
@@ -46,11 +46,11 @@ def test_what_a_run_says(quick: TrainConfig, trained: tuple[Path, str]) -> None:
     assert lines[2].startswith("head: group-lasso-svm, a support vector machine with a group Lasso")
     assert lines[3] == "work: 2 tasks per step, steps 0 to 14, a validation every 5, then tests"
     assert lines[4].startswith(f"results: in {out}; ")
-    assert re.search(r"^about \d+ s of training to go", said, flags=re.MULTILINE)
+    assert re.search(r"^about \d+ s of training to go", printed, flags=re.MULTILINE)
     assert lines[-1] == f"report: {out / 'report.html'}"
 
 
-def test_what_is_in_the_report(quick: TrainConfig, trained: tuple[Path, str]) -> None:
+def test_the_report_has_results_settings_and_environment(quick: TrainConfig, trained: tuple[Path, str]) -> None:
     out, _ = trained
     text = text_of(out)
     assert_self_contained(text)
@@ -80,7 +80,7 @@ def test_what_is_in_the_report(quick: TrainConfig, trained: tuple[Path, str]) ->
     assert re.search(r">time</td><td [^>]*>\d+ s<", text)
 
 
-def test_the_examples_are_the_first_tasks_of_the_tests(quick: TrainConfig, trained: tuple[Path, str]) -> None:
+def test_the_examples_are_the_first_test_tasks(quick: TrainConfig, trained: tuple[Path, str]) -> None:
     out, _ = trained
     text = text_of(out)
     learner, config = load_run(out)
@@ -101,7 +101,7 @@ def test_the_examples_are_the_first_tasks_of_the_tests(quick: TrainConfig, train
         assert all(name.startswith("Alphabet") for name in re.findall(r"<div class=\"row c2\"><div>(.*?)</div>", part))
 
 
-def test_features_used_by_class(trained: tuple[Path, str]) -> None:
+def test_the_report_shows_features_used_by_class(trained: tuple[Path, str]) -> None:
     out, _ = trained
     with np.load(out / "patterns.npz") as found:
         active, classes, names = found["active"], found["classes"], found["class_names"]
@@ -112,7 +112,9 @@ def test_features_used_by_class(trained: tuple[Path, str]) -> None:
     assert "72 features" in part
 
 
-def test_it_is_made_again(trained: tuple[Path, str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_command_rewrites_the_report(
+    trained: tuple[Path, str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(trained[0], here / "run")
     before = text_of(here / "run")
     (here / "run" / "report.html").unlink()
@@ -122,8 +124,8 @@ def test_it_is_made_again(trained: tuple[Path, str], here: Path, capsys: pytest.
     assert without_date(text_of(here / "run")) == without_date(before)
 
 
-def test_a_run_of_an_earlier_version(trained: tuple[Path, str], here: Path) -> None:
-    """Files that it did not write, and fields that it did not have."""
+def test_runs_of_earlier_versions_have_a_report(trained: tuple[Path, str], here: Path) -> None:
+    """Although files and fields are missing."""
     out = here / "run"
     shutil.copytree(trained[0], out)
     for name in ("patterns.npz", "environment.json", "seconds.json", "curves.png", "report.html"):
@@ -142,17 +144,17 @@ def test_a_run_of_an_earlier_version(trained: tuple[Path, str], here: Path) -> N
     assert "there is no patterns.npz" in text
     assert "Not recorded: the run is of an earlier version" in text
     assert "Not available: settings: expected exactly" in text, "the examples"
-    assert text.count("data:image/png") == 1, "the curves are drawn again"
+    assert text.count("data:image/png") == 1, "the curves are redrawn"
     shutil.copy(
         trained[0] / "config.json", out
-    )  # what the report says measures the features, and the next one has them
+    )  # the command that the report gives measures the features, and the next report shows them
     command = next(code for code in re.findall(r"<code>(.*?)</code>", text) if "--patterns" in code)
     assert cli.main([*command.split()[1:], "--episodes", "10"]) == 0
     assert cli.main(["report", str(out)]) == 0
     assert '<div class="stripes">' in text_of(out)
 
 
-def test_the_data_is_not_there(trained: tuple[Path, str], here: Path) -> None:
+def test_the_report_is_written_without_the_data(trained: tuple[Path, str], here: Path) -> None:
     out = here / "run"
     shutil.copytree(trained[0], out)
     settings = json.loads((out / "config.json").read_text())
@@ -164,7 +166,7 @@ def test_the_data_is_not_there(trained: tuple[Path, str], here: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ['{"tests": [{"accuracy": 1}]}', '{"tests": 3}', "{}", '{"tests": [3]}'])
-def test_damaged_results(
+def test_damaged_results_are_reported_in_one_line(
     trained: tuple[Path, str], here: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     out = here / "run"
@@ -176,7 +178,7 @@ def test_damaged_results(
     assert "damaged" in err
 
 
-def test_an_interrupted_run(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_runs_have_a_report(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = _Run.advance
 
     def interrupted(self: _Run) -> dict[str, float | None]:
@@ -195,11 +197,13 @@ def test_an_interrupted_run(quick: TrainConfig, tmp_path: Path, monkeypatch: pyt
     assert command.endswith(f"--out {tmp_path / 'run'} --resume")
     assert "there is no patterns.npz" in text
     assert text.count("Not available") == 1
-    assert 'class="tile ' in text, "the learner of the validation answers examples"
+    assert 'class="tile ' in text, "the examples are classified by the best learner so far"
 
 
-def test_names_of_classes_are_no_markup(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor do they reach matplotlib as formulas."""
+def test_names_of_classes_are_not_interpreted_as_markup(
+    quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor as formulas by matplotlib."""
 
     def named(config: TrainConfig) -> FewShotData:
         data = load(config.data)
@@ -208,8 +212,8 @@ def test_names_of_classes_are_no_markup(quick: TrainConfig, tmp_path: Path, monk
 
     monkeypatch.setattr(tasks, "read", named)
     config = replace(quick, iterations=2, validate_every=2, test_episodes=5)
-    _, said = run(config, tmp_path / "run")
-    assert "not written" not in said
+    _, printed = run(config, tmp_path / "run")
+    assert "not written" not in printed
     text = text_of(tmp_path / "run")
     assert_self_contained(text)
     assert "Not available" not in text
@@ -233,8 +237,8 @@ def test_many_classes_and_features_stay_small(tmp_path: Path) -> None:
     assert sum(len(report.page._stripe(row)) for row in stripes.values) < 200_000  # type: ignore[union-attr]
 
 
-def test_a_large_example_stays_small() -> None:
-    """20-way tasks of photographs: some of the images, and less than 2 MB."""
+def test_reports_of_large_examples_stay_small() -> None:
+    """20-way tasks of photographs: only some images are shown, in less than 2 MB."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (20 * 10, 3, 64, 64), dtype=np.uint8))
     names = tuple(f"class{i}" for i in range(20))
     data = FewShotData(

@@ -30,7 +30,7 @@ def whole(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_what_a_run_leaves(quick: TrainConfig, whole: Path) -> None:
+def test_a_run_writes_its_files(quick: TrainConfig, whole: Path) -> None:
     assert {file.name for file in whole.iterdir()} == {*FILES, PATTERNS, *CIRCUMSTANCES}
     assert TrainConfig.from_json(json.loads((whole / "config.json").read_text())) == quick.settled()
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
@@ -50,8 +50,8 @@ def test_what_a_run_leaves(quick: TrainConfig, whole: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns(quick: TrainConfig, tmp_path: Path) -> None:
-    """Noisy patterns of unseen classes are told apart, far above the 1/3 of chance."""
+def test_training_learns(quick: TrainConfig, tmp_path: Path) -> None:
+    """Noisy patterns of unseen classes are distinguished with far more than the chance accuracy of 1/3."""
     config = replace(quick, iterations=60, validate_every=60, log_every=60, save_every=60, test_episodes=50)
     results, text = run(config, tmp_path / "run")
     assert results.tests[1].accuracy > 0.8
@@ -60,7 +60,7 @@ def test_it_learns(quick: TrainConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_random_state_of_the_caller_is_kept(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
+def test_the_callers_random_state_is_restored(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -71,10 +71,10 @@ def test_the_random_state_of_the_caller_is_kept(quick: TrainConfig, whole: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4, 5, 13])
-def test_interrupted_and_resumed(
+def test_interrupted_runs_can_be_resumed(
     quick: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    """Ctrl-C during a step ends the run after it; resumed, it leaves the files of the uninterrupted run."""
+    """Ctrl-C ends the run after the current step; resumed, it has the files of an uninterrupted run."""
     step = _Run.advance
 
     def interrupted_step(self: _Run, *arguments: object) -> object:
@@ -96,10 +96,10 @@ def test_interrupted_and_resumed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", range(1, 26, 3))
-def test_killed_at_any_write_and_resumed(
+def test_runs_killed_at_any_write_can_be_resumed(
     quick: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    """The process dies at its stop-th write to disk, between the two halves of it."""
+    """The process dies within its stop-th write to disk, between writing and renaming."""
 
     class Killed(BaseException):
         pass
@@ -123,7 +123,7 @@ def test_killed_at_any_write_and_resumed(
     assert_equal(out, whole)
 
 
-def test_half_a_line_of_metrics(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
+def test_an_incomplete_line_of_metrics_is_dropped(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     for name in ("config.json", "best.safetensors", "last.safetensors"):
@@ -140,7 +140,7 @@ COMMAND = (
 )
 
 
-EVERYTHING = {
+ALL_FEATURES = {
     "encoder": "resnet12",
     "final_width": None,
     "width": 2,
@@ -159,12 +159,14 @@ EVERYTHING = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("iterations", "changes"),
-    # The defaults are killed at writes above.
-    [pytest.param(30, {}, marks=pytest.mark.exhaustive), (10, EVERYTHING)],
+    # The test above covers the defaults.
+    [pytest.param(30, {}, marks=pytest.mark.exhaustive), (10, ALL_FEATURES)],
     ids=["default", "everything"],
 )
-def test_sigkill(quick: TrainConfig, tmp_path: Path, iterations: int, changes: dict[str, object]) -> None:
-    """Killed where no handler runs, and resumed: every file is byte for byte that of the uninterrupted run."""
+def test_runs_ended_by_sigkill_can_be_resumed(
+    quick: TrainConfig, tmp_path: Path, iterations: int, changes: dict[str, object]
+) -> None:
+    """SIGKILL runs no handlers; the resumed run has the same bytes in all files as an uninterrupted one."""
     if "augment" in changes:
         pytest.importorskip("kornia", reason="the extra 'fewshot' is not installed")
     long = replace(quick, iterations=iterations, log_every=1, save_every=1, **changes)  # type: ignore[arg-type]
@@ -195,26 +197,26 @@ def test_a_run_is_not_overwritten(quick: TrainConfig, whole: Path) -> None:
         train(quick, whole)
 
 
-def test_resume_with_other_settings(quick: TrainConfig, whole: Path) -> None:
+def test_resume_with_other_settings_is_refused(quick: TrainConfig, whole: Path) -> None:
     with pytest.raises(ValueError, match=r"resume: lambda1: the run in .*whole has 0\.05, got 0\.3"):
         train(replace(quick, lambda1=0.3), whole, resume=True)
 
 
-def test_resume_of_nothing(quick: TrainConfig, tmp_path: Path) -> None:
+def test_resume_without_a_run_is_refused(quick: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected a run in .*nothing, found no config\.json"):
         train(quick, tmp_path / "nothing", resume=True)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("changes", [{"way": 9}, {"query": 7}, {"device": "gpu"}, {"test_shots": (1, 6)}])
-def test_errors_leave_nothing(quick: TrainConfig, tmp_path: Path, changes: dict[str, object]) -> None:
+def test_errors_leave_no_files(quick: TrainConfig, tmp_path: Path, changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"way: 9|images per class|device: 'gpu'"):
         train(replace(quick, **changes), tmp_path / "a" / "b")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_damaged_runs(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
+def test_damaged_runs_are_not_resumed(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     for name in FILES:
@@ -245,15 +247,15 @@ def test_damaged_runs(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
         train(quick, out, resume=True)
 
 
-def test_a_loss_that_is_not_finite(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_non_finite_loss_is_reported(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.nn.functional.cross_entropy", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(ValueError, match="diverged at iteration 1: the loss is nan; start again with a lower learning"):
         train(quick, tmp_path / "run")
 
 
 @pytest.mark.parametrize("head", ["group-lasso-svm", "prototypes"])
-def test_a_run_that_diverges(quick: TrainConfig, tmp_path: Path, head: Head) -> None:
-    """Features that are not finite are a consequence: of the learning rate, which the message names."""
+def test_diverged_runs_are_reported(quick: TrainConfig, tmp_path: Path, head: Head) -> None:
+    """The message for non-finite features names the cause, the learning rate."""
     config = replace(quick.with_head(head), learning_rate=1e30, optimizer="sgd")
     with pytest.raises(
         ValueError, match=r"^the run diverged at iteration \d: .*; start again with a lower learning_rate"
@@ -261,7 +263,7 @@ def test_a_run_that_diverges(quick: TrainConfig, tmp_path: Path, head: Head) -> 
         train(config, tmp_path / "run")
 
 
-def test_clipped_gradients(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clip_norm_limits_the_gradient(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms, step = [], _Run.advance
 
     def measured(self: _Run) -> object:
@@ -294,15 +296,17 @@ def test_the_lock_is_held_until_the_end(
 
 @pytest.fixture(scope="module")
 def within(quick: TrainConfig) -> TrainConfig:
-    """Within an alphabet, the other one left out, and drawings: no validation."""
+    """Episodes within one alphabet, the other one left out, so that there is no validation."""
     return replace(
         quick, episodes="within-alphabet", left_out=("Alphabet1",), image_size=20, align="ink", augment="drawings"
     )
 
 
 @pytest.mark.slow
-def test_a_group_left_out(within: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is chosen by validation: the last learner is tested, on all classes of the group."""
+def test_with_a_group_left_out_the_last_learner_is_tested(
+    within: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On all classes of the group, without validation."""
     results, text = run(within, tmp_path / "whole")
     assert results.iteration == 14
     assert results.validation is None
@@ -316,7 +320,7 @@ def test_a_group_left_out(within: TrainConfig, tmp_path: Path, monkeypatch: pyte
     assert learner.shape == (1, 20, 20)
     report = (tmp_path / "whole" / "report.html").read_text()
     assert "the learner of step 14, the last one, is tested" in report
-    # Interrupted and resumed, it leaves the same files, and misses no line of a validation.
+    # A resumed run has the same files and reports no missing lines of a validation.
     step = _Run.advance
     monkeypatch.setattr(_Run, "advance", lambda self: os.kill(os.getpid(), signal.SIGINT) or step(self))
     for _ in range(2):
@@ -329,7 +333,7 @@ def test_a_group_left_out(within: TrainConfig, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_all_classes_are_trained_on(within: TrainConfig, tmp_path: Path) -> None:
+def test_training_on_all_classes_has_no_tests(within: TrainConfig, tmp_path: Path) -> None:
     results, text = run(replace(within, left_out=()), tmp_path / "run")
     assert results.tests == ()
     assert "no classes are left to test on" in text.lower()
