@@ -1,4 +1,4 @@
-"""Training runs of a second that other processes can import, and that go wrong where their settings say so."""
+"""Training runs that take a second, can be imported by other processes, and fail if their settings say so."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from sparsedis.runs.device import set_threads
 from sparsedis.runs.process import Job
 
 STARTS = "starts.txt"
-"""The iterations that the parts of a run began with, and its processes, in its folder."""
+"""The file in a run's folder that lists the first iteration and the process of each part of the run."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Small(RunConfig):
     pause: float = 0.0
     """Seconds per step."""
     fault: str = ""
-    """value, bug: an exception as long as the runs' folder has a file "broken"; kill-once, keeper-once: in the
-    first part of the run its process dies, or the one that keeps it."""
+    """value, bug: an exception while the runs' folder has a file "broken"; kill-once, keeper-once: the run's
+    process, or its keeper, is killed during the first part of the run."""
 
 
 def train(config: Small, out: Path, *, resume: bool = False, console: Console) -> None:
-    """A walk at random, with the files and the interruptions of a training run.
+    """A random walk with the files and the interruptions of a training run.
 
-    Without an optimiser: its first step imports a compiler, which takes longer than the tests may.
+    It has no optimiser, whose first step imports a compiler, which is too slow for these tests.
     """
     folder.check(out, config, resume)
     if config.fault in ("value", "bug") and (out.parent / "broken").exists():
@@ -84,23 +84,23 @@ def train(config: Small, out: Path, *, resume: bool = False, console: Console) -
 def _die(fault: str, first: bool) -> None:
     if first and fault.endswith("-once"):
         os.kill(os.getpid() if fault == "kill-once" else os.getppid(), signal.SIGKILL)
-        time.sleep(60)  # until the end of the keeper ends this process
+        time.sleep(60)  # until this process is ended because its keeper has died
 
 
 def job(out: Path, **settings: Any) -> Job:
-    """The run with these settings, in a folder that is named after them."""
+    """The run with these settings, in a folder named after them."""
     config = Small(**settings)
     return Job(train, config, out / (f"{config.fault or 'right'}-{config.seed}"))
 
 
 def starts(one: Job) -> list[tuple[int, int]]:
-    """The iterations and processes that the parts of a run began with."""
+    """The first iteration and the process of each part of a run."""
     lines = (one.out / STARTS).read_text().splitlines()
     return [(int(iteration), int(process)) for iteration, process in map(str.split, lines)]
 
 
 def assert_same_numbers(some: Sequence[Job], others: Sequence[Job]) -> None:
-    """The files that the settings determine, byte by byte."""
+    """The files that are determined by the settings are equal byte by byte."""
     for one, other in zip(some, others, strict=True):
         for name in (folder.METRICS, folder.LAST, folder.RESULTS):
             assert (one.out / name).read_bytes() == (other.out / name).read_bytes(), (one.name, name)

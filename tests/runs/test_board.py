@@ -15,7 +15,7 @@ def terminal(height: int) -> Console:
 
 
 def shown(console: Console) -> str:
-    """What was written since the last time."""
+    """The output since the last call."""
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     console.file.seek(0)
@@ -28,7 +28,7 @@ def write(path: Path, *lines: object) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_states(tmp_path: Path) -> None:
+def test_the_board_shows_the_states_of_runs(tmp_path: Path) -> None:
     runs = [small.job(tmp_path, seed=seed) for seed in range(4)]
     write(runs[0].out / folder.METRICS, {"iteration": 12, "split": "validation", "accuracy": 0.98765})
     write(runs[1].out / LOG, "an earlier try")
@@ -54,11 +54,11 @@ def test_states(tmp_path: Path) -> None:
         assert "again: [bold]its process died" in text
         assert "no such data" in text
         board.refresh()
-        assert "running" not in shown(console), "the log is of the try before"
+        assert "running" not in shown(console), "the log is that of the previous attempt"
 
 
-def test_more_runs_than_lines(tmp_path: Path) -> None:
-    """Those that say something are shown; all of them at the end."""
+def test_more_runs_than_lines_are_abbreviated(tmp_path: Path) -> None:
+    """Running and failed runs have priority; at the end all are shown."""
     runs = [small.job(tmp_path, seed=seed) for seed in range(30)]
     console = terminal(12)
     with Board(runs, {f"right-{seed}" for seed in range(20)}, console) as board:
@@ -73,8 +73,8 @@ def test_more_runs_than_lines(tmp_path: Path) -> None:
     assert all(f"right-{seed} " in shown_at_end for shown_at_end in [shown(console)] for seed in range(30))
 
 
-def test_metrics_that_are_being_written(tmp_path: Path) -> None:
-    """Only the end of a long file is read; what is no whole line, or no line of metrics, is passed over."""
+def test_incomplete_lines_of_metrics_are_ignored(tmp_path: Path) -> None:
+    """Only the end of a long file is read, and lines that are incomplete or not metrics are ignored."""
     run = small.job(tmp_path)
     run.out.mkdir()
     (run.out / LOG).touch()

@@ -10,21 +10,21 @@ import torch
 from sparsedis.runs import checkpoint
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_save_and_load_round_trip(tmp_path: Path) -> None:
     tensors = {
         "a": torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
         "b": torch.tensor(3),
         "c": torch.arange(5, dtype=torch.uint8),
     }
     checkpoint.save(tmp_path / "x", tensors, {"iteration": 3, "value": 0.1 + 0.2})
-    came, about = checkpoint.load(tmp_path / "x")
+    loaded, about = checkpoint.load(tmp_path / "x")
     assert about == {"iteration": 3, "value": 0.1 + 0.2}
-    checkpoint.check(tensors, came, tmp_path / "x")
-    assert all(torch.equal(came[name], tensors[name]) for name in tensors)
+    checkpoint.check(tensors, loaded, tmp_path / "x")
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
-def test_equal_content_is_equal_bytes(tmp_path: Path) -> None:
+def test_equal_contents_have_equal_bytes(tmp_path: Path) -> None:
     for name in "xy":
         checkpoint.save(tmp_path / name, {"a": torch.ones(3), "b": torch.zeros(2)}, {"p": 1, "q": 2, "r": 3})
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
@@ -61,13 +61,13 @@ def tensor(**changes: object) -> bytes:
         safetensors.torch.save({"a": torch.ones(1)}, {"sparsedis": "[" * 100_000}),
     ],
 )
-def test_hostile_files(tmp_path: Path, content: bytes) -> None:
+def test_malformed_files_are_rejected(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(ValueError, match=r"checkpoint: .*x is damaged"):
         checkpoint.load(tmp_path / "x")
 
 
-def test_every_truncation_is_noticed(tmp_path: Path) -> None:
+def test_every_truncation_is_detected(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "x", {"a": torch.ones(5)}, {"iteration": 3})
     content = (tmp_path / "x").read_bytes()
     for length in range(len(content)):
@@ -76,13 +76,13 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
             checkpoint.load(tmp_path / "x")
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a file, found none at"):
         checkpoint.load(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
-    ("came", "message"),
+    ("loaded", "message"),
     [
         ({}, "'a' on one side only"),
         ({"a": torch.ones(2), "b": torch.ones(2)}, "'b' on one side only"),
@@ -90,12 +90,12 @@ def test_missing(tmp_path: Path) -> None:
         ({"a": torch.ones(2, dtype=torch.float64)}, r"got torch.float64 \(2,\)"),
     ],
 )
-def test_check(came: dict[str, torch.Tensor], message: str) -> None:
+def test_check_names_the_tensor_that_differs(loaded: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        checkpoint.check({"a": torch.ones(2)}, came, Path("x"))
+        checkpoint.check({"a": torch.ones(2)}, loaded, Path("x"))
 
 
-def test_optimizer_round_trip() -> None:
+def test_optimizer_state_round_trip() -> None:
     def steps(optimizer: torch.optim.Optimizer, weight: torch.Tensor, count: int) -> None:
         for _ in range(count):
             weight.grad = weight.detach().clone() + 1
@@ -116,7 +116,7 @@ def test_optimizer_round_trip() -> None:
 
 
 @pytest.mark.parametrize("name", ["1.exp_avg", "x.exp_avg", "exp_avg", "-1.exp_avg", "0.exp_avg"])
-def test_optimizer_state_that_does_not_fit(name: str) -> None:
+def test_optimizer_state_that_does_not_fit_is_rejected(name: str) -> None:
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
     with pytest.raises(ValueError, match=f"optimizer state '{name}'"):
         checkpoint.fill_optimizer(optimizer, {name: torch.ones(3)}, Path("x"))

@@ -1,4 +1,4 @@
-"""Runs on the workers of a Dask cluster, here two processes of this machine."""
+"""Runs on the workers of a Dask cluster, here two processes on this machine."""
 
 import io
 import json
@@ -24,7 +24,7 @@ distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is 
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
-    """The address of one with two workers, each of which takes a run at a time."""
+    """The address of a scheduler with two workers, each of which executes one run at a time."""
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
     ) as local:
@@ -37,10 +37,12 @@ def execute(runs: list[Job], workers: Workers) -> tuple[dict[str, str], str]:
 
 
 @pytest.mark.slow
-def test_a_cluster_as_one_process(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bytes, though a worker is killed in the middle of a run, which goes on from its checkpoint elsewhere.
+def test_runs_on_a_cluster_agree_with_runs_in_one_process(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same bytes, although a worker is killed during a run, which is resumed elsewhere from its checkpoint.
 
-    A relative folder is that of the command; the workers have working directories of their own.
+    Relative folders refer to the command's working directory, not to the workers'.
     """
     monkeypatch.chdir(tmp_path)
     out = Path("cluster")
@@ -63,8 +65,8 @@ def test_a_cluster_as_one_process(scheduler: str, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_an_interruption_stops_the_runs(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have saved a checkpoint and ended when the command does."""
+def test_an_interrupt_stops_the_runs(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They save a checkpoint and end before the command does."""
     run = small.job(tmp_path, iterations=10_000, save_every=10_000, validate_every=10_000, pause=0.01)
 
     def interrupted(board: object) -> None:
@@ -80,9 +82,9 @@ def test_an_interruption_stops_the_runs(scheduler: str, tmp_path: Path, monkeypa
         os.kill(number, 0)
 
 
-def test_workers_that_cannot_take_part(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsuitable_workers_are_refused(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(cluster.files, "write", lambda path, content: None)  # a folder that the workers do not see
+        patch.setattr(cluster.files, "write", lambda path, content: None)  # as if the workers did not share the folder
         with pytest.raises(
             ValueError,
             match=r"^scheduler: worker tcp://.*: expected to find the files of .*, a folder that all workers",
@@ -97,8 +99,8 @@ def test_workers_that_cannot_take_part(scheduler: str, tmp_path: Path, monkeypat
     assert not list(tmp_path.iterdir()), "the token is gone"
 
 
-def test_terms(tmp_path: Path) -> None:
-    """Of a worker, before every run: workers come and go."""
+def test_terms_are_checked_on_the_worker(tmp_path: Path) -> None:
+    """Before every run, because workers may be added or replaced."""
     token = tmp_path / "token"
     terms = Terms(token, "content", cluster._versions())
     assert "expected to find the files" in terms.complaint()
@@ -111,10 +113,10 @@ def test_terms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [None, b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"\0" * 64], ids=repr)
-def test_no_scheduler(
+def test_addresses_without_a_scheduler_are_reported(
     answer: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody listens; or somebody does, and is silent or says something else."""
+    """No server, a silent one, or one with another protocol."""
     monkeypatch.setattr(cluster, "_CONNECT", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -131,7 +133,7 @@ def test_no_scheduler(
 
 
 def _answer(server: socket.socket, answer: bytes) -> None:
-    """To everybody the same, until the server is closed."""
+    """Send the same answer on every connection until the server is closed."""
     connections = []
     with suppress(OSError):
         while True:
@@ -140,7 +142,7 @@ def _answer(server: socket.socket, answer: bytes) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_is_no_scheduler(scheduler: str, tmp_path: Path) -> None:
+def test_the_address_of_a_worker_is_refused(scheduler: str, tmp_path: Path) -> None:
     with distributed.Client(scheduler, set_as_default=False) as client:
         worker = next(iter(client.scheduler_info()["workers"]))
     with pytest.raises(ValueError, match=f"^scheduler: expected a Dask scheduler at {worker}, found a Worker$"):

@@ -15,7 +15,7 @@ class Config:
     split: bool = False
 
 
-def test_words() -> None:
+def test_words_lists_changed_settings() -> None:
     base = Config()
     assert command_line.words(base, base) == []
     changed = replace(base, learning_rate=0.5, test_shots=(2, 3), split=True)
@@ -23,7 +23,7 @@ def test_words() -> None:
     assert command_line.words(replace(base, split=False), replace(base, split=True)) == ["--no-split"]
 
 
-def test_files_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command_line.check_file("json", None)
     command_line.check_file("json", tmp_path / "x")
     for path in (tmp_path, tmp_path / "nowhere" / "x"):
@@ -34,7 +34,9 @@ def test_files_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
         command_line.check_file("json", tmp_path / "x")
 
 
-def test_the_resume_command_is_printed_if_there_is_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_resume_command_is_printed_only_for_an_existing_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(KeyboardInterrupt), command_line.resumable(tmp_path, "sparsedis train --resume"):
         raise KeyboardInterrupt
     assert capsys.readouterr().out == ""

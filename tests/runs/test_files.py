@@ -7,7 +7,7 @@ from sparsedis.runs import files
 
 
 @pytest.mark.parametrize("stage", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     files.write(tmp_path / "x", b"old")
 
     def fail(*_: object) -> None:

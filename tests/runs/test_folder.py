@@ -17,8 +17,8 @@ class Config(RunConfig):
     values: tuple[int, ...] = (1, 2)
 
 
-def test_complete(tmp_path: Path) -> None:
-    """A new run is started, an unfinished one resumed, a finished one left alone, but for its settings."""
+def test_complete_starts_or_resumes_unfinished_runs(tmp_path: Path) -> None:
+    """Of finished runs, only the settings are checked."""
     calls = []
 
     def train(config: Config, out: Path, **options: Any) -> None:
@@ -36,7 +36,7 @@ def test_complete(tmp_path: Path) -> None:
         folder.complete(train, Config(values=(1,)), out, console)
 
 
-def test_check(tmp_path: Path) -> None:
+def test_check_compares_the_folder_with_resume(tmp_path: Path) -> None:
     folder.check(tmp_path, Config(), resume=False)
     with pytest.raises(FileNotFoundError, match=r"expected a run in .*, found no config\.json there"):
         folder.check(tmp_path, Config(), resume=True)
@@ -53,12 +53,12 @@ LINE = '{"iteration": 1, "split": "train"}'
 
 
 @pytest.mark.parametrize("rest", ["", '{"iteration": 2, "sp', '{"iteration": 2}', "\0\0\0"])
-def test_what_a_killed_process_wrote_of_a_line_is_dropped(tmp_path: Path, rest: str) -> None:
+def test_an_incomplete_last_line_of_metrics_is_dropped(tmp_path: Path, rest: str) -> None:
     path = tmp_path / folder.METRICS
     assert folder.read_metrics(path) == []
     path.write_text(f"{LINE}\n{rest}")
     assert folder.read_metrics(path) == [json.loads(LINE)]
-    path.write_text(f"{LINE}\n{LINE}")  # an editor may take the last newline away
+    path.write_text(f"{LINE}\n{LINE}")  # an editor may remove the last newline
     assert len(folder.read_metrics(path)) == 2
 
 
@@ -77,7 +77,7 @@ def test_what_a_killed_process_wrote_of_a_line_is_dropped(tmp_path: Path, rest: 
     ],
 )
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_damaged_line_of_metrics_is_named(tmp_path: Path, damaged: bytes, number: int) -> None:
+def test_a_damaged_line_of_metrics_is_reported_by_number(tmp_path: Path, damaged: bytes, number: int) -> None:
     lines = [LINE.encode()] * 3
     lines[number - 1] = damaged
     path = tmp_path / folder.METRICS
@@ -86,7 +86,7 @@ def test_a_damaged_line_of_metrics_is_named(tmp_path: Path, damaged: bytes, numb
         folder.read_metrics(path)
 
 
-def test_one_run_at_a_time(tmp_path: Path) -> None:
+def test_a_folder_can_be_claimed_by_one_run_at_a_time(tmp_path: Path) -> None:
     out = tmp_path / "a" / "run"
     message = rf"^out: .*run is in use by process {os.getpid()} on host "
     with folder.claim(out, Config(), resume=False):
@@ -101,7 +101,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     folder.check(out, Config(), resume=False)
 
 
-def test_a_run_that_began_between_check_and_claim(tmp_path: Path) -> None:
+def test_claim_detects_a_run_started_after_the_check(tmp_path: Path) -> None:
     folder.check(tmp_path, Config(), resume=False)
     (tmp_path / folder.CONFIG).write_text("{}")
     with pytest.raises(FileExistsError, match="already holds"), folder.claim(tmp_path, Config(), resume=False):
@@ -109,13 +109,13 @@ def test_a_run_that_began_between_check_and_claim(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "file/run", "file/a/run"])
-def test_a_file_is_no_folder(tmp_path: Path, name: str) -> None:
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match=rf"^out: expected a folder, got '.*{name}', but '.*file' is a file$"):
         folder.check(tmp_path / name, Config(), resume=False)
 
 
-def test_a_folder_for_new_files_alone(tmp_path: Path) -> None:
+def test_check_empty_refuses_folders_with_files(tmp_path: Path) -> None:
     folder.check_empty(tmp_path)
     folder.check_empty(tmp_path / "a" / "b")
     (tmp_path / ".hidden").write_text("")
@@ -126,7 +126,7 @@ def test_a_folder_for_new_files_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [".hidden"]
 
 
-def test_one_process_alone_claims_an_empty_folder(tmp_path: Path) -> None:
+def test_an_empty_folder_can_be_claimed_once_at_a_time(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     with folder.claim_empty(out):
         with pytest.raises(BlockingIOError, match=f"is in use by process {os.getpid()} on host"):
@@ -140,8 +140,8 @@ def test_one_process_alone_claims_an_empty_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_a_folder_with_results_and_no_settings(tmp_path: Path) -> None:
-    """That of an evaluation, where there is no run to resume; or what is left of a run."""
+def test_folders_with_results_but_no_settings_are_refused(tmp_path: Path) -> None:
+    """They contain an evaluation or the remains of a run."""
     (tmp_path / folder.RESULTS).write_text("{}")
     with pytest.raises(FileExistsError, match=r"holds an evaluation, not a run; choose another folder$"):
         folder.check(tmp_path, Config(), resume=False)
@@ -150,7 +150,7 @@ def test_a_folder_with_results_and_no_settings(tmp_path: Path) -> None:
         folder.check(tmp_path, Config(), resume=False)
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))  # root may write anywhere
     with pytest.raises(PermissionError, match=r"^out: expected a folder that can be written, got '.*a/b'$"):
         folder.check(tmp_path / "a" / "b", Config(), resume=False)

@@ -1,4 +1,4 @@
-"""Runs in processes of their own on this machine."""
+"""Runs in separate processes on this machine."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from tests.runs import small
 
 
 def execute(runs: list[Job], workers: Workers) -> tuple[dict[str, str], str, list[list[str]]]:
-    """The failures, what was printed, and the runs that were finished at every update."""
+    """The failures, the output, and the finished runs at every update."""
     text, updates = io.StringIO(), []
     failures = jobs.run(
         runs, workers, Console(file=text, width=200), lambda finished: updates.append([x.name for x in finished])
@@ -31,10 +31,10 @@ def execute(runs: list[Job], workers: Workers) -> tuple[dict[str, str], str, lis
 
 
 @pytest.mark.slow
-def test_at_once_as_in_turn(tmp_path: Path) -> None:
-    """The same bytes, though one process is killed in the middle: its run goes on from its checkpoint.
+def test_parallel_runs_agree_with_sequential_ones(tmp_path: Path) -> None:
+    """With the same bytes, although one process is killed and its run resumed from its checkpoint.
 
-    A run that fails is named, and is the only one that is done when the command is repeated.
+    A failed run is named, and only that run is repeated with the command.
     """
     settings: list[dict[str, Any]] = [{"fault": "kill-once", "seed": 1}, {"fault": "value", "seed": 2}, {"seed": 3}]
     out = tmp_path / "at once"
@@ -53,9 +53,9 @@ def test_at_once_as_in_turn(tmp_path: Path) -> None:
     for one in (runs[0], runs[2]):
         assert f"{one.name}: iteration 12/12, loss " in text
         assert f"{one.name}: done; " in text
-    assert text.count("\n") < 20, "a line for every change, not for every look"
+    assert text.count("\n") < 20, "a line per change, not per refresh"
     assert [len(names) for names in updates] == [1, 2]
-    assert updates[-1] == ["kill-once-1", "right-3"], "in the order of the runs, whichever was first"
+    assert updates[-1] == ["kill-once-1", "right-3"], "in the order of the runs, whichever finishes first"
 
     (out / "broken").unlink()
     before = [small.starts(one) for one in (runs[0], runs[2])]
@@ -64,7 +64,7 @@ def test_at_once_as_in_turn(tmp_path: Path) -> None:
     assert updates == [["kill-once-1", "right-3"], ["kill-once-1", "value-2", "right-3"]]
     assert text.startswith(f"runs: 1 waiting, 2 done, in {out}\n")
     assert [small.starts(one) for one in (runs[0], runs[2])] == before
-    # Nothing is left to be done, so no process is started.
+    # All runs are finished, so no process is started.
     assert execute(runs, Workers(jobs=2)) == ({}, "", [["kill-once-1", "value-2", "right-3"]])
 
     in_turn = [small.job(tmp_path / "in turn", threads=1, seed=one["seed"]) for one in settings]
@@ -73,7 +73,7 @@ def test_at_once_as_in_turn(tmp_path: Path) -> None:
 
 
 class Scripted:
-    """Of every run the outcomes that it has, one per try, instead of processes."""
+    """Replaces processes: returns the given outcomes of every run, one per attempt."""
 
     def __init__(self, **outcomes: list[Outcome | Exception]) -> None:
         self.outcomes, self.closed = outcomes, False
@@ -94,8 +94,8 @@ class Scripted:
         self.closed = True
 
 
-def test_how_often_a_run_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that dies three times, or fails, is given up; so is one that the cluster gives up."""
+def test_runs_are_given_up_after_three_crashes_or_one_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or if the cluster gives up."""
     died = Outcome("died", "killed")
     engine = Scripted(
         kill=[died, died, died, Outcome("done")],
@@ -120,8 +120,8 @@ def test_how_often_a_run_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert engine.closed
 
 
-def test_reasons(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Why a run fails is one line; a mistake of the code has a traceback in the log."""
+def test_the_reason_of_a_failure_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Programming errors also have a traceback in the log."""
     (tmp_path / "broken").touch()
     assert process.attempt(small.job(tmp_path, fault="value").dumps()) == "broken, as it was told"
     out, err = capfd.readouterr()
@@ -135,7 +135,7 @@ def test_reasons(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert process.attempt(small.job(tmp_path).dumps()) == ""
 
 
-def test_failures_in_turn(tmp_path: Path) -> None:
+def test_a_failed_sequential_run_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     runs = [small.job(tmp_path, fault="value"), small.job(tmp_path, threads=2), small.job(tmp_path, seed=1)]
     threads = torch.get_num_threads()
@@ -143,8 +143,8 @@ def test_failures_in_turn(tmp_path: Path) -> None:
     assert failures == {"value-0": "broken,\nas it was told"}
     assert updates == [["right-0"], ["right-0", "right-1"]]
     used = [json.loads((one.out / folder.RESULTS).read_text())["threads"] for one in runs[1:]]
-    assert used == [2, threads], "one run's threads are not the next one's"
-    with pytest.raises(KeyError):  # a mistake of the code is not a run's failure
+    assert used == [2, threads], "the number of threads is not inherited by the next run"
+    with pytest.raises(KeyError):  # programming errors are raised
         execute([small.job(tmp_path, fault="bug")], HERE)
     jobs.check({})
     with pytest.raises(
@@ -153,7 +153,7 @@ def test_failures_in_turn(tmp_path: Path) -> None:
         jobs.check({"a": "too large", "b": "too large"})
 
 
-def test_what_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+def test_invalid_runs_are_refused_before_any_is_started(tmp_path: Path) -> None:
     runs = [small.job(tmp_path, seed=1), small.job(tmp_path)]
     (tmp_path / "right-0").mkdir()
     (tmp_path / "right-0" / folder.CONFIG).write_text(json.dumps(small.Small(iterations=9).as_json()))
@@ -168,8 +168,8 @@ def test_what_is_refused_before_anything_is_started(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "right-0"]
 
 
-def test_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings' number; else that with which the run has begun; else an equal part of the cores."""
+def test_threads_are_divided_between_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number in the settings, or that of the run to be resumed, or else an equal share of the cores."""
     monkeypatch.setattr(jobs, "_cores", lambda: 8)
     assert [Workers(jobs=count).threads for count in (None, 1, 2, 3, 8, 20)] == [None, None, 4, 2, 1, 1]
     assert Workers(scheduler="tcp://host:8786").threads == 1
@@ -207,12 +207,12 @@ def test_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_workers_that_make_no_sense(options: dict[str, object], message: str) -> None:
+def test_invalid_workers_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Workers(**options)  # type: ignore[arg-type]
 
 
-def test_dask_is_not_installed(
+def test_a_missing_dask_is_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in {"distributed"} | {name for name in sys.modules if name.partition(".")[0] == "distributed"}:
@@ -236,18 +236,20 @@ def test_dask_is_not_installed(
         ),
     ],
 )
-def test_errors_are_one_line(command: str, words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_reported_in_one_line(
+    command: str, words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main([command, *words.split()]) == 2
     assert capsys.readouterr() == ("", f"sparsedis: {message}\n")
 
 
-def test_a_job_as_text(tmp_path: Path) -> None:
+def test_jobs_can_be_serialised(tmp_path: Path) -> None:
     one = small.job(tmp_path, seed=3, pause=0.1 + 0.2)
     assert Job.loads(one.dumps()) == one
 
 
 @pytest.mark.slow
-def test_a_run_does_not_outlive_its_keeper(tmp_path: Path) -> None:
+def test_a_run_ends_with_its_keeper(tmp_path: Path) -> None:
     run = small.job(tmp_path, iterations=10_000, pause=0.01)
     command = [sys.executable, "-m", "sparsedis.runs.process", run.dumps()]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
@@ -255,6 +257,6 @@ def test_a_run_does_not_outlive_its_keeper(tmp_path: Path) -> None:
         while not (run.out / folder.METRICS).exists():
             assert child.poll() is None
             time.sleep(0.02)
-        assert child.communicate(timeout=5) == (b"", None)  # which closes its input, as the system does for a keeper
+        assert child.communicate(timeout=5) == (b"", None)  # closes its stdin, as the death of a keeper does
         assert child.returncode == 1
     assert not run.finished()

@@ -25,7 +25,7 @@ with lock.held(Path(sys.argv[1]), "it"):
 """
 
 
-def test_one_holder_at_a_time(tmp_path: Path) -> None:
+def test_a_lock_has_one_holder_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     lock.check(path, "it")
     with lock.held(path, "it"):
@@ -39,14 +39,14 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_an_exception_ends_it(tmp_path: Path) -> None:
+def test_an_exception_releases_the_lock(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), lock.held(tmp_path / ".lock", "it"):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_another_process_is_named_and_a_killed_one_does_not_block(tmp_path: Path) -> None:
+def test_the_holding_process_is_named_and_a_killed_one_releases_the_lock(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -64,7 +64,7 @@ def test_another_process_is_named_and_a_killed_one_does_not_block(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"pid": "x", "host": "y"}', '{"pid": 1}'])
-def test_a_holder_that_does_not_say_who_it_is(tmp_path: Path, content: str) -> None:
+def test_a_holder_with_a_damaged_file_is_reported_without_details(tmp_path: Path, content: str) -> None:
     path = tmp_path / ".lock"
     with lock.held(path, "it"):
         (tmp_path / ".lock-holder").write_text(content)
@@ -72,8 +72,8 @@ def test_a_holder_that_does_not_say_who_it_is(tmp_path: Path, content: str) -> N
             lock.check(path, "it")
 
 
-def test_a_file_that_was_removed_in_between_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its holder removed it, and another process made and locked a new one, which the first file says nothing of."""
+def test_a_lock_file_that_was_replaced_is_locked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If its holder removes it while another process creates a new one, locking the old file has no effect."""
     path, taken = tmp_path / ".lock", []
 
     class Late(filelock.FileLock):  # type: ignore[misc]
@@ -91,7 +91,9 @@ def test_a_file_that_was_removed_in_between_is_no_lock(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(95, "Operation not supported")])
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_file_system_without_locks_causes_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise error
 

@@ -1,4 +1,4 @@
-"""The outer loop, with a learner of one number."""
+"""The outer loop, with a learner that is a single number."""
 
 import io
 import json
@@ -31,7 +31,7 @@ class Number(torch.nn.Module):
 
 
 class Count(Loop):
-    """Counts the steps in its number; ``events`` are what happens in a step instead."""
+    """Counts the steps in its number; ``events`` are called in the steps that they name."""
 
     learner: Number
 
@@ -55,7 +55,7 @@ class Count(Loop):
 
 
 def run(out: Path, resume: bool = False, **events: Any) -> str:
-    """What the run says."""
+    """The output of the run."""
     text = io.StringIO()
     with folder.claim(out, Config(), resume):
         Count(out, Console(file=text, width=200), resume, **events).run("counts")
@@ -82,11 +82,11 @@ def parameter(loop: Count) -> dict[str, float | None]:
     [
         (features, "iteration 5: features: expected finite values, got 3 NaN or infinite ones"),
         (loss, "iteration 5: the loss is nan"),
-        (parameter, "iteration 6: value has NaN or infinite values"),  # where it would be validated and saved
+        (parameter, "iteration 6: value has NaN or infinite values"),  # checked before validating and saving
     ],
 )
-def test_a_run_that_diverges(tmp_path: Path, event: Any, message: str) -> None:
-    """It says so, when, and what helps; and the last checkpoint is of before."""
+def test_diverged_runs_are_reported_and_keep_the_last_good_checkpoint(tmp_path: Path, event: Any, message: str) -> None:
+    """The error names the iteration and a remedy."""
     with pytest.raises(ValueError, match=f"^the run diverged at {message}; start again with a lower learning_rate"):
         run(tmp_path / "run", s5=event)
     tensors, progress = checkpoint.load(tmp_path / "run" / folder.LAST)
@@ -95,7 +95,7 @@ def test_a_run_that_diverges(tmp_path: Path, event: Any, message: str) -> None:
     assert [line["iteration"] for line in lines if line["split"] == "validation"] == [3]
 
 
-def test_features_that_are_all_off_are_told_once(tmp_path: Path) -> None:
+def test_steps_without_active_features_are_reported_once(tmp_path: Path) -> None:
     text = run(tmp_path / "run", s2=lambda _: {"features_used": 0.0}, s3=lambda _: {"features_used": 0.0})
     assert text.count("no task uses any feature") == 1
     assert "iteration 2: no task uses any feature" in text
@@ -107,8 +107,8 @@ def interrupt(_: Count) -> dict[str, float | None]:
     raise KeyboardInterrupt
 
 
-def test_lines_that_are_lost_are_told(tmp_path: Path) -> None:
-    """The steps of the lines are behind the checkpoint, so that they are not run again."""
+def test_missing_lines_of_metrics_are_reported(tmp_path: Path) -> None:
+    """Their steps precede the checkpoint, so they are not repeated."""
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         run(out, s6=interrupt)
@@ -122,7 +122,7 @@ def test_lines_that_are_lost_are_told(tmp_path: Path) -> None:
     assert "lacks" not in run(tmp_path / "whole")
 
 
-def test_a_damaged_line_ends_a_resumption_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_damaged_line_prevents_resuming_and_no_file_is_changed(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         run(out, s6=interrupt)

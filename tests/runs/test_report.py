@@ -19,7 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Page(HTMLParser):
-    """The tags and attributes of a page; complains of tags that are not closed, or closed twice."""
+    """The tags and attributes of a page; fails if tags are not closed, or closed twice."""
 
     VOID = ("meta", "img", "br")
 
@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
 
 def assert_self_contained(text: str) -> None:
-    """Nothing from the network, no script, and no event handler."""
+    """The page loads nothing from the network and has no scripts or event handlers."""
     page = Page(text)
     for tag, attributes in page.found:
         assert tag not in ("script", "iframe", "object", "embed", "link", "form", "base")
@@ -53,8 +53,8 @@ def assert_self_contained(text: str) -> None:
     assert not re.search(r"url\(|@import|https?://", text)
 
 
-def test_nothing_from_data_is_markup() -> None:
-    """Wherever a text can stand on the page."""
+def test_data_are_not_interpreted_as_markup() -> None:
+    """In any part of the page."""
     both = EVIL + QUOTE
     blocks = [
         Note(both, both),
@@ -73,7 +73,7 @@ def test_nothing_from_data_is_markup() -> None:
     assert text.count("&lt;script&gt;") >= 17
 
 
-def test_a_section_that_fails_says_why_and_the_others_stay() -> None:
+def test_a_failed_section_shows_the_reason_and_keeps_the_others() -> None:
     def fails() -> list[report.Block]:
         raise FileNotFoundError(f"data: found nothing at '/x/{EVIL}'")
 
@@ -84,7 +84,9 @@ def test_a_section_that_fails_says_why_and_the_others_stay() -> None:
     assert_self_contained(text)
 
 
-def test_a_report_that_fails_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_report_does_not_hide_results_or_errors_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def make() -> Path:
         raise OSError(28, "No space left on device")
 
@@ -99,12 +101,12 @@ def test_a_report_that_fails_loses_nothing(tmp_path: Path, capsys: pytest.Captur
         raise ValueError("the run's")
     with pytest.raises(KeyboardInterrupt), report.written(tmp_path / "none", make, tables.console()):
         raise KeyboardInterrupt
-    assert capsys.readouterr().out == "", "without a folder there is nothing to report on"
+    assert capsys.readouterr().out == "", "there is no report without a folder"
     assert done == [1]
 
 
-def test_a_report_that_is_interrupted_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its run may be finished, and is not gone on with."""
+def test_an_interrupted_report_is_written_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Because the run may be finished, so that resuming it would not write the report."""
     calls = []
 
     def make() -> Path:
@@ -135,7 +137,7 @@ def test_a_report_is_written_atomically(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_large_figures_are_reduced() -> None:
-    """A figure of noise, which is larger than any that is drawn, stays readable for PIL and becomes smaller."""
+    """A figure of noise, larger than any actual one, becomes smaller."""
     from sparsedis.runs import plots
 
     figure = plots.figure(6, 4)
@@ -149,7 +151,7 @@ def test_large_figures_are_reduced() -> None:
 @pytest.mark.parametrize(
     ("shape", "start"), [((1, 28, 28), PNG), ((3, 200, 100), b"\xff\xd8"), ((4, 8, 8), None), ((5,), None)]
 )
-def test_tiles(shape: tuple[int, ...], start: bytes | None) -> None:
+def test_tiles_are_small_images(shape: tuple[int, ...], start: bytes | None) -> None:
     tile = report.tile(torch.zeros(shape, dtype=torch.uint8), "caption", False)
     assert (tile.image is None) == (start is None)
     if start is not None:
@@ -158,7 +160,7 @@ def test_tiles(shape: tuple[int, ...], start: bytes | None) -> None:
         assert len(tile.image) < 5000
 
 
-def test_environment(tmp_path: Path) -> None:
+def test_environment_and_time_are_recorded(tmp_path: Path) -> None:
     environment.write(tmp_path, torch.device("cpu"))
     found = json.loads((tmp_path / environment.ENVIRONMENT).read_text())
     assert found["torch"] == torch.__version__
@@ -192,7 +194,7 @@ def test_environment(tmp_path: Path) -> None:
         ("compare.json", '{"entries": [{"row": 0}]}', "report: the files in folder are damaged: KeyError"),
     ],
 )  # fmt: skip
-def test_errors_of_the_command_are_one_line(
+def test_errors_of_the_command_are_reported_in_one_line(
     name: str, content: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if name:
@@ -206,7 +208,7 @@ def test_errors_of_the_command_are_one_line(
     assert not (here / "folder" / "report.html").exists()
 
 
-def test_the_console_of_quiet_processes_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_consoles_print_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with report.written(tmp_path, lambda: tmp_path, Console(quiet=True)):
         pass
     assert capsys.readouterr().out == ""
