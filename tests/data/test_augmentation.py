@@ -8,7 +8,7 @@ from sparsedis.data.augmentation import _Turned, augmentation
 
 @pytest.mark.parametrize("kind", ["crop-flip", "crop-flip-color"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_image_by_itself_and_repeatable(kind: str, channels: int) -> None:
+def test_images_are_augmented_independently_and_reproducibly(kind: str, channels: int) -> None:
     change = augmentation(kind, (20, 24))  # type: ignore[arg-type]
     images = torch.rand(1, channels, 20, 24).expand(2, 15, -1, -1, -1)
     torch.manual_seed(0)
@@ -22,7 +22,7 @@ def test_every_image_by_itself_and_repeatable(kind: str, channels: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_crop_moves_the_image_and_a_flip_turns_it() -> None:
+def test_crops_shift_and_flips_mirror_the_image() -> None:
     images = torch.arange(400.0).reshape(1, 1, 20, 20).expand(50, -1, -1, -1) / 400
     torch.manual_seed(0)
     centre = augmentation("crop-flip", (20, 20))(images[None])[0, :, 0, 8:12, 8:12]
@@ -33,7 +33,7 @@ def test_a_crop_moves_the_image_and_a_flip_turns_it() -> None:
     assert len(offsets.unique()) > 2
 
 
-def test_every_drawing_is_another_one() -> None:
+def test_drawings_differ_and_keep_their_ink() -> None:
     images = torch.zeros(4, 6, 1, 21, 21)
     images[..., 4:15, 9:12] = 1
     torch.manual_seed(0)
@@ -41,14 +41,14 @@ def test_every_drawing_is_another_one() -> None:
     torch.manual_seed(0)
     assert torch.equal(augmentation("drawings", (21, 21))(images), first)
     assert len(first.flatten(2).flatten(0, 1).unique(dim=0)) == 24
-    # As much ink as before, by scales between 0.8 and 1.2, and not far from where it was.
+    # About as much ink as before, because scales are between 0.8 and 1.2 and shifts are small.
     assert (first.sum((-3, -2, -1)) / 33 > 0.5).all()
     assert (first.sum((-3, -2, -1)) / 33 < 1.6).all()
     with pytest.raises(ValueError, match="augment: expected square images to turn, got 20x24"):
         augmentation("drawings", (20, 24))
 
 
-def test_the_drawings_of_a_task_are_turned_alike() -> None:
+def test_drawings_of_a_task_are_rotated_and_mirrored_alike() -> None:
     image = torch.rand(1, 5, 5)
     versions = [turned for k in range(4) for turned in (image.rot90(k, (-2, -1)), image.rot90(k, (-2, -1)).flip(-1))]
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ def test_none_is_the_identity() -> None:
     assert augmentation("none", (8, 8))(images) is images
 
 
-def test_without_kornia(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_kornia_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kornia", None)
     with pytest.raises(ImportError, match=r"augment: kornia is not installed; pip install 'sparsedis\[fewshot\]'"):
         augmentation("crop-flip", (8, 8))

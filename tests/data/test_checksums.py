@@ -7,7 +7,7 @@ from sparsedis.data import checksums, load
 from sparsedis.data.sources import absolute
 
 
-def test_digests(tmp_path: Path) -> None:
+def test_digests_are_compared_with_sha256sums(tmp_path: Path) -> None:
     (tmp_path / "good.pickle").write_bytes(b"good")
     (tmp_path / "bad.pickle").write_bytes(b"bad")
     (tmp_path / "other.pickle").write_bytes(b"other")
@@ -23,12 +23,12 @@ def test_digests(tmp_path: Path) -> None:
     assert {file.known for file in checksums.files(f"pickles:{tmp_path}")} == {None}
 
 
-def test_the_published_digest(shared: Path) -> None:
+def test_the_published_file_has_the_known_digest(shared: Path) -> None:
     found = checksums.files(f"omniglot:{shared / 'data' / 'omniglot'}")
     assert [file.known for file in found if file.path.suffix == ".zip"] == [True]
 
 
-def test_where_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_without_a_path_are_looked_up_in_sparsedis_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"expected 'fc100:PATH' \(or a folder of that name in \$SPARSEDIS_DATA\)"):
         checksums.files("fc100")
     monkeypatch.setenv("SPARSEDIS_DATA", str(tmp_path))

@@ -17,7 +17,7 @@ def same(a: Episode, b: Episode) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_shapes_types_and_range(episodes: Episodes) -> None:
+def test_shapes_dtypes_and_range_of_a_batch(episodes: Episodes) -> None:
     batch = episodes.images(episodes.batch(2, 5))
     assert batch.support.shape == (3, 12, 1, 8, 8)
     assert batch.query.shape == (3, 8, 1, 8, 8)
@@ -30,7 +30,7 @@ def test_shapes_types_and_range(episodes: Episodes) -> None:
     assert same(Episode(*(x[1] for x in batch)), episodes[3])
 
 
-def test_an_episode_is_what_it_says(episodes: Episodes) -> None:
+def test_episodes_have_distinct_images_and_correct_labels(episodes: Episodes) -> None:
     for i in range(len(episodes)):
         support, support_labels, query, query_labels = episodes.indices(i)
         chosen = torch.cat([support, query])
@@ -42,7 +42,7 @@ def test_an_episode_is_what_it_says(episodes: Episodes) -> None:
         assert torch.equal(support_labels, torch.arange(4).repeat_interleave(3))
 
 
-def test_splits_are_disjoint_and_all_classes_come(few_shot_data: FewShotData) -> None:
+def test_splits_are_disjoint_and_all_classes_occur(few_shot_data: FewShotData) -> None:
     seen = {}
     for split in SPLITS:
         episodes = Episodes(few_shot_data, split, way=3, shot=1, query=1, length=100)
@@ -55,20 +55,20 @@ def test_splits_are_disjoint_and_all_classes_come(few_shot_data: FewShotData) ->
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_same_in_any_number_of_workers(episodes: Episodes, workers: int) -> None:
+def test_episodes_do_not_depend_on_the_number_of_workers(episodes: Episodes, workers: int) -> None:
     loaded = [e for batch in DataLoader(episodes, batch_size=2, num_workers=workers) for e in zip(*batch, strict=True)]
     assert len(loaded) == 9
     for i in (8, 0, 3, 7, 1, 2, 6, 5, 4):
         assert same(Episode(*loaded[i]), episodes[i])
 
 
-def test_pickle_and_iteration(episodes: Episodes) -> None:
+def test_episodes_can_be_pickled_and_iterated(episodes: Episodes) -> None:
     copies = list(pickle.loads(pickle.dumps(episodes)))
     assert len(copies) == 9
     assert same(copies[5], episodes[5])
 
 
-def test_length_does_not_matter_but_seed_split_and_index_do(few_shot_data: FewShotData) -> None:
+def test_episodes_depend_on_seed_split_and_index_only(few_shot_data: FewShotData) -> None:
     def first(index: int = 0, split: str = "train", seed: int = 0, length: int = 10) -> list[int]:
         episodes = Episodes(few_shot_data, split, way=3, shot=2, query=1, seed=seed, length=length)
         return episodes.indices(index).support.tolist()
@@ -77,8 +77,8 @@ def test_length_does_not_matter_but_seed_split_and_index_do(few_shot_data: FewSh
     assert len({tuple(x) for x in (first(), first(1), first(seed=1), first(split="test"))}) == 4
 
 
-def test_pinned(few_shot_data: FewShotData) -> None:
-    """Episodes are part of what makes a result reproducible: they must not change between releases."""
+def test_episodes_are_pinned(few_shot_data: FewShotData) -> None:
+    """They must not change between releases, or results would not be reproducible."""
     episodes = Episodes(few_shot_data, "test", way=5, shot=5, query=5, seed=3, length=2000)
     assert episodes.indices(0).support[:5].tolist() == [123, 73, 248, 98, 273]
     chosen = torch.cat([episodes.indices(1234).support, episodes.indices(1234).query])
@@ -86,7 +86,7 @@ def test_pinned(few_shot_data: FewShotData) -> None:
     assert digest[:16] == "df8b2070d42aa928"
 
 
-def test_choices_are_uniform(few_shot_data: FewShotData) -> None:
+def test_classes_are_drawn_uniformly(few_shot_data: FewShotData) -> None:
     episodes = Episodes(few_shot_data, "train", way=3, shot=1, query=1, length=3000)
     counts = torch.bincount(few_shot_data.labels[episodes.batch(0, 3000).query].flatten(), minlength=15)[:15]
     assert ((counts - 600).abs() < 5 * (600 * 0.8) ** 0.5).all()
@@ -108,20 +108,20 @@ def test_choices_are_uniform(few_shot_data: FewShotData) -> None:
         ),
     ],
 )
-def test_errors(few_shot_data: FewShotData, changes: dict[str, object], message: str) -> None:
+def test_invalid_arguments_are_rejected(few_shot_data: FewShotData, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Episodes(few_shot_data, **{"split": "train", **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("index", [-1, 9])
-def test_index_out_of_range(episodes: Episodes, index: int) -> None:
+def test_an_index_out_of_range_raises(episodes: Episodes, index: int) -> None:
     with pytest.raises(IndexError, match="from 0 to 8"):
         episodes[index]
 
 
 @pytest.fixture
 def grouped() -> FewShotData:
-    """Groups of 2, 5 and 4 classes, in turn; of 6 images each."""
+    """Classes of 6 images in interleaved groups of 2, 5 and 4 classes."""
     return FewShotData(
         name="grouped",
         images=torch.zeros(66, 8, 8, dtype=torch.uint8),
@@ -132,7 +132,7 @@ def grouped() -> FewShotData:
     )
 
 
-def test_within_a_group(grouped: FewShotData) -> None:
+def test_within_group_draws_classes_of_one_group(grouped: FewShotData) -> None:
     episodes = Episodes(grouped, "train", way=4, shot=1, query=2, length=60, within_group=True)
     assert grouped.groups is not None
     seen = []
@@ -142,7 +142,7 @@ def test_within_a_group(grouped: FewShotData) -> None:
         groups = {grouped.groups[label] for label in labels}
         assert len(groups) == 1
         seen += [(label, *groups) for label in labels]
-    # The group of two classes is too small; the others come about as often, and with all their classes.
+    # The group of two classes is too small; the others are about equally frequent, with all their classes.
     assert {group for _, group in seen} == {"b", "c"}
     assert {label for label, _ in seen} == {i for i in range(11) if grouped.groups[i] != "a"}
     assert 15 <= sum(group == "b" for _, group in seen) / 4 <= 45
@@ -150,7 +150,7 @@ def test_within_a_group(grouped: FewShotData) -> None:
     assert same(shorter.indices(2), episodes.indices(2))
 
 
-def test_groups_that_are_not_there_or_too_small(grouped: FewShotData, few_shot_data: FewShotData) -> None:
+def test_missing_or_too_small_groups_are_rejected(grouped: FewShotData, few_shot_data: FewShotData) -> None:
     with pytest.raises(ValueError, match=r"way: 6 classes of one group .* largest group in the train split .* has 5"):
         Episodes(grouped, "train", way=6, shot=1, query=2, within_group=True)
     with pytest.raises(ValueError, match="episodes: expected a data set whose classes have groups, got"):

@@ -26,7 +26,7 @@ def write(path: Path, values: dict[str, torch.Tensor]) -> Path:
 
 @pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_read(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+def test_tables_are_read(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     path = write(tmp_path / name, {**GOOD, "features": GOOD["features"].to(dtype)})
     data = load(f"features:{path}")
     assert torch.equal(data.images, GOOD["features"])
@@ -72,15 +72,15 @@ def small(value: float) -> torch.Tensor:
     ],
 )
 @pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
-def test_bad_tables(tmp_path: Path, name: str, changes: dict[str, Any], message: str) -> None:
+def test_invalid_tables_are_rejected(tmp_path: Path, name: str, changes: dict[str, Any], message: str) -> None:
     values = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
     with pytest.raises(ValueError, match=message) as caught:
         load(f"features:{write(tmp_path / name, values)}")
     assert name in str(caught.value)
 
 
-def test_small_numbers_beside_others(tmp_path: Path) -> None:
-    """One that float32 rounds to 0 is nothing: the features of a sample are of one scale."""
+def test_small_numbers_next_to_others_become_zero(tmp_path: Path) -> None:
+    """Numbers that underflow in float32 are negligible next to the sample's other features."""
     features = small(1.0)
     features[5, 0] = 1e-300
     data = load(f"features:{write(tmp_path / 'x.npz', {**GOOD, 'features': features})}")
@@ -88,7 +88,7 @@ def test_small_numbers_beside_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2"])
-def test_other_representations(tmp_path: Path, dtype: str) -> None:
+def test_other_dtypes_and_byte_orders_are_read(tmp_path: Path, dtype: str) -> None:
     values = {name: value.numpy() for name, value in GOOD.items()}
     np.savez(
         tmp_path / "x.npz",
@@ -99,7 +99,7 @@ def test_other_representations(tmp_path: Path, dtype: str) -> None:
     assert torch.equal(data.labels, GOOD["labels"])
 
 
-def test_arrays_of_something_else(tmp_path: Path) -> None:
+def test_arrays_of_text_or_objects_are_rejected(tmp_path: Path) -> None:
     values = {name: value.numpy() for name, value in GOOD.items()}
     np.savez(tmp_path / "x.npz", **{**values, "labels": np.array(list("abcdefgh"))})
     with pytest.raises(ValueError, match=r"expected arrays of numbers in .*x\.npz"):
@@ -109,7 +109,7 @@ def test_arrays_of_something_else(tmp_path: Path) -> None:
         load(f"features:{tmp_path / 'y.npz'}")
 
 
-def test_members_that_are_no_arrays(tmp_path: Path) -> None:
+def test_members_that_are_not_arrays_are_rejected(tmp_path: Path) -> None:
     write(tmp_path / "x.npz", {name: value for name, value in GOOD.items() if name != "splits"})
     with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
         archive.writestr("splits.npy", b"0, 2, 1, 2")
@@ -117,7 +117,7 @@ def test_members_that_are_no_arrays(tmp_path: Path) -> None:
         load(f"features:{tmp_path / 'x.npz'}")
 
 
-def test_a_shape_that_no_memory_holds(tmp_path: Path) -> None:
+def test_shapes_that_exceed_memory_are_rejected(tmp_path: Path) -> None:
     header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
     header += str({"descr": "<f8", "fortran_order": False, "shape": (1 << 60, 4)}).ljust(117).encode() + b"\n"
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
@@ -128,18 +128,18 @@ def test_a_shape_that_no_memory_holds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x.npz", "x.safetensors", "x.npy"])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04cos\nsystem\n.", b"\x93NUMPY\x01\x00"])
-def test_damaged(tmp_path: Path, name: str, content: bytes) -> None:
+def test_damaged_files_are_rejected(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match="is damaged or not"):
         load(f"features:{tmp_path / name}")
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected an existing file"):
         load(f"features:{tmp_path / 'x.npz'}")
 
 
-def test_groups(tmp_path: Path) -> None:
+def test_groups_are_read_and_can_be_left_out(tmp_path: Path) -> None:
     path = write(tmp_path / "x.npz", {**GOOD, "groups": torch.tensor([7, 3, 7, 4])})
     data = load(f"features:{path}")
     assert data.groups == ("7", "3", "7", "4")

@@ -1,4 +1,4 @@
-"""Mutations of valid files: a reader returns data or refuses it; the search for hours is tools/fuzz_readers.py."""
+"""Mutations of valid files are read or refused; tools/fuzz_readers.py searches for hours."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def test_a_reader_returns_data_or_refuses(tmp_path: Path, name: str) -> None:
         found.attempt(tmp_path, mutated(found.seeds, random))
 
 
-def test_what_is_no_refusal(tmp_path: Path) -> None:
-    """Other exceptions come through, and so does a refusal that says nothing."""
+def test_other_exceptions_and_empty_messages_are_findings(tmp_path: Path) -> None:
+    """A refusal is a ValueError with a message."""
 
     def broken(_: Path) -> None:
         raise KeyError("x")
@@ -35,7 +35,7 @@ def test_what_is_no_refusal(tmp_path: Path) -> None:
         fuzz_readers.Reader("x", silent, [b""]).attempt(tmp_path, b"")
 
 
-def test_findings_are_kept_once_for_every_place(
+def test_findings_are_saved_once_per_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def sometimes(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The cache of decoded images: whole entries or none, whatever happens, for every user and process."""
+"""The cache of decoded images: entries are complete or absent, for all users and processes."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def test_decoded_once(source: Path) -> None:
+def test_images_are_decoded_once(source: Path) -> None:
     for data in (load(source), load(source, never)):
         assert data.images[:, 0, 0, 0].tolist() == [10, 11, 20, 21]
         assert data.images.shape == (4, 1, 2, 3)
@@ -58,8 +58,8 @@ def test_decoded_once(source: Path) -> None:
         assert data.splits == {"train": (0,), "validation": (), "test": (1,)}
 
 
-def test_what_it_depends_on(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change of the file or of the readers is decoded anew: nothing of an earlier version is taken for the same."""
+def test_changed_files_and_versions_are_decoded_again(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries of earlier versions of a file or of the readers are not used."""
     load(source)
     os.utime(source, ns=(0, 0))
     load(source)
@@ -68,8 +68,8 @@ def test_what_it_depends_on(source: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(entries()) == 3
 
 
-def test_other_data_of_the_same_size_and_time(source: Path) -> None:
-    """As an archive restores it."""
+def test_changed_data_of_the_same_size_and_time_are_decoded_again(source: Path) -> None:
+    """For example, files restored from an archive."""
     load(source)
     before = source.stat()
     source.write_bytes(b"y")
@@ -78,7 +78,7 @@ def test_other_data_of_the_same_size_and_time(source: Path) -> None:
     assert len(entries()) == 2
 
 
-def test_images_of_other_shapes(source: Path) -> None:
+def test_images_of_different_shapes_are_rejected(source: Path) -> None:
     def bad(images: Images) -> Classes:
         decode(images)
         images.add(np.zeros((1, 3, 2), np.uint8), lambda expected, got: f"expected {expected}, got {got}")
@@ -90,7 +90,7 @@ def test_images_of_other_shapes(source: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
-def test_nothing_is_left_of_an_interruption(source: Path, error: type[BaseException]) -> None:
+def test_an_interruption_leaves_no_files(source: Path, error: type[BaseException]) -> None:
     def interrupted(images: Images) -> Classes:
         decode(images)
         raise error("of the reader, not of the cache")
@@ -103,8 +103,8 @@ def test_nothing_is_left_of_an_interruption(source: Path, error: type[BaseExcept
 @pytest.mark.parametrize(
     ("mask", "folder", "file"), [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600), (0o002, 0o775, 0o664)]
 )
-def test_modes_are_those_of_ordinary_files(source: Path, mask: int, folder: int, file: int) -> None:
-    """So that a second user of a shared cache can read what the first one decoded."""
+def test_entries_have_the_mode_of_ordinary_files(source: Path, mask: int, folder: int, file: int) -> None:
+    """So that the users of a shared cache can read each other's entries."""
     before = os.umask(mask)
     try:
         load(source)
@@ -128,7 +128,7 @@ DAMAGED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_foreign_descriptions_are_replaced(source: Path, name: str) -> None:
+def test_damaged_descriptions_are_replaced(source: Path, name: str) -> None:
     load(source)
     (entry,) = entries()
     (entry / "about.json").write_bytes(DAMAGED[name])
@@ -153,7 +153,7 @@ def test_foreign_descriptions_are_replaced(source: Path, name: str) -> None:
     ],
     ids=str,
 )
-def test_descriptions_that_do_not_fit_are_replaced(source: Path, change: dict[str, object]) -> None:
+def test_inconsistent_descriptions_are_replaced(source: Path, change: dict[str, object]) -> None:
     load(source)
     (entry,) = entries()
     about = json.loads((entry / "about.json").read_text())
@@ -173,7 +173,7 @@ def test_images_of_another_size_are_replaced(source: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "empty folder", "folder", "broken link"])
-def test_anything_else_in_its_place_is_replaced(source: Path, kind: str) -> None:
+def test_anything_else_in_place_of_an_entry_is_replaced(source: Path, kind: str) -> None:
     load(source)
     (entry,) = entries()
     cache.remove(entry)
@@ -190,8 +190,8 @@ def test_anything_else_in_its_place_is_replaced(source: Path, kind: str) -> None
     assert entries() == [entry]
 
 
-def test_what_decode_returns_has_to_fit(source: Path) -> None:
-    """A reader's own mistake is an error, not a cache that is always made anew."""
+def test_inconsistent_results_of_a_reader_are_rejected(source: Path) -> None:
+    """A reader's bug is an error and does not cause an entry that is replaced every time."""
 
     def bad(images: Images) -> Classes:
         classes = decode(images)
@@ -203,8 +203,8 @@ def test_what_decode_returns_has_to_fit(source: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
-def test_a_full_disk(source: Path) -> None:
-    """A write fails with an error of the cache; a mapped file would end in SIGBUS."""
+def test_a_full_disk_is_reported(source: Path) -> None:
+    """Writing to a memory-mapped file would end in SIGBUS instead."""
     with (
         open("/dev/full", "wb", buffering=0) as file,
         pytest.raises(
@@ -214,8 +214,8 @@ def test_a_full_disk(source: Path) -> None:
         decode(Images(file, Path("here")))
 
 
-def test_a_limit_on_the_size_of_files(tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line and exit code 2, and nothing is left behind: on a full disk least of all."""
+def test_a_file_size_limit_is_reported(tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line with exit code 2, and without leaving files."""
     (tmp_path / "data" / "a").mkdir(parents=True)
     for i in range(8):
         Image.new("RGB", (100, 100), (i, 0, 0)).save(tmp_path / "data" / "a" / f"{i}.png")
@@ -225,13 +225,15 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path, own_cache: Path, capsys: p
         assert cli.main(["data", f"images:{tmp_path / 'data'}"]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    complaint = capsys.readouterr().err
-    assert complaint.count("\n") == 1
-    assert f"cache: {own_cache} cannot be written (File too large); set SPARSEDIS_CACHE to another folder" in complaint
+    error_output = capsys.readouterr().err
+    assert error_output.count("\n") == 1
+    assert (
+        f"cache: {own_cache} cannot be written (File too large); set SPARSEDIS_CACHE to another folder" in error_output
+    )
     assert not list(own_cache.iterdir())
 
 
-def test_a_cache_that_cannot_be_written(
+def test_an_unwritable_cache_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "data" / "a").mkdir(parents=True)
@@ -240,18 +242,18 @@ def test_a_cache_that_cannot_be_written(
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         monkeypatch.setenv("SPARSEDIS_CACHE", str(place))
         assert cli.main(["data", f"images:{tmp_path / 'data'}"]) == 2
-        complaint = capsys.readouterr().err
-        assert complaint.count("\n") == 1
-        assert f"cache: {place} cannot be written" in complaint
-        assert "SPARSEDIS_CACHE to another folder" in complaint
+        error_output = capsys.readouterr().err
+        assert error_output.count("\n") == 1
+        assert f"cache: {place} cannot be written" in error_output
+        assert "SPARSEDIS_CACHE to another folder" in error_output
     monkeypatch.setenv("SPARSEDIS_CACHE", "~no-such-user/x")
     assert cli.main(["data", f"images:{tmp_path / 'data'}"]) == 2
     assert "got '~no-such-user/x'; set SPARSEDIS_CACHE" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(ROOT, reason="root may write everywhere")
-def test_a_cache_of_another_user(source: Path) -> None:
-    """It can be read without being written."""
+def test_a_read_only_cache_can_be_read(source: Path) -> None:
+    """As if it belonged to another user."""
     load(source)
     cache.folder().chmod(0o500)
     try:
@@ -263,7 +265,7 @@ def test_a_cache_of_another_user(source: Path) -> None:
         cache.folder().chmod(0o700)
 
 
-def test_another_process_is_faster(source: Path) -> None:
+def test_an_entry_created_meanwhile_by_another_process_is_used(source: Path) -> None:
     def slower(images: Images) -> Classes:
         classes = decode(images)
         load(source)
@@ -294,8 +296,8 @@ print(sorted(sums))
 
 
 @pytest.mark.slow
-def test_two_processes_of_four_threads(tmp_path: Path) -> None:
-    """All make the same entry at once, and replace a damaged one, and all read the same."""
+def test_concurrent_processes_and_threads_create_the_same_entries(tmp_path: Path) -> None:
+    """Two processes with four threads each create or replace the same entries and read the same images."""
     generator = np.random.default_rng(0)
     expected = []
     for name in "abcd":
@@ -313,13 +315,13 @@ def test_two_processes_of_four_threads(tmp_path: Path) -> None:
     command = [sys.executable, "-c", AT_ONCE, *(folder for folder, _ in expected)]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for run in runs:
-        out, complaint = run.communicate()
-        assert run.returncode == 0, complaint
+        out, error_output = run.communicate()
+        assert run.returncode == 0, error_output
         assert out == f"{expected}\n"
     assert len(entries()) == 4
     assert not [entry for entry in entries() if entry.name.startswith(".")]
 
 
-def test_writing_to_the_images_leaves_the_cache(source: Path) -> None:
+def test_writing_to_the_images_does_not_change_the_cache(source: Path) -> None:
     load(source).images[:] = 0
     assert load(source, never).images[:, 0, 0, 0].tolist() == [10, 11, 20, 21]

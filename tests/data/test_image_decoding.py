@@ -1,4 +1,4 @@
-"""Every kind of PNG and JPEG file, decoded to what a viewer shows on white."""
+"""PNG and JPEG files of all kinds are decoded as a viewer shows them on white."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png(depth: int, kind: int, rows: list[bytes], width: int, **chunks: bytes) -> bytes:
-    """A PNG file of these rows as they are stored, also of kinds that Pillow does not write."""
+    """A PNG file with these encoded rows, including kinds that Pillow cannot write."""
     header = struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0)
     before = b"".join(chunk(name.encode(), content) for name, content in chunks.items())
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
@@ -48,7 +48,7 @@ def test_16_bits_are_scaled_and_not_clipped() -> None:
     levels = (0, 255, 256, 257, 32768, 65279, 65280, 65535)
     expected = grey(0, 0, 1, 1, 128, 254, 255, 255)
     assert pixels(png(16, GREY, [shorts(*levels)], 8)) == expected
-    # The same rule for every kind: the upper 8 bits.
+    # All kinds keep the upper 8 bits.
     assert pixels(png(16, RGB, [shorts(*(level for level in levels for _ in range(3)))], 8)) == expected
     assert pixels(png(16, GREY_ALPHA, [shorts(*(x for level in levels for x in (level, 65535)))], 8)) == expected
     assert (
@@ -63,7 +63,7 @@ def test_few_bits_are_scaled(depth: int) -> None:
     packed = int("".join(f"{level:0{depth}b}" for level in (0, top, 1, 0)).ljust(32, "0"), 2).to_bytes(4, "big")
     row = packed[: (4 * depth + 7) // 8]
     assert pixels(png(depth, GREY, [row], 4)) == grey(0, 255, 255 // top, 0)
-    # One level stands for transparent: as it is stored, not as it is shown.
+    # tRNS refers to the level as stored, not as scaled.
     assert pixels(png(depth, GREY, [row], 4, tRNS=shorts(0))) == grey(255, 255, 255 // top, 255)
     assert pixels(png(depth, GREY, [row], 4, tRNS=shorts(1))) == grey(0, 255, 255, 0)
     assert pixels(png(depth, GREY, [row], 4, tRNS=shorts(top))) == grey(0, 255, 255 // top, 0)
@@ -93,17 +93,17 @@ def test_opaque_pixels_are_exact() -> None:
         assert np.array_equal(decode_rgb(content, "x").transpose(1, 2, 0), levels)
 
 
-def test_one_transparent_colour() -> None:
+def test_a_single_transparent_colour_becomes_white() -> None:
     row = bytes([1, 2, 3, 1, 2, 4, 0, 0, 0])
     assert pixels(png(8, RGB, [row], 3, tRNS=shorts(1, 2, 3))) == [(255, 255, 255), (1, 2, 4), (0, 0, 0)]
     assert pixels(png(16, GREY, [shorts(512, 513)], 2, tRNS=shorts(512))) == grey(255, 2)
-    # Pillow keeps 8 of 16 bits: which pixels have the colour cannot be told any more.
+    # Pillow keeps 8 of 16 bits, so that pixels of the transparent colour cannot be identified.
     with pytest.raises(ValueError, match=r"expected an alpha channel .* 16 bits, got none in x\.png"):
         pixels(png(16, RGB, [shorts(1, 1, 1, 0, 0, 0)], 2, tRNS=shorts(0, 0, 0)))
 
 
-def test_interlaced() -> None:
-    """Adam7: 2x2 pixels, in the order of passes 1, 6 and 7."""
+def test_interlaced_images_are_decoded() -> None:
+    """Adam7 with 2x2 pixels, in passes 1, 6 and 7."""
     header = struct.pack(">IIBBBBB", 2, 2, 8, GREY, 0, 0, 1)
     passes = zlib.compress(b"\0\x0a" + b"\0\x14" + b"\0\x1e\x28")
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", passes) + chunk(b"IEND", b"")
@@ -112,8 +112,8 @@ def test_interlaced() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation: int, kind: str) -> None:
-    """The picture is upright, dark at the top left, however the camera was held."""
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
+    """The image is upright, dark at the top left, for every orientation of the camera."""
     upright = np.full((16, 24), 200, np.uint8)
     upright[:8, :8] = 20
     turned = {
@@ -128,19 +128,19 @@ def test_exif_orientation(orientation: int, kind: str) -> None:
     }[orientation]
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    came = decode_rgb(saved(Image.fromarray(np.ascontiguousarray(turned)), kind, exif=exif), "x")[0]
-    assert came.shape == upright.shape
-    assert np.abs(came.astype(int) - upright).max() < 5
+    loaded = decode_rgb(saved(Image.fromarray(np.ascontiguousarray(turned)), kind, exif=exif), "x")[0]
+    assert loaded.shape == upright.shape
+    assert np.abs(loaded.astype(int) - upright).max() < 5
 
 
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\xff\xff", b"Exif\0\0" + b"\xff" * 40])
-def test_damaged_exif_says_nothing(exif: bytes) -> None:
+def test_damaged_exif_is_ignored(exif: bytes) -> None:
     content = saved(Image.new("L", (8, 8), 77), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     assert decode_rgb(content[:2] + segment + content[2:], "x")[0, 0, 0] == 77
 
 
-def test_cmyk() -> None:
+def test_cmyk_is_converted() -> None:
     image = Image.new("CMYK", (8, 8), (255, 0, 0, 0))  # cyan
     red, green, blue = decode_rgb(saved(image, "JPEG", quality=100), "x")[:, 0, 0]
     assert red < 5
@@ -155,8 +155,8 @@ def test_animations_are_refused() -> None:
     assert pixels(saved(frames[0], save_all=True))[0] == (1, 0, 0)
 
 
-def test_a_photo_with_a_preview() -> None:
-    """JPEG files of several images (MPO), as phones write them: the first is the photo."""
+def test_the_photo_of_a_file_with_preview_is_decoded() -> None:
+    """Phones write JPEG files with several images (MPO), of which the first is the photo."""
     photo, preview = Image.new("L", (8, 8), 50), Image.new("L", (8, 8), 200)
     content = saved(photo, "MPO", save_all=True, append_images=[preview])
     assert decode_rgb(content, "x")[0, 0, 0] == 50
@@ -169,13 +169,13 @@ def test_other_formats_are_refused(kind: str) -> None:
         pixels(saved(Image.new(mode, (4, 4)), kind))
 
 
-def test_every_truncation_is_refused_or_whole() -> None:
+def test_truncated_files_are_refused_or_decode_completely() -> None:
     levels = np.random.default_rng(0).integers(0, 256, (9, 9, 4), dtype=np.uint8)
     content = saved(Image.fromarray(levels))
     whole = decode_rgb(content, "x")
     for length in range(0, len(content), 3):
         try:
-            came = decode_rgb(content[:length], "x")
+            loaded = decode_rgb(content[:length], "x")
         except ValueError:
             continue
-        assert np.array_equal(came, whole)
+        assert np.array_equal(loaded, whole)

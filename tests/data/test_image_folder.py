@@ -16,7 +16,7 @@ def image(
     Image.new("RGB", size, color).convert(mode).save(path)
 
 
-def test_split_folders(tmp_path: Path) -> None:
+def test_split_folders_become_splits(tmp_path: Path) -> None:
     for i, split in enumerate(("train", "val", "test")):
         for j in range(i + 1):
             for k in range(2):
@@ -35,34 +35,34 @@ def test_split_folders(tmp_path: Path) -> None:
     assert data.images[data.labels == 2][1, :, 0, 0].tolist() == [10, 20, 30]
 
 
-def test_classes_without_split_folders(tmp_path: Path) -> None:
+def test_classes_without_split_folders_are_split_by_hash(tmp_path: Path) -> None:
     for name in "abcdefghijklmnopqrst":
         image(tmp_path / name / "0.png", (1, 2, 3), mode="L")
     data = image_folder.load(tmp_path)
     assert [len(data.splits[split]) for split in SPLITS] == [12, 3, 5]
     assert sorted(data.class_names) == list("abcdefghijklmnopqrst")
-    # Places 13 to 15 in the order of sha256sum of the names: the split is fixed for good.
+    # Positions 13 to 15 in the order of sha256sum of the names; the split must never change.
     assert [data.class_names[i] for i in data.splits["validation"]] == ["h", "k", "q"]
     assert data.images.shape[1] == 3
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
 def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, name: str) -> None:
-    """A train among vehicles."""
+    """For example, train as a vehicle."""
     for kind in ("bus", "car", name):
         image(tmp_path / kind / "0.png")
     assert set(image_folder.load(tmp_path).class_names) == {"bus", "car", name}
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Val", "VALIDATION"])
-def test_names_of_the_validation_split(tmp_path: Path, name: str) -> None:
+def test_the_validation_split_may_have_several_names(tmp_path: Path, name: str) -> None:
     image(tmp_path / "train" / "a" / "0.png")
     image(tmp_path / name / "b" / "0.png")
     data = image_folder.load(tmp_path)
     assert [data.class_names[i] for i in data.splits["validation"]] == ["validation/b"]
 
 
-def test_what_systems_leave_is_no_data(tmp_path: Path) -> None:
+def test_system_files_are_ignored(tmp_path: Path) -> None:
     image(tmp_path / "train" / "a" / "0.png")
     image(tmp_path / "test" / "b" / "0.png")
     expected = image_folder.load(tmp_path)
@@ -73,12 +73,12 @@ def test_what_systems_leave_is_no_data(tmp_path: Path) -> None:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_bytes(b"no image")
     image(tmp_path / "train" / "@eaDir" / "0.png" / "small.webp")
-    came = image_folder.load(tmp_path)
-    assert came.class_names == expected.class_names
-    assert len(came.images) == len(expected.images) == 2
+    loaded = image_folder.load(tmp_path)
+    assert loaded.class_names == expected.class_names
+    assert len(loaded.images) == len(expected.images) == 2
 
 
-def test_a_hidden_folder_may_hold_the_data(tmp_path: Path) -> None:
+def test_the_data_folder_may_be_hidden(tmp_path: Path) -> None:
     image(tmp_path / ".data" / "a" / "0.png")
     assert len(image_folder.load(tmp_path / ".data").images) == 1
 
@@ -123,8 +123,8 @@ def test_images_are_in_one_class_or_refused(tmp_path: Path, places: list[str], m
     assert "\n" not in str(caught.value)
 
 
-def test_links(tmp_path: Path) -> None:
-    """A class may be a link; a broken one would be missed, and a circle has no end."""
+def test_links_to_classes_are_followed(tmp_path: Path) -> None:
+    """A broken link is an error, because its image would be missing, and cycles of links end."""
     image(tmp_path / "elsewhere" / "0.png")
     image(tmp_path / "data" / "a" / "0.png")
     (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
@@ -134,24 +134,24 @@ def test_links(tmp_path: Path) -> None:
         image_folder.load(tmp_path / "data")
     (tmp_path / "data" / "a" / "1.png").unlink()
     (tmp_path / "data" / "b").unlink()
-    for name in ("round", "and-round"):  # of 2^40 paths none is followed far
+    for name in ("round", "and-round"):  # 2^40 paths, none of which is followed far
         (tmp_path / "data" / "a" / name).symlink_to(tmp_path / "data")
     with pytest.raises(ValueError, match="expected CLASS"):
         image_folder.load(tmp_path / "data")
 
 
-def test_names_that_are_no_unicode(tmp_path: Path) -> None:
+def test_class_names_may_be_invalid_unicode(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     try:
         image(tmp_path / name / "0.png")
     except OSError:
-        pytest.skip("this file system takes unicode names alone")
+        pytest.skip("this file system accepts Unicode names only")
     image(tmp_path / "b" / "0.png")
     for _ in range(2):  # also from the cache
         assert set(image_folder.load(tmp_path).class_names) == {name, "b"}
 
 
-def test_sizes(tmp_path: Path) -> None:
+def test_images_of_different_sizes_need_image_size(tmp_path: Path) -> None:
     image(tmp_path / "a" / "0.png", (9, 9, 9), (8, 4))
     image(tmp_path / "a" / "1.png", (9, 9, 9), (5, 12))
     with pytest.raises(ValueError, match=r"expected 8x4 pixels, got 5x12 in .*1\.png; set image_size"):
@@ -170,7 +170,7 @@ def test_the_central_square_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(50)])
-def test_hostile_images(tmp_path: Path, own_cache: Path, content: bytes) -> None:
+def test_malformed_images_are_rejected(tmp_path: Path, own_cache: Path, content: bytes) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "0.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"expected a PNG or JPEG image, got .*0\.png"):
@@ -178,7 +178,7 @@ def test_hostile_images(tmp_path: Path, own_cache: Path, content: bytes) -> None
     assert not list(own_cache.iterdir())
 
 
-def test_declared_pixels_are_not_decoded(tmp_path: Path) -> None:
+def test_images_that_declare_too_many_pixels_are_rejected(tmp_path: Path) -> None:
     image(tmp_path / "a" / "0.png", (1, 1, 1))
     bomb = bytearray((tmp_path / "a" / "0.png").read_bytes())
     bomb[16:24] = struct.pack(">II", 9000, 9000)
@@ -187,7 +187,7 @@ def test_declared_pixels_are_not_decoded(tmp_path: Path) -> None:
         image_folder.load(tmp_path)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_or_empty_folders_are_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected an existing folder"):
         image_folder.load(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="expected a path below an existing home folder, got '~no-such-user/x'"):
@@ -196,6 +196,6 @@ def test_nothing_there(tmp_path: Path) -> None:
         image_folder.load(tmp_path)
 
 
-def test_other_data_is_not_scaled() -> None:
+def test_image_size_is_rejected_for_pictograms() -> None:
     with pytest.raises(ValueError, match=r"image_size: expected none for pictograms, .* got 32"):
         load("pictograms", 32)

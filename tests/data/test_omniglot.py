@@ -31,7 +31,7 @@ def zipped(folder: Path, path: Path) -> Path:
     return archive(path, {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*.png"))})
 
 
-def test_the_published_file(shared: Path) -> None:
+def test_the_published_file_is_read(shared: Path) -> None:
     data = omniglot.load(shared / "data" / "omniglot" / "images_background_small1.zip")
     assert data.images.shape == (2720, 1, 28, 28)
     assert data.images.dtype == torch.uint8
@@ -39,12 +39,12 @@ def test_the_published_file(shared: Path) -> None:
     assert list(data.class_names) == sorted(data.class_names)
     assert data.class_names[0] == "Balinese/character01"
     assert [len(data.splits[split]) for split in SPLITS] == [81, 21, 34]
-    # Ink is bright, and little of the paper is covered.
+    # Ink is bright and covers little of the image.
     assert 10 < data.images.float().mean() < 30
     assert data.images[:, :, 0, 0].float().mean() < 1
 
 
-def test_folder_and_zip_are_the_same(omniglot_folder: Path, tmp_path: Path) -> None:
+def test_folder_and_zip_file_have_the_same_data(omniglot_folder: Path, tmp_path: Path) -> None:
     folder = omniglot.load(omniglot_folder)
     inner = omniglot.load(omniglot_folder / "images_background")
     alone = omniglot.load(zipped(omniglot_folder, tmp_path / "images_background.zip"))
@@ -56,13 +56,13 @@ def test_folder_and_zip_are_the_same(omniglot_folder: Path, tmp_path: Path) -> N
         assert folder.splits == other.splits
 
 
-def test_an_image_counts_once(omniglot_folder: Path, tmp_path: Path) -> None:
+def test_images_in_folder_and_zip_file_count_once(omniglot_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(omniglot_folder, tmp_path, dirs_exist_ok=True)
     zipped(omniglot_folder, tmp_path / "images_background.zip")
     assert len(omniglot.load(tmp_path).images) == 240
 
 
-def test_area_average(tmp_path: Path) -> None:
+def test_images_are_reduced_by_area_averages(tmp_path: Path) -> None:
     pixels = np.ones((105, 105), bool)
     pixels[:, :30] = False  # ink in the left 8 of 28 columns
     path = tmp_path / MEMBER
@@ -83,12 +83,12 @@ def test_evaluation_part_is_the_test_set(tmp_path: Path) -> None:
     assert {data.class_names[i][0] for i in data.splits["train"] + data.splits["validation"]} == {"A"}
 
 
-def test_split_is_pinned(omniglot_folder: Path) -> None:
+def test_the_split_is_pinned(omniglot_folder: Path) -> None:
     data = omniglot.load(omniglot_folder)
     assert data.splits["validation"] == (1, 26, 27, 28)
 
 
-def test_what_systems_leave_is_no_data(omniglot_folder: Path, tmp_path: Path) -> None:
+def test_system_files_are_ignored(omniglot_folder: Path, tmp_path: Path) -> None:
     members = {
         "__MACOSX/images_background/Alphabet/character01/._0001_01.png": b"x",
         "images_background/Alphabet/character01/._0001_01.png": b"x",
@@ -105,15 +105,15 @@ def test_what_systems_leave_is_no_data(omniglot_folder: Path, tmp_path: Path) ->
     assert len(omniglot.load(tmp_path).images) == 1
 
 
-def test_a_hidden_folder_may_hold_the_data(tmp_path: Path) -> None:
+def test_the_data_folder_may_be_hidden(tmp_path: Path) -> None:
     path = tmp_path / ".data" / MEMBER
     path.parent.mkdir(parents=True)
     path.write_bytes(png())
     assert len(omniglot.load(tmp_path / ".data").images) == 1
 
 
-def test_an_image_that_differs_from_itself(tmp_path: Path) -> None:
-    """Two parts of one name: neither is dropped without a word."""
+def test_different_images_of_one_name_are_rejected(tmp_path: Path) -> None:
+    """Neither of them is dropped silently."""
     archive(tmp_path / "images_background.zip", {MEMBER: png()})
     content = io.BytesIO()
     Image.new("1", (105, 105), 0).save(content, "PNG")
@@ -124,13 +124,13 @@ def test_an_image_that_differs_from_itself(tmp_path: Path) -> None:
         omniglot.load(tmp_path)
 
 
-def test_a_character_of_both_parts(tmp_path: Path) -> None:
+def test_characters_in_both_parts_are_rejected(tmp_path: Path) -> None:
     members = {MEMBER: png(), MEMBER.replace("background", "evaluation"): png()}
     with pytest.raises(ValueError, match="every class in one split, got 'Alphabet/character01' in background and eval"):
         omniglot.load(archive(tmp_path / "x.zip", members))
 
 
-def test_ink_on_a_transparent_sheet(tmp_path: Path) -> None:
+def test_transparent_background_is_white(tmp_path: Path) -> None:
     layer = Image.new("LA", (105, 105), (0, 0))
     layer.paste((0, 255), (0, 0, 30, 105))
     content = io.BytesIO()
@@ -141,7 +141,7 @@ def test_ink_on_a_transparent_sheet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", [1, 9, 12, 14, 95, 99])
-def test_other_methods_of_compression(tmp_path: Path, method: int) -> None:
+def test_unknown_compression_methods_are_rejected(tmp_path: Path, method: int) -> None:
     content = bytearray(archive(tmp_path / "x.zip", {MEMBER: png()}).read_bytes())
     content[8:10] = method.to_bytes(2, "little")
     start = content.index(b"PK\x01\x02") + 10
@@ -151,7 +151,7 @@ def test_other_methods_of_compression(tmp_path: Path, method: int) -> None:
         omniglot.load(tmp_path)
 
 
-def test_no_image_at_all(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected images_background\*/ALPHABET/characterNN"):
         omniglot.load(tmp_path)
 
@@ -166,10 +166,10 @@ def test_no_image_at_all(tmp_path: Path) -> None:
         (png((9999, 9999)), "expected 105x105 pixels, got 9999x9999"),
         (bytes(10**7), "at most 65536 bytes"),
     ],
-    ids=["text", "empty", "cut", "size", "many pixels", "many bytes"],
+    ids=["text", "empty", "truncated", "size", "many pixels", "many bytes"],
 )
 @pytest.mark.parametrize("packed", [True, False], ids=["zip", "folder"])
-def test_hostile_images(tmp_path: Path, content: bytes, message: str, packed: bool) -> None:
+def test_malformed_images_are_rejected(tmp_path: Path, content: bytes, message: str, packed: bool) -> None:
     if packed:
         archive(tmp_path / "x.zip", {MEMBER: content})
     else:
@@ -180,7 +180,7 @@ def test_hostile_images(tmp_path: Path, content: bytes, message: str, packed: bo
     assert "0001_01.png" in str(caught.value)
 
 
-def test_declared_pixels_are_not_decoded(tmp_path: Path) -> None:
+def test_images_that_declare_too_many_pixels_are_rejected(tmp_path: Path) -> None:
     bomb = bytearray(png())
     bomb[16:24] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
     with pytest.raises(ValueError, match=r"0001_01\.png"):
@@ -188,7 +188,7 @@ def test_declared_pixels_are_not_decoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../" + MEMBER, "/" + MEMBER, "images_background/../../x.png"])
-def test_members_outside_the_archive(tmp_path: Path, name: str) -> None:
+def test_members_outside_the_archive_are_rejected(tmp_path: Path, name: str) -> None:
     path = archive(tmp_path / "x.zip", {name: png()})
     with pytest.raises(ValueError, match="expected members inside the archive") as caught:
         omniglot.load(path)
@@ -196,7 +196,7 @@ def test_members_outside_the_archive(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_damaged_archives(omniglot_folder: Path, tmp_path: Path) -> None:
+def test_damaged_archives_are_rejected(omniglot_folder: Path, tmp_path: Path) -> None:
     whole = zipped(omniglot_folder, tmp_path / "whole.zip").read_bytes()
     path = tmp_path / "x.zip"
     for content in (b"", b"PK", whole[: len(whole) // 2]):
@@ -209,7 +209,7 @@ def test_damaged_archives(omniglot_folder: Path, tmp_path: Path) -> None:
         omniglot.load(path)
 
 
-def test_encrypted_member(tmp_path: Path) -> None:
+def test_encrypted_members_are_rejected(tmp_path: Path) -> None:
     content = bytearray(archive(tmp_path / "x.zip", {MEMBER: png()}).read_bytes())
     content[6] |= 1
     content[content.index(b"PK\x01\x02") + 8] |= 1
@@ -229,7 +229,7 @@ def test_alphabets_are_groups_that_can_be_left_out(omniglot_folder: Path) -> Non
         load("pictograms", left_out=["Latin"])
 
 
-def test_what_is_published_for_tests_is_not_trained_on(tmp_path: Path) -> None:
+def test_the_evaluation_part_is_never_trained_on(tmp_path: Path) -> None:
     content = png()
     members = {f"images_background/A/character{i:02d}/{i:04d}_01.png": content for i in range(4)}
     members |= {f"images_background/B/character{i:02d}/{i:04d}_01.png": content for i in range(3)}
@@ -243,10 +243,10 @@ def test_what_is_published_for_tests_is_not_trained_on(tmp_path: Path) -> None:
         assert omniglot.load(path, left_out=left_out).splits == {"train": train, "validation": (), "test": test}
 
 
-def test_other_sizes(omniglot_folder: Path) -> None:
+def test_images_can_be_read_at_other_sizes(omniglot_folder: Path) -> None:
     images = load(f"omniglot:{omniglot_folder}", image_size=35).images
     assert images.shape == (240, 1, 35, 35)
-    # 7x7 patterns, of which every square is 5 by 5 now.
+    # Every square of the 7x7 patterns has 5x5 pixels.
     assert torch.equal(images, images[:, :, ::5, ::5].repeat_interleave(5, -1).repeat_interleave(5, -2))
     for size in (0, 106):
         with pytest.raises(ValueError, match=f"image_size: expected a number from 1 to 105 for omniglot, got {size}"):

@@ -1,4 +1,4 @@
-"""The published layout of the 20 runs, written here."""
+"""Synthetic runs in the published layout of the 20 runs."""
 
 import zipfile
 from pathlib import Path
@@ -12,7 +12,7 @@ from sparsedis.data import omniglot_one_shot
 
 
 def write_runs(root: Path, runs: int = 3, classes: int = 5) -> Path:
-    """all_runs.zip's folders: 7x7 patterns, noisier in the test images; item i is class (3 i + run) mod classes."""
+    """The layout of all_runs.zip, with 7x7 patterns and noisy test images; item i has class (3 i + run) mod classes."""
     generator = np.random.default_rng(0)
     for run in range(1, runs + 1):
         name, lines = f"run{run:02d}", []
@@ -41,38 +41,38 @@ def zipped(folder: Path, path: Path, prefix: str = "") -> Path:
     return path
 
 
-def test_read(tmp_path: Path) -> None:
+def test_runs_are_read(tmp_path: Path) -> None:
     runs = omniglot_one_shot.load(write_runs(tmp_path / "all_runs"))
     assert [run.name for run in runs] == ["run01", "run02", "run03"]
     for number, run in enumerate(runs, 1):
         assert run.training.shape == run.test.shape == (5, 1, 28, 28)
         assert run.labels.tolist() == [(3 * i + number) % 5 for i in range(5)]
         nearest = torch.cdist(run.test.flatten(1).float(), run.training.flatten(1).float()).argmin(1)
-        assert torch.equal(nearest, run.labels), "a test image looks like its training image"
+        assert torch.equal(nearest, run.labels), "a test image resembles its training image"
 
 
 @pytest.mark.parametrize("prefix", ["", "all_runs/"])
-def test_a_zip_file_and_its_folder_are_the_same(tmp_path: Path, prefix: str) -> None:
+def test_folder_and_zip_file_have_the_same_data(tmp_path: Path, prefix: str) -> None:
     folder = write_runs(tmp_path / "all_runs")
     expected = omniglot_one_shot.load(folder)
     for other in (zipped(folder, tmp_path / "all_runs.zip", prefix), tmp_path):
         if other == tmp_path:
             (tmp_path / "all_runs.zip").unlink()
-        came = omniglot_one_shot.load(other)
-        assert len(came) == 3
+        loaded = omniglot_one_shot.load(other)
+        assert len(loaded) == 3
         assert all(
-            torch.equal(a, b) for x, y in zip(came, expected, strict=True) for a, b in zip(x[1:], y[1:], strict=True)
+            torch.equal(a, b) for x, y in zip(loaded, expected, strict=True) for a, b in zip(x[1:], y[1:], strict=True)
         )
 
 
-def test_one_run(tmp_path: Path) -> None:
+def test_a_single_run_is_read(tmp_path: Path) -> None:
     folder = write_runs(tmp_path / "all_runs")
     (run,) = omniglot_one_shot.load(folder / "run02")
     assert run.name == "run02"
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_what_systems_leave_is_no_data(tmp_path: Path, packed: bool) -> None:
+def test_system_files_are_ignored(tmp_path: Path, packed: bool) -> None:
     folder = write_runs(tmp_path / "all_runs", 2)
     for place in (
         ".ipynb_checkpoints/run01/class_labels.txt",
@@ -85,8 +85,8 @@ def test_what_systems_leave_is_no_data(tmp_path: Path, packed: bool) -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_list_that_was_cut(tmp_path: Path, packed: bool) -> None:
-    """The task would have fewer classes, and a lower error."""
+def test_truncated_or_duplicated_labels_are_rejected(tmp_path: Path, packed: bool) -> None:
+    """With fewer classes, the error would be lower."""
     folder = write_runs(tmp_path / "all_runs", 1)
     labels = folder / "run01" / "class_labels.txt"
     lines = labels.read_text().splitlines()
@@ -112,7 +112,7 @@ def test_a_list_that_was_cut(tmp_path: Path, packed: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("packed", [True, False])
-def test_hostile_lines(tmp_path: Path, line: str, message: str, packed: bool) -> None:
+def test_malformed_lines_are_rejected(tmp_path: Path, line: str, message: str, packed: bool) -> None:
     folder = write_runs(tmp_path / "all_runs", 1)
     labels = folder / "run01" / "class_labels.txt"
     labels.write_text(labels.read_text() + line + "\n", encoding="latin1")
@@ -120,7 +120,7 @@ def test_hostile_lines(tmp_path: Path, line: str, message: str, packed: bool) ->
         omniglot_one_shot.load(zipped(folder, tmp_path / "x.zip") if packed else folder)
 
 
-def test_bad_files(tmp_path: Path) -> None:
+def test_missing_or_damaged_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected all_runs\.zip"):
         omniglot_one_shot.load(tmp_path / "nothing")
     with pytest.raises(ValueError, match="found none"):
@@ -137,6 +137,6 @@ def test_bad_files(tmp_path: Path) -> None:
         omniglot_one_shot.load(folder)
 
 
-def test_another_size(tmp_path: Path) -> None:
+def test_runs_can_be_read_at_another_size(tmp_path: Path) -> None:
     run = omniglot_one_shot.load(write_runs(tmp_path / "all_runs"), 42)[0]
     assert run.training.shape == run.test.shape == (5, 1, 42, 42)

@@ -1,4 +1,4 @@
-"""The embedded data set holds what its data card says, and its tool names concepts as it claims."""
+"""The embedded data set agrees with its data card; rules of the tool that builds it."""
 
 import hashlib
 import importlib.util
@@ -35,7 +35,7 @@ def names():
     return json.loads((ROOT / "tools" / "pictograms_names.json").read_text())
 
 
-def test_shapes_and_types(data):
+def test_shapes_and_dtypes(data):
     n = len(data.images)
     assert data.images.shape == (n, 28, 28)
     assert (data.images.dtype, data.labels.dtype, data.families.dtype) == (np.uint8, np.int16, np.int16)
@@ -70,25 +70,25 @@ def test_images_have_ink_and_blank_margins(data):
     assert (data.images.sum((1, 2), dtype=int) == inner.sum((1, 2), dtype=int)).all()
 
 
-def test_split_is_by_class(data):
+def test_the_split_is_by_class(data):
     assert data.split.shape == (len(data.class_names),)
     assert set(data.split.tolist()) == {0, 1, 2}
     assert np.bincount(data.split).min() >= 20
 
 
-def test_the_split_is_the_frozen_one(data, names):
+def test_the_split_is_pinned(data, names):
     parts = ("train", "validation", "test")
     for part, name in enumerate(parts):
         assert names["split"][name] == [c for c, p in zip(data.class_names, data.split, strict=True) if p == part]
 
 
-def test_related_concepts_are_on_one_side(data, names):
-    side = dict(zip(data.class_names, data.split.tolist(), strict=True))
+def test_related_concepts_are_in_the_same_split(data, names):
+    split_of = dict(zip(data.class_names, data.split.tolist(), strict=True))
     for group in names["same_side"]:
-        assert len({side[concept] for concept in group if concept in side}) <= 1, group
+        assert len({split_of[concept] for concept in group if concept in split_of}) <= 1, group
 
 
-def test_the_images_are_the_published_ones(data):
+def test_the_images_have_the_published_digest(data):
     digest = hashlib.sha256()
     for array in (data.images, data.labels, data.families, data.split):
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -100,7 +100,7 @@ def test_arrays_are_read_only(data):
         data.images[0, 0, 0] = 1
 
 
-def test_every_licence_is_there(data):
+def test_every_licence_is_included(data):
     folder = files("sparsedis.data.pictograms")
     rows = [line.split("|") for line in folder.joinpath("NOTICE.md").read_text().splitlines() if line.startswith("| ")]
     rows = rows[1:]  # the heading
@@ -129,11 +129,11 @@ def test_every_licence_is_there(data):
         ("outline", None),
     ],
 )
-def test_concepts(tool, names, name, concept):
+def test_concepts_are_derived_from_names(tool, names, name, concept):
     assert tool.concept_of(name, names) == concept
 
 
-def test_families_merge_the_sets_of_one_origin(tool, names):
+def test_families_merge_sets_of_the_same_origin(tool, names):
     assert tool.family_of("bxs", names) == tool.family_of("bx", names) == "boxicons"
     assert tool.family_of("lucide", names) == tool.family_of("feather", names) == "feather"
     assert tool.family_of("tabler", names) == "tabler"
@@ -158,12 +158,12 @@ def test_two_families_of_one_author_are_an_error(tool, names, tmp_path):
         ({"license": {"spdx": "MIT"}}, False),
     ],
 )
-def test_sets_are_used_where_their_licence_allows(tool, names, change, expected):
+def test_only_sets_with_a_suitable_licence_are_used(tool, names, change, expected):
     info = {"license": {"spdx": "MIT", "url": "https://x"}, **change}
     assert tool.usable("tabler", info, names) is expected
 
 
-def test_brands_are_no_concepts(data, names):
+def test_brands_are_not_concepts(data, names):
     brands = set(names["brands_to_drop"])
     assert not brands & set(data.class_names)
     assert not brands & {word for group in names["synonyms_first_is_canonical"] for word in group}
@@ -173,11 +173,11 @@ def test_an_excluded_set_is_not_used(tool, names):
     assert not tool.usable("line-md", {"license": {"spdx": "MIT", "url": "https://x"}}, names)
 
 
-def test_duplicates_go(tool):
+def test_duplicates_are_removed(tool):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (62, 28, 28), dtype=np.uint8)
-    images[1] = images[0]  # within a class: one of the two stays
-    images[40] = images[20]  # in two classes: neither stays
+    images[1] = images[0]  # within a class, one of the two is kept
+    images[40] = images[20]  # in two classes, neither is kept
     icons = [tool.Icon("ab"[i // 31], str(i % 31), "set", "name", "") for i in range(62)]
     kept = tool.without_duplicates(icons, images)
     assert sorted(set(range(62)) - set(kept)) == [1, 20, 40]

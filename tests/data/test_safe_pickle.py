@@ -1,4 +1,4 @@
-"""Honest pickles come back as they are; hostile ones are refused, and nothing of them runs."""
+"""Pickles of plain data are read unchanged; malicious ones are refused without running any of their code."""
 
 import builtins
 import copyreg
@@ -22,7 +22,7 @@ def written(path: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_plain_data(tmp_path: Path, protocol: int) -> None:
+def test_plain_data_are_read_unchanged(tmp_path: Path, protocol: int) -> None:
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     value = {
         "data": array,
@@ -32,48 +32,48 @@ def test_plain_data(tmp_path: Path, protocol: int) -> None:
         "bytes": [b"\xff\x00\n", b"", bytearray(b"xyz") if protocol == 5 else b"xyz"],
         "rest": (1, "ü", 2.5, None, True, False, ()),
     }
-    came = safe_pickle.load(written(tmp_path / "x", pickle.dumps(value, protocol)))
+    loaded = safe_pickle.load(written(tmp_path / "x", pickle.dumps(value, protocol)))
     value["bytes"][2] = b"xyz"
-    np.testing.assert_equal(came, value)
-    assert came["foreign"]["big"].dtype == np.dtype(">i4")
-    assert all(type(x) is bytes for x in came["bytes"])
+    np.testing.assert_equal(loaded, value)
+    assert loaded["foreign"]["big"].dtype == np.dtype(">i4")
+    assert all(type(x) is bytes for x in loaded["bytes"])
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_arrays_of_objects_are_lists(tmp_path: Path, protocol: int) -> None:
-    """Of plain data alone, arrays among them, and of one dimension."""
+def test_object_arrays_become_lists(tmp_path: Path, protocol: int) -> None:
+    """One-dimensional ones that contain only plain data, including arrays."""
     array = np.empty(4, object)
     array[:] = [b"\xff", np.arange(3, dtype=np.uint8)[:, None], {"a": np.ones(2)}, None]
     for value in (array, {"data": array, "again": [array]}):
-        came = safe_pickle.load(written(tmp_path / "x", pickle.dumps(value, protocol)))
-        inner = came if value is array else came["data"]
+        loaded = safe_pickle.load(written(tmp_path / "x", pickle.dumps(value, protocol)))
+        inner = loaded if value is array else loaded["data"]
         assert type(inner) is list
         np.testing.assert_equal(inner, list(array))
-        assert inner is came or came["again"][0] is inner
+        assert inner is loaded or loaded["again"][0] is inner
     assert safe_pickle.load(written(tmp_path / "x", pickle.dumps(np.empty(0, object), protocol))) == []
 
 
-def test_shared_and_circular_containers(tmp_path: Path) -> None:
-    shared, circle = [np.arange(3)], []
-    circle.append(circle)
-    came = safe_pickle.load(written(tmp_path / "x", pickle.dumps({"a": shared, "b": shared, "c": circle})))
-    assert came["a"] is came["b"]
-    assert came["c"][0] is came["c"]
+def test_shared_and_cyclic_containers_are_read(tmp_path: Path) -> None:
+    shared, cycle = [np.arange(3)], []
+    cycle.append(cycle)
+    loaded = safe_pickle.load(written(tmp_path / "x", pickle.dumps({"a": shared, "b": shared, "c": cycle})))
+    assert loaded["a"] is loaded["b"]
+    assert loaded["c"][0] is loaded["c"]
 
 
-def test_written_by_python_2(tmp_path: Path) -> None:
-    """dict(data=np.arange(4, dtype='u1').reshape(2, 2), labels=['\xff', 3]), by the opcodes of cPickle, protocol 2."""
+def test_pickles_written_by_python_2_are_read(tmp_path: Path) -> None:
+    """dict(data=np.arange(4, dtype='u1').reshape(2, 2), labels=['\xff', 3]) as written by cPickle, protocol 2."""
     raw = (
         b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b"
         b"\x87Rq\x05(K\x01K\x02K\x02\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNNJ\xff\xff\xff\xff"
         b"J\xff\xff\xff\xffK\x00tb\x89U\x04\x00\x01\x02\x03tbU\x06labelsq\x08]q\t(U\x01\xffK\x03eu."
     )
-    came = safe_pickle.load(written(tmp_path / "x", raw))
-    np.testing.assert_equal(came, {"data": np.arange(4, dtype=np.uint8).reshape(2, 2), "labels": ["\xff", 3]})
+    loaded = safe_pickle.load(written(tmp_path / "x", raw))
+    np.testing.assert_equal(loaded, {"data": np.arange(4, dtype=np.uint8).reshape(2, 2), "labels": ["\xff", 3]})
 
 
 class Reduced:
-    """Pickles as a call."""
+    """Is pickled as a function call."""
 
     def __init__(self, *parts: object) -> None:
         self.parts = parts
@@ -94,7 +94,7 @@ RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
 BYTE_TYPE = b"cnumpy\ndtype\n" + text("u1") + b"\x85R"
 OBJECT_TYPE = b"cnumpy\ndtype\n" + text("O8") + b"\x85R"
 
-HOSTILE: dict[str, Callable[[str], bytes]] = {
+MALICIOUS: dict[str, Callable[[str], bytes]] = {
     "os.system": lambda mark: pickle.dumps(Reduced(os.system, (f"touch {mark}",))),
     "os.system, protocol 0": lambda mark: pickle.dumps(Reduced(os.system, (f"touch {mark}",)), 0),
     "builtins.eval": lambda mark: pickle.dumps(Reduced(builtins.eval, (f"open({mark!r}, 'w')",))),
@@ -152,11 +152,11 @@ HOSTILE: dict[str, Callable[[str], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", MALICIOUS)
+def test_malicious_pickles_are_refused(tmp_path: Path, name: str) -> None:
     mark = tmp_path / "mark"
     before = dict(copyreg._inverted_registry)  # type: ignore[attr-defined]
-    path = written(tmp_path / "hostile.pkl", HOSTILE[name](str(mark)))
+    path = written(tmp_path / "hostile.pkl", MALICIOUS[name](str(mark)))
     with pytest.raises(ValueError, match=r"pickle: .*hostile\.pkl is damaged or not plain data: ."):
         safe_pickle.load(path)
     assert not mark.exists()
@@ -164,43 +164,43 @@ def test_hostile(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["objects from bytes", "one object from bytes"])
-def test_objects_are_not_made_of_bytes(tmp_path: Path, name: str) -> None:
-    """Refused here, before NumPy would."""
+def test_object_arrays_are_not_made_from_bytes(tmp_path: Path, name: str) -> None:
+    """They are refused before NumPy does so."""
     with pytest.raises(ValueError, match="got an array of objects"):
-        safe_pickle.load(written(tmp_path / "x", HOSTILE[name]("")))
+        safe_pickle.load(written(tmp_path / "x", MALICIOUS[name]("")))
 
 
-def test_the_hostile_files_would_have_run(tmp_path: Path) -> None:
-    """The payloads are live: the standard library's loader runs them."""
+def test_the_standard_library_would_run_the_malicious_pickles(tmp_path: Path) -> None:
+    """Checks that the payloads of these tests work."""
     for name in ("os.system", "builtins.eval", "nested", "in an array of objects"):
         mark = tmp_path / name
-        pickle.loads(HOSTILE[name](f"'{mark}'" if "eval" not in name else str(mark)))
+        pickle.loads(MALICIOUS[name](f"'{mark}'" if "eval" not in name else str(mark)))
         assert mark.exists(), name
 
 
-def test_an_index_of_the_memo_allocates_nothing(tmp_path: Path) -> None:
-    """The C interpreter makes a table of 2^32 places for this one."""
+def test_a_large_memo_index_allocates_no_memory(tmp_path: Path) -> None:
+    """Python's C implementation would allocate a table of 2^32 entries for it."""
     path = written(tmp_path / "x", opcodes(b"K\x07r\xfe\xff\xff\xff0j\xfe\xff\xff\xff"))
     assert safe_pickle.load(path) == 7
 
 
 @pytest.mark.slow
-def test_depth(tmp_path: Path) -> None:
+def test_deeply_nested_data_are_read(tmp_path: Path) -> None:
     deep = written(tmp_path / "x", opcodes(b")", b"\x85" * 200_000, b"0K\x01"))
     assert safe_pickle.load(deep) == 1
     value = safe_pickle.load(written(tmp_path / "y", opcodes(b"]", b"]" * 100_000, b"a" * 100_000)))
     assert len(value) == 1
 
 
-def test_state_set_on_a_name_stays_in_its_file(tmp_path: Path) -> None:
+def test_setting_state_on_a_name_does_not_affect_other_files(tmp_path: Path) -> None:
     for payload in ("attributes of a permitted name", "attributes of a class"):
         with pytest.raises(ValueError, match="a state for _Name"):
-            safe_pickle.load(written(tmp_path / "x", HOSTILE[payload]("")))
-    test_plain_data(tmp_path, 2)
+            safe_pickle.load(written(tmp_path / "x", MALICIOUS[payload]("")))
+    test_plain_data_are_read_unchanged(tmp_path, 2)
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_are_refused_or_read_as_plain_data(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = written(tmp_path_factory.getbasetemp() / "any.pkl", content)
     try:
         value = safe_pickle.load(path)
@@ -209,13 +209,13 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> 
     assert isinstance(value, int | float | str | bytes | list | tuple | dict | None)
 
 
-def test_every_truncation(tmp_path: Path) -> None:
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
     content = pickle.dumps({"data": np.arange(6, dtype=np.uint8), "labels": [1, 2]})
     for length in range(len(content)):
         with pytest.raises(ValueError, match="damaged"):
             safe_pickle.load(written(tmp_path / "x", content[:length]))
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         safe_pickle.load(tmp_path / "nothing")

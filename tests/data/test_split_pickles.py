@@ -1,4 +1,4 @@
-"""The published pickles, in every form in which they go around, from files written here."""
+"""The published pickles in all known formats, from synthetic files."""
 
 import io
 import os
@@ -27,7 +27,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def split(seed: int, classes: int, first: int) -> tuple[np.ndarray, list[int]]:
-    """Images (N, 8, 8, 3), and labels that are not sorted and begin with ``first``."""
+    """Images (N, 8, 8, 3) and unsorted labels that start at ``first``."""
     images = np.random.default_rng(seed).integers(0, 256, (4 * classes, 8, 8, 3), dtype=np.uint8)
     return images, [first + 3 * (i % classes) for i in range(4 * classes)]
 
@@ -55,7 +55,7 @@ SHORT = {"train": "train", "validation": "val", "test": "test"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_data_and_labels(tmp_path: Path, name: str) -> None:
+def test_data_and_labels_are_read(tmp_path: Path, name: str) -> None:
     for key, (images, labels) in SPLITS.items():
         word = "train_phase_train" if (name, key) == ("miniimagenet", "train") else SHORT[key]
         put(tmp_path / NAMES[name].format(word), {"data": images, "labels": labels})
@@ -69,7 +69,7 @@ def test_data_and_labels(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["bytes", "uint8 arrays", "(n, 1) arrays", "array of objects", "text", "npz"])
 @pytest.mark.parametrize("key", ["labels", "label_specific"])
-def test_image_files_and_labels_apart(tmp_path: Path, kind: str, key: str) -> None:
+def test_separate_files_of_images_and_labels_are_read(tmp_path: Path, kind: str, key: str) -> None:
     for name, (images, labels) in SPLITS.items():
         encoded: Any = [png(image) for image in images]
         if kind == "uint8 arrays":
@@ -93,7 +93,7 @@ def test_image_files_and_labels_apart(tmp_path: Path, kind: str, key: str) -> No
     assert data.class_names[:2] == ("class 10", "class 13")
 
 
-def test_places_by_class_and_keys_of_bytes(tmp_path: Path) -> None:
+def test_indices_by_class_and_keys_of_bytes_are_read(tmp_path: Path) -> None:
     for name, (images, labels) in SPLITS.items():
         places = {f"n{label}": [i for i, x in enumerate(labels) if x == label] for label in sorted(set(labels))}
         put(tmp_path / f"mini-imagenet-cache-{SHORT[name]}.pkl", {b"image_data": images, b"class_dict": places})
@@ -109,7 +109,7 @@ def folder(path: Path, **changes: Any) -> Path:
     return path
 
 
-def test_decoded_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_decoded_again_only_if_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder(tmp_path / "data")
     first = split_pickles.load(path)
     monkeypatch.setattr(split_pickles.safe_pickle, "load", lambda _: pytest.fail("read again"))
@@ -126,7 +126,7 @@ def test_decoded_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch:
 IMAGES, LABELS = SPLITS["train"]
 
 
-class Evil:
+class Malicious:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch pwned",)
 
@@ -147,25 +147,25 @@ class Evil:
         ({"data": IMAGES[:0], "labels": []}, "expected images, got none"),
         ({"data": IMAGES, "class_dict": {"a": [0, 1], "b": [1]}}, "expected every image in one class"),
         ({"data": IMAGES, "class_dict": {"a": [0, 2]}}, "expected every image in one class"),
-        ([Evil()], "the name posix.system"),
+        ([Malicious()], "the name posix.system"),
         (3, "expected a list of labels, got int"),
     ],
 )
-def test_bad_content(tmp_path: Path, own_cache: Path, train: Any, message: str) -> None:
+def test_invalid_contents_are_rejected(tmp_path: Path, own_cache: Path, train: Any, message: str) -> None:
     path = folder(tmp_path / "data", train=train)
     with pytest.raises(ValueError, match=message) as caught:
         split_pickles.load(path)
     assert "x_" in str(caught.value)
-    assert not list(own_cache.glob("*")), "nothing half made is left"
+    assert not list(own_cache.glob("*")), "no incomplete entry is left"
 
 
 @pytest.mark.parametrize("form", ["list", "array", "(n,)"])
-def test_image_files_of_equal_length(tmp_path: Path, form: str) -> None:
-    """One array (N, n, 1) or (N, n) of the bytes of N files: no N grey images of one column."""
+def test_encoded_images_of_equal_length_are_decoded(tmp_path: Path, form: str) -> None:
+    """An array (N, n, 1) or (N, n) of file contents is not mistaken for N grey images with one column."""
     for name, (images, labels) in SPLITS.items():
         contents = [png(image) for image in images]
         longest = max(map(len, contents))
-        # What follows the end of a PNG file is ignored by every decoder.
+        # Decoders ignore bytes after the end of a PNG file.
         columns = [np.frombuffer(content.ljust(longest, b"\0"), np.uint8) for content in contents]
         encoded: Any = [column if form == "(n,)" else column[:, None] for column in columns]
         put(tmp_path / f"{SHORT[name]}_images_png.pkl", encoded if form == "list" else np.stack(encoded))
@@ -173,7 +173,7 @@ def test_image_files_of_equal_length(tmp_path: Path, form: str) -> None:
     assert_read(load(f"tieredimagenet:{tmp_path}"), SPLITS)
 
 
-def test_one_column_that_is_no_image_file(tmp_path: Path) -> None:
+def test_arrays_of_one_column_without_encoded_images_are_rejected(tmp_path: Path) -> None:
     path = folder(tmp_path / "data", train={"data": IMAGES[:, :, :1, 0], "labels": LABELS})
     with pytest.raises(ValueError, match=r"expected a PNG or JPEG image, got .*x_train\.pickle, image 0"):
         split_pickles.load(path)
@@ -182,8 +182,8 @@ def test_one_column_that_is_no_image_file(tmp_path: Path) -> None:
         split_pickles.load(path)
 
 
-def test_classes_in_two_splits(tmp_path: Path) -> None:
-    """By their names, where there are names; else by their labels, as in the releases."""
+def test_classes_in_two_splits_are_rejected(tmp_path: Path) -> None:
+    """Classes are identified by their names or, without names, by their labels, as in the published files."""
     images, labels = SPLITS["validation"]
     again = [label - 20 for label in labels]  # 10, 13, 16: labels of the training split
     path = folder(tmp_path / "a", validation={"data": images, "labels": again})
@@ -211,7 +211,7 @@ def test_classes_in_two_splits(tmp_path: Path) -> None:
         split_pickles.load(path)
 
 
-def test_names_of_any_kind(tmp_path: Path) -> None:
+def test_class_names_may_have_any_type(tmp_path: Path) -> None:
     images, labels = SPLITS["validation"]
     numbers = np.array(labels) - 30
     for keys in (np.array(["a", "b", "c", "d", "e", "f", "g"]), [b"a", "b", 3, b"d", "e", "f", "g"]):
@@ -224,7 +224,7 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["val", "valid", "validation"])
-def test_names_of_the_validation_split_and_stray_files(tmp_path: Path, word: str) -> None:
+def test_the_validation_split_may_have_several_names_and_system_files_are_ignored(tmp_path: Path, word: str) -> None:
     path = folder(tmp_path / "data")
     (path / "x_val.pickle").rename(path / f"x_{word}.pickle")
     for name in ("._x_train.pickle", ".x_test.pickle", ".DS_Store", "__MACOSX_train"):
@@ -235,7 +235,7 @@ def test_names_of_the_validation_split_and_stray_files(tmp_path: Path, word: str
         split_pickles.load(path)
 
 
-def test_bad_folders(tmp_path: Path) -> None:
+def test_incomplete_or_ambiguous_folders_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected an existing folder"):
         split_pickles.load(tmp_path / "nothing")
     with pytest.raises(ValueError, match="got none for the train split"):
