@@ -5,7 +5,7 @@ from sparsedis.disentangle.config import DisentangleConfig
 
 @pytest.fixture(scope="session")
 def small() -> DisentangleConfig:
-    """A run of some seconds."""
+    """Settings of a training run that takes a few seconds."""
     return DisentangleConfig(
         iterations=14,
         groups=1,

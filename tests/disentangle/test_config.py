@@ -6,18 +6,18 @@ import pytest
 from sparsedis.disentangle.config import DisentangleConfig
 
 
-def test_presets() -> None:
+def test_presets_set_defaults_and_can_be_overridden() -> None:
     quick, published = DisentangleConfig(), DisentangleConfig(preset="published")
     assert (published.iterations, published.groups, published.group_tasks) == (20_000, 8, 1)
     assert (published.learning_rate, published.schedule, published.inner_samples) == (1e-3, "constant", 25)
     assert quick.iterations < published.iterations
     mine = DisentangleConfig(preset="published", iterations=7, learning_rate=0.5, schedule="cosine")
     assert (mine.iterations, mine.learning_rate, mine.schedule, mine.groups) == (7, 0.5, "cosine", 8)
-    # What a preset has set stays when something else changes.
+    # Values set by the preset are kept when others change.
     assert replace(mine, seed=1).iterations == 7
 
 
-def test_json_and_back(small: DisentangleConfig) -> None:
+def test_json_round_trip(small: DisentangleConfig) -> None:
     for config in (DisentangleConfig(), DisentangleConfig(preset="published"), small):
         assert DisentangleConfig.from_json(json.loads(json.dumps(config.as_json()))) == config
     assert small.difference(small) is None
@@ -47,12 +47,12 @@ def test_json_and_back(small: DisentangleConfig) -> None:
         ({"threads": True}, "threads: expected a whole number >= 1, got True"),
     ],
 )
-def test_bad_settings(changes: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_rejected(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DisentangleConfig(**changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("settings", [None, [], {}, {"rho": 0.5}, {**DisentangleConfig().as_json(), "more": 1}])
-def test_json_of_something_else(settings: object) -> None:
+def test_invalid_json_is_rejected(settings: object) -> None:
     with pytest.raises(ValueError, match="settings: expected exactly preset, inner"):
         DisentangleConfig.from_json(settings)

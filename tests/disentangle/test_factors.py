@@ -8,7 +8,7 @@ from sparsedis.disentangle.factors import Factors
 
 
 def test_values_are_standardised_grid_values() -> None:
-    """Without noise: an affine function of the published values, with mean 0 and variance 1 over the grid."""
+    """Without noise, they are affine in the published values, with mean 0 and variance 1 over the grid."""
     z = Factors(noise=0.0).values.double().numpy()
     labels = shapes3d.values(torch.arange(shapes3d.COUNT)).numpy()
     expected = (labels - labels.mean(0)) / labels.std(0)
@@ -18,7 +18,7 @@ def test_values_are_standardised_grid_values() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.3, 1.0])
 def test_noise_stays_in_its_cell(noise: float) -> None:
-    """The noise is uniform on noise * one step around the grid value, another for every image and factor."""
+    """It is uniform with the width noise * step around the grid value, independently for every image and factor."""
     z = Factors(noise=noise, seed=3).values.double().numpy()
     places = shapes3d.coordinates(torch.arange(shapes3d.COUNT)).double().numpy()
     for j, size in enumerate(shapes3d.SIZES):
@@ -32,8 +32,8 @@ def test_noise_stays_in_its_cell(noise: float) -> None:
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
-def test_density(rho: float) -> None:
-    """Ratios of probabilities are those of the Gaussian with the covariance written out."""
+def test_probabilities_follow_the_gaussian_density(rho: float) -> None:
+    """Up to a constant factor, with the covariance matrix written out."""
     factors = Factors("gaussian", rho, 1.0, 0)
     covariance = np.full((6, 6), rho)
     np.fill_diagonal(covariance, 1.0)
@@ -48,11 +48,11 @@ def test_density(rho: float) -> None:
 def test_correlations_grow_with_rho() -> None:
     seen = [Factors("gaussian", rho).correlation()[~np.eye(6, dtype=bool)] for rho in (0.0, 0.5, 0.9)]
     assert np.abs(seen[0]).max() < 0.01
-    assert 0.2 < seen[1].min() <= seen[1].max() < 0.5  # the grid cuts the tails, and correlation with them
+    assert 0.2 < seen[1].min() <= seen[1].max() < 0.5  # the grid truncates the tails, which reduces the correlation
     assert 0.75 < seen[2].min() <= seen[2].max() < 0.9
 
 
-def test_samples_have_the_probabilities() -> None:
+def test_samples_follow_the_probabilities() -> None:
     factors = Factors("gaussian", 0.9, 1.0, 0)
     drawn = factors.sample(default_rng(1), (400, 500))
     assert drawn.shape == (400, 500)
@@ -66,7 +66,7 @@ def test_samples_have_the_probabilities() -> None:
     assert np.abs(np.corrcoef(z, rowvar=False) - factors.correlation()).max() < 0.01
 
 
-def test_uniform() -> None:
+def test_uniform_factors_have_equal_probabilities() -> None:
     factors = Factors("uniform")
     assert np.ptp(factors.probability) == 0
     drawn = factors.sample(default_rng(0), (100_000,))
@@ -84,6 +84,6 @@ def test_uniform() -> None:
         (("gaussian", 0.0, 1.5), r"noise: expected a number from 0 to 1, got 1\.5"),
     ],
 )
-def test_bad_arguments(arguments: tuple[object, ...], message: str) -> None:
+def test_invalid_arguments_are_rejected(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Factors(*arguments)  # type: ignore[arg-type]

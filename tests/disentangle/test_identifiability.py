@@ -1,4 +1,4 @@
-"""Distributions whose assumptions are known, and counterexamples that are checked as such."""
+"""Distributions that are known to satisfy or violate assumptions, and verification of counterexamples."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def holds(tasks: object, **options: object) -> tuple[bool | None, ...]:
         ("laplace", (None, True, True, False)),
     ],
 )
-def test_task_distributions(structure: str, expected: tuple[bool | None, ...]) -> None:
+def test_assumptions_of_task_distributions(structure: str, expected: tuple[bool | None, ...]) -> None:
     report = check_identifiability(TaskDistribution(structure))
     assert tuple(one.holds for one in report.assumptions) == expected
     assert report.disentangled == all(expected[1:])
@@ -37,7 +37,7 @@ def test_task_distributions(structure: str, expected: tuple[bool | None, ...]) -
 
 
 def test_support_variability_against_its_definition() -> None:
-    """All families of at most three supports of three factors, by the words of the definition."""
+    """For all families of at most three supports of three factors."""
     supports = [s for k in (1, 2, 3) for s in itertools.combinations(range(3), k)]
     seen = set()
     for size in (1, 2, 3):
@@ -51,14 +51,14 @@ def test_support_variability_against_its_definition() -> None:
                 example = found.counterexample
                 assert example is not None
                 j, missing = example["factor"], example["missing"]
-                assert missing  # not one of them is in a support without j
+                assert missing  # none of these is in a support without j
                 assert not any(set(missing) & set(s) for s in family if j not in s)
                 assert j not in missing
     assert seen == {True, False}
 
 
-def test_tasks_that_do_not_vary() -> None:
-    """Coefficients in a plane: the direction across it changes no target."""
+def test_tasks_without_variability_are_detected() -> None:
+    """Coefficients in a plane: the direction orthogonal to it changes no target."""
     basis = np.array([[1.0, 2.0, 3.0], [0.0, 1.0, -1.0]])
     w = np.random.default_rng(0).standard_normal((20, 2)) @ basis
     report = check_identifiability(w)
@@ -73,7 +73,7 @@ def test_tasks_that_do_not_vary() -> None:
     assert holds(np.eye(3, dtype=bool)[:2])[1] is False  # the third factor is in no support
 
 
-def test_a_single_output_is_blind_to_some_direction() -> None:
+def test_a_single_output_violates_variability_within_supports() -> None:
     w = np.array([[1.0, 2.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 5.0]])
     found = check_identifiability(w).within_supports
     assert not found.holds
@@ -83,23 +83,23 @@ def test_a_single_output_is_blind_to_some_direction() -> None:
     assert task[support] @ direction == pytest.approx(0)
 
 
-def test_several_outputs_can_see_all_directions() -> None:
+def test_several_outputs_can_satisfy_variability_within_supports() -> None:
     generator = np.random.default_rng(0)
     w = generator.standard_normal((6, 2, 4))
     for row, support in zip(w, itertools.combinations(range(4), 2), strict=True):
         row[:, [i for i in range(4) if i not in support]] = 0
     assert holds(w) == (None, True, True, True)
-    w[3, 1] = 2 * w[3, 0]  # one task whose two outputs are the same
+    w[3, 1] = 2 * w[3, 0]  # one task with linearly dependent outputs
     assert holds(w) == (None, True, False, True)
 
 
-def test_sampled_coefficients() -> None:
+def test_sampled_coefficients_are_pooled_by_support() -> None:
     w = TaskDistribution("bernoulli", 4).sample(np.random.default_rng(0), 2000)
     assert holds(w, sampled=True) == (None, True, True, True)
     assert holds(w) == (None, True, False, True)
     ratio = w.copy()
     pair = ((w != 0) == [True, True, False, False]).all(1)
-    ratio[pair, 1] = 2 * ratio[pair, 0]  # on one support, a fixed ratio
+    ratio[pair, 1] = 2 * ratio[pair, 0]  # a fixed ratio on one support
     found = check_identifiability(ratio, sampled=True).within_supports
     assert not found.holds
     assert found.counterexample is not None
@@ -108,7 +108,7 @@ def test_sampled_coefficients() -> None:
     assert direction[0] + 2 * direction[1] == pytest.approx(0)
 
 
-def test_the_representation() -> None:
+def test_linearly_dependent_features_are_detected() -> None:
     f = np.random.default_rng(0).standard_normal((30, 4))
     assert holds(TaskDistribution("bernoulli"), features=f)[0] is True
     f[:, 3] = f[:, 0] - f[:, 1]
@@ -119,7 +119,7 @@ def test_the_representation() -> None:
     assert np.abs(f @ np.array(report.representation.counterexample["direction"])).max() < 1e-12
 
 
-def test_relabelling_changes_nothing() -> None:
+def test_order_and_scale_do_not_matter() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):
         w = generator.standard_normal((6, 4)) * (generator.random((6, 4)) < 0.5)
@@ -128,7 +128,7 @@ def test_relabelling_changes_nothing() -> None:
         assert holds(w) == holds(w[:, order]) == holds(w[generator.permutation(len(w))]) == holds(1e6 * w)
 
 
-def test_as_text() -> None:
+def test_the_report_as_text() -> None:
     text = str(check_identifiability(TaskDistribution("blocks-2")))
     assert text.count("\n") == 3
     assert "support variability: FAILS: the supports without factor 0 never have [1]" in text
@@ -146,6 +146,6 @@ def test_as_text() -> None:
         (np.zeros((2, 2, 2), bool), "boolean supports of shape"),
     ],
 )
-def test_bad_tasks(tasks: np.ndarray, message: str) -> None:
+def test_invalid_tasks_are_rejected(tasks: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_identifiability(tasks)

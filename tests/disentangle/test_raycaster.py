@@ -1,4 +1,4 @@
-"""The rays against a march through signed distances, which shares nothing with their intersections."""
+"""Ray intersections against sphere tracing of signed distances, an independent method."""
 
 import math
 
@@ -12,7 +12,7 @@ SHAPES = ("cube", "cylinder", "sphere", "capsule")
 
 
 def signed_distance(shape: str, scale: float, points: Tensor) -> Tensor:
-    """Below 0 inside, and never more than the distance to the object outside; sizes as the module states them."""
+    """Negative inside; outside at most the distance to the object, with the sizes that the module documents."""
     x, y, z = points.unbind(-1)
     across = (x**2 + y**2).sqrt()
     if shape == "cube":
@@ -29,7 +29,7 @@ def signed_distance(shape: str, scale: float, points: Tensor) -> Tensor:
 
 
 def rays(count: int = 4000) -> tuple[Tensor, Tensor]:
-    """From about the camera, towards about the object."""
+    """Rays from near the camera to near the object."""
     generator = torch.Generator().manual_seed(0)
     origin = torch.tensor([0.0, -3.0, 1.2]) + 0.3 * torch.randn(count, 3, generator=generator)
     target = torch.tensor([0.0, 0.0, 0.5]) + 0.35 * torch.randn(count, 3, generator=generator)
@@ -38,7 +38,7 @@ def rays(count: int = 4000) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", [0.75, 1.25])
-def test_objects(shape: str, scale: float) -> None:
+def test_intersections_and_normals_agree_with_sphere_tracing(shape: str, scale: float) -> None:
     origin, direction = (value.double() for value in rays())
     found, normal = raycaster._object(scale, shape, origin.float(), direction.float())
     distance = torch.zeros(len(origin), dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_objects(shape: str, scale: float) -> None:
     assert ((found.double() - distance)[both].abs() < 2e-2).double().mean() > 0.995
     assert (found.double() - distance)[both].abs().median() < 1e-3
 
-    # The normal is the gradient of the distance, where it is smooth.
+    # The normal is the gradient of the distance where that is smooth.
     at = (origin + found.double()[:, None] * direction)[both]
     step = 1e-4 * torch.eye(3, dtype=torch.float64)
     gradient = torch.stack(
@@ -65,8 +65,8 @@ def test_objects(shape: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_maps(shape: str) -> None:
-    """What no ray misses: every pixel is floor, wall, object and sky in shares that make up the whole."""
+def test_pixels_are_mixtures_of_floor_wall_object_and_sky(shape: str) -> None:
+    """No pixel is empty, and only the room depends on the orientation."""
     maps = raycaster.trace(1.0, shape, (-30.0, 0.0, 30.0))
     assert maps.shape == (3, 64 * 64, 5)
     assert bool(torch.isfinite(maps).all())
@@ -76,12 +76,12 @@ def test_maps(shape: str) -> None:
     assert bool((sky[:, 0] > 0).any())
     assert bool((floor + wall + thing + sky > 0.2).all())
     assert float(thing[:, 32:40, 28:36].mean()) > 0.3  # the object is in the middle
-    assert torch.equal(thing[0], thing[2])  # and stands still while the room turns
+    assert torch.equal(thing[0], thing[2])  # and does not move when the room rotates
     assert not torch.allclose(wall[0], wall[2], atol=0.1)
 
 
-def test_the_shadow() -> None:
-    """Beside the object, away from the light, the floor is darker than on the other side, and softly so."""
+def test_the_object_casts_a_soft_shadow() -> None:
+    """Next to the object, on the side away from the light, the floor is darker, without sharp edges."""
     maps = raycaster.trace(1.0, "sphere", (0.0,))[0].reshape(64, 64, 5)
     row = maps[46, :, 0]
     lit, shaded = row[4:12].mean(), row[36:46].amin()
@@ -90,6 +90,6 @@ def test_the_shadow() -> None:
     assert float(steps.abs().max()) < 0.5 * float(lit - shaded)
 
 
-def test_unknown_shape() -> None:
+def test_an_unknown_shape_is_rejected() -> None:
     with pytest.raises(ValueError, match="shape: expected one of cube, cylinder, sphere, capsule, got 'cone'"):
         raycaster.trace(1.0, "cone", (0.0,))

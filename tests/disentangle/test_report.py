@@ -30,7 +30,7 @@ def text_of(out: Path) -> str:
 
 @pytest.fixture(scope="module")
 def swept(small: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A sweep of two runs, and what it said."""
+    """A sweep of two runs and its output."""
     out, text = tmp_path_factory.mktemp("reports") / "sweep", io.StringIO()
     base = replace(small, iterations=4, validate_every=2)
     sweep(base, out, vary="tasks", values=("gaussian",), seeds=(0,), console=Console(file=text, width=200))
@@ -44,10 +44,10 @@ def copied(swept: tuple[Path, str], here: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_report_of_a_run(swept: tuple[Path, str], copied: Path) -> None:
-    out, said = copied / "tasks-gaussian-lasso-0", swept[1]
-    assert said.splitlines()[0].startswith("data: 3D Shapes (rendered), whose factors have correlation 0.9")
-    assert f"report: {swept[0] / out.name / 'report.html'}\n" in said
+def test_runs_have_a_report_that_can_be_rewritten(swept: tuple[Path, str], copied: Path) -> None:
+    out, printed = copied / "tasks-gaussian-lasso-0", swept[1]
+    assert printed.splitlines()[0].startswith("data: 3D Shapes (rendered), whose factors have correlation 0.9")
+    assert f"report: {swept[0] / out.name / 'report.html'}\n" in printed
     text = text_of(out)
     assert_self_contained(text)
     assert len(text) < 2_000_000
@@ -68,7 +68,7 @@ def test_the_report_of_a_run(swept: tuple[Path, str], copied: Path) -> None:
     assert text.count('<figure class="tile">') == 3 * 8
     assert re.search(r"a sum of [a-z, ]*(hue|scale|shape|orientation)[a-z, ]*; \d of 6 features used", text)
 
-    # Again, from the files, and from fewer of them.
+    # Rewritten from the files, and from some of them.
     (out / "report.html").unlink()
     assert cli.main(["report", str(out)]) == 0
     assert "Not available" not in text_of(out)
@@ -90,7 +90,9 @@ def test_the_report_of_a_run(swept: tuple[Path, str], copied: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_run(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_has_a_report(
+    small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     step = _Run.advance
 
     def interrupted(self: _Run) -> dict[str, float | None]:
@@ -108,7 +110,7 @@ def test_an_interrupted_run(small: DisentangleConfig, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_the_report_of_a_sweep(copied: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweeps_have_a_report_even_if_unfinished(copied: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", "sweep"]) == 0
     assert capsys.readouterr().out.endswith("report: sweep/report.html\n")
     text = text_of(here / "sweep")
@@ -117,7 +119,7 @@ def test_the_report_of_a_sweep(copied: Path, here: Path, capsys: pytest.CaptureF
     assert ">inner ridge + ICA</td>" in text
     assert 'href="tasks-gaussian-lasso-0/report.html"' in text
     assert text.count("data:image/png") == 2
-    # As it is while no run is finished.
+    # The report before any run is finished.
     (here / "sweep" / "sweep.json").unlink()
     for name in ("lasso", "ridge"):
         (here / "sweep" / f"tasks-gaussian-{name}-0" / "results.json").unlink()
@@ -128,10 +130,12 @@ def test_the_report_of_a_sweep(copied: Path, here: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
-def test_results_of_earlier_versions_and_without_ica(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_of_earlier_versions_and_without_ica_have_a_report(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = copied / "tasks-gaussian-lasso-0" / "results.json"
     results = json.loads(path.read_text())
-    del results["ica_missing"], results["largest_gap"]  # as before they were recorded
+    del results["ica_missing"], results["largest_gap"]  # not recorded by earlier versions
     path.write_text(json.dumps(results))
     assert cli.main(["report", str(path.parent)]) == 0
     assert f"{results['mcc']:.4f}" in text_of(path.parent)

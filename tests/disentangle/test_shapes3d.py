@@ -23,7 +23,7 @@ def some(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(shapes3d.COUNT, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_grid() -> None:
+def test_indices_coordinates_and_values_of_the_grid() -> None:
     assert shapes3d.COUNT == 480_000
     assert tuple(map(len, shapes3d.VALUES)) == shapes3d.SIZES
     for place, index in [((0, 0, 0, 0, 0, 0), 0), ((0, 0, 0, 0, 0, 14), 14), ((0, 0, 0, 0, 1, 0), 15)]:
@@ -40,7 +40,7 @@ def test_the_grid() -> None:
 
 
 @pytest.mark.slow
-def test_an_image_depends_on_its_index_alone(rendered: shapes3d.Rendered) -> None:
+def test_images_depend_on_their_index_only(rendered: shapes3d.Rendered) -> None:
     indices = some(300)
     images = rendered.images(indices)
     assert images.shape == (300, 3, 64, 64)
@@ -54,22 +54,22 @@ def test_an_image_depends_on_its_index_alone(rendered: shapes3d.Rendered) -> Non
 
 
 @pytest.mark.slow
-def test_every_factor_shows(rendered: shapes3d.Rendered) -> None:
-    """One step of one factor changes the picture by more than a floor, wherever the others stand."""
+def test_every_factor_is_visible(rendered: shapes3d.Rendered) -> None:
+    """A step of one factor changes the image by at least a threshold, whatever the other factors are."""
     places = shapes3d.coordinates(some(300))
     base = rendered.images(shapes3d.index_of(places)).float()
     for factor, size in enumerate(shapes3d.SIZES):
         moved = places.clone()
         moved[:, factor] = torch.where(moved[:, factor] + 1 < size, moved[:, factor] + 1, moved[:, factor] - 1)
         change = (rendered.images(shapes3d.index_of(moved)).float() - base).abs()
-        changed = (change.amax(1) > 8).float().mean((1, 2))  # the share of pixels that a person would see change
+        changed = (change.amax(1) > 8).float().mean((1, 2))  # the share of pixels with a visible change
         assert float(changed.min()) > 0.003, shapes3d.FACTORS[factor]
         assert float(change.mean((1, 2, 3)).min()) > 0.2, shapes3d.FACTORS[factor]
 
 
 @pytest.mark.slow
-def test_every_factor_can_be_read(rendered: shapes3d.Rendered) -> None:
-    """A linear probe of the pixels, fitted to other images, tells every factor far better than chance."""
+def test_every_factor_can_be_predicted_linearly(rendered: shapes3d.Rendered) -> None:
+    """A linear probe of the pixels, fitted to other images, is far better than chance."""
     sklearn = pytest.importorskip("sklearn.linear_model")
     known, asked = some(3000, 1), some(500, 2)
     pixels = [rendered.images(x).float()[:, :, ::2, ::2].flatten(1).numpy() / 255 for x in (known, asked)]
@@ -82,16 +82,16 @@ def test_every_factor_can_be_read(rendered: shapes3d.Rendered) -> None:
 
 
 @pytest.mark.slow
-def test_hues(rendered: shapes3d.Rendered) -> None:
-    """Red floor, green wall, blue object where they should be."""
+def test_hues_colour_floor_wall_and_object(rendered: shapes3d.Rendered) -> None:
+    """A red floor, a green wall and a blue object."""
     image = rendered.images(shapes3d.index_of(torch.tensor([[0, 3, 7, 4, 2, 7]])))[0].float()
     for (row, column), channel in (((60, 5), 0), ((16, 50), 1), ((38, 32), 2)):
         assert int(image[:, row, column].argmax()) == channel
 
 
 @pytest.mark.slow
-def test_an_image_is_the_scene_that_its_factors_name(rendered: shapes3d.Rendered) -> None:
-    """Composed by hand from the traced scene of exactly the scale, shape and orientation, and the hues' colours."""
+def test_images_agree_with_their_traced_scene(rendered: shapes3d.Rendered) -> None:
+    """Composed from the ray-traced maps of the exact scale, shape and orientation, and the colours of the hues."""
     for places in ([2, 5, 8, 0, 0, 14], [9, 0, 4, 7, 3, 0], [6, 1, 7, 3, 1, 8]):
         floor, wall, thing, scale, shape, orientation = places
         (maps,) = raycaster.trace(0.75 + scale / 14, shapes3d.SHAPES[shape], (-30 + orientation * 60 / 14,))
@@ -111,20 +111,20 @@ def test_an_image_is_the_scene_that_its_factors_name(rendered: shapes3d.Rendered
         (torch.tensor([0.0]), r"got torch\.float32"),
     ],
 )
-def test_bad_indices(rendered: shapes3d.Rendered, indices: torch.Tensor, message: str) -> None:
+def test_invalid_indices_are_rejected(rendered: shapes3d.Rendered, indices: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rendered.images(indices)
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> int:
-    """The first 300 images stand for all."""
+    """Restrict the data set to its first 300 images."""
     monkeypatch.setattr(shapes3d, "COUNT", 300)
     monkeypatch.setattr(shapes3d, "_CHUNK", 70)
     return 300
 
 
-def test_cache(small: int, rendered: shapes3d.Rendered, tmp_path: Path) -> None:
+def test_the_cache_has_the_rendered_images(small: int, rendered: shapes3d.Rendered, tmp_path: Path) -> None:
     path = tmp_path / "cache"
     shapes3d.write_cache(path)
     cached = shapes3d.open_source(f"cache:{path}")
@@ -136,7 +136,7 @@ def test_cache(small: int, rendered: shapes3d.Rendered, tmp_path: Path) -> None:
         cached.images(torch.tensor([300]))
 
 
-def test_an_interrupted_cache_goes_on(
+def test_writing_the_cache_can_be_resumed(
     small: int, rendered: shapes3d.Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, drawn = tmp_path / "cache", []
@@ -155,7 +155,7 @@ def test_an_interrupted_cache_goes_on(
     with (tmp_path / ".cache.part").open("ab") as file:
         file.write(b"half an image")
     drawn.clear()
-    drawn.append(-1)  # one chunk more, then another interruption
+    drawn.append(-1)  # so that one more chunk is written before the next interruption
     with pytest.raises(KeyboardInterrupt):
         shapes3d.write_cache(path)
     assert drawn == [-1, 140]
@@ -165,7 +165,7 @@ def test_an_interrupted_cache_goes_on(
     assert torch.equal(shapes3d.Cached(path).images(indices), rendered.images(indices))
 
 
-def test_the_rest_of_another_version_is_not_used(small: int, rendered: shapes3d.Rendered, tmp_path: Path) -> None:
+def test_partial_caches_of_other_versions_are_not_used(small: int, rendered: shapes3d.Rendered, tmp_path: Path) -> None:
     (tmp_path / ".cache.part").write_bytes(bytes(128 + 5 * 64 * 64 * 3))
     shapes3d.write_cache(tmp_path / "cache")
     indices = torch.arange(small)
@@ -173,7 +173,7 @@ def test_the_rest_of_another_version_is_not_used(small: int, rendered: shapes3d.
 
 
 def test_a_cache_is_written_by_one_process(small: int, tmp_path: Path) -> None:
-    """Two would append to the same file."""
+    """Two processes would append to the same file."""
     path = tmp_path / "cache"
     with (
         lock.held(tmp_path / ".cache.lock", "it"),
@@ -185,7 +185,7 @@ def test_a_cache_is_written_by_one_process(small: int, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["cache"]
 
 
-def test_bad_caches(small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_caches_are_rejected(small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cache"
     with pytest.raises(FileNotFoundError, match="found no file at"):
         shapes3d.Cached(path)
@@ -201,7 +201,7 @@ def test_bad_caches(small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def published(path: Path, change: Callable[[np.ndarray], None] = lambda _: None) -> dict[int, np.ndarray]:
-    """A file of the published layout, of which only some images are written, with a change of its labels."""
+    """Write a file in the published layout with only some of the images, after ``change`` of its labels."""
     h5py = pytest.importorskip("h5py")
     generator = np.random.default_rng(0)
     written = {i: generator.integers(0, 256, (64, 64, 3), dtype=np.uint8) for i in (3, 77_777, 479_999)}
@@ -215,7 +215,7 @@ def published(path: Path, change: Callable[[np.ndarray], None] = lambda _: None)
     return written
 
 
-def test_published(tmp_path: Path) -> None:
+def test_the_published_file_is_read(tmp_path: Path) -> None:
     written = published(tmp_path / "3dshapes.h5")
     source = shapes3d.open_source(f"h5:{tmp_path / '3dshapes.h5'}")
     order = [479_999, 3, 77_777, 3]
@@ -227,7 +227,7 @@ def test_published(tmp_path: Path) -> None:
         source.images(torch.tensor([480_000]))
 
 
-def test_other_files_than_the_published(tmp_path: Path) -> None:
+def test_files_of_other_layouts_are_rejected(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     with pytest.raises(FileNotFoundError, match=r"expected the file 3dshapes\.h5"):
         shapes3d.Published(tmp_path / "none")
@@ -254,14 +254,14 @@ def swap(labels: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda labels: np.add(labels, 0.1, labels), swap])
-def test_labels_in_another_order(tmp_path: Path, change: Callable[[np.ndarray], None]) -> None:
-    """Wherever they differ: every image is looked up by its place."""
+def test_labels_in_another_order_are_rejected(tmp_path: Path, change: Callable[[np.ndarray], None]) -> None:
+    """Wherever they differ, because images are looked up by their position."""
     published(tmp_path / "other", change)
     with pytest.raises(ValueError, match="other labels, or in another order"):
         shapes3d.Published(tmp_path / "other")
 
 
-def test_damaged_images(tmp_path: Path) -> None:
+def test_damaged_images_are_reported(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "3dshapes.h5"
     published(path)
@@ -282,12 +282,12 @@ def test_damaged_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", ["", "render", "cache", "cache:", "h5:", "rendered:x", "zip:x"])
-def test_bad_names(spec: str) -> None:
+def test_unknown_sources_are_rejected(spec: str) -> None:
     with pytest.raises(ValueError, match="data: expected one of rendered, cache:FILE, h5:FILE"):
         shapes3d.open_source(spec)
 
 
-def test_contact_sheet(rendered: shapes3d.Rendered) -> None:
+def test_the_contact_sheet_shows_images(rendered: shapes3d.Rendered) -> None:
     sheet = np.asarray(Image.open(io.BytesIO(shapes3d.contact_sheet(scale=1))))
     assert sheet.shape == (6 * 66, 15 * 66, 3)
     image = rendered.images(shapes3d.index_of(torch.tensor([[0, 6, 3, 5, 2, 4]])))[0].permute(1, 2, 0).numpy()

@@ -20,7 +20,7 @@ def one(rho: float, inner: str, seed: int, mcc: float, ica: float) -> dict[str, 
     return {"rho": rho, "inner": inner, "seed": seed, "mcc": mcc, "r": 0.9, "mcc_ica": ica, "r_ica": 0.8}
 
 
-def test_summary_by_hand() -> None:
+def test_summary_of_small_records() -> None:
     records = [
         one(0.9, "lasso", 0, 0.7, 0.1),
         one(0.0, "lasso", 0, 0.8, 0.1),
@@ -36,16 +36,16 @@ def test_summary_by_hand() -> None:
     ]
     lasso = groups[0.0, "inner lasso"]
     assert (lasso["seeds"], lasso["mcc_mean"]) == (2, pytest.approx(0.9))
-    assert lasso["mcc_sd"] == pytest.approx(0.2 / 2**0.5)  # of a sample of two
+    assert lasso["mcc_sd"] == pytest.approx(0.2 / 2**0.5)  # of two samples
     assert (groups[0.0, "inner ridge + ICA"]["mcc_mean"], groups[0.0, "inner ridge + ICA"]["r_mean"]) == (0.6, 0.8)
-    assert groups[0.0, "inner ridge"]["mcc_sd"] is None  # one seed has none
+    assert groups[0.0, "inner ridge"]["mcc_sd"] is None  # undefined for one seed
     lines = sweep_table(list(groups.values()), "rho").splitlines()
     assert lines[2] == "| 0.0 | inner lasso | 2 | 0.900 ± 0.141 | 0.900 ± 0.000 |"
     assert lines[3] == "| 0.0 | inner ridge | 1 | 0.500 | 0.900 |"
 
 
 @pytest.mark.slow
-def test_a_sweep_is_resumed(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweeps_can_be_resumed(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = replace(small, iterations=2, validate_every=1, save_every=1)
     out, ran, train = tmp_path / "sweep", [], module.train
 
@@ -85,12 +85,12 @@ def test_a_sweep_is_resumed(small: DisentangleConfig, tmp_path: Path, monkeypatc
         sweep(replace(base, lambda1=0.5), out, **arguments)  # type: ignore[arg-type]
 
 
-def test_unknown_settings(small: DisentangleConfig, tmp_path: Path) -> None:
+def test_invalid_settings_are_rejected(small: DisentangleConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="vary: expected one of rho, noise, tasks, lambda1, got 'width'"):
         sweep(small, tmp_path, vary="width")
     with pytest.raises(ValueError, match="tasks: expected one of"):
         sweep(small, tmp_path / "new", vary="tasks", values=("bernoulli", "cauchy"))
-    # A run counted twice would narrow the deviation.
+    # Counting a run twice would reduce the standard deviation.
     with pytest.raises(ValueError, match="seeds: expected different ones, got 0, 1, 0"):
         sweep(small, tmp_path / "new", seeds=(0, 1, 0))
     with pytest.raises(ValueError, match="seeds: expected different ones, got none"):

@@ -1,4 +1,4 @@
-"""The synthetic experiment: its data, its cross-validation, and what it shows, on a small scale."""
+"""The synthetic experiment on a small scale: data, cross-validation, and results."""
 
 import io
 import json
@@ -20,16 +20,16 @@ def test_a_rotation_is_orthogonal():
 
 
 def test_the_representations_differ_by_a_rotation_only():
-    plain, turned = (draw(SMALL, 0.1, 20, name, seed=1) for name in synthetic.REPRESENTATIONS)
-    assert torch.equal(plain.targets, turned.targets)
+    plain, rotated = (draw(SMALL, 0.1, 20, name, seed=1) for name in synthetic.REPRESENTATIONS)
+    assert torch.equal(plain.targets, rotated.targets)
     assert plain.weights.count_nonzero() == 2
-    assert (turned.weights != 0).all()
-    torch.testing.assert_close(plain.features @ plain.weights, turned.features @ turned.weights)
-    torch.testing.assert_close(plain.features @ plain.features.T, turned.features @ turned.features.T)
+    assert (rotated.weights != 0).all()
+    torch.testing.assert_close(plain.features @ plain.weights, rotated.features @ rotated.weights)
+    torch.testing.assert_close(plain.features @ plain.features.T, rotated.features @ rotated.features.T)
     assert not torch.equal(draw(SMALL, 0.1, 20, "disentangled", seed=2).targets, plain.targets)
 
 
-def test_r2_is_that_of_a_large_sample():
+def test_r2_agrees_with_a_large_sample():
     config = SyntheticConfig(features=6, samples=(200_000,))
     data = draw(config, 0.5, 200_000, "entangled", seed=0)
     weights = data.weights + 0.2
@@ -40,8 +40,8 @@ def test_r2_is_that_of_a_large_sample():
 
 
 @pytest.mark.parametrize("method", synthetic.METHODS)
-def test_cross_validation_is_that_of_scikit_learn(method):
-    """The same folds, penalties and intercept, in a loop over scikit-learn's estimators."""
+def test_cross_validation_agrees_with_scikit_learn(method):
+    """Same folds, penalties and intercept, in a loop over scikit-learn's estimators."""
     linear = pytest.importorskip("sklearn.linear_model")
     data = draw(SMALL, 0.1, 20, "disentangled", seed=3)
     X, y = data.features.numpy(), data.targets.numpy()
@@ -71,7 +71,7 @@ def test_cross_validation_is_that_of_scikit_learn(method):
     assert intercept == pytest.approx(best.intercept_, rel=1e-4, abs=1e-6)
 
 
-def test_ridge_does_not_see_a_rotation_but_the_lasso_does():
+def test_a_rotation_affects_the_lasso_but_not_ridge():
     rows = {
         (name, method): synthetic.summarise(SMALL, 0.1, 20, name, method)
         for name in synthetic.REPRESENTATIONS
@@ -93,12 +93,12 @@ def test_ridge_does_not_see_a_rotation_but_the_lasso_does():
         ({"seeds": 0}, "seeds: expected a whole number >= 1, got 0"),
     ],
 )
-def test_bad_settings(changes, message):
+def test_invalid_settings_are_rejected(changes, message):
     with pytest.raises(ValueError, match=message):
         SyntheticConfig(**changes)
 
 
-def test_one_seed_has_no_error():
+def test_one_seed_has_no_standard_error():
     rows = [synthetic.Row(0.2, 25, "disentangled", "lasso", 0.5, error, 1.0) for error in (None, 0.25)]
     shown = []
     for row in rows:
@@ -114,7 +114,7 @@ def test_one_seed_has_no_error():
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path, capsys):
+def test_the_command_writes_tables_and_figures(tmp_path, capsys):
     words = [
         "synthetic",
         "--features",

@@ -19,27 +19,27 @@ def patterns(structure: str, count: int = 20_000) -> Counter[tuple[bool, ...]]:
     return Counter(map(tuple, (TaskDistribution(structure).sample(default_rng(0), count) != 0).tolist()))
 
 
-def test_bernoulli_supports() -> None:
-    """Each of the 63 supports that are not empty, equally often: so a factor is in 32/63 of them."""
+def test_bernoulli_supports_are_uniform() -> None:
+    """All 63 non-empty supports have equal probability, so a factor is in 32/63 of them."""
     seen = patterns("bernoulli")
     assert len(seen) == 63
     assert sum((n - 20_000 / 63) ** 2 / (20_000 / 63) for n in seen.values()) < 120  # chi-square, 62 degrees
 
 
-def test_fixed_supports() -> None:
+def test_fixed_supports_have_a_fixed_size() -> None:
     seen = patterns("fixed-2")
     expected = {tuple(i in pair for i in range(6)) for pair in itertools.combinations(range(6), 2)}
     assert seen.keys() == expected
     assert min(seen.values()) > 0.8 * 20_000 / 15
 
 
-def test_block_supports() -> None:
+def test_block_supports_are_blocks() -> None:
     seen = patterns("blocks-3")
     assert seen.keys() == {(True,) * 3 + (False,) * 3, (False,) * 3 + (True,) * 3}
     assert min(seen.values()) > 9000
 
 
-def test_finitely_many() -> None:
+def test_finite_tasks_are_fixed() -> None:
     tasks = TaskDistribution("finite-2", seed=1)
     drawn = np.unique(tasks.sample(default_rng(0), 1000), axis=0)
     assert drawn.shape == (12, 6)
@@ -49,14 +49,14 @@ def test_finitely_many() -> None:
 
 
 @pytest.mark.parametrize(("structure", "kurtosis"), [("gaussian", 3.0), ("laplace", 6.0)])
-def test_dense(structure: str, kurtosis: float) -> None:
+def test_dense_coefficients_have_the_right_kurtosis(structure: str, kurtosis: float) -> None:
     drawn = TaskDistribution(structure).sample(default_rng(0), 100_000)
     assert (drawn != 0).all()
     assert (drawn**4).mean() / (drawn**2).mean() ** 2 == pytest.approx(kurtosis, rel=0.05)
 
 
 @pytest.mark.parametrize("structure", ["bernoulli", "fixed-4", "blocks-2", "finite-3", "laplace"])
-def test_supports_are_those_that_occur(structure: str) -> None:
+def test_supports_lists_the_supports_that_occur(structure: str) -> None:
     listed = [tuple(row) for row in TaskDistribution(structure).supports().tolist()]
     assert len(listed) == len(set(listed))
     assert set(listed) == set(patterns(structure))
@@ -65,7 +65,7 @@ def test_supports_are_those_that_occur(structure: str) -> None:
 @pytest.mark.parametrize(
     "structure", ["", "bernoulli-2", "fixed", "fixed-0", "fixed-7", "blocks-4", "finite-x", "cauchy"]
 )
-def test_bad_structures(structure: str) -> None:
+def test_invalid_structures_are_rejected(structure: str) -> None:
     with pytest.raises(ValueError, match="tasks: expected"):
         TaskDistribution(structure)
 
@@ -81,8 +81,8 @@ def test_every_split_has_the_structure(factors: Factors, structure: str, split: 
     assert share == pytest.approx(distribution.supports().mean(), abs=0.05)
 
 
-def test_targets(factors: Factors) -> None:
-    """y - <w, z> is noise of a tenth of the signal's size, independent of it."""
+def test_targets_are_linear_with_noise(factors: Factors) -> None:
+    """y - <w, z> is independent noise of a tenth of the signal's standard deviation."""
     tasks = Tasks(factors, TaskDistribution("bernoulli"), "train", groups=30, tasks=8, samples=50)
     batch = tasks.batch(0)
     assert batch.indices.shape == (30, 50)
@@ -96,7 +96,7 @@ def test_targets(factors: Factors) -> None:
     assert torch.allclose(quiet.batch(0).targets, clean, atol=1e-5)
 
 
-def test_batches_are_functions_of_seed_split_and_index(factors: Factors) -> None:
+def test_batches_depend_on_seed_split_and_index_only(factors: Factors) -> None:
     def batch(index: int, split: str = "train", seed: int = 0) -> torch.Tensor:
         return Tasks(factors, TaskDistribution("bernoulli"), split, seed=seed).batch(index).targets
 
@@ -116,7 +116,7 @@ def test_batches_are_functions_of_seed_split_and_index(factors: Factors) -> None
         ({"distribution": TaskDistribution("gaussian", 5)}, "distribution: expected one over 6 factors, got 5"),
     ],
 )
-def test_bad_arguments(factors: Factors, changes: dict[str, object], message: str) -> None:
+def test_invalid_arguments_are_rejected(factors: Factors, changes: dict[str, object], message: str) -> None:
     arguments = {"factors": factors, "distribution": TaskDistribution("gaussian"), "split": "train", **changes}
     with pytest.raises(ValueError, match=message):
         Tasks(**arguments)  # type: ignore[arg-type]

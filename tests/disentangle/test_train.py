@@ -40,7 +40,7 @@ def whole(small: DisentangleConfig, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.slow
-def test_what_a_run_leaves(small: DisentangleConfig, whole: Path) -> None:
+def test_a_run_writes_its_files(small: DisentangleConfig, whole: Path) -> None:
     assert {file.name for file in whole.iterdir()} == {*FILES, CORRELATIONS, *CIRCUMSTANCES}
     assert DisentangleConfig.from_json(json.loads((whole / "config.json").read_text())) == small
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
@@ -52,7 +52,7 @@ def test_what_a_run_leaves(small: DisentangleConfig, whole: Path) -> None:
     results = json.loads((whole / "results.json").read_text())
     best = min(validations, key=lambda x: x["loss"])
     assert (results["iteration"], results["validation_loss"]) == (best["iteration"], best["loss"])
-    # The features are shown in the order of the assignment, so that MCC is the mean of the diagonal.
+    # Features are in the order of the assignment, so that MCC is the mean of the diagonal.
     correlations = np.abs(results["correlations"])
     assert correlations.shape == (6, 6)
     assert results["mcc"] == pytest.approx(np.diag(correlations).mean())
@@ -76,7 +76,7 @@ def tasks(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tenso
 @pytest.mark.parametrize("inner", ["lasso", "ridge"])
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("lambda1", [0.0, 0.2])
-def test_outer_loss_against_scikit_learn(inner: str, split: bool, lambda1: float) -> None:
+def test_the_outer_loss_agrees_with_scikit_learn(inner: str, split: bool, lambda1: float) -> None:
     x, y = tasks()
     config = DisentangleConfig(
         inner=inner, split=split, lambda1=lambda1, outer_l1=0.3, outer_l2=0.05, inner_samples=20, outer_samples=10
@@ -110,8 +110,8 @@ def test_outer_loss_against_scikit_learn(inner: str, split: bool, lambda1: float
 
 @pytest.mark.parametrize("inner", ["lasso", "ridge"])
 @pytest.mark.parametrize("split", [False, True])
-def test_gradient_of_the_outer_loss(inner: str, split: bool) -> None:
-    """Finite differences of the loss with the relative penalties held constant: so with an absolute inner penalty."""
+def test_the_gradient_of_the_outer_loss_agrees_with_finite_differences(inner: str, split: bool) -> None:
+    """The differences use absolute inner penalties, because relative penalties have no gradient through their scale."""
     x, y = tasks()
     config = DisentangleConfig(inner=inner, split=split, lambda1=0.1, inner_samples=20, outer_samples=10)
     x.requires_grad_(True)
@@ -145,7 +145,7 @@ def test_gradient_of_the_outer_loss(inner: str, split: bool) -> None:
 
 
 @pytest.mark.slow
-def test_the_loss_falls(small: DisentangleConfig, tmp_path: Path) -> None:
+def test_training_reduces_the_loss(small: DisentangleConfig, tmp_path: Path) -> None:
     config = replace(small, iterations=60, group_tasks=16, inner_samples=25, outer_samples=25, rho=0.0)
     config = replace(config, validate_every=20, validation_batches=2)
     run(config, tmp_path / "run")
@@ -156,7 +156,7 @@ def test_the_loss_falls(small: DisentangleConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_random_state_of_the_caller_is_kept(small: DisentangleConfig, whole: Path, tmp_path: Path) -> None:
+def test_the_callers_random_state_is_restored(small: DisentangleConfig, whole: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -165,13 +165,13 @@ def test_the_random_state_of_the_caller_is_kept(small: DisentangleConfig, whole:
     assert_equal(tmp_path / "run", whole)
 
 
-# The loop is that of few-shot learning, whose tests interrupt and kill it at more places.
+# The tests of few-shot learning, which has the same loop, interrupt and kill it at more places.
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [5, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 13))])
-def test_interrupted_and_resumed(
+def test_interrupted_runs_can_be_resumed(
     small: DisentangleConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    """Ctrl-C during a step ends the run after it; resumed, it leaves the files of the uninterrupted run."""
+    """Ctrl-C ends the run after the current step; resumed, it has the files of an uninterrupted run."""
     advance = _Run.advance
 
     def interrupted(self: _Run) -> dict[str, float | None]:
@@ -193,10 +193,10 @@ def test_interrupted_and_resumed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [8, 26, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (2, 16))])
-def test_killed_at_a_write_and_resumed(
+def test_runs_killed_at_a_write_can_be_resumed(
     small: DisentangleConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    """The process dies at its stop-th write to disk, between the two halves of it."""
+    """The process dies within its stop-th write to disk, between writing and renaming."""
 
     class Killed(BaseException):
         pass
@@ -216,15 +216,15 @@ def test_killed_at_a_write_and_resumed(
         with pytest.raises(Killed):
             run(small, out)
     before = seconds(out)
-    assert (before > 0) == (stop > 8), "the time until the last checkpoint is kept"
+    assert (before > 0) == (stop > 8), "the time up to the last checkpoint is saved"
     run(small, out, resume=True)
     assert seconds(out) > before
     assert_equal(out, whole)
 
 
 @pytest.mark.slow
-def test_early_stopping(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two validations without progress end the run, and a resumed one does not continue."""
+def test_early_stopping_ends_a_run(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After two validations without progress; resuming does not continue the run."""
     losses = iter([3.0, 2.0, 2.5, 2.0, 1.0])
     evaluate = module.World.evaluate
 
@@ -258,7 +258,7 @@ def test_a_run_is_not_overwritten(small: DisentangleConfig, whole: Path) -> None
         ({"device": "warp"}, "device: 'warp' is not available"),
     ],
 )
-def test_errors_leave_nothing(
+def test_errors_leave_no_files(
     small: DisentangleConfig, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -267,7 +267,7 @@ def test_errors_leave_nothing(
 
 
 @pytest.mark.slow
-def test_damaged_runs(small: DisentangleConfig, whole: Path, tmp_path: Path) -> None:
+def test_damaged_runs_are_rejected(small: DisentangleConfig, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     for name in FILES:
@@ -298,17 +298,19 @@ def test_damaged_runs(small: DisentangleConfig, whole: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite(small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_losses_are_reported(
+    small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "outer_loss", lambda *_: Outcome(torch.tensor(float("nan")), 0.5, 1.0))
     with pytest.raises(ValueError, match="diverged at iteration 1: the loss is nan; start again with a lower learning"):
         train(small, tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_a_feature_that_is_constant_costs_ica_only(
+def test_with_a_constant_feature_only_ica_is_missing(
     small: DisentangleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other results are what they are; FastICA's are missing, and the reason is told and kept."""
+    """The reason is printed and recorded."""
     forward = FactorEncoder.forward
 
     def dead(self: FactorEncoder, images: torch.Tensor) -> torch.Tensor:
