@@ -1,4 +1,4 @@
-"""GroupLassoSVC and GroupLassoLogisticRegression: what they solve, and what scikit-learn expects of them."""
+"""GroupLassoSVC and GroupLassoLogisticRegression: the problems they solve, and scikit-learn's conventions."""
 
 import io
 import pickle
@@ -29,7 +29,7 @@ ESTIMATORS = [GroupLassoSVC, GroupLassoLogisticRegression]
 
 
 def data(way=3, d=8, shots=6, seed=0):
-    """Samples (n, d) of clusters, labels (n,), as arrays; the features after the third are noise."""
+    """Clustered samples (n, d) and labels (n,) as arrays; all features but the first three are noise."""
     X, y = random_task(seed, way=way, shots=shots, d=d)
     noise = np.random.default_rng(seed).normal(size=(X.shape[1], d - 3))
     return np.hstack([X[0, :, :3].numpy(), noise]), y[0].numpy()
@@ -40,13 +40,13 @@ def with_ones(X, value=1.0):
 
 
 def column_difference(W):
-    """Columns of W (d, k) as scikit-learn has them."""
+    """The columns of W (d, k) in scikit-learn's convention."""
     return (W[:, 1:] - W[:, :1]).T if W.shape[1] == 2 else W.T
 
 
 @pytest.mark.parametrize("way", [2, 4])
 @pytest.mark.parametrize("scaling", [None, 1.0, 3.0])
-def test_svc_is_solve_svm(way, scaling):
+def test_svc_agrees_with_solve_svm(way, scaling):
     X, y = data(way)
     svc = GroupLassoSVC(0.2, 0.7, dual_reg=0.1, fit_intercept=scaling is not None, intercept_scaling=scaling or 1.0)
     svc.fit(X, y)
@@ -65,7 +65,7 @@ def test_svc_is_solve_svm(way, scaling):
 
 
 @pytest.mark.parametrize("way", [2, 3])
-def test_svc_is_the_naive_implementation(way):
+def test_svc_agrees_with_the_naive_implementation(way):
     X, y = data(way)
     svc = GroupLassoSVC(0.3, 2.0, dual_reg=0.5, relative=False, class_weight={0: 2.0}, tol=1e-9).fit(X, y)
     weight = torch.where(torch.tensor(y) == 0, 2.0, 1.0).double()
@@ -76,7 +76,7 @@ def test_svc_is_the_naive_implementation(way):
 
 
 @pytest.mark.parametrize("way", [2, 3])
-def test_svc_without_group_lasso_is_liblinear(way):
+def test_svc_without_group_lasso_agrees_with_liblinear(way):
     X, y = data(way, shots=10)
     ours = GroupLassoSVC(0.0, 2.0).fit(X, y)
     peer = LinearSVC(C=0.5, multi_class="crammer_singer", tol=1e-10, max_iter=10**6).fit(X, y)
@@ -86,7 +86,7 @@ def test_svc_without_group_lasso_is_liblinear(way):
 
 @pytest.mark.parametrize("way", [2, 4])
 @pytest.mark.parametrize("intercept", [False, True])
-def test_logistic_is_solve_logistic(way, intercept):
+def test_logistic_agrees_with_solve_logistic(way, intercept):
     X, y = data(way)
     model = GroupLassoLogisticRegression(0.1, 0.01, fit_intercept=intercept).fit(X, y)
     solution = solve_logistic(
@@ -102,10 +102,10 @@ def test_logistic_is_solve_logistic(way, intercept):
 
 
 @pytest.mark.parametrize("way", [2, 3])
-def test_logistic_without_group_lasso_is_scikit_learn(way):
+def test_logistic_without_group_lasso_agrees_with_scikit_learn(way):
     X, y = data(way, shots=10)
     ours = GroupLassoLogisticRegression(0.0, 0.05).fit(X, y)
-    # Two classes have one column there, and half of the squared norm.
+    # scikit-learn has one column for two classes, with half of the squared norm.
     C = 1 / (0.05 * len(y)) * (2 if way == 2 else 1)
     peer = LogisticRegression(C=C, tol=1e-12, max_iter=10**5, solver="newton-cg").fit(X, y)
     np.testing.assert_allclose(ours.coef_, peer.coef_, atol=1e-6)
@@ -115,7 +115,7 @@ def test_logistic_without_group_lasso_is_scikit_learn(way):
 @pytest.mark.parametrize("way", [2, 3])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_no_feature_is_used_from_lambda1_max_on(estimator, way):
-    """The theorem; all scores are then equal, and the first class is predicted unless an intercept decides."""
+    """All scores are equal then, so the first class is predicted unless there is an intercept."""
     X, y = data(way)
     for lambda1 in (1.0, 7.0):
         model = estimator(lambda1, fit_intercept=False).fit(X, y)
@@ -124,7 +124,7 @@ def test_no_feature_is_used_from_lambda1_max_on(estimator, way):
     few = np.r_[0:3, 6 : len(y)]
     model = estimator(1.0).fit(X[few], y[few])
     assert (model.coef_ == 0).all()
-    frequent = 1 if estimator is GroupLassoLogisticRegression else 0  # the SVM's intercept is a feature like others
+    frequent = 1 if estimator is GroupLassoLogisticRegression else 0  # the SVM's intercept is penalised like a feature
     assert (model.predict(X) == frequent).all()
 
 
@@ -140,7 +140,7 @@ def test_logistic_lambda1_max_is_tight():
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_class_weights_and_sample_weights_are_repeated_samples(estimator):
+def test_class_and_sample_weights_are_equivalent_to_repeated_samples(estimator):
     X, y = data(shots=(3, 6, 4))
     repeats = np.array([4, 1, 3])[y]
     repeated = estimator(0.1).fit(X.repeat(repeats, 0), y.repeat(repeats))
@@ -158,7 +158,7 @@ def test_class_weights_and_sample_weights_are_repeated_samples(estimator):
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_samples_without_weight_are_not_there(estimator):
+def test_samples_without_weight_are_ignored(estimator):
     X, y = data(way=4)
     weight = np.where((y == 3) | (np.arange(len(y)) % 5 == 1), 0.0, 1.0)
     model = estimator(0.1).fit(X, y, sample_weight=weight)
@@ -169,7 +169,7 @@ def test_samples_without_weight_are_not_there(estimator):
 
 @pytest.mark.parametrize("way", [2, 3])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_labels_may_be_words(estimator, way):
+def test_labels_may_be_strings(estimator, way):
     X, y = data(way, shots=10)
     names = np.array(["yes", "no", "maybe"])[y]
     model = estimator(0.1).fit(X, names)
@@ -180,7 +180,7 @@ def test_labels_may_be_words(estimator, way):
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_columns_of_data_frames_have_names(estimator):
+def test_column_names_of_data_frames_are_checked(estimator):
     pandas = pytest.importorskip("pandas")
     X, y = data()
     frame = pandas.DataFrame(X, columns=list("abcdefgh"))
@@ -192,7 +192,7 @@ def test_columns_of_data_frames_have_names(estimator):
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_features_are_selected(estimator):
+def test_estimators_can_select_features(estimator):
     X, y = data(shots=20)
     model = estimator(0.3).fit(X, y)
     used = model.coef_.any(0)
@@ -205,7 +205,7 @@ def test_features_are_selected(estimator):
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_searched_cloned_and_kept(estimator):
+def test_estimators_can_be_searched_cloned_and_pickled(estimator):
     X, y = data(shots=10)
     search = GridSearchCV(estimator(), {"lambda1": np.array([0.5, 0.1], np.float32), "lambda2": [1, 2]}, cv=3).fit(X, y)
     copy = clone(search.best_estimator_)
@@ -213,12 +213,12 @@ def test_searched_cloned_and_kept(estimator):
     assert copy.get_params() == search.best_estimator_.get_params()
     stored = io.BytesIO()
     joblib.dump(search.best_estimator_, stored)
-    for again in (joblib.load(stored), pickle.loads(pickle.dumps(search.best_estimator_))):
-        np.testing.assert_array_equal(again.decision_function(X), search.decision_function(X))
+    for restored in (joblib.load(stored), pickle.loads(pickle.dumps(search.best_estimator_))):
+        np.testing.assert_array_equal(restored.decision_function(X), search.decision_function(X))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_warned_of_what_is_not_certified(estimator):
+def test_uncertified_fits_cause_a_warning(estimator):
     X, y = data()
     with pytest.warns(
         ConvergenceWarning, match=r"1 of 1 fits are not certified: .* expected 1e-12 or less\. .*max_iter"
@@ -231,7 +231,7 @@ def test_warned_of_what_is_not_certified(estimator):
 
 
 MISSING = r"^sparsedis\.sklearn: scikit-learn is not installed; pip install 'sparsedis\[sklearn\]'$"
-HOSTILE = [
+INVALID = [
     ({"lambda1": -1.0}, ValueError, "lambda1: expected a finite number >= 0, got -1"),
     ({"lambda1": "0.1"}, TypeError, "lambda1: expected a number, got str"),
     ({"lambda1": True}, TypeError, "lambda1: expected a number, got bool"),
@@ -244,14 +244,14 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize(("parameters", "error", "message"), HOSTILE)
-def test_bad_parameters_are_named(estimator, parameters, error, message):
+@pytest.mark.parametrize(("parameters", "error", "message"), INVALID)
+def test_invalid_parameters_are_rejected(estimator, parameters, error, message):
     X, y = data()
     with pytest.raises(error, match=message):
         estimator(**parameters).fit(X, y)
 
 
-def test_bad_parameters_of_the_svm_are_named():
+def test_invalid_parameters_of_the_svm_are_rejected():
     X, y = data()
     for parameters, message in [
         ({"lambda2": 0.0}, "lambda2: expected a finite number > 0, got 0"),
@@ -264,7 +264,7 @@ def test_bad_parameters_of_the_svm_are_named():
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_bad_data_is_refused(estimator):
+def test_invalid_data_are_rejected(estimator):
     X, y = data()
     with pytest.raises(TypeError, match=r"[Ss]parse"):
         estimator().fit(csr_array(X), y)
@@ -283,13 +283,13 @@ def test_bad_data_is_refused(estimator):
 
 
 @pytest.mark.parametrize("solver", ["newton", "fista", "bcd"])
-def test_any_solver(solver):
+def test_all_solvers_agree(solver):
     X, y = data()
     model = GroupLassoSVC(solver=solver, tol=1e-9).fit(X, y)
     np.testing.assert_allclose(model.coef_, GroupLassoSVC().fit(X, y).coef_, atol=1e-4)
 
 
-def test_many_samples_are_for_first_order_steps(monkeypatch):
+def test_many_samples_are_solved_by_fista(monkeypatch):
     X, y = data()
     first_order = GroupLassoSVC(solver="fista", max_iter=20_000).fit(X, y)
     monkeypatch.setattr("sparsedis.sklearn.grid._LARGEST_ORDER", len(y) * 2 - 1)
@@ -304,15 +304,15 @@ def test_many_samples_are_for_first_order_steps(monkeypatch):
     assert np.abs(GroupLassoSVC().fit(X, y).coef_ - model.coef_).max() > 0
 
 
-def test_a_constant_task_has_no_scale():
-    """lambda1_max is 0; it counts as 1, and nothing is used."""
+def test_for_zero_features_lambda1_max_counts_as_one():
+    """lambda1_max is 0 then, and no feature is used."""
     X, y = np.zeros((6, 2)), np.arange(6) % 2
     model = GroupLassoSVC(fit_intercept=False).fit(X, y)
     assert model.absolute_lambda1_ == 0.02
     assert (model.coef_ == 0).all()
 
 
-def test_the_extra_is_named_where_scikit_learn_is_missing(monkeypatch):
+def test_a_missing_scikit_learn_is_explained(monkeypatch):
     for name in [*sys.modules]:
         if name.partition(".")[0] == "sklearn":
             monkeypatch.setitem(sys.modules, name, None)

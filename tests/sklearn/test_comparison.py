@@ -1,4 +1,4 @@
-"""The comparison with other classifiers: the gaps that it computes for them, and its table."""
+"""The comparison with other classifiers: their duality gaps, and the table."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def iris():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_gap_of_an_svm_is_that_of_its_coefficients(iris, classes):
+def test_the_gap_of_an_svm_follows_from_its_coefficients(iris, classes):
     X, y = (value[iris[1] < classes] for value in iris)
     model = LinearSVC(C=0.5, multi_class="crammer_singer", tol=1e-9, max_iter=10**6).fit(X, y)
     assert 0 <= comparison._svm_gap(model, X, y) < 1e-6
@@ -27,7 +27,7 @@ def test_the_gap_of_an_svm_is_that_of_its_coefficients(iris, classes):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_gap_of_a_logistic_regression_is_that_of_its_coefficients(iris, classes):
+def test_the_gap_of_a_logistic_regression_follows_from_its_coefficients(iris, classes):
     X, y = (value[iris[1] < classes] for value in iris)
     model = GroupLassoLogisticRegression(0.01, relative=False).fit(X, y)
     assert abs(comparison._logistic_gap(model, X, y)) < 1e-9
@@ -36,7 +36,7 @@ def test_the_gap_of_a_logistic_regression_is_that_of_its_coefficients(iris, clas
 
 
 @pytest.mark.slow
-def test_a_table(monkeypatch):
+def test_the_table_has_means_over_seeds(monkeypatch):
     monkeypatch.setattr(comparison, "FOLDS", 2)
     methods = [
         comparison.Method("ours", GroupLassoSVC(), {"lambda1": (0.5, 0.1)}, comparison._own_gap),

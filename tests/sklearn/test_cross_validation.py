@@ -1,4 +1,4 @@
-"""GroupLassoSVCCV: the scores of a grid search, in one batch, and the rules of choice."""
+"""GroupLassoSVCCV: the scores of a grid search, computed in one batch, and the selection rules."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tests.tasks import random_task
 
 @pytest.fixture(scope="module")
 def data():
-    """Three clusters in random order; of 12 features four tell them apart."""
+    """Three clusters in random order, which differ in 4 of 12 features."""
     X, y = random_task(3, way=3, shots=15, d=12)
     X[0, :, 4:] = torch.randn(45, 8, generator=torch.Generator().manual_seed(0))
     order = np.random.default_rng(0).permutation(45)
@@ -28,7 +28,7 @@ def fitted(data):
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_a_grid_search(data, fitted):
+def test_scores_agree_with_a_grid_search(data, fitted):
     grid = {"lambda1": [0.6, 0.2, 0.02], "lambda2": [0.3, 3.0]}
     search = GridSearchCV(GroupLassoSVC(class_weight="balanced"), grid, cv=4, scoring="balanced_accuracy").fit(*data)
     assert fitted.scores_.shape == (4, 2, 3)
@@ -50,7 +50,7 @@ def test_the_chosen_model_is_fitted_to_all_samples(data, fitted):
     np.testing.assert_array_equal(fitted.predict(data[0]), svc.predict(data[0]))
 
 
-def test_two_classes(data):
+def test_two_classes_agree_with_cross_val_score(data):
     X, y = (value[data[1] < 2] for value in data)
     model = GroupLassoSVCCV([0.5, 0.1], cv=3).fit(X, y)
     for i, lambda1 in enumerate((0.5, 0.1)):
@@ -58,7 +58,7 @@ def test_two_classes(data):
     assert model.coef_.shape == (1, 12)
 
 
-def test_any_splitter(data):
+def test_any_splitter_is_accepted(data):
     X, y = data
     groups = np.arange(45) % 3
     for cv in (
@@ -74,7 +74,7 @@ def test_any_splitter(data):
             assert scores[0, 1] == pytest.approx(GroupLassoSVC(0.1).fit(X[train], y[train]).score(X[test], y[test]))
 
 
-def test_a_sample_that_is_drawn_twice_counts_twice(data):
+def test_repeated_samples_count_repeatedly(data):
     X, y = data
     train, test = np.random.default_rng(0).integers(0, 45, 45), np.r_[0:45, 0:5, 0:5]
     model = GroupLassoSVCCV([0.1], cv=[(train, test)]).fit(X, y)
@@ -82,7 +82,7 @@ def test_a_sample_that_is_drawn_twice_counts_twice(data):
     assert model.scores_[0, 0, 0] == pytest.approx(alone.score(X[test], y[test]))
 
 
-def test_sample_weights_weight_the_scores_too(data):
+def test_sample_weights_also_weight_the_scores(data):
     X, y = data
     weight = np.random.default_rng(0).integers(0, 4, 45)
     train, test = np.arange(0, 30), np.arange(15, 45)
@@ -91,18 +91,18 @@ def test_sample_weights_weight_the_scores_too(data):
     assert model.scores_[0, 0, 0] == pytest.approx(alone.score(X[test], y[test], sample_weight=weight[test]))
 
 
-def test_rules():
-    """By hand: means 0.80, 0.84, 0.86 from 2, 5 and 9 features; the best one's standard error is 0.03."""
+def test_selection_rules():
+    """Means 0.80, 0.84, 0.86 with 2, 5 and 9 features; the standard error of the best is 0.03."""
     mean, spread = np.array([[0.80, 0.84, 0.86]]), 0.03
-    scores = mean + np.array([-spread, spread])[:, None, None]  # of two folds: the standard error is the spread
+    scores = mean + np.array([-spread, spread])[:, None, None]  # for two folds, the standard error equals spread
     used = np.array([[[2, 5, 9]]] * 2)
     assert _chosen(scores, used, "best") == (0, 2)
     assert _chosen(scores, used, "one_standard_error") == (0, 1)
-    assert _chosen(scores[:1], used[:1], "one_standard_error") == (0, 2)  # one fold tells nothing of the error
+    assert _chosen(scores[:1], used[:1], "one_standard_error") == (0, 2)  # one fold has no standard error
     equal = np.full((2, 1, 3), 0.8)
     assert _chosen(equal, used, "best") == (0, 0)
     assert _chosen(equal, np.full_like(used, 4), "best") == (0, 0)
-    # Of as many features the better model, whichever lambda2.
+    # For equal numbers of features the better model is chosen, whichever lambda2 it has.
     assert _chosen(np.array([[[0.8, 0.7], [0.81, 0.6]]] * 2), np.full((2, 2, 2), 4), "one_standard_error") == (1, 0)
 
 
@@ -116,7 +116,7 @@ def test_one_standard_error_is_sparser():
     assert np.count_nonzero(sparse.coef_.any(0)) < np.count_nonzero(best.coef_.any(0))
 
 
-def test_bad_input_is_refused(data):
+def test_invalid_input_is_rejected(data):
     X, y = data
     for parameters, message in [
         ({"rule": "worst"}, "rule: expected one of 'best', 'one_standard_error', got 'worst'"),
@@ -133,7 +133,7 @@ def test_bad_input_is_refused(data):
         GroupLassoSVCCV(3, cv=[(early, early), (late, early)]).fit(X, y, sample_weight=weight)
 
 
-def test_plot(data, fitted):
+def test_plot_shows_scores_and_numbers_of_features(data, fitted):
     figure = pytest.importorskip("matplotlib.figure").Figure()
     with pytest.raises(NotFittedError):
         GroupLassoSVCCV().plot(figure.subplots())

@@ -1,4 +1,4 @@
-"""svc_path: single fits, all at once."""
+"""svc_path: fits for all lambda1 in one batch."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def data():
     return X[0].numpy(), np.array(["a", "b", "c"])[y[0].numpy()]
 
 
-def test_the_path_is_single_fits(data):
+def test_the_path_agrees_with_single_fits(data):
     X, y = data
     weight = np.linspace(0.5, 2, len(y))
     parameters = {"lambda2": 0.5, "class_weight": "balanced", "intercept_scaling": 2.0}
@@ -32,14 +32,14 @@ def test_the_path_is_single_fits(data):
         assert path.n_iter[i] == svc.n_iter_
 
 
-def test_it_begins_where_no_feature_is_used(data):
+def test_the_path_starts_without_active_features(data):
     active = svc_path(*data).active.sum(1)
     assert len(active) == 30
     assert active[0] == 0
     assert active[-1] > 8
 
 
-def test_values_of_lambda1_in_any_order(data):
+def test_values_of_lambda1_are_sorted(data):
     path = svc_path(*data, lambda1s=[0.1, 3.0, 1.0], relative=False, fit_intercept=False)
     assert path.lambda1.tolist() == [3.0, 1.0, 0.1]
     svc = GroupLassoSVC(1.0, relative=False, fit_intercept=False).fit(*data)
@@ -54,7 +54,7 @@ def test_two_classes_have_one_row(data):
     assert path.intercept.shape == (3, 1)
 
 
-def test_bad_grids_are_refused(data):
+def test_invalid_grids_are_rejected(data):
     for parameters, error, message in [
         ({"lambda1s": 0}, ValueError, "lambda1s: expected a finite number > 0, got 0"),
         ({"lambda1s": []}, ValueError, "lambda1s: expected at least one number, got none"),
@@ -73,12 +73,12 @@ def test_bad_grids_are_refused(data):
             svc_path(*data, **parameters)
 
 
-def test_warned_of_what_is_not_certified(data):
+def test_uncertified_fits_cause_a_warning(data):
     with pytest.warns(ConvergenceWarning, match="of 5 fits are not certified"):
         svc_path(*data, lambda1s=5, max_iter=1, tol=1e-12)
 
 
-def test_plot(data):
+def test_plot_shows_norms_and_numbers_of_features(data):
     figure = pytest.importorskip("matplotlib.figure").Figure()
     path = svc_path(*data, lambda1s=5)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks of estimators, all of them."""
+"""All estimator checks of scikit-learn."""
 
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -8,7 +8,7 @@ from sparsedis.sklearn import GroupLassoLogisticRegression, GroupLassoSVC, Group
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    # Three folds: the checks' own data has classes of three samples.
+    # Three folds, because the checks have classes of three samples.
     [GroupLassoSVC(), GroupLassoLogisticRegression(), GroupLassoSVCCV(3, cv=3)]
 )
 def test_scikit_learn_checks(estimator, check):
