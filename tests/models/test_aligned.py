@@ -13,7 +13,7 @@ def drawing(side: int = 160) -> torch.Tensor:
     return sum(torch.exp(-((x - a) ** 2 + (y - b) ** 2) / (2 * s**2)) for a, b, s in dots)[None, None] / 2  # type: ignore[union-attr]
 
 
-def test_where_and_how_large_it_was_drawn_does_not_matter() -> None:
+def test_alignment_does_not_depend_on_position_and_size() -> None:
     image = drawing()
     first = align(image)
     for scale, x, y in ((1.2, 0.1, -0.05), (1.5, -0.2, 0.1), (0.9, 0.05, 0.05)):
@@ -25,24 +25,24 @@ def test_where_and_how_large_it_was_drawn_does_not_matter() -> None:
         torch.testing.assert_close(align(moved), first, atol=0.02, rtol=0)
 
 
-def test_what_is_aligned_stays() -> None:
+def test_aligned_images_are_unchanged() -> None:
     first = align(drawing())
     torch.testing.assert_close(align(first), first, atol=0.01, rtol=0)
 
 
-def test_blank_images_dots_and_other_images_of_the_batch() -> None:
+def test_blank_images_and_dots_do_not_affect_the_batch() -> None:
     blank, dot = torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
     dot[..., 3, 5] = 1
     batch = torch.cat([blank, dot, drawing(32)])
     found = align(batch)
     assert torch.equal(found[:1], blank)
-    assert 0 < found[1].sum() <= 17, "no more than four times as high and wide"
+    assert 0 < found[1].sum() <= 17, "enlarged at most four times in each direction"
     assert torch.equal(found[2:], align(batch[2:]))
     assert torch.isfinite(found).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 20, 30), (1, 1, 1, 1)])
-def test_any_shape_and_gradients(shape: tuple[int, ...]) -> None:
+def test_any_shape_is_accepted_and_gradients_are_finite(shape: tuple[int, ...]) -> None:
     images = torch.rand(shape, requires_grad=True)
     found = align(images)
     assert found.shape == shape

@@ -14,14 +14,14 @@ from sparsedis.models import Conv4
         ({"width": 5, "final_width": 7}, (2, 1, 28, 28), 63),
     ],
 )
-def test_shapes(options: dict[str, int], shape: tuple[int, ...], features: int) -> None:
+def test_shapes_and_numbers_of_features(options: dict[str, int], shape: tuple[int, ...], features: int) -> None:
     encoder = Conv4(**options).eval()  # type: ignore[arg-type]
     assert encoder.features(*shape[-2:]) == features
     assert encoder(torch.rand(shape)).shape == (*shape[:-3], features)
 
 
-def test_as_the_literature_has_it() -> None:
-    """Pooling ahead of the ReLU changes nothing: convolution, normalisation, ReLU, pooling gives the same."""
+def test_conv4_agrees_with_the_published_architecture() -> None:
+    """Convolution, normalisation, ReLU, pooling; the implementation pools before the ReLU, with the same result."""
     torch.manual_seed(0)
     encoder = Conv4(6).double()
     images = torch.rand(5, 1, 28, 28, dtype=torch.float64)
@@ -47,7 +47,7 @@ def test_every_parameter_has_a_gradient() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
 
 
-def test_errors() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(ValueError, match="width: expected a number >= 1, got 0"):
         Conv4(0)
     with pytest.raises(ValueError, match="final_width: expected a number >= 1, got 0"):

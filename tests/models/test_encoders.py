@@ -1,4 +1,4 @@
-"""The encoders against what the papers say of them, and against plain compositions of PyTorch's functions."""
+"""The encoders against the papers and against compositions of PyTorch's functions."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_numbers_of_features(encoder: nn.Module, side: int, features: int) -> No
 
 
 def test_numbers_of_parameters() -> None:
-    """12.4 million in ResNet-12 with these widths, counted by hand from the layers."""
+    """Counted from the layers; 12.4 million for ResNet-12 with these widths."""
 
     def block(a: int, b: int) -> int:
         return 9 * a * b + 2 * 9 * b * b + a * b + 4 * 2 * b
@@ -37,7 +37,7 @@ def test_numbers_of_parameters() -> None:
     assert sum(p.numel() for p in R2D2().parameters()) == sum(9 * a * b + 2 * b for a, b in blocks)
 
 
-def test_resnet12_is_this_composition() -> None:
+def test_resnet12_agrees_with_its_definition() -> None:
     torch.manual_seed(0)
     encoder = ResNet12(8, 3, drop_rate=0.0).train()
     images = torch.rand(6, 3, 20, 20)
@@ -57,7 +57,7 @@ def test_resnet12_is_this_composition() -> None:
 
 
 @pytest.mark.parametrize("name", ["conv4", "resnet12", "resnet12-pooled", "r2d2"])
-def test_by_name(name: str) -> None:
+def test_encoders_are_built_by_name(name: str) -> None:
     encoder = build(name, (1, 28, 28), 8)
     images = torch.rand(2, 3, 1, 28, 28)
     features = encoder(images)
@@ -68,14 +68,14 @@ def test_by_name(name: str) -> None:
         assert build(name, (1, 28, 28), 8).state_dict().keys() == encoder.state_dict().keys()
 
 
-def test_final_width() -> None:
+def test_final_width_is_only_for_conv4() -> None:
     assert build("conv4", (1, 28, 28), 8, 12)(torch.rand(2, 1, 28, 28)).shape == (2, 12 * 9)
     for name in ("resnet12", "r2d2"):
         with pytest.raises(ValueError, match=f"final_width: expected none for the encoder {name}, got 12"):
             build(name, (1, 28, 28), 8, 12)
 
 
-def test_identity() -> None:
+def test_identity_returns_its_input() -> None:
     table = torch.rand(2, 5, 7)
     assert build("identity", (7,))(table) is table
 
@@ -90,13 +90,13 @@ def test_identity() -> None:
         ("r2d2", (3, 28, 15), "images: expected at least 16x16 pixels"),
     ],
 )
-def test_bad_names_and_shapes(name: str, shape: tuple[int, ...], message: str) -> None:
+def test_invalid_names_and_shapes_are_rejected(name: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(name, shape)
 
 
 @pytest.mark.parametrize("encoder", [ResNet12, R2D2])
-def test_bad_widths(encoder: type[nn.Module]) -> None:
+def test_invalid_widths_are_rejected(encoder: type[nn.Module]) -> None:
     for width, message in ((0, "width: expected a number >= 1"), (3, "width: expected an even number")):
         with pytest.raises(ValueError, match=message):
             encoder(width)
@@ -105,24 +105,24 @@ def test_bad_widths(encoder: type[nn.Module]) -> None:
 
 
 class TestDropBlock:
-    def test_what_is_dropped_are_squares(self) -> None:
+    def test_squares_are_dropped(self) -> None:
         torch.manual_seed(0)
         dropped = DropBlock(0.1, block=3, ramp=0)(torch.ones(50, 4, 9, 11)) == 0
         for image in dropped.flatten(0, 1):
-            # Every dropped place lies in a whole dropped square: opening the picture changes nothing.
+            # Every dropped pixel lies in a complete dropped square, so a morphological opening changes nothing.
             inner = F.max_pool2d(-image.float()[None, None], 3, 1) == -1
             again = F.max_pool2d(F.pad(inner.float(), (2, 2, 2, 2)), 3, 1)[0, 0] > 0
             assert torch.equal(again, image)
         assert dropped.any()
 
-    def test_share_and_scale(self) -> None:
+    def test_the_share_is_dropped_and_the_mean_preserved(self) -> None:
         torch.manual_seed(0)
         maps = torch.ones(400, 8, 10, 10)
         out = DropBlock(0.1, block=5, ramp=0)(maps)
-        assert 0.07 < (out == 0).double().mean() < 0.11  # 0.1 less the overlaps
+        assert 0.07 < (out == 0).double().mean() < 0.11  # 0.1 minus overlaps
         torch.testing.assert_close(out.mean(), torch.tensor(1.0), rtol=1e-4, atol=0)
 
-    def test_ramp_by_steps_alone(self) -> None:
+    def test_the_rate_grows_with_steps_only(self) -> None:
         layer = DropBlock(0.5, block=1, ramp=4)
         maps = torch.ones(20, 5, 20, 20)
         shares = []
@@ -136,7 +136,7 @@ class TestDropBlock:
         assert shares == pytest.approx([0, 0.125, 0.25, 0.375, 0.5, 0.5], abs=0.02)
         assert layer.state_dict()["steps"] == 6
 
-    def test_not_in_evaluation_and_small_maps(self) -> None:
+    def test_evaluation_mode_and_small_maps(self) -> None:
         maps = torch.ones(3, 2, 2, 2)
         assert DropBlock(0.5).eval()(maps) is maps
         torch.manual_seed(0)
@@ -145,6 +145,6 @@ class TestDropBlock:
         assert (out == 0).any()
 
     @pytest.mark.parametrize("arguments", [{"rate": 1.0}, {"rate": -0.1}, {"rate": 0.1, "block": 0}])
-    def test_bad_arguments(self, arguments: dict[str, float]) -> None:
+    def test_invalid_arguments_are_rejected(self, arguments: dict[str, float]) -> None:
         with pytest.raises(ValueError, match="expected a number"):
             DropBlock(**arguments)  # type: ignore[arg-type]

@@ -4,11 +4,11 @@ import torch
 from sparsedis.models import FactorEncoder
 
 
-def test_the_published_sizes() -> None:
-    """Convolutions 32-32-64-64 with kernels 4, 4, 2, 2, then 256 and d; 64x64 shrinks to 4x4."""
+def test_layers_have_the_published_sizes() -> None:
+    """Convolutions 32-32-64-64 with kernels 4, 4, 2, 2, which reduce 64x64 to 4x4, then layers of 256 and d."""
     shapes = [tuple(p.shape) for p in FactorEncoder(6).parameters() if p.dim() > 1]
     assert shapes == [(32, 3, 4, 4), (32, 32, 4, 4), (64, 32, 2, 2), (64, 64, 2, 2), (256, 1024), (6, 256)]
-    assert not list(FactorEncoder(6).norm.parameters())  # no scale, no shift
+    assert not list(FactorEncoder(6).norm.parameters())  # no learned scale or shift
 
 
 def test_features_are_normalised() -> None:
@@ -22,7 +22,7 @@ def test_features_are_normalised() -> None:
     assert (features.var(0, correction=0) - 1).abs().max() < 0.01
     encoder.eval()
     alone = encoder(images[:3])
-    assert torch.allclose(encoder(images)[:3], alone, atol=1e-5)  # running statistics: no image sees the others
+    assert torch.allclose(encoder(images)[:3], alone, atol=1e-5)  # running statistics: images are independent
 
 
 def test_memory_format_does_not_matter() -> None:
@@ -32,11 +32,11 @@ def test_memory_format_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 32), (2, 1, 64, 64), (3, 64, 64)])
-def test_bad_images(shape: tuple[int, ...]) -> None:
+def test_invalid_images_are_rejected(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"images: expected shape \(N, 3, 64, 64\)"):
         FactorEncoder()(torch.zeros(shape))
 
 
-def test_bad_arguments() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(ValueError, match="features: expected a number >= 1, got 0"):
         FactorEncoder(0)
