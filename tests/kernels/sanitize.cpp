@@ -1,4 +1,4 @@
-// Runs the kernels on random problems of odd sizes, layouts and values, for the sanitizers to watch; .ci/run builds it.
+// Runs the kernels under sanitizers on random problems of odd sizes, layouts and values; built by .ci/run.
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -16,7 +16,7 @@ std::mt19937 generator(0);
 
 int pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
 
-// Every array is exactly as long as the contract says, so that a step outside is seen.
+// Every array has exactly the documented length, so that accesses out of bounds are detected.
 template <class F>
 void run(int n, int d, int k, Solver solver, double lambda1, double lambda2, double dual_reg, bool transposed) {
   const int batch = 3;
@@ -68,7 +68,7 @@ int main() {
     for (Solver solver : {Solver::newton, Solver::fista, Solver::bcd}) {
       for (double lambda1 : {0.0, 0.5, 3.0, 1e3}) {
         for (double lambda2 : {0.01, 30.0}) {
-          // The large ones with one lambda2 each: they take most of the time.
+          // The large problems take most of the time, so each lambda1 has one lambda2.
           if (size[0] * size[1] > 5000 && (lambda2 < 1) != (lambda1 == 0.0 || lambda1 == 3.0)) continue;
           const double reg = pick(0, 1) * 0.5;
           run<float>(size[0], size[1], size[2], solver, lambda1, lambda2, reg, pick(0, 1));

@@ -1,6 +1,6 @@
-// The CUDA kernels, emulated, under a sanitizer: ThreadSanitizer finds races between the threads of a block, which are
-// fibers here, the others what they find everywhere. With SPARSEDIS_ADJOINT_ONLY the adjoint alone, which compiles in a
-// third of the time and goes through the team and the linear algebra.
+// Runs the emulated CUDA kernels under sanitizers. ThreadSanitizer finds data races between the threads of a block,
+// which are fibers here. SPARSEDIS_ADJOINT_ONLY runs only the adjoint, which compiles in a third of the time and covers
+// the team and the linear algebra.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -24,7 +24,7 @@ using namespace sparsedis;
 using namespace sparsedis::cuda;
 
 constexpr int kBatch = 3, kAll = 14, kFeatures = 70, kClasses_ = 3;
-// Three tasks in two blocks of two warps: one block takes a second task.
+// Three tasks for two blocks of two warps, so that one block solves a second task.
 constexpr unsigned kBlocks = 2, kThreads = SPARSEDIS_THREADS;
 constexpr std::size_t kShared = 40000, kScratch = 400000;
 
@@ -42,7 +42,7 @@ void launch(void (*kernel)(const Arguments&), Arguments& given) {
   if (counters[cuda::kRefused]) std::exit((std::puts("a value is not allowed"), 1));
 }
 
-// Random clusters, one for each class; a sample in four counts half, one not at all.
+// Random clusters, one per class; one sample in four has weight 0.5, and one has weight 0.
 struct Batch {
   std::vector<float> X;
   std::vector<std::int64_t> labels;

@@ -1,4 +1,4 @@
-// Runs the Lasso's kernels on random problems of odd sizes, layouts and values, for the sanitizers to watch.
+// Runs the Lasso's kernels under sanitizers on random problems of odd sizes, layouts and values.
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -16,7 +16,7 @@ std::mt19937 generator(0);
 
 int pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
 
-// Every array is exactly as long as the contract says, so that a step outside is seen.
+// Every array has exactly the documented length, so that accesses out of bounds are detected.
 template <class F>
 void run(int n, int d, double lambda1, double lambda2, bool transposed) {
   const int batch = 3;

@@ -1,8 +1,8 @@
-// Runs every loop of csrc/svm/algorithm with a team of three threads, for ThreadSanitizer to watch, and with one
-// thread: both give the same bits.
+// Runs every loop of csrc/svm/algorithm with a team of three threads under ThreadSanitizer, and with one thread; the
+// results are bitwise equal.
 //
-// The features and the linear algebra are those of the CPU, which know one thread only: the team's first thread calls
-// them. Every race that is found is one of the algorithm's.
+// The features and the linear algebra are those of the CPU, which are for one thread and called by the team's first
+// thread, so any data race is one of the algorithms.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -23,7 +23,7 @@
 #include "../../csrc/svm/cpu/system.hpp"
 #include "../../csrc/svm/policy.hpp"
 
-// The loops need what requirements.hpp states, and no more.
+// The loops compile with exactly what requirements.hpp states.
 template class sparsedis::Policy<sparsedis::requirements::Device>;
 template class sparsedis::Adjoint<sparsedis::requirements::Team, sparsedis::requirements::PrimalMap,
                                   sparsedis::requirements::System>;
@@ -45,8 +45,8 @@ void check(bool fine, const char* what) {
   std::_Exit(1);  // other threads may wait for this one
 }
 
-// What the threads of a team share. Values pass through two places in turn: who writes the one has seen, at the barrier
-// of the other, that nobody reads it any more.
+// The shared state of a team. Values are exchanged through two alternating buffers: before a buffer is written again,
+// the barrier of the other one ensures that no thread still reads it.
 class Shared {
  public:
   Shared(int threads, int most) : threads(threads), values{std::vector<double>(most), std::vector<double>(most)} {}
@@ -60,7 +60,7 @@ class Shared {
     }
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (turn_ == turn) {
-      check(std::chrono::steady_clock::now() < end, "a thread does not come to the barrier");
+      check(std::chrono::steady_clock::now() < end, "a thread does not reach the barrier");
       std::this_thread::yield();
     }
   }
@@ -72,8 +72,8 @@ class Shared {
   std::atomic<int> arrived_{0}, turn_{0};
 };
 
-// One thread's view of its team. Barriers are where requirements.hpp promises them, and nowhere else; sums are added in
-// the order of the indices, so that they do not depend on the number of threads.
+// One thread's view of its team. There are barriers exactly where requirements.hpp promises them. Sums are in the order
+// of the indices, so that they do not depend on the number of threads.
 class Team {
  public:
   Team(Shared& shared, int rank) : shared_(shared), rank_(rank) {}
@@ -116,7 +116,7 @@ class Team {
     return int(by_first([&] { return cpu::Team().partition(x, count, threshold); }));
   }
 
-  // f() of the first thread, in all threads.
+  // The result of f() in the first thread, for all threads.
   template <class F>
   double by_first(F f) const {
     return all(1, [&](int) { return double(f()); })[0];
@@ -253,7 +253,7 @@ class Sweep {
 
 constexpr int kSamples = 14, kFeatures = 60, kClasses = 3, kRows = kClasses - 1;
 
-// Random clusters, one for each class; a sample in four counts half.
+// Random clusters, one per class; one sample in four has weight 0.5.
 struct Problem {
   std::vector<double> X, s, norms;
   std::vector<const double*> row;
@@ -290,7 +290,7 @@ struct Problem {
   }
 };
 
-// One problem, and what the threads of its team share.
+// One problem and the shared state of its team.
 struct Task {
   explicit Task(const Problem& problem)
       : samples(problem.samples),
@@ -313,10 +313,10 @@ struct Task {
   double lipschitz = 0;
   bool active[kFeatures] = {};
   double W[kFeatures * kClasses];
-  std::vector<std::unique_ptr<char[]>> arrays;  // in the order in which they are taken
+  std::vector<std::unique_ptr<char[]>> arrays;  // in the order of allocation
 };
 
-// A task, as one thread of its team sees it.
+// One thread's view of a task.
 class Device {
  public:
   using Team = ::Team;
@@ -343,12 +343,12 @@ class Device {
   }
   Sweep sweep(PrimalMap&) const { return Sweep(task_.sweep); }
 
-  // All memory of a task is kept, so that what is read after its scope shows.
+  // Memory is not reused, so that reads of stale arrays are detected.
   struct Scope {
     explicit Scope(const Device&) {}
     ~Scope() {}
   };
-  // Arrays full of NaN.
+  // Arrays are filled with NaN.
   template <class T>
   T* take(std::size_t count) const {
     team_.once([&] {
@@ -356,7 +356,7 @@ class Device {
       std::memset(task_.arrays.back().get(), 0xff, count * sizeof(T));
     });
     char* const array = task_.arrays[taken_++].get();
-    team_.once([] {});  // before the next is taken, all have this one
+    team_.once([] {});  // all threads have this array before the next one is allocated
     return reinterpret_cast<T*>(array);
   }
 
@@ -373,7 +373,7 @@ class Device {
   mutable std::size_t taken_ = 0;
 };
 
-// All that the team finds, gradients included, as one of its threads sees it.
+// Solution and gradients, from one thread of the team.
 std::vector<double> solve(const Team& team, Task& task, const Options& options) {
   Device device(team, task);
   double* best = device.take<double>(kSamples * kClasses);
@@ -421,7 +421,7 @@ std::vector<double> run(const Problem& problem, const Options& options, int thre
 }  // namespace
 
 int main() {
-  // lambda1 as a part of its largest, and lambda2: the light form, the full one, no group Lasso.
+  // lambda1 relative to its maximum, and lambda2: the light form, the full form, no group Lasso.
   const double penalties[][2] = {{0.2, 3000}, {0.2, 1}, {0, 30}};
   for (const auto& penalty : penalties) {
     for (double rho : {0.0, 0.1}) {
@@ -430,7 +430,8 @@ int main() {
         if (solver != Solver::newton && penalty[1] < 10) continue;  // thousands of steps
         for (bool exact : {false, true}) {
           const Options options{solver, exact ? 1e-5 : 3e-3, 1000, exact, 1};
-          check(same(run(problem, options, 3), run(problem, options, 1)), "three threads do not find what one finds");
+          check(same(run(problem, options, 3), run(problem, options, 1)),
+                "three threads and one thread have different results");
         }
       }
     }

@@ -1,4 +1,4 @@
-// Ends calls of for_each_task in every way that there is, for the sanitizers to watch.
+// Ends calls of for_each_task in all possible ways, under sanitizers.
 #include <atomic>
 #include <cstdio>
 #include <stdexcept>
@@ -27,10 +27,10 @@ std::string failure_of(std::int64_t tasks, int threads, void (*task)(std::int64_
   return "";
 }
 
-// A task that ends when it is told to, and no sooner.
+// A task that ends only when it is interrupted.
 void endless(std::int64_t, Memory&) {
   while (!interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  throw Interruption();  // seen by no one
+  throw Interruption();  // not visible to the caller
 }
 
 // All tasks, once each.
@@ -55,12 +55,12 @@ int main() {
     poll = [] { throw Stop("a signal"); };
     check(failure_of(8, threads, endless) == "a signal", "a signal does not end tasks");
     check(!interrupted(), "interrupted outside of a call");
-    // Between tasks that ask nothing.
+    // Between tasks that do not check for interruption.
     check(failure_of(1'000'000, threads,
                      [](std::int64_t, Memory&) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }) ==
               "a signal",
           "a signal does not end a batch");
-    // The caller has no task left when the signal comes.
+    // The calling thread has no tasks left when the signal arrives.
     check(failure_of(threads, threads,
                      [](std::int64_t task, Memory& memory) {
                        if (task > 0 || interrupted()) endless(task, memory);
