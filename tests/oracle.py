@@ -47,7 +47,7 @@ class Exact:
         dual: L, (n, k), rows in the simplex; zero for samples without weight. Not necessarily unique.
         grad_features: dloss/dX, (n, d).
         grad_lambda1, grad_lambda2, grad_dual_reg: dloss/d of the hyperparameters.
-        gap: (P(W) - D(L)) / P(W), below 1e-12; P(W) - D(L) is below 1e-14 sum_i s_i if P(W) is far below
+        gap: (P(W) - D(L)) / P(W), below 1e-12, or with P(W) - D(L) below 1e-14 sum_i s_i if P(W) is far below
             P(0) = sum_i s_i.
         margin: scale-free distance to a kink, the minimum of | ||V_j||/lambda1 - 1 | over the features and of
             max(L_il, q_il), q_il being the slack of the margin, over samples and classes.

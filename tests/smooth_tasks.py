@@ -125,7 +125,7 @@ def gradient_errors(
 
     A hyperparameter's derivative may vanish: if no sample is inside its margin, the dense W does not depend on
     lambda2. Since W is rounded to float32, the error of a derivative, times the hyperparameter's scale (lambda2 for
-    dual_reg, lambda1_max for lambda1 = 0), is therefore relative to at least 1% of sum |W * cotangent|.
+    dual_reg, lambda1_max for lambda1 = 0), is relative to at least 1% of sum |W * cotangent|.
     """
     X = task.features.to(dtype).requires_grad_()
     values = {name: torch.tensor(getattr(task, name), dtype=torch.float64, requires_grad=True) for name in SCALARS}

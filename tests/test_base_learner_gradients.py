@@ -254,7 +254,7 @@ def test_the_number_of_solves_is_bounded_by_the_number_of_features(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_certified_tasks_continue_until_the_support_is_right(dtype, backend):
-    """Even with a loose tol, but no longer than that, also if rounding errors exceed 1e-13."""
+    """Even with a loose tol; if rounding errors exceed 1e-13, until the active set no longer changes."""
     if backend == "triton" and dtype == F64:
         pytest.skip("the kernel computes in float64 for any dtype, and the interpreter is slow")
     draw = Draws(3)

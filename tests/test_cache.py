@@ -24,12 +24,12 @@ def test_environment_variables_set_the_cache_folder(tmp_path: Path, monkeypatch:
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user without an entry in passwd, as in many containers."""
 
-    def nobody(uid: int) -> None:
+    def no_entry(uid: int) -> None:
         raise KeyError(uid)
 
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
 
 
 def test_without_a_home_folder_the_error_names_sparsedis_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_train_interrupt_and_resume(
         assert (here / "run" / name).read_bytes() == (trained / name).read_bytes(), name
 
 
-def test_evaluate(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_writes_its_results(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", str(trained), "--shot", "1", "--episodes", "20", "--json", "result.json"]
     assert cli.main(arguments) == 0
     result = json.loads((here / "result.json").read_text())
@@ -83,7 +83,9 @@ def test_evaluate(trained: Path, here: Path, capsys: pytest.CaptureFixture[str])
     assert [result[key] for key in ("way", "query", "seed", "split")] == [4, 2, 9, "validation"]
 
 
-def test_prototypes_in_the_default_folder(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prototypes_are_trained_into_the_default_folder(
+    quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["train", *options(quick.with_head("prototypes"))]) == 0
     results = json.loads((here / "runs" / "omniglot-prototypes-0" / "results.json").read_text())
     assert [x["certified"] for x in results["tests"]] == [None, None]

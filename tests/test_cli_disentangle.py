@@ -38,7 +38,7 @@ CONFIG = DisentangleConfig(
 
 
 @pytest.mark.slow
-def test_interrupt_and_resume(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_disentangle_interrupt_and_resume(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C, then the command that it prints: the results equal those of an uninterrupted run."""
     process = start("disentangle", *options(CONFIG), "--out", "run", "--json", "result.json", cwd=here)
     while not (here / "run" / "metrics.jsonl").exists() and process.poll() is None:
@@ -68,7 +68,7 @@ def test_interrupt_and_resume(here: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.slow
-def test_sweep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweep_writes_tables_and_figures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["disentangle-sweep", *options(CONFIG), "--iterations", "2", "--vary", "tasks", "--values", "gaussian"]
     arguments += ["--seeds", "3", "--out", "sweep", "--json", "all.json"]
     assert cli.main(arguments) == 0
@@ -110,7 +110,7 @@ def test_an_interrupted_sweep_prints_how_to_resume_it(
 
 
 @pytest.mark.slow
-def test_contact_sheet(here: Path) -> None:
+def test_a_contact_sheet_is_written(here: Path) -> None:
     assert cli.main(["shapes3d", "--sheet", "sheet.png"]) == 0
     assert np.asarray(Image.open(here / "sheet.png")).shape == (2 * 6 * 66, 2 * 15 * 66, 3)
 

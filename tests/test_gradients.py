@@ -39,7 +39,7 @@ def test_a_task_at_a_kink_has_no_smooth_solution():
     def active(factor: float) -> int:
         return replace(task, lambda1=factor * task.lambda1).exact().active
 
-    # Find lambda1 at which a feature becomes (in)active, to 1e-7, so that the perturbation of 3e-7 crosses the kink.
+    # Find the lambda1 at which a feature becomes (in)active to 1e-7, so that perturbations of 3e-7 cross the kink.
     low, high = 1.0, 1.5
     before = active(low)
     assert active(high) != before

@@ -23,7 +23,7 @@ def test_gradcheck(way, lambda2, dual_reg, weighted):
     X, y = random_task(way, way=way, shots=3, d=6)
     weight = torch.tensor([[0.0, 2.0, 0.7] * way]) if weighted else None
     lambda1 = float(0.15 * svm_lambda1_max(X, y, sample_weight=weight))
-    # Without dual_reg = 0, for which a finite difference would leave the domain.
+    # dual_reg = 0 is not differentiated, because a finite difference would leave the domain.
     hyperparameters = tensors(lambda1, lambda2, *([dual_reg] if dual_reg else []))
 
     def weights(X, *values):

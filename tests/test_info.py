@@ -26,7 +26,7 @@ def test_report_names_versions_and_backends(tmp_path: Path) -> None:
     assert "svm, torch" in text
 
 
-def test_the_report_says_why_a_backend_is_unavailable(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_the_report_states_why_a_backend_is_unavailable(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     class Missing:
         name = "quantum"
 

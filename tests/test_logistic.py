@@ -57,7 +57,7 @@ CASES = [
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("way", "shots", "d", "relative", "lambda2"), CASES)
-def test_solutions_are_certified_by_the_definition_of_the_gap(way, shots, d, relative, lambda2, weighted, intercept):
+def test_certificates_agree_with_the_definition_of_the_gap(way, shots, d, relative, lambda2, weighted, intercept):
     X, y = random_task(d, way=way, shots=shots, d=d, batch=2)
     weight = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) + 0.1 if weighted else None
     options = {"intercept": intercept, "sample_weight": weight}

@@ -69,7 +69,7 @@ CASES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("n", "d", "relative", "lambda2"), CASES)
-def test_solutions_are_certified_by_the_definition_of_the_gap(n, d, relative, lambda2, weighted):
+def test_certificates_agree_with_the_definition_of_the_gap(n, d, relative, lambda2, weighted):
     X, y = random_regression(n + d, n, d, batch=3)
     weight = torch.rand(3, n, generator=torch.Generator().manual_seed(0)) + 0.1 if weighted else None
     lambda1 = relative * lasso_lambda1_max(X, y, sample_weight=weight)
@@ -109,7 +109,7 @@ def test_tasks_with_nearly_dependent_features_are_certified(kind, n, d, relative
     X, y = nearly_dependent(kind, n, d)
     lambda1 = relative * lasso_lambda1_max(X, y)
     solution = solve_lasso(X, y, lambda1=lambda1)
-    # At 1e-6 the worst conditioned features have weights of some thousands, whose rounding errors dominate the gap.
+    # At 1e-6 the worst conditioned features have weights of several thousand, whose rounding errors dominate the gap.
     floor = relative == 1e-6 and kind in ("few directions", "ill-conditioned")
     assert floor or solution.certified.all(), solution.messages()
     assert (solution.relative_gap <= 1e-8).all()
@@ -241,7 +241,9 @@ def test_an_exact_fit_is_certified():
 @pytest.mark.parametrize(("n", "d"), [(20, 6), (4, 9), (9, 130)])
 def test_without_penalties_the_solution_is_least_squares_of_least_norm(n, d):
     X, y = random_regression(5, n, d)
-    X = X / X.square().mean(1, keepdim=True).sqrt()  # the norm that is least is that of the standardised problem
+    X = (
+        X / X.square().mean(1, keepdim=True).sqrt()
+    )  # equal scales, because the least norm depends on the features' units
     solution = solve_lasso(X, y, lambda1=0.0)
     assert solution.certified.all()
     expected = (torch.linalg.pinv(X) @ y[..., None])[..., 0]

@@ -23,7 +23,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch, own_cache: Path, tmp_path_factory:
 def backend(request: pytest.FixtureRequest, emulated: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """The backend that "auto" tries first."""
     supports = CudaBackend.supports
-    monkeypatch.setattr(CudaBackend, "supports", lambda self, asked: supports(self, asked._replace(named=True)))
+    monkeypatch.setattr(CudaBackend, "supports", lambda self, query: supports(self, query._replace(named=True)))
     backends = sorted(OPERATIONS["svm"].backends, key=lambda backend: backend.name != request.param)
     monkeypatch.setattr(OPERATIONS["svm"], "backends", backends)
     return request.param

@@ -46,7 +46,7 @@ def test_any_amount_of_shared_memory_gives_the_same_bits(way, shots, d, dtype, r
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_features_read_four_at_once_and_one_by_one_give_the_same_bits(dtype):
+def test_vectorised_and_scalar_feature_reads_give_the_same_bits(dtype):
     """Rows start at multiples of four features in all, some or no tasks of the batch."""
     X, y = random_task(0, way=3, shots=3, d=40, batch=3, dtype=dtype)
     batch, n, d = X.shape
@@ -60,8 +60,8 @@ def test_features_read_four_at_once_and_one_by_one_give_the_same_bits(dtype):
         assert_same_bits([found.weights, found.dual, found.margin], [expected.weights, expected.dual, expected.margin])
 
 
-def test_padding_that_makes_the_matrix_small_enough_for_two_slices(monkeypatch):
-    """Two slices, where the matrix of all samples would have one."""
+def test_padding_may_allow_two_slices_of_the_matrix(monkeypatch):
+    """Samples without weight reduce its order; the matrix of all samples would have a single slice."""
     X, y = random_task(0, way=5, shots=7, d=40, dtype=torch.float32)
     weight = torch.ones(y.shape)
     weight[:, :3] = 0  # order 128 of 140

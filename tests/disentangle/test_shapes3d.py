@@ -71,9 +71,9 @@ def test_every_factor_is_visible(rendered: shapes3d.Rendered) -> None:
 def test_every_factor_can_be_predicted_linearly(rendered: shapes3d.Rendered) -> None:
     """A linear probe of the pixels, fitted to other images, is far better than chance."""
     sklearn = pytest.importorskip("sklearn.linear_model")
-    known, asked = some(3000, 1), some(500, 2)
-    pixels = [rendered.images(x).float()[:, :, ::2, ::2].flatten(1).numpy() / 255 for x in (known, asked)]
-    answers = [shapes3d.coordinates(x).numpy() for x in (known, asked)]
+    known, unseen = some(3000, 1), some(500, 2)
+    pixels = [rendered.images(x).float()[:, :, ::2, ::2].flatten(1).numpy() / 255 for x in (known, unseen)]
+    answers = [shapes3d.coordinates(x).numpy() for x in (known, unseen)]
     for factor in range(6):
         onehot = np.eye(shapes3d.SIZES[factor])[answers[0][:, factor]]
         probe = sklearn.Ridge(alpha=30.0).fit(pixels[0], onehot)

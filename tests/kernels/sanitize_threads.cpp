@@ -75,7 +75,7 @@ int main() {
                      }) == "a task",
           "an exception of a task does not end the others");
 
-    // A handler that works itself, in the middle of a task: the task's memory is left alone.
+    // A handler that itself calls for_each_task during a task does not affect the task's memory.
     polls = 0;
     poll = [] {
       ++polls;

@@ -44,7 +44,7 @@ def test_one_step_towards_the_mean_of_all_passes(momentum: float | None) -> None
     assert module[1].momentum == momentum
 
 
-def test_the_order_of_the_passes_and_repetitions_do_not_matter() -> None:
+def test_order_and_repetition_of_the_passes_do_not_matter() -> None:
     results = []
     for order, repeated in (((0, 1, 2), ()), ((2, 0, 1), (1, 0))):
         module = layers()

@@ -234,7 +234,7 @@ def test_evaluations_that_cannot_be_written_leave_no_incomplete_results(
     assert f"sparsedis: out: d is in use by process {os.getpid()} on host" in capsys.readouterr().err
     assert "report.html" in {file.name for file in (here / "d").iterdir()}
 
-    # Training refuses the folder too, and says what it contains.
+    # Training also refuses the folder and names its contents.
     assert cli.main(["train", "--out", "d"]) == 2
     assert capsys.readouterr().err == "sparsedis: out: d holds an evaluation, not a run; choose another folder\n"
 
@@ -581,7 +581,7 @@ def test_profile_times_the_parts_of_a_step(quick: TrainConfig, here: Path, capsy
 
 
 def test_presets_set_defaults_and_can_be_overridden(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """At any position; the first two commands then fail because data are missing or are printed as help."""
+    """At any position on the command line."""
     assert cli.main(["train", "--batch", "16", "--preset", "metaoptnet"]) == 2
     assert "data: expected 'miniimagenet:PATH'" in capsys.readouterr().err
     assert cli.main(["train", "--preset", "metaoptnet", "--help"]) == 0

@@ -127,7 +127,7 @@ def test_a_run_can_be_resumed_with_another_number_of_processes(base_config: Trai
 def test_errors_with_two_processes_are_reported(
     base_config: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here by the first process, before it connects to the second."""
+    """In this case by the first process, before it connects to the second."""
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     assert cli.main(["train", *options(replace(base_config, micro_batch=None)), "--out", "run"]) == 2
@@ -138,7 +138,7 @@ def test_errors_with_two_processes_are_reported(
 
 @pytest.mark.slow
 def test_bfloat16_losses_are_close_to_full_precision(base_config: TrainConfig, tmp_path: Path) -> None:
-    """But not equal to them, so mixed precision is enabled."""
+    """But they are not equal, so mixed precision is enabled."""
     config = replace(base_config, iterations=3, precision="bf16")
     train(config, tmp_path / "half")
     train(replace(config, precision="no"), tmp_path / "full")

@@ -143,7 +143,7 @@ def test_runs_of_earlier_versions_have_a_report(trained: tuple[Path, str], here:
     assert f"{100 * results['tests'][0]['accuracy']:.2f}%" in text
     assert "there is no patterns.npz" in text
     assert "Not recorded: the run is of an earlier version" in text
-    assert "Not available: settings: expected exactly" in text, "the examples"
+    assert "Not available: settings: expected exactly" in text, "the examples are missing"
     assert text.count("data:image/png") == 1, "the curves are redrawn"
     shutil.copy(
         trained[0] / "config.json", out

@@ -99,7 +99,7 @@ def test_interrupted_runs_can_be_resumed(
 def test_runs_killed_at_any_write_can_be_resumed(
     quick: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    """The process dies within its stop-th write to disk, between writing and renaming."""
+    """The process dies at its stop-th fsync, before or after the file is renamed."""
 
     class Killed(BaseException):
         pass

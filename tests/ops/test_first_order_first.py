@@ -67,7 +67,7 @@ def test_separable_tasks_of_many_classes_need_no_newton_iteration():
     X = torch.randn(8, 80, 640, generator=generator) + torch.randn(8, 16, 640, generator=generator)[:, y[0]]
     solution = solve_svm(X, y, lambda1=0.0, lambda2=1.0, backend="cpp")
     assert (solution.n_iter <= 4).all()
-    assert (solution.relative_gap < 1e-4).all()  # of weights rounded to float
+    assert (solution.relative_gap < 1e-4).all()  # with weights rounded to float32
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

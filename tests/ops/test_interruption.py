@@ -130,7 +130,7 @@ def test_ctrl_c_ends_a_batch(start, pool):
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["fista", "bcd"])
 def test_ctrl_c_ends_a_long_task(solver, pool):
-    """Between two of the some ten thousand iterations that it would take."""
+    """Between two iterations, of which it would take more than ten thousand."""
     X, y = random_task(3, way=10, shots=60, d=300, batch=2)
 
     def interrupted() -> None:

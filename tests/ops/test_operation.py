@@ -53,7 +53,7 @@ def test_without_gradients_nothing_is_recorded():
     assert not any(value.requires_grad for value in OPERATION.solve(*plain, *OPTIONS))
 
 
-def test_modes_and_the_profiler_see_the_operation():
+def test_the_operation_is_visible_to_modes_and_the_profiler():
     X, y = random_task(0, way=3, shots=3, d=20)
     with Names() as mode:
         solve_svm(X, y, lambda1=0.5, n_classes=3)

@@ -115,7 +115,7 @@ def test_agrees_with_the_torch_backend(way, shots, d, relative, lambda2, dual_re
             assert (a - b).norm() <= 1e-5 * b.norm() + 1e-9
 
 
-def test_bcd_takes_the_steps_of_the_torch_backend():
+def test_bcd_takes_the_same_steps_as_the_torch_backend():
     X, y = random_task(3, way=4, shots=(3, 5, 2, 7), d=40, batch=2)
     weight = torch.ones(y.shape)
     weight[:, 2], weight[:, 5] = 0, 2.5

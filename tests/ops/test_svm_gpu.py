@@ -203,7 +203,7 @@ class TestCuda:
         ours = solve_svm(far, y, lambda1=1.0, lambda2=10.0, backend="cuda")
         assert torch.equal(ours.weights, solve_svm(X, y, lambda1=1.0, lambda2=10.0, backend="cuda").weights)
 
-    def test_memory_beside_inputs_and_outputs_is_bounded(self):
+    def test_memory_besides_inputs_and_outputs_is_bounded(self):
         from sparsedis.ops.svm.backend_cuda import LARGEST_SCRATCH
 
         X, y = (value.cuda() for value in random_task(8, way=5, shots=5, d=1600, batch=2048, dtype=torch.float32))

@@ -1,4 +1,4 @@
-"""Training runs that take a second, can be imported by other processes, and fail if their settings say so."""
+"""Training runs that take a second, can be imported by other processes, and fail as set by ``fault``."""
 
 import json
 import os

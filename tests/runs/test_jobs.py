@@ -95,7 +95,7 @@ class Scripted:
 
 
 def test_runs_are_given_up_after_three_crashes_or_one_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or if the cluster gives up."""
+    """Also if the cluster gives up."""
     died = Outcome("died", "killed")
     engine = Scripted(
         kill=[died, died, died, Outcome("done")],
