@@ -197,10 +197,6 @@ class _Run(loop.Loop):
     def restore(self, state: Mapping[str, Any]) -> None:
         self.processes.restore(dict(state))
 
-    def saved(self) -> None:
-        if self._board is not None:  # it writes every two minutes otherwise; a resumed run continues from here
-            self._board.flush()
-
     def log(self, split: str, values: Mapping[str, Any]) -> None:
         if self._board is not None:
             for name, value in values.items():
