@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import sys
 
@@ -17,10 +19,11 @@ def turn_on() -> None:
 
 
 def speed_up() -> None:
-    """Patch triton.language once per launch.
+    """Leave out what takes most of the interpreter's time and has no effect here.
 
-    The interpreter patches it again at every call of a device function, including sums and maxima, which has no effect
-    within a launch but takes most of the time.
+    The interpreter patches triton.language again at every call of a device function, including sums and maxima. It
+    repeats every int32 addition and product in int64 to detect an overflow, as compiled kernels do for debugging only.
+    And it finds the NumPy type of each result in a new table of all types.
     """
     try:
         from triton import language
@@ -46,3 +49,8 @@ def speed_up() -> None:
         return scope
 
     interpreter._patch_lang = patch_once
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+    of_scalars = functools.cache(interpreter._get_np_dtype)
+    pointer = interpreter._get_np_dtype(language.pointer_type(language.float32))
+    interpreter._get_np_dtype = lambda kind: pointer if kind.scalar.is_ptr() else of_scalars(kind.scalar)
