@@ -33,16 +33,23 @@ FAULTS = {
 }
 
 
-def build(csrc: Path, folder: Path) -> Path:
+FLAGS = ["-std=c++17", "-Og", "-g1", "-Wno-unknown-pragmas", "-DSPARSEDIS_EMULATION", "-DSPARSEDIS_TSAN"]
+FLAGS += ["-DSPARSEDIS_FEATURE=float", "-DSPARSEDIS_ADJOINT_ONLY"]
+
+
+@pytest.fixture(scope="module")
+def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The emulation, not instrumented, because it declares the synchronisation to ThreadSanitizer itself."""
+    compiled = tmp_path_factory.mktemp("emulation") / "emulation.o"
+    subprocess.run(["g++", *FLAGS, "-c", sources() / "common/cuda/emulation.cpp", "-o", compiled], check=True)
+    return compiled
+
+
+def build(csrc: Path, emulation: Path, folder: Path) -> Path:
     """Compile the adjoint kernel with ThreadSanitizer."""
     program = folder / "program"
-    flags = ["-std=c++17", "-O1", "-g1", "-Wno-unknown-pragmas", "-DSPARSEDIS_EMULATION", "-DSPARSEDIS_TSAN"]
-    flags += ["-DSPARSEDIS_FEATURE=float", "-DSPARSEDIS_ADJOINT_ONLY"]
-    emulation = folder / "emulation.o"
-    # Not instrumented, because it declares the synchronisation to ThreadSanitizer itself.
-    subprocess.run(["g++", *flags, "-c", csrc / "common/cuda/emulation.cpp", "-o", emulation], check=True)
     test = csrc.parent / "tests/kernels/sanitize_cuda.cpp"
-    subprocess.run(["g++", *flags, "-fsanitize=thread", test, emulation, "-o", program], check=True)
+    subprocess.run(["g++", *FLAGS, "-fsanitize=thread", test, emulation, "-o", program], check=True)
     return program
 
 
@@ -60,18 +67,18 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "csrc"
 
 
-def test_the_kernels_have_no_data_races(copy, tmp_path):
-    done = run(build(copy, tmp_path))
+def test_the_kernels_have_no_data_races(copy, emulation, tmp_path):
+    done = run(build(copy, emulation, tmp_path))
     assert done.returncode == 0, done.stderr
     assert "ran clean" in done.stdout
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_planted_faults_are_found(fault, copy, tmp_path):
+def test_planted_faults_are_found(fault, copy, emulation, tmp_path):
     name, right, wrong = FAULTS[fault]
     text = (copy / name).read_text()
     assert text.count(right) == 1
     (copy / name).write_text(text.replace(right, wrong))
-    done = run(build(copy, tmp_path))
+    done = run(build(copy, emulation, tmp_path))
     assert done.returncode != 0
     assert "data race" in done.stderr or "emulation: " in done.stderr, done.stderr
