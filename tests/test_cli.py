@@ -69,6 +69,7 @@ def test_train_interrupt_and_resume(
         assert (here / "run" / name).read_bytes() == (trained / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_evaluate_writes_its_results(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", str(trained), "--shot", "1", "--episodes", "20", "--json", "result.json"]
     assert cli.main(arguments) == 0
@@ -83,6 +84,7 @@ def test_evaluate_writes_its_results(trained: Path, here: Path, capsys: pytest.C
     assert [result[key] for key in ("way", "query", "seed", "split")] == [4, 2, 9, "validation"]
 
 
+@pytest.mark.slow
 def test_prototypes_are_trained_into_the_default_folder(
     quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,6 +310,7 @@ class ClosedPipe(io.StringIO):
         return os.open(os.devnull, os.O_WRONLY)  # rich redirects the remaining output there
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_training_silently(
     quick: TrainConfig, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,6 +323,7 @@ def test_a_closed_pipe_ends_training_silently(
     assert cli.main(["train", *options(quick), "--out", "run", "--resume"]) == 0
 
 
+@pytest.mark.slow
 def test_characters_outside_the_encoding_are_escaped(
     quick: TrainConfig, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

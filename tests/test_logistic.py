@@ -320,6 +320,7 @@ def test_shapes_and_dtypes():
     )
 
 
+@pytest.mark.slow
 def test_status_reports_max_iter_and_precision():
     X, y = random_task(9, way=5, shots=5, d=60)
     assert solve_logistic(X, y, lambda1=1e-3, relative=True, max_iter=1).status.item() == Status.MAX_ITER

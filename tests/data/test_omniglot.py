@@ -31,6 +31,7 @@ def zipped(folder: Path, path: Path) -> Path:
     return archive(path, {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*.png"))})
 
 
+@pytest.mark.slow
 def test_the_published_file_is_read(shared: Path) -> None:
     data = omniglot.load(shared / "data" / "omniglot" / "images_background_small1.zip")
     assert data.images.shape == (2720, 1, 28, 28)

@@ -45,6 +45,7 @@ def test_probabilities_follow_the_gaussian_density(rho: float) -> None:
     assert factors.probability.sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_correlations_grow_with_rho() -> None:
     seen = [Factors("gaussian", rho).correlation()[~np.eye(6, dtype=bool)] for rho in (0.0, 0.5, 0.9)]
     assert np.abs(seen[0]).max() < 0.01
@@ -52,6 +53,7 @@ def test_correlations_grow_with_rho() -> None:
     assert 0.75 < seen[2].min() <= seen[2].max() < 0.9
 
 
+@pytest.mark.slow
 def test_samples_follow_the_probabilities() -> None:
     factors = Factors("gaussian", 0.9, 1.0, 0)
     drawn = factors.sample(default_rng(1), (400, 500))

@@ -124,6 +124,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> int:
     return 300
 
 
+@pytest.mark.slow
 def test_the_cache_has_the_rendered_images(small: int, rendered: shapes3d.Rendered, tmp_path: Path) -> None:
     path = tmp_path / "cache"
     shapes3d.write_cache(path)

@@ -84,6 +84,7 @@ def without_date(text: str) -> str:
     return re.sub(r"on \d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
 
 
+@pytest.mark.slow
 def test_evaluate_writes_a_report(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", str(trained), "--episodes", "30", "--shot", "1", "--lambda1", "0.2", "--out", "a/b"]
     assert cli.main([*arguments, "--json", "x.json"]) == 0
@@ -195,6 +196,7 @@ def test_evaluate_refuses_unsuitable_output_folders(
     assert sorted(file.name for file in here.iterdir()) == ["file", "full"]
 
 
+@pytest.mark.slow
 def test_evaluations_that_cannot_be_written_leave_no_incomplete_results(
     trained: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

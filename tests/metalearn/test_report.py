@@ -35,6 +35,7 @@ def text_of(out: Path) -> str:
     return (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_prints_its_settings_and_the_remaining_time(quick: TrainConfig, trained: tuple[Path, str]) -> None:
     """And the path of its report."""
     out, printed = trained

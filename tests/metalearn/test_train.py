@@ -263,6 +263,7 @@ def test_diverged_runs_are_reported(quick: TrainConfig, tmp_path: Path, head: He
         train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_clip_norm_limits_the_gradient(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms, step = [], _Run.advance
 
