@@ -64,7 +64,7 @@ def report(
         blocks = {
             name: _blocks(kernel, architecture, numbers["registers"], shape)
             for name, shape in SHAPES.items()
-            if thread_limit(threads_for(shape, alone=False)) == limit
+            if thread_limit(threads_for(shape, exclusive=False)) == limit
         }
         yield {
             "kernel": kernel,
@@ -101,9 +101,9 @@ def resources(log: str) -> dict[str, int]:
 def _blocks(kernel: str, architecture: str, registers: int, shape: Shape) -> int:
     of_block, of_multiprocessor, most_threads = LIMITS[architecture]
     products = 8 if kernel == "solve_in_double" else 4
-    threads = threads_for(shape, alone=False)
+    threads = threads_for(shape, exclusive=False)
     reserved = (of_multiprocessor - of_block) << 10  # by the driver, per block
-    shared = shared_bytes(shape, products, threads, of_block << 10, alone=False)
+    shared = shared_bytes(shape, products, threads, of_block << 10, exclusive=False)
     by_registers = 65536 // ((registers * 32 + 255) // 256 * 256 * (threads // 32))
     return min(by_registers, most_threads // threads, (of_multiprocessor << 10) // (shared + reserved))
 

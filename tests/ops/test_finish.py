@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sparsedis import Status, solve_svm, svm_lambda1_max
 from sparsedis.ops.svm.backend_torch import SOLVERS, finish, progress
-from sparsedis.ops.svm.backend_torch.finish import finish_solution, free_entries, onto_free
+from sparsedis.ops.svm.backend_torch.finish import finish_solution, free_entries, project_on_free_simplex
 from sparsedis.ops.svm.backend_torch.hessian import (
     Coordinates,
     DenseSystem,
@@ -160,7 +160,7 @@ def test_the_number_of_turns_is_limited_per_task():
     at = certificate(problem, rough)
     multipliers = finish.bound_multipliers(problem, rough, at.scores)
     done = finish.finish(problem, rough, multipliers, torch.tensor([0, 1]))
-    assert done.turns.tolist() == [0, 1]
+    assert done.n_iter.tolist() == [0, 1]
 
 
 def test_restart_resets_the_patience():
@@ -180,7 +180,7 @@ def test_projection_onto_the_free_entries_agrees_with_the_simplex_projection(see
     free = torch.rand(6, k, generator=generator) < 0.6
     free[:, 0] = True
     missing = 1 - torch.where(free, points, 0).sum(1)
-    ours = onto_free(points[None], free[None], missing[None])[0]
+    ours = project_on_free_simplex(points[None], free[None], missing[None])[0]
     for row, chosen, result in zip(points, free, ours, strict=True):
         torch.testing.assert_close(result[chosen], simplex_projection(row[chosen])[0])
         assert (result[~chosen] == 0).all()
@@ -189,7 +189,7 @@ def test_projection_onto_the_free_entries_agrees_with_the_simplex_projection(see
 def test_the_projection_is_relatively_accurate_for_small_entries():
     """In a row near its label's corner, entries of about 1e-12 are shifted by others of that size, to twelve digits."""
     tiny = torch.tensor([[[1.0, 3e-12, -1e-12, 2e-12]]], dtype=F64)
-    result = onto_free(tiny, torch.ones_like(tiny, dtype=torch.bool), torch.zeros(1, 1, dtype=F64))
+    result = project_on_free_simplex(tiny, torch.ones_like(tiny, dtype=torch.bool), torch.zeros(1, 1, dtype=F64))
     expected = torch.tensor([3e-12 - 1e-12 / 3, 0.0, 2e-12 - 1e-12 / 3], dtype=F64)
     torch.testing.assert_close(result[0, 0, 1:], expected, rtol=1e-12, atol=0)
 
@@ -225,10 +225,10 @@ def test_consistent_singular_systems_are_solved():
     matrix = newton_matrix(problem, active_curvature(problem, at), torch.zeros_like(dual), coordinates)
     values = torch.linalg.eigvalsh(matrix)[0]
     assert values[0] < 1e-12 * values[-1]
-    move = coordinates.expand(torch.randn(coordinates.kind.shape, dtype=F64), dual)
-    rhs = coordinates.expand(torch.zeros(coordinates.kind.shape, dtype=F64), dual)
+    move = coordinates.expand(torch.randn(coordinates.class_index.shape, dtype=F64), dual)
+    rhs = coordinates.expand(torch.zeros(coordinates.class_index.shape, dtype=F64), dual)
     reduced = (matrix @ coordinates.take(move)[..., None])[..., 0]
-    rhs = rhs.flatten(1).scatter(1, coordinates.sample * 3 + coordinates.kind, reduced).view_as(dual)
+    rhs = rhs.flatten(1).scatter(1, coordinates.sample * 3 + coordinates.class_index, reduced).view_as(dual)
     found = FreeSystem(matrix, coordinates).solve(rhs, 1e-12)
     torch.testing.assert_close((matrix @ coordinates.take(found)[..., None])[..., 0], reduced, rtol=1e-9, atol=1e-9)
     assert found.abs().max() < 1e3

@@ -66,7 +66,7 @@ def test_the_step_solves_the_system(solve, memory, n, d, k, lambda2, in_samples,
     assert not step[~rows.present].any()
     # The norm is not differentiable at zero rows; a constant added to a row does not change the loss.
     shown = torch.where(chosen[..., None], W, 1e-3)
-    got = rows.take(product(problem, shown, rows.put(step, W.shape[1])))
+    got = rows.take(product(problem, shown, rows.scatter(step, W.shape[1])))
     got = got - got.mean(-1, keepdim=True)
     # Rounding errors are relative to the terms of H times the step.
     size = step.abs().max().item()

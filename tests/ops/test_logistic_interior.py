@@ -84,7 +84,7 @@ def test_the_pool_grows_until_few_rows_outside_violate_their_conditions():
     on = row_norms(W) > 0
     assert (on.sum(1) > 2 * first).all()  # more than in the first pool
     _, slope = probabilities(problem, problem.features @ W)
-    violated = row_norms(problem.features.mT @ slope) > (1 + interior._VIOLATED) * problem.lambda1
+    violated = row_norms(problem.features.mT @ slope) > (1 + interior._VIOLATION) * problem.lambda1
     assert ((violated & ~on).sum(1) <= 0.2 * on.sum(1)).all()
 
 

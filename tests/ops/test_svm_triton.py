@@ -19,8 +19,8 @@ from sparsedis.ops.common.triton_device import interpreted
 from sparsedis.ops.svm.backend_torch.adjoint import adjoint as torch_adjoint
 from sparsedis.ops.svm.backend_torch.fista import fista as torch_fista
 from sparsedis.ops.svm.backend_torch.hessian import Coordinates, active_curvature
+from sparsedis.ops.svm.backend_torch.newton import minimise_on_segment
 from sparsedis.ops.svm.backend_torch.newton import newton as torch_newton
-from sparsedis.ops.svm.backend_torch.newton import start_on_the_line
 from sparsedis.ops.svm.backend_triton import TritonBackend, tiles
 from sparsedis.ops.svm.problem import certificate, normalised, simplex_projection
 from tests import compiler, interpreter
@@ -169,7 +169,7 @@ def test_the_newton_matrix_agrees_with_its_definition(n, d, k, dtype):
     pivot = dual.argmax(-1)
     matrix = hessian.newton_matrix(tasks, ours, bounds, pivot, all_tasks(tasks), dtype)
     # M e, column by column, by its definition.
-    kept = Coordinates(dual).kind.view(*dual.shape[:2], k - 1)
+    kept = Coordinates(dual).class_index.view(*dual.shape[:2], k - 1)
     B, order = len(pivot), n * (k - 1)
     directions = torch.zeros(B, order, n, k, dtype=F64, device=DEVICE)
     column = torch.arange(order, device=DEVICE)
@@ -200,7 +200,7 @@ def test_gram_matrix_products_and_starting_line(dtype):
         scores = products.scores(tasks, weights, all_tasks(tasks), dtype)
         assert error(scores, scale * problem.features @ weights) < tolerance
     form = newton.KernelLightForm(tasks, all_tasks(tasks), F64)
-    torch.testing.assert_close(form._line(), start_on_the_line(problem), rtol=1e-12, atol=0)
+    torch.testing.assert_close(form._minimise_on_segment(), minimise_on_segment(problem), rtol=1e-12, atol=0)
 
 
 @pytest.mark.slow

@@ -27,9 +27,9 @@ def apply_in_slices(
 
 
 def status_as_returned(
-    status: Tensor, own: Tensor, returned: Tensor, tol: float, attainable: Tensor | float = 0.0
+    status: Tensor, solver_gap: Tensor, returned_gap: Tensor, tol: float, attainable: Tensor | float = 0.0
 ) -> Tensor:
-    """Status (B,) of tasks, given the relative gap ``returned`` of the weights after rounding to the returned dtype.
+    """Status (B,) of tasks, given the relative gap of the weights after rounding to the returned dtype.
 
     PRECISION means that rounding keeps the gap above ``tol``. Either the solver's own weights are certified, but not
     the rounded ones; or ``attainable`` exceeds ``tol``, and the solver stalled or reached ``attainable``. A task that
@@ -37,16 +37,16 @@ def status_as_returned(
 
     Args:
         status: how the solver ended, (B,).
-        own: relative gap of the solver's weights before rounding, (B,).
-        returned: relative gap of the returned weights, (B,).
+        solver_gap: relative gap of the solver's weights before rounding, (B,).
+        returned_gap: relative gap of the weights after rounding, (B,).
         tol: the relative gap to reach.
         attainable: bound on the relative gap that rounding of the arithmetic may leave, (B,).
     """
-    rounded = (status == Status.CERTIFIED) | (own <= tol)
-    limit = torch.as_tensor(attainable, dtype=own.dtype, device=own.device)
-    rounded |= (limit > tol) & ((status == Status.STALLED) | (own <= limit))
+    rounded = (status == Status.CERTIFIED) | (solver_gap <= tol)
+    limit = torch.as_tensor(attainable, dtype=solver_gap.dtype, device=solver_gap.device)
+    rounded |= (limit > tol) & ((status == Status.STALLED) | (solver_gap <= limit))
     status = torch.where(rounded, int(Status.PRECISION), status)
-    return torch.where(returned <= tol, int(Status.CERTIFIED), status)
+    return torch.where(returned_gap <= tol, int(Status.CERTIFIED), status)
 
 
 def raise_unless_certified(status: Tensor, relative_gap: Tensor, tol: float) -> None:

@@ -87,7 +87,9 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
         )
         self.solve.register_autograd(self._backward, jvp=self._jvp, setup_context=self._save)
         for derivative in (self.adjoint, self.tangent):
-            derivative.register_autograd(self._refuse_second, jvp=self._refuse_second, setup_context=_save_nothing)
+            derivative.register_autograd(
+                self._no_second_derivative, jvp=self._no_second_derivative, setup_context=_save_no_context
+            )
 
     def backend(self, name: str) -> Backend[Inputs, Options, Saved, Differentials]:
         """The backend of that name; ValueError if it is unknown."""
@@ -180,14 +182,14 @@ class Operation(Generic[Inputs, Options, Saved, Differentials]):
         inputs, _ = _named(ctx.saved_tensors, self._inputs)
         tangents, _ = _named(flat, self._inputs)
         pairs = zip(self._differentiable(tangents), self._differentiable(inputs), strict=True)
-        moved = (torch.zeros_like(value) if tangent is None else tangent for tangent, value in pairs)
-        weights = self.tangent(*ctx.saved_tensors, *moved, *ctx.options, ctx.backend)
+        filled = (torch.zeros_like(value) if tangent is None else tangent for tangent, value in pairs)
+        weights = self.tangent(*ctx.saved_tensors, *filled, *ctx.options, ctx.backend)
         return (weights, *(None for _ in Outputs._fields[1:]))
 
     def _differentiable(self, inputs: Inputs) -> Any:
         return self._differentials(*(getattr(inputs, field) for field in _fields(self._differentials)))
 
-    def _refuse_second(self, ctx: Any, *_: Tensor) -> None:
+    def _no_second_derivative(self, ctx: Any, *_: Tensor) -> None:
         raise RuntimeError(
             f"sparsedis: the solution of {self.name} has a first derivative only; its gradient cannot be "
             "differentiated again (create_graph=True, or a derivative inside a derivative)."
@@ -239,10 +241,10 @@ def _named(flat: Sequence[Any], *signatures: type[tuple[Any, ...]]) -> tuple[Any
 
 def _schema(arguments: Mapping[str, type], n_outputs: int) -> str:
     """The schema of a torch operation that returns ``n_outputs`` tensors."""
-    given = ", ".join(f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in arguments.items())
+    parameters = ", ".join(f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in arguments.items())
     returned = "Tensor" if n_outputs == 1 else f"({', '.join(['Tensor'] * n_outputs)})"
-    return f"({given}) -> {returned}"
+    return f"({parameters}) -> {returned}"
 
 
-def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _save_no_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """``setup_context`` of an operation whose derivative needs nothing."""

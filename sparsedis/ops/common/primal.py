@@ -47,7 +47,7 @@ class Progress:
         """Another method takes over the continuing tasks ``which`` (M,), bool; their objective may rise."""
         self._lowest[self.index[which]] = torch.inf
 
-    def offer(self, weights: Tensor, certificate: Certificate) -> Tensor:
+    def keep_better(self, weights: Tensor, certificate: Certificate) -> Tensor:
         """Keep the continuing tasks' weights (M, ...) if their gap is smaller; returns where, (M,) bool."""
         better = certificate.relative_gap < self.certificate.relative_gap[self.index]  # false for NaN
         improved = self.index[better]
@@ -72,7 +72,7 @@ class Progress:
             (M,) bool: which of the tasks continue. ``index`` is updated to these.
         """
         index, lowest = self.index, self._lowest[self.index]
-        better = self.offer(weights, certificate)
+        better = self.keep_better(weights, certificate)
         progress = better | (certificate.objective < lowest)
         self._lowest[index] = torch.minimum(lowest, certificate.objective)
         self._since_better[index] = since = torch.where(progress, 0, self._since_better[index] + 1)

@@ -68,6 +68,6 @@ class _Problem:
 
     def __init__(self, features: Tensor, *others: Tensor) -> None:
         """others: targets, lambda1, lambda2, sample_weight."""
-        self._held = [features, *(value.to(torch.float64).contiguous().resolve_neg() for value in others)]
-        addresses = [value.data_ptr() for value in self._held]
+        self._tensors = [features, *(value.to(torch.float64).contiguous().resolve_neg() for value in others)]
+        addresses = [value.data_ptr() for value in self._tensors]
         self.arguments = (features.shape, features.stride(), addresses[0], addresses[1:])

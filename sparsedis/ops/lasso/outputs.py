@@ -24,12 +24,12 @@ def outputs(
     status: Tensor,
     *,
     tol: float,
-    given: torch.dtype,
+    features_dtype: torch.dtype,
 ) -> Outputs:
-    """The operation's outputs, from the solver's w (B, d) and its certificate, for features of dtype ``given``."""
-    own = at.relative_gap
-    weights = w.to(returned_dtype(given))
+    """The operation's outputs, from the solver's w (B, d) and its certificate, for features of that dtype."""
+    solver_gap = at.relative_gap
+    weights = w.to(returned_dtype(features_dtype))
     if weights.dtype != w.dtype:
         at = certificate(X, y, weight, lambda1, lambda2, w, at.gap, weights.to(w.dtype))
-    status = status_as_returned(status, own, at.relative_gap, tol, attainable(X, y, weight, w))
+    status = status_as_returned(status, solver_gap, at.relative_gap, tol, attainable(X, y, weight, w))
     return Outputs(weights, *at, n_iter, status, weights != 0, kink_margin(X, y, weight, lambda1, w))

@@ -43,17 +43,17 @@ def certificate(
     correlation = (features.mT @ (weight * r)[..., None])[..., 0]
     v = correlation - lambda2[:, None] * w
     l1, l2 = lambda1[:, None], lambda2[:, None]
-    given, misfit = (w, r) if rounded is None else (rounded, targets - (features @ rounded[..., None])[..., 0])
-    size = given.abs()
+    returned, misfit = (w, r) if rounded is None else (rounded, targets - (features @ rounded[..., None])[..., 0])
+    size = returned.abs()
 
     def distance(a: Tensor | float) -> Tensor:
-        """Half the squared distance of ``given`` from a w in the norm of H."""
-        return ((weight * (misfit - a * r) ** 2).sum(1) + lambda2 * ((given - a * w) ** 2).sum(1)) / 2
+        """Half the squared distance of ``returned`` from a w in the norm of H."""
+        return ((weight * (misfit - a * r) ** 2).sum(1) + lambda2 * ((returned - a * w) ** 2).sum(1)) / 2
 
     a = (l1 / v.abs().amax(1, keepdim=True).clamp_min(_TINY)).clamp_max(1)
-    gap = distance(a) + (l1 * size - a * v * given).clamp_min(0).sum(1)
+    gap = distance(a) + (l1 * size - a * v * returned).clamp_min(0).sum(1)
     above = (correlation.abs() - l1).clamp_min(0)
-    opposed = correlation * given < 0
+    opposed = correlation * returned < 0
     aligned = (l1 - correlation.abs()).clamp_min(0) * size + (l2 * size - above) ** 2 / (2 * l2).clamp_min(_TINY)
     against = (l1 + correlation.abs()) * size + l2 / 2 * size**2 + above**2 / (2 * l2).clamp_min(_TINY)
     by_conjugate = (weight * (misfit - r) ** 2).sum(1) / 2 + torch.where(opposed, against, aligned).sum(1)
@@ -65,7 +65,7 @@ def certificate(
     gap = torch.where(quadratic, by_minimum, gap)
 
     dual = torch.where((unscaled | quadratic)[:, None], r, a * r) * (weight > 0)
-    objective = ((weight * misfit**2).sum(1) + lambda2 * (given**2).sum(1)) / 2 + lambda1 * size.sum(1)
+    objective = ((weight * misfit**2).sum(1) + lambda2 * (returned**2).sum(1)) / 2 + lambda1 * size.sum(1)
     at_zero = (weight * targets**2).sum(1) / 2
     if rounded is not None:  # weights that overflowed in rounding
         gap, objective = (value.nan_to_num(torch.inf, torch.inf) for value in (gap, objective))

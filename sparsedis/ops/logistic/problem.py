@@ -134,21 +134,21 @@ def certificate(problem: Problem, W: Tensor, rounded: Tensor | None = None) -> C
     scores = problem.features @ W
     p, _ = probabilities(problem, scores)
     Y, weight = problem.targets, problem.weight
-    off = p * (1 - Y)
+    off_label = p * (1 - Y)
     if problem.intercept:
         mean, wanted = (weight * p).sum(1, keepdim=True), problem.frequencies
         mix = ((mean - wanted) / mean.clamp_min(_TINY)).amax(-1, keepdim=True).clamp(0, 1)
         row = torch.where(mix > 0, (wanted - (1 - mix) * mean).clamp_min(0), 0)  # mix times the constant row
-        off = ((1 - mix) * p + row) * (1 - Y)
+        off_label = ((1 - mix) * p + row) * (1 - Y)
     # Y - L for a = 1; the label's entry is the sum of the others to avoid cancellation.
-    A = Y * off.sum(-1, keepdim=True) - off
+    A = Y * off_label.sum(-1, keepdim=True) - off_label
     V = problem.features.mT @ (weight * A)
     l1, l2 = problem.lambda1, problem.lambda2
-    given = W
+    returned = W
     if rounded is not None:
-        given, scores = rounded, problem.features @ rounded
+        returned, scores = rounded, problem.features @ rounded
         p, _ = probabilities(problem, scores)
-    size = row_norms(given)
+    size = row_norms(returned)
     penalised = torch.ones_like(size, dtype=torch.bool)
     if problem.intercept:
         penalised[:, -1] = False
@@ -159,24 +159,24 @@ def certificate(problem: Problem, W: Tensor, rounded: Tensor | None = None) -> C
     def mismatch(a: Tensor | float) -> Tensor:
         """sum_i c_i KL(L_i || p_i), with KL as the sum of p phi(L/p - 1), phi(u) = (1 + u) log(1 + u) - u >= 0."""
         L = Y - a * A
-        difference = torch.where(Y > 0, L - p, a * off - p)
+        difference = torch.where(Y > 0, L - p, a * off_label - p)
         # L - p at the label, computed from the other entries.
-        own = (p * (1 - Y)).sum(-1, keepdim=True) - a * off.sum(-1, keepdim=True)
+        own = (p * (1 - Y)).sum(-1, keepdim=True) - a * off_label.sum(-1, keepdim=True)
         difference = torch.where(Y > 0, own, difference)
         u = difference / p.clamp_min(_TINY)
         phi = torch.where(u.abs() < 1e-4, u * u / 2 * (1 - u / 3 + u * u / 6), torch.xlogy(1 + u, 1 + u) - u)
         return (weight * p * phi).clamp_min(0).sum((1, 2))
 
     scaled = mismatch(a) + (
-        l2 / 2 * (given - a * W).square().sum(-1)
-        + torch.where(penalised, (l1 * size - a[..., 0] * (v * given).sum(-1)).clamp_min(0), 0)
+        l2 / 2 * (returned - a * W).square().sum(-1)
+        + torch.where(penalised, (l1 * size - a[..., 0] * (v * returned).sum(-1)).clamp_min(0), 0)
     ).sum(1)
     norms = row_norms(V)
     above = (norms - l1).clamp_min(0)
     terms = (
         (l2 * size - above) ** 2 / (2 * l2).clamp_min(_TINY)
         + (l1 - norms).clamp_min(0) * size
-        + (norms * size - (V * given).sum(-1)).clamp_min(0)
+        + (norms * size - (V * returned).sum(-1)).clamp_min(0)
     )
     by_conjugate = mismatch(1.0) + torch.where(penalised, terms, 0).sum(1)
     unscaled = (l2.amax(1) > 0) & (by_conjugate < scaled)
@@ -185,7 +185,7 @@ def certificate(problem: Problem, W: Tensor, rounded: Tensor | None = None) -> C
 
     start = problem.start()
     at_zero = loss(problem, problem.features @ start)
-    objective = loss(problem, scores) + penalty(problem, given)
+    objective = loss(problem, scores) + penalty(problem, returned)
     if rounded is not None:  # weights that overflowed in rounding
         gap, objective = (value.nan_to_num(torch.inf, torch.inf) for value in (gap, objective))
     return Certificate(Y - a * A, gap, gap / at_zero.clamp_min(_TINY), objective)

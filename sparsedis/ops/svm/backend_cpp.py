@@ -68,8 +68,8 @@ class _Problem:
 
     def __init__(self, features: Tensor, n_classes: int, *others: Tensor) -> None:
         """others: labels, lambda1, lambda2, dual_reg, sample_weight."""
-        self._held = [value.contiguous() for value in others]
-        addresses = [value.data_ptr() for value in self._held]
+        self._tensors = [value.contiguous() for value in others]
+        addresses = [value.data_ptr() for value in self._tensors]
         self.arguments = (
             (*features.shape, n_classes),
             features.stride(),

@@ -57,26 +57,26 @@ def outputs(
         scale: ratio of the returned W to the problem's W, broadcast against (B, d, k).
     """
 
-    def rounded(longer: float) -> _Rounded:
-        weights = ((1 + longer) * at.weights * scale).to(dtype)
-        given = weights.to(dual.dtype) / scale
-        gap, objective = certificate_of(problem, dual, at, given, scores_of(given))
-        error, attainable = rounding_of(problem, dual, given)
+    def rounded(lengthening: float) -> _Rounded:
+        weights = ((1 + lengthening) * at.weights * scale).to(dtype)
+        returned = weights.to(dual.dtype) / scale
+        gap, objective = certificate_of(problem, dual, at, returned, scores_of(returned))
+        error, attainable = rounding_of(problem, dual, returned)
         return _Rounded(weights, gap + error, objective, attainable)
 
     best = rounded(0)
-    longer = LENGTHEN_LEAST
-    while dtype == torch.float32 and longer <= LENGTHEN_MOST:
+    lengthening = LENGTHEN_LEAST
+    while dtype == torch.float32 and lengthening <= LENGTHEN_MOST:
         badly_rounded = best.relative_gap - at.relative_gap > WELL_ROUNDED
         if not badly_rounded.any():
             break
-        stretched = rounded(longer)
-        better = badly_rounded & (stretched.relative_gap < best.relative_gap)
+        lengthened = rounded(lengthening)
+        better = badly_rounded & (lengthened.relative_gap < best.relative_gap)
         best = _Rounded(
-            torch.where(better[:, None, None], stretched.weights, best.weights),
-            *(torch.where(better, new, old) for new, old in zip(stretched[1:], best[1:], strict=True)),
+            torch.where(better[:, None, None], lengthened.weights, best.weights),
+            *(torch.where(better, new, old) for new, old in zip(lengthened[1:], best[1:], strict=True)),
         )
-        longer *= LENGTHEN_FACTOR
+        lengthening *= LENGTHEN_FACTOR
     limit = best.attainable / best.objective.clamp_min(_TINY)
     return Outputs(
         weights=best.weights,

@@ -203,9 +203,9 @@ def certificate_of(
     along = (weights * unit).sum(-1)
     across = ((weights - along[..., None] * unit) ** 2).sum(-1)
     # Positive if the feature is active and W is rounded. For an inactive feature W = 0 in both.
-    turned = torch.where(along > 0, across / (lengths + along).clamp_min(_TINY), lengths - along)
+    norm_excess = torch.where(along > 0, across / (lengths + along).clamp_min(_TINY), lengths - along)
     distance = ((weights - at.weights) ** 2).sum(-1)
-    gap = slack + (lambda1 * turned).sum(1) + problem.lambda2 / 2 * distance.sum(1)
+    gap = slack + (lambda1 * norm_excess).sum(1) + problem.lambda2 / 2 * distance.sum(1)
     return gap, hinge + lambda1[:, 0] * lengths.sum(1) + problem.lambda2 / 2 * (weights**2).sum((1, 2))
 
 

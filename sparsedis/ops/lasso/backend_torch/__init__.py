@@ -30,7 +30,7 @@ class TorchBackend(AnyDevice):
             weight = normalised_weights(weight, X.dtype)
             task = (X, y, weight, l1, l2, options.tol, options.max_iter)
             solved = descend_in_working_sets(self._descend, *task) if is_wide(X) else self._descend(*task)
-            return outputs(X, y, weight, l1, l2, *solved, tol=options.tol, given=inputs.features.dtype)
+            return outputs(X, y, weight, l1, l2, *solved, tol=options.tol, features_dtype=inputs.features.dtype)
 
         return Outputs(*apply_in_slices(run, inputs, _task_bytes(inputs.features), _MEMORY))
 

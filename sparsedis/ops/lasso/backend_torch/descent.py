@@ -20,10 +20,10 @@ SWEEP_ITERATIONS = 2
 SWEEPS = 10
 # Maximum number of direct solves in an iteration with sweeps. Every solve but the last drops a feature.
 SOLVES = 10
-# In the later iterations, 1 + (number of active features) / IN_PER_ENTRY features are activated at once.
-IN_PER_ENTRY = 4
+# In the later iterations, 1 + (number of active features) / ACTIVE_PER_ENTRY features are activated at once.
+ACTIVE_PER_ENTRY = 4
 # With lambda2 of at least this multiple of H's largest diagonal entry, the support may exceed the number of samples.
-DETERMINED = 1e-4
+WELL_REGULARISED = 1e-4
 
 
 def descend(
@@ -62,8 +62,8 @@ def descend(
             tasks.sweeps()
         else:
             if iteration == SWEEP_ITERATIONS + 1:
-                progress.restart(tasks.restart_crowded())
-            tasks.enter()
+                progress.restart(tasks.restart_underdetermined())
+            tasks.activate()
         tasks.solve_on_support(SOLVES if sweeping else features.shape[2] + 1)
         at = tasks.certify()
         continues = progress.record(tasks.w, at, (tasks.w.sign() == signs).all(1), iteration)
@@ -133,30 +133,32 @@ class _Tasks:
         self.g = self.g - row * change[:, None]
 
     @property
-    def determined(self) -> Tensor:
+    def well_regularised(self) -> Tensor:
         """(B,) bool: whether more active features than samples are allowed, which requires d > n and a large lambda2.
 
         Without such a lambda2 every direct solve on a support that large drops a single feature.
         """
-        return (self.lambda2 >= DETERMINED * self.diagonal.amax(1)) & is_wide(self.features)
+        return (self.lambda2 >= WELL_REGULARISED * self.diagonal.amax(1)) & is_wide(self.features)
 
-    def restart_crowded(self) -> Tensor:
-        """Reset w to 0 in tasks with more active features than samples, unless ``determined``; returns which, (B,)."""
-        crowded = (self.lambda1 > 0) & ((self.w != 0).sum(1) > (self.weight > 0).sum(1)) & ~self.determined
-        self.w = torch.where(crowded[:, None], 0, self.w)
-        self.g = torch.where(crowded[:, None], self.b, self.g)
-        return crowded
+    def restart_underdetermined(self) -> Tensor:
+        """Set w to 0 in tasks with more active features than samples, unless well_regularised; returns which, (B,)."""
+        reset = (self.lambda1 > 0) & ((self.w != 0).sum(1) > (self.weight > 0).sum(1)) & ~self.well_regularised
+        self.w = torch.where(reset[:, None], 0, self.w)
+        self.g = torch.where(reset[:, None], self.b, self.g)
+        return reset
 
-    def enter(self) -> None:
+    def activate(self) -> None:
         """Activate, one after the other, the features whose coordinate step lowers the objective most."""
         size = (self.w != 0).sum(1)
-        most = 1 + size // IN_PER_ENTRY
-        most = torch.where(self.determined, most, torch.minimum(most, (self.weight > 0).sum(1) - size).clamp_min(1))
-        for count in range(int(most.max())):
+        limit = 1 + size // ACTIVE_PER_ENTRY
+        limit = torch.where(
+            self.well_regularised, limit, torch.minimum(limit, (self.weight > 0).sum(1) - size).clamp_min(1)
+        )
+        for count in range(int(limit.max())):
             excess = (self.g.abs() - self.lambda1[:, None]).clamp_min(0)
             off = (self.w == 0) & (self.diagonal > 0) & (self.lambda1 > 0)[:, None]
             gain, chosen = torch.where(off, excess**2 / self.diagonal, 0).max(1)
-            self._minimise_over(chosen, (gain > 0) & (count < most))
+            self._minimise_over(chosen, (gain > 0) & (count < limit))
 
     def _support(self) -> Tensor:
         return torch.where((self.lambda1 > 0)[:, None], self.w != 0, self.diagonal > 0)

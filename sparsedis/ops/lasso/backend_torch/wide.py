@@ -66,7 +66,7 @@ def descend_in_working_sets(
         chosen = _most_violating(X, y, c, l2, w, size)
         inner, _, taken, ended = descend(_columns(X, chosen), y, c, l1, l2, tol, max_iter)
         w = torch.zeros_like(w).scatter(1, chosen, inner)
-        better = progress.offer(w, certificate(X, y, c, l1, l2, w, torch.zeros_like(l1)))
+        better = progress.keep_better(w, certificate(X, y, c, l1, l2, w, torch.zeros_like(l1)))
         n_iter[index] += taken
         gap = progress.certificate.relative_gap[index]
         certified, spent = gap <= tol, n_iter[index] >= max_iter
@@ -96,17 +96,17 @@ def support_step(features: Tensor, weight: Tensor, lambda2: Tensor, active: Tens
 
 def _least_squares(features: Tensor, targets: Tensor, weight: Tensor, lambda2: Tensor) -> tuple[Tensor, Tensor]:
     """Least-norm minimiser (B, d) for lambda1 = 0, with one refinement, and its objective minus the minimum (B,)."""
-    every = (weight[..., None] * features**2).sum(1) > 0
+    nonzero = (weight[..., None] * features**2).sum(1) > 0
 
     def step(w: Tensor) -> tuple[Tensor, Tensor]:
         residual = targets - (features @ w[..., None])[..., 0]
         gradient = (features.mT @ (weight * residual)[..., None])[..., 0] - lambda2[:, None] * w
-        return least_step_by_samples(features, weight, lambda2, every, gradient), gradient
+        return least_step_by_samples(features, weight, lambda2, nonzero, gradient), gradient
 
     w, _ = step(torch.zeros_like(features[:, 0]))
     w = w + step(w)[0]
-    left, gradient = step(w)
-    return w, (gradient * left).sum(1).clamp_min(0) / 2
+    remaining_step, gradient = step(w)
+    return w, (gradient * remaining_step).sum(1).clamp_min(0) / 2
 
 
 def _most_violating(features: Tensor, targets: Tensor, weight: Tensor, lambda2: Tensor, w: Tensor, size: int) -> Tensor:

@@ -36,13 +36,19 @@ def _descend(
     at = certificate(features, targets, weight, lambda1, lambda2, w, torch.full_like(lambda1, torch.inf))
     certified = at.relative_gap <= tol
     columns = [w, *at, n_iter, torch.where(certified, int(Status.CERTIFIED), int(Status.MAX_ITER))]
-    left = (lambda1 == 0) | (~certified & (n_iter < max_iter))
-    if bool(left.any()):
+    rest = (lambda1 == 0) | (~certified & (n_iter < max_iter))
+    if bool(rest.any()):
         w, at, n_iter, status = descent.descend(
-            features[left], targets[left], weight[left], lambda1[left], lambda2[left], tol, max_iter
+            features[rest],
+            targets[rest],
+            weight[rest],
+            lambda1[rest],
+            lambda2[rest],
+            tol,
+            max_iter,
         )
         for column, value in zip(columns, [w, *at, n_iter, status], strict=True):
-            column[left] = value
+            column[rest] = value
     w, *fields, n_iter, status = columns
     return w, Certificate(*fields), n_iter, status
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from sparsedis.ops.common.precision import ROUNDING
 from sparsedis.ops.common.primal import PATIENCE
 from sparsedis.ops.common.triton_launch import launch
-from sparsedis.ops.lasso.backend_torch.descent import IN_PER_ENTRY, SOLVES, SWEEP_ITERATIONS, SWEEPS
+from sparsedis.ops.lasso.backend_torch.descent import ACTIVE_PER_ENTRY, SOLVES, SWEEP_ITERATIONS, SWEEPS
 
 # Compiled sizes (features): number of warps. No register spills up to 32 features; at 64, 232 to 288 bytes per thread
 # on NVIDIA GPUs (8 warps: 344, 4 warps: 1672; with the matrix reloaded where needed: 408).
@@ -47,11 +47,11 @@ def descend(
         "SWEEP_ITERATIONS": SWEEP_ITERATIONS,
         "SWEEPS": SWEEPS,
         "SOLVES": SOLVES,
-        "IN_PER_ENTRY": IN_PER_ENTRY,
+        "ACTIVE_PER_ENTRY": ACTIVE_PER_ENTRY,
         "PATIENCE": PATIENCE,
     }
-    given = (H, b, lambda1, half, present, options)
-    launch(descend_kernel, (batch,), *given, w, n_iter, d, max_iter, num_warps=SIZES[size], **constants)
+    inputs = (H, b, lambda1, half, present, options)
+    launch(descend_kernel, (batch,), *inputs, w, n_iter, d, max_iter, num_warps=SIZES[size], **constants)
     return w, n_iter
 
 
@@ -79,18 +79,18 @@ def _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d):
     """Minimise over feature j. Returns w, g, and w_j before and after. For j >= d nothing changes."""
     # Load the row from memory: extracting it from registers would require a reduction over all of H.
     row = tl.load(H_ptr + j * d + i, mask=inside & (i + j < i + d), other=0.0)
-    here = i == j
-    old = tl.sum(tl.where(here, w, 0.0), 0)
-    curvature = tl.sum(tl.where(here, diagonal, 0.0), 0)
-    z = tl.sum(tl.where(here, g, 0.0), 0) + curvature * old
+    is_j = i == j
+    old = tl.sum(tl.where(is_j, w, 0.0), 0)
+    curvature = tl.sum(tl.where(is_j, diagonal, 0.0), 0)
+    z = tl.sum(tl.where(is_j, g, 0.0), 0) + curvature * old
     size = tl.abs(z) - lambda1
-    to = tl.where((size > 0) & (curvature > 0), size / tl.where(curvature > 0, curvature, 1.0), 0.0)
-    to = tl.where(z > 0, to, -to)
-    return tl.where(here, to, w), g - row * (to - old), old, to
+    new = tl.where((size > 0) & (curvature > 0), size / tl.where(curvature > 0, curvature, 1.0), 0.0)
+    new = tl.where(z > 0, new, -new)
+    return tl.where(is_j, new, w), g - row * (new - old), old, new
 
 
 @triton.jit
-def _solve_on(H, active, diagonal, right, shift, d, SIZE: tl.constexpr):
+def _solve_on_support(H, active, diagonal, right, shift, d, SIZE: tl.constexpr):
     """(H_A + shift)^-1 right on the active features, 0 elsewhere, by Gauss-Jordan elimination without pivoting."""
     i = tl.arange(0, SIZE)
     scale = tl.where(active & (diagonal > 0), 1 / tl.sqrt(tl.where(diagonal > 0, diagonal, 1.0)), 1.0)
@@ -124,7 +124,7 @@ def descend_kernel(
     SWEEP_ITERATIONS: tl.constexpr,
     SWEEPS: tl.constexpr,
     SOLVES: tl.constexpr,
-    IN_PER_ENTRY: tl.constexpr,
+    ACTIVE_PER_ENTRY: tl.constexpr,
     PATIENCE: tl.constexpr,
 ):
     task = tl.program_id(0).to(tl.int64)
@@ -148,30 +148,30 @@ def descend_kernel(
         signs = _sign(w)
         sweeping = iteration < SWEEP_ITERATIONS
         size = tl.sum((w != 0).to(tl.int32), 0)
-        crowded = size > tl.where(iteration == SWEEP_ITERATIONS, present, SIZE)
-        w = tl.where(crowded, 0.0, w)
-        size = tl.where(crowded, 0, size)
-        lowest = tl.where(crowded, half, lowest)
+        underdetermined = size > tl.where(iteration == SWEEP_ITERATIONS, present, SIZE)
+        w = tl.where(underdetermined, 0.0, w)
+        size = tl.where(underdetermined, 0, size)
+        lowest = tl.where(underdetermined, half, lowest)
         g = b - tl.sum(H * w[None, :], 1)
         sweep = 0
         changed = tl.where(sweeping, 1, 0)
         while (sweep < SWEEPS) & (changed > 0):
             changed = 0
             for j in range(0, d):
-                w, g, old, to = _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d)
-                changed += tl.where(((to > 0) != (old > 0)) | ((to < 0) != (old < 0)), 1, 0)
+                w, g, old, new = _minimise_over(H_ptr, j, i, inside, diagonal, lambda1, w, g, d)
+                changed += tl.where(((new > 0) != (old > 0)) | ((new < 0) != (old < 0)), 1, 0)
             sweep += 1
-        entering = 1 + size // IN_PER_ENTRY
-        entering = tl.where(entering < present - size, entering, present - size)
-        entering = tl.where(sweeping, 0, tl.where(entering > 1, entering, 1))
-        while entering > 0:
+        n_entering = 1 + size // ACTIVE_PER_ENTRY
+        n_entering = tl.where(n_entering < present - size, n_entering, present - size)
+        n_entering = tl.where(sweeping, 0, tl.where(n_entering > 1, n_entering, 1))
+        while n_entering > 0:
             excess = tl.abs(g) - lambda1
-            may = (w == 0) & (diagonal > 0) & (excess > 0)
-            gain = tl.where(may, excess * excess / tl.where(diagonal > 0, diagonal, 1.0), 0.0)
+            candidate = (w == 0) & (diagonal > 0) & (excess > 0)
+            gain = tl.where(candidate, excess * excess / tl.where(diagonal > 0, diagonal, 1.0), 0.0)
             most = tl.max(gain, 0)
             chosen = tl.min(tl.where((gain == most) & (gain > 0), i, SIZE), 0)
-            w, g, old, to = _minimise_over(H_ptr, chosen, i, inside, diagonal, lambda1, w, g, d)
-            entering = tl.where(most > 0, entering - 1, 0)
+            w, g, old, new = _minimise_over(H_ptr, chosen, i, inside, diagonal, lambda1, w, g, d)
+            n_entering = tl.where(most > 0, n_entering - 1, 0)
         n_solves = 0
         most_solves = tl.where(sweeping, SOLVES, d + 1)  # every solve but the last drops a feature
         ended = 1
@@ -179,7 +179,7 @@ def descend_kernel(
             g = b - tl.sum(H * w[None, :], 1)
             sign = _sign(w)
             active = w != 0
-            step = _solve_on(H, active, diagonal, g - lambda1 * sign, shift, d, SIZE)
+            step = _solve_on_support(H, active, diagonal, g - lambda1 * sign, shift, d, SIZE)
             beyond = w + step
             crossed = active & (beyond * sign <= 0)
             ended = tl.sum(crossed.to(tl.int32), 0)
@@ -202,8 +202,8 @@ def descend_kernel(
         best = tl.where(better, w, best)
         best_gap = tl.where(better, gap, best_gap)
         since = tl.where(progress, 0, since + 1)
-        turned = tl.max(tl.where(_sign(w) != signs, 1, 0), 0) > 0
-        unsettled = (best_gap > tol) | better | turned
+        signs_changed = tl.max(tl.where(_sign(w) != signs, 1, 0), 0) > 0
+        unsettled = (best_gap > tol) | better | signs_changed
         going = (best_gap > goal) & unsettled & (since < PATIENCE) & (iteration < max_iter)
     tl.store(w_ptr + task * d + i, best, mask=inside)
     tl.store(n_iter_ptr + task, tl.full((), 0, tl.int64) + iteration)

@@ -47,16 +47,16 @@ class TorchBackend(AnyDevice):
             slope = loss_slope(problem, p)
             rows = Rows.of(problem, W, active_rows(problem, W))
             right = rows.take(c)
-            q = rows.put(least_step(rows, p, right - right.mean(-1, keepdim=True)), W.shape[1])
+            q = rows.scatter(least_step(rows, p, right - right.mean(-1, keepdim=True)), W.shape[1])
             along = problem.features @ q
-            turn = problem.weight * p * (along - (p * along).sum(-1, keepdim=True))
-            grad_X = -(slope @ q.mT + turn @ W.mT)[..., :d]
-            penalised, shown = q[:, :d], W[:, :d]
-            unit = shown / row_norms(shown).clamp_min(_TINY)[..., None]
+            slope_change = problem.weight * p * (along - (p * along).sum(-1, keepdim=True))
+            grad_X = -(slope @ q.mT + slope_change @ W.mT)[..., :d]
+            penalised, feature_rows = q[:, :d], W[:, :d]
+            unit = feature_rows / row_norms(feature_rows).clamp_min(_TINY)[..., None]
             return Differentials(
                 features=grad_X.to(inputs.features.dtype),
                 lambda1=-(penalised * unit).sum((1, 2)),
-                lambda2=-(penalised * shown).sum((1, 2)),
+                lambda2=-(penalised * feature_rows).sum((1, 2)),
             )
 
         tensors = (*inputs, *saved, grad_weights)
@@ -71,15 +71,15 @@ class TorchBackend(AnyDevice):
             W, dX = W.to(problem.features.dtype), dX.to(problem.features.dtype)
             slope = loss_slope(problem, p)
             rows = Rows.of(problem, W, active_rows(problem, W))
-            shown = W[:, :d]
-            along = dX @ shown
-            turn = problem.weight * p * (along - (p * along).sum(-1, keepdim=True))
+            feature_rows = W[:, :d]
+            along = dX @ feature_rows
+            slope_change = problem.weight * p * (along - (p * along).sum(-1, keepdim=True))
             # Tangent of the gradient of P at constant W.
-            moved = problem.features.mT @ turn
-            unit = shown / row_norms(shown).clamp_min(_TINY)[..., None]
-            moved[:, :d] += dX.mT @ slope + dl1[:, None, None] * unit + dl2[:, None, None] * shown
-            right = rows.take(moved)
-            change = rows.put(least_step(rows, p, right - right.mean(-1, keepdim=True)), W.shape[1])
+            gradient_tangent = problem.features.mT @ slope_change
+            unit = feature_rows / row_norms(feature_rows).clamp_min(_TINY)[..., None]
+            gradient_tangent[:, :d] += dX.mT @ slope + dl1[:, None, None] * unit + dl2[:, None, None] * feature_rows
+            right = rows.take(gradient_tangent)
+            change = rows.scatter(least_step(rows, p, right - right.mean(-1, keepdim=True)), W.shape[1])
             return (-change.to(saved.weights.dtype),)
 
         tensors = (*inputs, *saved, *tangents)

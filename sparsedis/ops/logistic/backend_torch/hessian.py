@@ -56,10 +56,10 @@ def damped_step(rows: Rows, p: Tensor, right: Tensor) -> Tensor:
     a, k = right.shape[1:]
     tensors = (rows.X * rows.present[:, None], rows.weight, p, right * rows.present[..., None], *D)
     task_bytes = 8 * (5 * a * k**2 + 2 * p.shape[1] * k**2 + 3 * p.shape[1] * a)
-    step, left = apply_in_slices(_by_conjugate_gradients, tensors, task_bytes, _MEMORY)
-    if bool(left.any()):
-        D, rest = Curvature(*(value[left] for value in D)), rows.tasks(left)
-        step[left] = _solve(rest, D, p[left], right[left], support.damped_step, in_samples)
+    step, unconverged = apply_in_slices(_by_conjugate_gradients, tensors, task_bytes, _MEMORY)
+    if bool(unconverged.any()):
+        D, rest = Curvature(*(value[unconverged] for value in D)), rows.tasks(unconverged)
+        step[unconverged] = _solve(rest, D, p[unconverged], right[unconverged], support.damped_step, in_samples)
     return step
 
 
@@ -83,8 +83,8 @@ def _solve(
 ) -> Tensor:
     k = p.shape[2]
 
-    def run(p: Tensor, right: Tensor, X: Tensor, weight: Tensor, present: Tensor, *own: Tensor) -> tuple[Tensor]:
-        D = Curvature(*own)
+    def run(p: Tensor, right: Tensor, X: Tensor, weight: Tensor, present: Tensor, *d_fields: Tensor) -> tuple[Tensor]:
+        D = Curvature(*d_fields)
         if in_samples:
             return (_in_samples(X * present[:, None], weight, D, p, right),)
         entries = present.repeat_interleave(k, dim=1)
@@ -102,10 +102,10 @@ def _order(rows: Rows, p: Tensor, in_samples: bool) -> int:
 def _curvature(rows: Rows) -> Curvature:
     """The curvature of the penalties, with 1 in padded rows."""
     norms = row_norms(rows.W)
-    bend = torch.where(norms > 0, rows.lambda1 / norms.clamp_min(_TINY), 0)
+    norm_curvature = torch.where(norms > 0, rows.lambda1 / norms.clamp_min(_TINY), 0)
     return Curvature(
         rows.W / norms.clamp_min(_TINY)[..., None],
-        torch.where(rows.present, bend + rows.lambda2, 1),
+        torch.where(rows.present, norm_curvature + rows.lambda2, 1),
         torch.where(rows.present, rows.lambda2, 1),
     )
 
@@ -122,28 +122,30 @@ def _hessian(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor) -> Tenso
             block = (factor[..., None] * X).mT @ X
             H[:, :, c, :, e] = block
             H[:, :, e, :, c] = block
-    each = torch.arange(a, device=X.device)
+    diagonal_index = torch.arange(a, device=X.device)
     fill = (sample_weight * X**2).sum(1)[..., None, None] / k**2
-    H[:, each, :, each, :] += (_own(D, k) + fill).transpose(0, 1)
+    H[:, diagonal_index, :, diagonal_index, :] += (_penalty_blocks(D, k) + fill).transpose(0, 1)
     return H.reshape(batch, a * k, a * k)
 
 
-def _own(D: Curvature, k: int) -> Tensor:
+def _penalty_blocks(D: Curvature, k: int) -> Tensor:
     """The matrices D_j, (B, a, k, k)."""
     eye = torch.eye(k, dtype=D.unit.dtype, device=D.unit.device)
     along = D.unit[..., :, None] * D.unit[..., None, :]
     return D.across[..., None, None] * (eye - along) + D.along[..., None, None] * along
 
 
-def _by_conjugate_gradients(X: Tensor, weight: Tensor, p: Tensor, right: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
+def _by_conjugate_gradients(
+    X: Tensor, weight: Tensor, p: Tensor, right: Tensor, *d_fields: Tensor
+) -> tuple[Tensor, Tensor]:
     """H^-1 right, (B, a, k), preconditioned by H's diagonal blocks; and the tasks that did not converge, (B,) bool.
 
-    X and right are 0 in padded rows; ``own`` are the fields of D.
+    X and right are 0 in padded rows; ``d_fields`` are the fields of D.
     """
-    D, k = Curvature(*own), p.shape[2]
+    D, k = Curvature(*d_fields), p.shape[2]
     squares = weight * X**2
     both = (p[..., :, None] * p[..., None, :]).flatten(2)
-    blocks = _own(D, k) - (squares.mT @ both).unflatten(2, (k, k))
+    blocks = _penalty_blocks(D, k) - (squares.mT @ both).unflatten(2, (k, k))
     # Along constant rows, as in `_hessian`.
     blocks += squares.sum(1)[..., None, None] / k**2
     blocks.diagonal(dim1=2, dim2=3).add_(squares.mT @ p)
@@ -152,28 +154,28 @@ def _by_conjugate_gradients(X: Tensor, weight: Tensor, p: Tensor, right: Tensor,
 
     def product(values: Tensor) -> Tensor:
         along = X @ values
-        turn = weight * p * (along - (p * along).sum(-1, keepdim=True))
+        slope_change = weight * p * (along - (p * along).sum(-1, keepdim=True))
         on_unit = (D.along - D.across)[..., None] * (values * D.unit).sum(-1, keepdim=True) * D.unit
-        return D.across[..., None] * values + on_unit + X.mT @ turn
+        return D.across[..., None] * values + on_unit + X.mT @ slope_change
 
     def inner(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum((1, 2), keepdim=True)
 
     step, residual = torch.zeros_like(right), right
     goal = _RESIDUAL**2 * inner(residual, residual)
-    towards = direction = (inverse @ residual[..., None])[..., 0]
-    size = inner(residual, towards)
+    preconditioned = direction = (inverse @ residual[..., None])[..., 0]
+    size = inner(residual, preconditioned)
     for _ in range(_PRODUCTS):
-        bent = product(direction)
-        length = size / inner(direction, bent).clamp_min(_TINY)
-        step, residual = step + length * direction, residual - length * bent
+        H_direction = product(direction)
+        length = size / inner(direction, H_direction).clamp_min(_TINY)
+        step, residual = step + length * direction, residual - length * H_direction
         if bool((inner(residual, residual) <= goal).all()):
             break
-        towards = (inverse @ residual[..., None])[..., 0]
-        size, before = inner(residual, towards), size
-        direction = towards + size / before.clamp_min(_TINY) * direction
-    left = ~(inner(residual, residual) <= goal)[:, 0, 0]
-    return step - step.mean(-1, keepdim=True), left
+        preconditioned = (inverse @ residual[..., None])[..., 0]
+        size, before = inner(residual, preconditioned), size
+        direction = preconditioned + size / before.clamp_min(_TINY) * direction
+    unconverged = ~(inner(residual, residual) <= goal)[:, 0, 0]
+    return step - step.mean(-1, keepdim=True), unconverged
 
 
 def _fewer_samples(rows: Rows) -> bool:
@@ -205,10 +207,10 @@ def _in_samples(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor, right
     # diag(p) - p p^T = diag(root) (1 - root root^T) diag(root), and the projection in the middle equals its square.
     R = (sample_weight.sqrt() * root)[..., None] * (eye - root[..., :, None] * root[..., None, :])
 
-    def forth(values: Tensor) -> Tensor:  # A, to (B, n, k)
+    def to_samples(values: Tensor) -> Tensor:  # A, to (B, n, k)
         return torch.einsum("bnce,bnc->bne", R, X @ values)
 
-    def back(scores: Tensor) -> Tensor:  # A^T
+    def to_rows(scores: Tensor) -> Tensor:  # A^T
         return X.mT @ torch.einsum("bnce,bne->bnc", R, scores)
 
     kernel = X.new_empty(len(X), n, k, n, k)  # X D^-1 X^T
@@ -227,10 +229,10 @@ def _in_samples(X: Tensor, sample_weight: Tensor, D: Curvature, p: Tensor, right
 
     def approximate(residual: Tensor) -> Tensor:
         values = split(residual, 1 / across, 1 / along)
-        seen = torch.cholesky_solve(forth(values).flatten(1)[..., None], factor)[..., 0]
-        return values - split(back(seen.unflatten(1, (n, k))), 1 / across, 1 / along)
+        solved = torch.cholesky_solve(to_samples(values).flatten(1)[..., None], factor)[..., 0]
+        return values - split(to_rows(solved.unflatten(1, (n, k))), 1 / across, 1 / along)
 
     step = approximate(right)
     for _ in range(_REFINEMENTS):
-        step = step + approximate(right - split(step, across, along) - back(forth(step)))
+        step = step + approximate(right - split(step, across, along) - to_rows(to_samples(step)))
     return torch.where((failed == 0)[:, None, None], step, split(right, 1 / across, 1 / along))

@@ -27,16 +27,17 @@ _TINY = torch.finfo(torch.float64).tiny
 _GOAL, _STEPS, _PATIENCE = 1e-12, 100, 10
 # Fraction to the boundary of the cones.
 _TO_BOUNDARY = 0.99
-# mu is multiplied by a factor between _LEAST and _MOST, or by _HELD while z is above _NEAR times lambda1.
-_LEAST, _MOST, _HELD, _NEAR = 0.05, 0.8, 0.8, 2.0
+# mu is multiplied by a factor between _LEAST_FACTOR and _MOST_FACTOR, or by _FIXED_FACTOR while z is above
+# _NEAR_LAMBDA1 times lambda1.
+_LEAST_FACTOR, _MOST_FACTOR, _FIXED_FACTOR, _NEAR_LAMBDA1 = 0.05, 0.8, 0.8, 2.0
 _HALVINGS = 30
 # Curvature of unpenalised rows, relative to the squared norm of their feature, for systems in the samples.
-_FREE = 1e-10
+_FREE_CURVATURE = 1e-10
 # A row outside the pool counts as violating if it exceeds lambda1 by this fraction. The pool is not enlarged for fewer
-# violating rows than _ENTERING times its size.
-_VIOLATED, _ENTERING = 1e-3, 0.1
+# violating rows than _ENTERING_SHARE times its size.
+_VIOLATION, _ENTERING_SHARE = 1e-3, 0.1
 # A row is active if ||Z_j|| is within this fraction of z_j.
-_ON = 1e-2
+_ACTIVE_MARGIN = 1e-2
 # Largest order of a system that is attempted.
 _LARGEST_ORDER = 4096
 
@@ -54,7 +55,7 @@ class _Point:
         return _Point(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
-def affordable(problem: Problem) -> bool:
+def fits_interior_point(problem: Problem) -> bool:
     """Whether the systems are small enough for the interior-point method."""
     return problem.targets.shape[2] * min(problem.features.shape[1:]) <= _LARGEST_ORDER
 
@@ -71,23 +72,23 @@ def interior_point(problem: Problem, W: Tensor) -> Tensor:
         problem: tasks with lambda1 > 0.
         W: weights that determine which rows the pool holds first, (B, d, k).
     """
-    if not affordable(problem):
+    if not fits_interior_point(problem):
         return problem.start()
     n, d, k = *problem.features.shape[1:], W.shape[2]
     result, size = torch.empty_like(W), n * k
     going = torch.arange(len(W), device=W.device)
     while len(going) > 0:
         size = min(size, d)
-        urgency = torch.where(
+        violation = torch.where(
             problem.lambda1 > 0, row_norms(proximal_argument(problem, W)) / problem.lambda1, torch.inf
         )
-        pool = urgency.argsort(dim=1, descending=True)[:, :size].sort(dim=1).values
+        pool = violation.argsort(dim=1, descending=True)[:, :size].sort(dim=1).values
         rows = pool[..., None].expand(-1, -1, k)
         W = torch.zeros_like(W).scatter_(1, rows, _interior_point(problem.columns(pool)))
         result[going] = W
         _, slope = probabilities(problem, problem.features @ W)
-        violated = (row_norms(problem.features.mT @ slope) > (1 + _VIOLATED) * problem.lambda1).scatter(1, pool, False)
-        more = violated.sum(1) > size * _ENTERING
+        violated = (row_norms(problem.features.mT @ slope) > (1 + _VIOLATION) * problem.lambda1).scatter(1, pool, False)
+        more = violated.sum(1) > size * _ENTERING_SHARE
         going, problem, W, size = going[more], problem.take(more), W[more], 2 * size
     return result
 
@@ -95,8 +96,8 @@ def interior_point(problem: Problem, W: Tensor) -> Tensor:
 def _interior_point(problem: Problem) -> Tensor:
     """:func:`interior_point` with all features in the pool."""
     start = problem.start()
-    result, own = start.clone(), start.new_full((len(start),), torch.inf)
-    least = own.clone()
+    result, result_gap = start.clone(), start.new_full((len(start),), torch.inf)
+    least_gap = result_gap.clone()
     going = torch.arange(len(start), device=start.device)
     cone = problem.lambda1 > 0
     at_zero = loss(problem, problem.features @ start)
@@ -105,13 +106,13 @@ def _interior_point(problem: Problem) -> Tensor:
     for _ in range(_STEPS):
         point, length = _step(problem, point, length)
         gap = certificate(problem, point.W).relative_gap
-        better = gap < least[going]
-        least[going[better]] = gap[better]
+        better = gap < least_gap[going]
+        least_gap[going[better]] = gap[better]
         index = going[better]
         found, found_gap = _sparse(problem.take(better), point.take(better))
-        improved = found_gap < own[index]
-        result[index[improved]], own[index[improved]] = found[improved], found_gap[improved]
-        since = torch.where(better | _far(problem, point), 0, since + 1)
+        improved = found_gap < result_gap[index]
+        result[index[improved]], result_gap[index[improved]] = found[improved], found_gap[improved]
+        since = torch.where(better | _far_above_lambda1(problem, point), 0, since + 1)
         kept = (gap > _GOAL) & (since < _PATIENCE)
         going, length, since = going[kept], length[kept], since[kept]
         problem, point = problem.take(kept), point.take(kept)
@@ -130,9 +131,9 @@ def _start(problem: Problem, mu: Tensor) -> _Point:
     return _Point(torch.where(cone, mu[:, None] / z, 1), W, z, Z)
 
 
-def _far(problem: Problem, point: _Point) -> Tensor:
+def _far_above_lambda1(problem: Problem, point: _Point) -> Tensor:
     """(B,) bool: whether some z is still far above lambda1."""
-    return ((problem.lambda1 > 0) & (point.z > _NEAR * problem.lambda1)).any(1)
+    return ((problem.lambda1 > 0) & (point.z > _NEAR_LAMBDA1 * problem.lambda1)).any(1)
 
 
 def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tensor]:
@@ -142,10 +143,10 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
     scores = X @ W
     p, slope = probabilities(problem, scores)
     products = torch.where(cone, t * z + (W * Z).sum(-1), 0)
-    centring = ((1 - length) ** 2).clamp(_LEAST, _MOST)
-    far = _far(problem, point)
-    mu = torch.where(far, _HELD, centring) * products.sum(1) / cone.sum(1)
-    dz = torch.where(cone, torch.where(far, 1, 1 - centring)[:, None] * (problem.lambda1 - z), 0)
+    centring = ((1 - length) ** 2).clamp(_LEAST_FACTOR, _MOST_FACTOR)
+    far_above = _far_above_lambda1(problem, point)
+    mu = torch.where(far_above, _FIXED_FACTOR, centring) * products.sum(1) / cone.sum(1)
+    dz = torch.where(cone, torch.where(far_above, 1, 1 - centring)[:, None] * (problem.lambda1 - z), 0)
 
     # Nesterov-Todd scaling: the inverse of its square is inverse (2 (w0, -w) (w0, -w)^T - J), J = diag(1, -1, ..., -1).
     primal = torch.where(cone, t**2 - W.square().sum(-1), 1)
@@ -162,7 +163,7 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
     in_t = torch.where(cone, z + dz - mu[:, None] * t / primal, 0)
     in_W = torch.where(cone[..., None], mu[:, None, None] * W / primal[..., None], 0)
     gradient = X.mT @ slope + l2[..., None] * W + in_W
-    free = _FREE * (problem.weight * X**2).sum(1)
+    free = _FREE_CURVATURE * (problem.weight * X**2).sum(1)
     curvature = Curvature(
         unit=w / size.sqrt().clamp_min(_TINY)[..., None],
         across=torch.where(cone, inverse, free) + l2,
@@ -189,12 +190,12 @@ def _step(problem: Problem, point: _Point, length: Tensor) -> tuple[_Point, Tens
     for _ in range(_HALVINGS):
         a = step[:, None]
         after = barrier(t + a * dt, W + a[..., None] * dW, scores + a[..., None] * change)
-        waiting = ~(after <= before + 1e-4 * step * descent + 1e-14 * before.abs())
-        if not bool(waiting.any()):
+        pending = ~(after <= before + 1e-4 * step * descent + 1e-14 * before.abs())
+        if not bool(pending.any()):
             break
-        step = torch.where(waiting, step / 2, step)
-    step = torch.where(waiting, 0, step)
-    dt, dW = torch.where(waiting[:, None], 0, dt), torch.where(waiting[:, None, None], 0, dW)  # avoids 0 * NaN
+        step = torch.where(pending, step / 2, step)
+    step = torch.where(pending, 0, step)
+    dt, dW = torch.where(pending[:, None], 0, dt), torch.where(pending[:, None, None], 0, dW)  # avoids 0 * NaN
     dual_step = (_TO_BOUNDARY * _to_boundary(cone, z, Z, dz, dZ)).clamp_max(1)
     a, b = step[:, None], dual_step[:, None]
     moved = _Point(t + a * dt, W + a[..., None] * dW, z + b * dz, Z + b[..., None] * dZ)
@@ -219,9 +220,9 @@ def _sparse(problem: Problem, point: _Point) -> tuple[Tensor, Tensor]:
         W (B, d, k) and its relative gap (B,).
     """
     cone = problem.lambda1 > 0
-    on = row_norms(point.Z) >= (1 - _ON) * point.z
-    stays = row_norms(proximal_argument(problem, point.W)) > problem.lambda1
-    first, second = (torch.where((chosen | ~cone)[..., None], point.W, 0) for chosen in (on, stays))
+    by_multipliers = row_norms(point.Z) >= (1 - _ACTIVE_MARGIN) * point.z
+    by_proximal = row_norms(proximal_argument(problem, point.W)) > problem.lambda1
+    first, second = (torch.where((chosen | ~cone)[..., None], point.W, 0) for chosen in (by_multipliers, by_proximal))
     gaps = [certificate(problem, W).relative_gap for W in (first, second)]
     better = gaps[1] < gaps[0]
     return torch.where(better[:, None, None], second, first), torch.where(better, gaps[1], gaps[0])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsedis.ops.common.primal import Certificate, Progress
 from sparsedis.ops.logistic.backend_torch.hessian import damped_step, well_conditioned
-from sparsedis.ops.logistic.backend_torch.interior import affordable, interior_point
+from sparsedis.ops.logistic.backend_torch.interior import fits_interior_point, interior_point
 from sparsedis.ops.logistic.backend_torch.rows import Rows, active_rows
 from sparsedis.ops.logistic.problem import Problem, certificate, loss, penalty, probabilities, row_norms
 
@@ -15,10 +15,10 @@ from sparsedis.ops.logistic.problem import Problem, certificate, loss, penalty, 
 # iterations; with nearly dependent features, sweeps would need hundreds.
 _SWEEP_ITERATIONS, _SWEEPS, _STEPS = 5, 5, 10
 # Minimum number of inactive rows that a sweep considers.
-_FEWEST = 16
-# In the later iterations 1 + (number of active rows) / _IN_PER_ENTRY rows enter at once, followed by Newton steps.
-_IN_PER_ENTRY, _STEPS_AFTER_ENTRY = 4, 30
-_HALVINGS, _PATIENT = 25, 6
+_MIN_CANDIDATES = 16
+# In the later iterations 1 + (number of active rows) / _ACTIVE_PER_ENTRY rows enter at once, followed by Newton steps.
+_ACTIVE_PER_ENTRY, _STEPS_AFTER_ENTRY = 4, 30
+_HALVINGS, _PLAIN_HALVINGS = 25, 6
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -46,8 +46,8 @@ def solve(problem: Problem, tol: float, max_iter: int) -> tuple[Tensor, Certific
             break
         active = row_norms(W) > 0
         sweeping = iteration <= _SWEEP_ITERATIONS
-        W = _sweeps(part, W) if sweeping else _enter(part, W)
-        restarting = _crowded(part, W) | (iteration == _SWEEP_ITERATIONS and affordable(part))
+        W = _sweeps(part, W) if sweeping else _activate_rows(part, W)
+        restarting = _underdetermined(part, W) | (iteration == _SWEEP_ITERATIONS and fits_interior_point(part))
         restarting &= ~restarted[progress.index] & (part.lambda1 > 0).any(1)
         if bool(restarting.any()):
             W[restarting] = interior_point(part.take(restarting), W[restarting])
@@ -65,13 +65,13 @@ def _sweeps(problem: Problem, W: Tensor) -> Tensor:
     """Sweeps over working sets until the set of nonzero rows settles.
 
     The working set of a sweep consists of the nonzero rows and the zero rows that violate the optimality conditions
-    most, as many as there are nonzero rows but at least _FEWEST.
+    most, as many as there are nonzero rows but at least _MIN_CANDIDATES.
     """
     scores = problem.features @ W
     for _ in range(_SWEEPS):
         before = row_norms(W) > 0
         _, slope = probabilities(problem, scores)
-        moving = before | _worst(problem, slope, before, before.sum(1).clamp_min(_FEWEST))
+        moving = before | _most_violating(problem, slope, before, before.sum(1).clamp_min(_MIN_CANDIDATES))
         if not bool(moving.any()):
             break
         W, scores = _sweep(problem, W, scores, slope, moving)
@@ -80,19 +80,19 @@ def _sweeps(problem: Problem, W: Tensor) -> Tensor:
     return W
 
 
-def _crowded(problem: Problem, W: Tensor) -> Tensor:
+def _underdetermined(problem: Problem, W: Tensor) -> Tensor:
     """(B,) bool: whether W has more rows than the samples determine, with a lambda2 too small to regularise them."""
-    on = (row_norms(W) > 0) & (problem.lambda1 > 0)
-    determined = (problem.weight > 0).sum((1, 2)) * (W.shape[2] - 1)
-    squares = (on * (problem.weight * problem.features**2).sum(1)).sum(1)
-    return (on.sum(1) > determined) & ~well_conditioned(squares, problem.lambda2[:, 0])
+    penalised = (row_norms(W) > 0) & (problem.lambda1 > 0)
+    n_determined = (problem.weight > 0).sum((1, 2)) * (W.shape[2] - 1)
+    squares = (penalised * (problem.weight * problem.features**2).sum(1)).sum(1)
+    return (penalised.sum(1) > n_determined) & ~well_conditioned(squares, problem.lambda2[:, 0])
 
 
-def _enter(problem: Problem, W: Tensor) -> Tensor:
+def _activate_rows(problem: Problem, W: Tensor) -> Tensor:
     """Activate the zero rows that violate the optimality conditions most."""
     scores, active = problem.features @ W, row_norms(W) > 0
     _, slope = probabilities(problem, scores)
-    entering = _worst(problem, slope, active, 1 + active.sum(1) // _IN_PER_ENTRY)
+    entering = _most_violating(problem, slope, active, 1 + active.sum(1) // _ACTIVE_PER_ENTRY)
     return _sweep(problem, W, scores, slope, entering)[0] if bool(entering.any()) else W
 
 
@@ -115,10 +115,10 @@ def _sweep(problem: Problem, W: Tensor, scores: Tensor, slope: Tensor, moving: T
         values[:, j] = new
         scores = scores + x * (new - old)[:, None]
         _, slope = probabilities(problem, scores)
-    return W + rows.put(values - rows.W, W.shape[1]), scores
+    return W + rows.scatter(values - rows.W, W.shape[1]), scores
 
 
-def _worst(problem: Problem, slope: Tensor, active: Tensor, count: Tensor) -> Tensor:
+def _most_violating(problem: Problem, slope: Tensor, active: Tensor, count: Tensor) -> Tensor:
     """(B, d) bool: the zero rows that violate the optimality conditions most, at most ``count`` (B,)."""
     violation = torch.where(active, 0, (row_norms(problem.features.mT @ slope) - problem.lambda1).clamp_min(0))
     rank = violation.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
@@ -137,8 +137,8 @@ def _newton_steps(problem: Problem, W: Tensor, most: int) -> Tensor:
         for size in classes.unique():
             chosen = classes == size
             index = moving[chosen]
-            whole = len(index) == len(W)
-            W[index], moved[chosen] = _newton_step(problem if whole else problem.take(index), W[index])
+            all_tasks = len(index) == len(W)
+            W[index], moved[chosen] = _newton_step(problem if all_tasks else problem.take(index), W[index])
         moving = moving[moved]
         if len(moving) == 0:
             break
@@ -163,21 +163,21 @@ def _newton_step(problem: Problem, W: Tensor) -> tuple[Tensor, Tensor]:
     against = torch.where(rows.lambda1 > 0, -(rows.W * step).sum(-1), 0)
     first = torch.where(against > 0, norms**2 / against.clamp_min(_TINY), torch.inf).amin(1)
     length = torch.ones_like(before)
-    waiting = torch.ones_like(before, dtype=torch.bool)
+    pending = torch.ones_like(before, dtype=torch.bool)
     result = W
     for halving in range(_HALVINGS):
         moved = rows.W + length[:, None, None] * step
         # Set a row that would reverse to zero: the minimum along the step is at zero or beyond it.
         turned = (against > 0) & (length[:, None] * against >= norms**2 * (1 - 1e-12))
         moved = torch.where(turned[..., None], 0, moved)
-        trial = rows.put(moved, W.shape[1])
+        trial = rows.scatter(moved, W.shape[1])
         after = loss(problem, problem.features @ trial) + penalty(problem, trial)
-        good = waiting & (after <= before + 1e-4 * length * slope_along.clamp_max(0) + noise)
-        result = torch.where(good[:, None, None], trial, result)
-        waiting = waiting & ~good
-        if not bool(waiting.any()):
+        accepted = pending & (after <= before + 1e-4 * length * slope_along.clamp_max(0) + noise)
+        result = torch.where(accepted[:, None, None], trial, result)
+        pending = pending & ~accepted
+        if not bool(pending.any()):
             break
         # With more rows than the samples determine, the step is long in directions that do not change the loss.
-        shorter = length / 2 if halving < _PATIENT else torch.minimum(length / 2, first)
-        length = torch.where(waiting, shorter, length)
-    return result, ~waiting & (-slope_along > 1e-28 * before)
+        shorter = length / 2 if halving < _PLAIN_HALVINGS else torch.minimum(length / 2, first)
+        length = torch.where(pending, shorter, length)
+    return result, ~pending & (-slope_along > 1e-28 * before)

@@ -12,8 +12,8 @@ from sparsedis.ops.logistic.problem import Problem, row_norms
 
 def active_rows(problem: Problem, W: Tensor) -> Tensor:
     """(B, d) bool: rows that are nonzero or have no group Lasso, and whose feature is nonzero."""
-    seen = (problem.weight * problem.features**2).sum(1) > 0
-    return seen & ((row_norms(W) > 0) | (problem.lambda1 == 0))
+    nonzero = (problem.weight * problem.features**2).sum(1) > 0
+    return nonzero & ((row_norms(W) > 0) | (problem.lambda1 == 0))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Rows:
         """Gather rows: (B, d, k) -> (B, a, k), 0 in padded rows."""
         return _take(values, self.present, self.index)
 
-    def put(self, rows: Tensor, d: int) -> Tensor:
+    def scatter(self, rows: Tensor, d: int) -> Tensor:
         """Scatter rows: (B, a, k) -> (B, d, k), 0 elsewhere."""
         out = rows.new_zeros(len(rows), d, rows.shape[2])
         return out.scatter_add(1, self.index[..., None].expand_as(rows), rows * self.present[..., None])

@@ -56,10 +56,10 @@ def program(kernel: str, feature: str, classes: int | None, threads: int = THREA
     return Program.of(kernel, f"svm/cuda/{kernel}.cu", macros)
 
 
-def threads_for(shape: Shape, alone: bool) -> int:
-    """Threads per block; ``alone``: every block has a multiprocessor of its own."""
+def threads_for(shape: Shape, exclusive: bool) -> int:
+    """Threads per block; ``exclusive``: every block has a multiprocessor of its own."""
     order = max(shape.order, LARGEST_ORDER if shape.d >= MANY_FEATURES else 0)
-    return next(of_alone if alone else sharing for largest, of_alone, sharing in THREADS if order <= largest)
+    return next(alone if exclusive else sharing for largest, alone, sharing in THREADS if order <= largest)
 
 
 def thread_limit(threads: int) -> int:
@@ -67,9 +67,9 @@ def thread_limit(threads: int) -> int:
     return next(limit for limit in THREAD_LIMITS if threads <= limit)
 
 
-def shared_bytes(shape: Shape, products: int, threads: int, limit: int, alone: bool) -> int:
+def shared_bytes(shape: Shape, products: int, threads: int, limit: int, exclusive: bool) -> int:
     """Shared memory per block, in bytes. If blocks share a multiprocessor, as many fit as its registers allow."""
-    return memory.shared_bytes(shape, products, limit if alone else limit * threads // thread_limit(threads))
+    return memory.shared_bytes(shape, products, limit if exclusive else limit * threads // thread_limit(threads))
 
 
 class CudaBackend:
@@ -127,17 +127,17 @@ class CudaBackend:
         kernels = _kernels(X.dtype)[:-1]
         plans = call.load(kernels, out.weights.dtype.itemsize)
         counters = X.new_zeros(len(kernels), arguments.COUNTERS, dtype=torch.int32)
-        waiting = inputs.lambda1.new_empty(len(X))
+        pending_gap = inputs.lambda1.new_empty(len(X))
         given = arguments.options(options), arguments.solutions(out)
         for plan, counted in zip(plans, counters, strict=True):
-            call.launch(plan, arguments.Solve, given, counted, waiting)
+            call.launch(plan, arguments.Solve, given, counted, pending_gap)
             if call.machine.capturing(X.device):
                 continue
-            _, refused, waits = counted.tolist()
+            _, refused, pending = counted.tolist()
             if refused:
                 check_values(inputs, options)
                 raise ValueError("the CUDA kernels found an invalid value in their input")
-            if not waits:
+            if not pending:
                 break
         return out
 
@@ -146,10 +146,10 @@ class CudaBackend:
         dtype = returned_dtype(X.dtype)
         out = Differentials(X.new_empty(X.shape, dtype=dtype), *(inputs.lambda1.new_empty(len(X)) for _ in range(3)))
         call = _Call(inputs, options.n_classes)
-        held = (saved.dual.contiguous(), saved.active.contiguous(), grad_weights.to(dtype).contiguous())
+        tensors = (saved.dual.contiguous(), saved.active.contiguous(), grad_weights.to(dtype).contiguous())
         (plan,) = call.load(KERNELS[-1:], dtype.itemsize)
         counters = X.new_zeros(arguments.COUNTERS, dtype=torch.int32)
-        addresses = [value.data_ptr() for value in (*held, *out)]
+        addresses = [value.data_ptr() for value in (*tensors, *out)]
         call.launch(plan, arguments.Adjoint, addresses, counters, inputs.lambda1)
         return out._replace(features=out.features.to(X.dtype))
 
@@ -162,22 +162,22 @@ def _kernels(dtype: torch.dtype) -> tuple[str, ...]:
     return KERNELS[1:] if dtype == torch.float64 else KERNELS
 
 
-def _load(on: Machine, programs: Sequence[Program], device: torch.device) -> None:
+def _load(target: Machine, programs: Sequence[Program], device: torch.device) -> None:
     """Compile or load the programs that are not loaded yet, concurrently.
 
     Raises:
         RuntimeError: a CUDA graph is being captured.
     """
-    missing = [one for one in programs if not on.loaded(one, device)]
+    missing = [one for one in programs if not target.loaded(one, device)]
     if not missing:
         return
-    if on.capturing(device):
+    if target.capturing(device):
         raise RuntimeError(
             "the CUDA kernels for this type of features and number of classes are not loaded yet, and cannot be while "
             "a CUDA graph is captured: solve once, with its gradient, before the capture"
         )
     with ThreadPoolExecutor(len(missing)) as pool:
-        list(pool.map(lambda one: on.kernel(one, device), missing))
+        list(pool.map(lambda one: target.kernel(one, device), missing))
 
 
 class _Plan(NamedTuple):
@@ -190,7 +190,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(
-    kernel: str, feature: torch.dtype, shape: Shape, value: int, limits: Limits, alone: bool, any_k: bool
+    kernel: str, feature: torch.dtype, shape: Shape, value: int, limits: Limits, exclusive: bool, any_k: bool
 ) -> _Plan:
     """The plan for a device with these limits.
 
@@ -200,17 +200,17 @@ def _plan(
         shape: of a task.
         value: size of a weight, in bytes.
         limits: of the device.
-        alone: every block has a multiprocessor of its own.
+        exclusive: every block has a multiprocessor of its own.
         any_k: compile the kernel for any number of classes.
     """
-    threads = threads_for(shape, alone)
+    threads = threads_for(shape, exclusive)
     compiled = program(kernel, _FEATURES[feature], None if any_k else shape.k, thread_limit(threads))
     if kernel == "adjoint":
         products, scratch = value, memory.adjoint_scratch(shape, value)
     else:
         products = 4 if kernel == "solve_in_float" else 8
         scratch = memory.solve_scratch(shape, products, value)
-    shared = shared_bytes(shape, products, threads, limits.shared_bytes, alone)
+    shared = shared_bytes(shape, products, threads, limits.shared_bytes, exclusive)
     return _Plan(compiled, threads, shared, scratch)
 
 
@@ -220,19 +220,19 @@ class _Call:
     def __init__(self, inputs: Inputs, n_classes: int) -> None:
         self.machine = machine()
         self._features = inputs.features.resolve_neg()
-        self._held = [value.contiguous() for value in inputs[1:]]
+        self._tensors = [value.contiguous() for value in inputs[1:]]
         self._batch, n, d = self._features.shape
         self._shape = Shape(n, d, n_classes)
         self._device = self._features.device
         self._limits = self.machine.limits(self._device)
-        self._problems = arguments.problems(self._features, n_classes, *self._held)
+        self._problems = arguments.problems(self._features, n_classes, *self._tensors)
 
     def load(self, kernels: Sequence[str], value: int) -> list[_Plan]:
         """Load the kernels and return their plans; ``value``: size of a weight, in bytes."""
-        alone, dtype = self._batch <= self._limits.multiprocessors, self._features.dtype
+        exclusive, dtype = self._batch <= self._limits.multiprocessors, self._features.dtype
         # In the emulation one build for all numbers of classes saves compilations.
         any_k = emulated()
-        plans = [_plan(kernel, dtype, self._shape, value, self._limits, alone, any_k) for kernel in kernels]
+        plans = [_plan(kernel, dtype, self._shape, value, self._limits, exclusive, any_k) for kernel in kernels]
         _load(self.machine, [plan.program for plan in plans], self._device)
         return plans
 
@@ -242,7 +242,7 @@ class _Call:
         kind: type[ctypes.Structure],
         given: Sequence[object],
         counters: Tensor,  # (COUNTERS,) int32, initially 0
-        waiting: Tensor,  # (B,) float64, unused by the adjoint
+        pending_gap: Tensor,  # (B,) float64, unused by the adjoint
     ) -> None:
         """Launch a kernel for all tasks on the device's current stream.
 
@@ -253,6 +253,6 @@ class _Call:
         blocks = max(1, min(self._batch, blocks, LARGEST_SCRATCH // max(plan.scratch_bytes, 1)))
         scratch = self._features.new_empty(blocks * plan.scratch_bytes, dtype=torch.uint8)
         workspace = arguments.Workspace(
-            plan.shared_bytes, scratch.data_ptr(), plan.scratch_bytes, counters.data_ptr(), waiting.data_ptr()
+            plan.shared_bytes, scratch.data_ptr(), plan.scratch_bytes, counters.data_ptr(), pending_gap.data_ptr()
         )
         kernel.launch(kind(self._problems, *given, workspace), blocks, plan.threads, plan.shared_bytes)

@@ -46,7 +46,7 @@ class Workspace(ctypes.Structure):
         ("scratch", c_void_p),
         ("scratch_bytes", c_int64),
         ("counters", c_void_p),
-        ("waiting", c_void_p),
+        ("pending_gap", c_void_p),
     )
 
 

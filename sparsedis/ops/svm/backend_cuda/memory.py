@@ -64,7 +64,7 @@ def solve_scratch(shape: Shape, products: int, value: int) -> int:
     """
     n, d, _ = shape
     m = shape.m
-    kept = _kept(shape, products, value)
+    persistent = _persistent_arrays(shape, products, value)
     system = _Arrays()
     _add_system(system, shape, products)
     _add_finish(system, shape)
@@ -77,7 +77,7 @@ def solve_scratch(shape: Shape, products: int, value: int) -> int:
     scan = _Arrays()
     scan.add(n * m, value)
     scan.add(d, value)
-    return kept.bytes() + max(
+    return persistent.bytes() + max(
         full.bytes() + system.bytes(), system.bytes() + gram.bytes() + write.bytes(), scan.bytes()
     )
 
@@ -86,7 +86,7 @@ def solve_scratch(shape: Shape, products: int, value: int) -> int:
 def adjoint_scratch(shape: Shape, value: int) -> int:
     """Bytes of scratch memory per block of the adjoint."""
     n, d, k = shape
-    arrays = _task(shape)
+    arrays = _task_arrays(shape)
     arrays.add(n * k, _DOUBLE)
     _add_primal_map(arrays, shape, value, value)
     _add_system(arrays, shape, value)
@@ -108,7 +108,7 @@ def shared_bytes(shape: Shape, products: int, limit: int) -> int:
         limit: largest amount of shared memory per block, in bytes.
     """
     without_features = shape._replace(d=0)
-    small = _kept(without_features, products, products)
+    small = _persistent_arrays(without_features, products, products)
     _add_finish(small, shape)
     system = _Arrays()
     _add_system(system, without_features, products)
@@ -123,15 +123,15 @@ def shared_bytes(shape: Shape, products: int, limit: int) -> int:
     return min(limit, everything - matrix.shared_bytes())
 
 
-def _by_fours(features: int) -> int:
+def _padded_to_four(features: int) -> int:
     return (features + 3) // 4 * 4
 
 
-def _padded(rows: int) -> int:
+def _padded_to_tile(rows: int) -> int:
     return (rows + _TILE - 1) // _TILE * _TILE
 
 
-def _task(shape: Shape) -> _Arrays:
+def _task_arrays(shape: Shape) -> _Arrays:
     arrays = _Arrays()
     arrays.add(shape.n, _INT)  # present
     arrays.add(shape.n, _INT)  # label
@@ -139,9 +139,9 @@ def _task(shape: Shape) -> _Arrays:
     return arrays
 
 
-def _kept(shape: Shape, products: int, value: int) -> _Arrays:
+def _persistent_arrays(shape: Shape, products: int, value: int) -> _Arrays:
     """Arrays that live during the whole solve."""
-    arrays = _task(shape)
+    arrays = _task_arrays(shape)
     arrays.add(10 * shape.n * shape.k, _DOUBLE)  # Point
     arrays.add(shape.n * shape.k, _DOUBLE)  # the best dual point
     _add_primal_map(arrays, shape, products, value)
@@ -153,7 +153,7 @@ def _add_primal_map(arrays: _Arrays, shape: Shape, products: int, value: int) ->
     for _ in range(3):
         arrays.add(shape.order, _DOUBLE)
     arrays.add(shape.order, products)
-    arrays.add(n * _by_fours(d), value, 0)
+    arrays.add(n * _padded_to_four(d), value, 0)
     for count in (shape.m * d, shape.m * d, d, d, d):
         arrays.add(count, _DOUBLE, 0)
     arrays.add(d, _INT, 0)
@@ -166,9 +166,9 @@ def _add_slices(arrays: _Arrays, shape: Shape, products: int) -> None:
     Two slices are allocated for small matrices. A larger task also counts, because without its samples of weight 0 its
     matrix may be small.
     """
-    rows = _padded(shape.order) + _padded(shape.n)
+    rows = _padded_to_tile(shape.order) + _padded_to_tile(shape.n)
     order = min(shape.order, _ORDER_OF_TWO_SLICES)
-    two = 2 * (_padded(order) + _padded(order // shape.m))
+    two = 2 * (_padded_to_tile(order) + _padded_to_tile(order // shape.m))
     arrays.add(max(rows, two) * _STRIDE, products, _ANY)
 
 
@@ -184,13 +184,13 @@ def _add_system(arrays: _Arrays, shape: Shape, products: int) -> None:
     _add_matrix(arrays, shape, products)
     arrays.add(4 * (_TILE * 4 + 4) + _TILE * 4, products)
     arrays.add(_TILE * _STRIDE, products)
-    arrays.add(_padded(order), products)
+    arrays.add(_padded_to_tile(order), products)
     arrays.add(1, _INT)
-    arrays.add(_padded(order), products)
+    arrays.add(_padded_to_tile(order), products)
     for count in (order, n, n + 1):
         arrays.add(count, _INT)
     arrays.add(n * (n + 1) // 2, products)
-    arrays.add((k + 1) * _by_fours(d), products, 0)
+    arrays.add((k + 1) * _padded_to_four(d), products, 0)
 
 
 def _add_finish(arrays: _Arrays, shape: Shape) -> None:

@@ -48,12 +48,12 @@ class TorchBackend(AnyDevice):
 
     def adjoint(self, inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
         def run(*tensors: Tensor) -> Differentials:
-            given, (L, active, grad_W) = Inputs(*tensors[:-3]), tensors[-3:]
-            used = _used(active, given.lambda1)
-            problem, scale = normalised(given._replace(features=given.features[..., used]), options.n_classes)
-            grad_used, *others = adjoint(problem, L, grad_W[:, used].to(L.dtype))
-            grad_X = torch.zeros_like(given.features, memory_format=torch.contiguous_format)
-            grad_X[..., used] = grad_used.to(grad_X.dtype)
+            part, (L, active, grad_W) = Inputs(*tensors[:-3]), tensors[-3:]
+            columns = _active_indices(active, part.lambda1)
+            problem, scale = normalised(part._replace(features=part.features[..., columns]), options.n_classes)
+            grad_columns, *others = adjoint(problem, L, grad_W[:, columns].to(L.dtype))
+            grad_X = torch.zeros_like(part.features, memory_format=torch.contiguous_format)
+            grad_X[..., columns] = grad_columns.to(grad_X.dtype)
             return Differentials(grad_X, *(value / scale for value in others))
 
         tensors = (*inputs, *saved, grad_weights)
@@ -61,21 +61,21 @@ class TorchBackend(AnyDevice):
 
     def tangent(self, inputs: Inputs, options: Options, saved: Saved, tangents: Differentials) -> Tensor:
         def run(*tensors: Tensor) -> tuple[Tensor]:
-            given, rest = Inputs(*tensors[: len(inputs)]), tensors[len(inputs) :]
+            part, rest = Inputs(*tensors[: len(inputs)]), tensors[len(inputs) :]
             (L, active), along = rest[:2], Differentials(*rest[2:])
-            used = _used(active, given.lambda1)
-            problem, scale = normalised(given._replace(features=given.features[..., used]), options.n_classes)
+            columns = _active_indices(active, part.lambda1)
+            problem, scale = normalised(part._replace(features=part.features[..., columns]), options.n_classes)
             dX, *others = along
-            moved = tangent(problem, L, dX[..., used].to(L.dtype), *(value / scale for value in others))
-            W = torch.zeros(*given.features.shape[::2], L.shape[2], dtype=moved.dtype, device=moved.device)
-            W[:, used] = moved
-            return (W.to(returned_dtype(given.features.dtype)),)
+            dW = tangent(problem, L, dX[..., columns].to(L.dtype), *(value / scale for value in others))
+            W = torch.zeros(*part.features.shape[::2], L.shape[2], dtype=dW.dtype, device=dW.device)
+            W[:, columns] = dW
+            return (W.to(returned_dtype(part.features.dtype)),)
 
         tensors = (*inputs, *saved, *tangents)
         return apply_in_slices(run, tensors, _task_bytes(inputs.features, options.n_classes), _MEMORY)[0]
 
 
-def _used(active: Tensor, lambda1: Tensor) -> Tensor:
+def _active_indices(active: Tensor, lambda1: Tensor) -> Tensor:
     """Indices of the features that are active in some task; the others affect neither W nor its derivative."""
     return (active.any(0) | (lambda1 == 0).any()).nonzero()[:, 0]
 

@@ -76,14 +76,14 @@ def tangent(
     by_lambda1, by_lambda2, by_dual_reg = (value[:, None, None] for value in (by_lambda1, by_lambda2, by_dual_reg))
     lambda2, rho = problem.lambda2[:, None, None], problem.rho[:, None, None]
     by_penalties = by_lambda1 * torch.where(active[..., None], curvature.unit, 0) + by_lambda2 * at.weights
-    moved = _link_derivative(curvature, by_features.mT @ residual(problem, dual)) - by_penalties / lambda2
+    dW_at_fixed_dual = _link_derivative(curvature, by_features.mT @ residual(problem, dual)) - by_penalties / lambda2
 
     present = (problem.weight > 0).to(dual.dtype)
     by_rho = (by_dual_reg - rho * by_lambda2) / lambda2
-    scores = by_features @ at.weights + problem.features @ moved
+    scores = by_features @ at.weights + problem.features @ dW_at_fixed_dual
     gradient = problem.weight * (by_rho * (dual - problem.targets) - scores)
-    change = present * system.solve(-gradient, TOLERANCE)
-    return moved - _link_derivative(curvature, correlation(problem, problem.weight * change))
+    d_dual = present * system.solve(-gradient, TOLERANCE)
+    return dW_at_fixed_dual - _link_derivative(curvature, correlation(problem, problem.weight * d_dual))
 
 
 def _system(problem: Problem, curvature: Curvature, at: Certificate, dual: Tensor) -> NewtonSystem:
@@ -91,7 +91,7 @@ def _system(problem: Problem, curvature: Curvature, at: Certificate, dual: Tenso
     multipliers = bound_multipliers(problem, dual, at.scores)
     coordinates = Coordinates(dual, free_entries(problem, dual, multipliers, curvature))
     smoothing = (problem.weight * problem.rho[:, None, None]).expand_as(dual)
-    if coordinates.kind.shape[1] <= DENSE_LIMIT:
+    if coordinates.class_index.shape[1] <= DENSE_LIMIT:
         return FreeSystem(newton_matrix(problem, curvature, smoothing, coordinates), coordinates)
     return IterativeSystem(problem, curvature, multipliers / dual.clamp_min(_FLOOR) + smoothing, dual)
 

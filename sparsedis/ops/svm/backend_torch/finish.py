@@ -27,7 +27,7 @@ _NOISE = 4 * torch.finfo(torch.float64).eps
 _TINY = torch.finfo(torch.float64).tiny
 # Iterations without halving the gap after which a task is returned unsettled, and largest number of iterations.
 _PATIENCE = 4
-_MOST_TURNS = 30
+_MAX_ITER = 30
 # Rounds per iteration in which entries that the step makes negative are fixed at 0 and the others are solved for again.
 _ROUNDS = 3
 _HALVINGS = 8
@@ -38,12 +38,12 @@ class Finished(NamedTuple):
 
     dual: Tensor  # the best L, (M, n, k)
     relative_gap: Tensor  # its gap, (M,)
-    turns: Tensor  # iterations, (M,) int64
+    n_iter: Tensor  # iterations, (M,) int64
     settled: Tensor  # (M,) bool: accurate to rounding error, no step improves it
     oversized: Tensor  # (M,) bool: the system is too large to factor
 
 
-def finish(problem: Problem, dual: Tensor, multipliers: Tensor, most_turns: Tensor | None = None) -> Finished:
+def finish(problem: Problem, dual: Tensor, multipliers: Tensor, max_iter: Tensor | None = None) -> Finished:
     """Improve L (M, n, k), given with the multipliers of its bounds, to rounding error.
 
     An iteration solves the Newton system of the free entries and projects the step onto their simplices, halving it
@@ -55,47 +55,47 @@ def finish(problem: Problem, dual: Tensor, multipliers: Tensor, most_turns: Tens
         problem: the tasks.
         dual: L, (M, n, k).
         multipliers: (M, n, k).
-        most_turns: largest number of iterations, (M,); default: only the built-in limit.
+        max_iter: largest number of iterations, (M,); default: only the built-in limit.
     """
     best, best_gap = dual.clone(), torch.full_like(problem.lambda1, torch.inf)
-    turns = torch.zeros_like(best_gap, dtype=torch.int64)
-    settled = torch.zeros_like(turns, dtype=torch.bool)
+    n_iter = torch.zeros_like(best_gap, dtype=torch.int64)
+    settled = torch.zeros_like(n_iter, dtype=torch.bool)
     oversized = torch.zeros_like(settled)
 
     free = free_entries(problem, dual, multipliers, active_curvature(problem, certificate(problem, dual)))
-    L = onto_free(dual, free, torch.where(free, 0, dual).sum(-1))
+    L = project_on_free_simplex(dual, free, torch.where(free, 0, dual).sum(-1))
     at = certificate(problem, L)
-    index = torch.arange(len(turns), device=turns.device)
-    since = torch.zeros_like(turns)
+    index = torch.arange(len(n_iter), device=n_iter.device)
+    stagnant = torch.zeros_like(n_iter)
     step = torch.ones_like(best_gap)
     same = torch.zeros_like(settled)
-    for turn in range(_MOST_TURNS + 1):
+    for iteration in range(_MAX_ITER + 1):
         gap = at.relative_gap
         better, halved = gap < best_gap[index], gap <= 0.5 * best_gap[index]
         best[index[better]], best_gap[index[better]] = L[better], gap[better]
-        turns[index] = turn
-        since = torch.where(halved, 0, since + 1)
+        n_iter[index] = iteration
+        stagnant = torch.where(halved, 0, stagnant + 1)
         noise = _MARGIN_ROUNDING * problem.weight.sum((1, 2)) / at.objective.clamp_min(_TINY)
         at_rounding = same & (step == 1) & ~halved & (best_gap[index] <= noise.clamp_min(_ILL_CONDITIONED))
         settled[index] = (best_gap[index] <= _ROUNDING) | at_rounding
 
         gradient = dual_gradient(problem, L, at.scores)
-        wanted = (L > 0) | (gradient < (gradient * L).sum(-1, keepdim=True))
-        going = ~settled[index] & (step > 0) & (since < _PATIENCE)
-        if most_turns is not None:
-            going &= turn < most_turns[index]
-        oversized[index] = ~settled[index] & (wanted.sum((1, 2)) - problem.shape[1] > DENSE_LIMIT)
+        next_free = (L > 0) | (gradient < (gradient * L).sum(-1, keepdim=True))
+        going = ~settled[index] & (step > 0) & (stagnant < _PATIENCE)
+        if max_iter is not None:
+            going &= iteration < max_iter[index]
+        oversized[index] = ~settled[index] & (next_free.sum((1, 2)) - problem.shape[1] > DENSE_LIMIT)
         going &= ~oversized[index]
-        if turn == _MOST_TURNS or not bool(going.any()):
+        if iteration == _MAX_ITER or not bool(going.any()):
             break
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
             index, problem, at = index[kept], problem.take(kept), Certificate(*(value[kept] for value in at))
-            L, free, wanted, gradient, since = (value[kept] for value in (L, free, wanted, gradient, since))
-        same = (wanted == free).flatten(1).all(1)
-        free = wanted
+            L, free, next_free, gradient, stagnant = (value[kept] for value in (L, free, next_free, gradient, stagnant))
+        same = (next_free == free).flatten(1).all(1)
+        free = next_free
         L, at, step = _search(problem, L, at, free, _direction(problem, at, L, free, gradient))
-    return Finished(best, best_gap, turns, settled, oversized)
+    return Finished(best, best_gap, n_iter, settled, oversized)
 
 
 def finish_solution(problem: Problem, dual: Tensor) -> Finished:
@@ -120,7 +120,7 @@ def bound_multipliers(problem: Problem, dual: Tensor, scores: Tensor) -> Tensor:
     return gradient - gradient.amin(-1, keepdim=True)
 
 
-def onto_free(points: Tensor, free: Tensor, missing: Tensor) -> Tensor:
+def project_on_free_simplex(points: Tensor, free: Tensor, missing: Tensor) -> Tensor:
     """Projection of rows onto the simplex of their free entries; bound entries become 0.
 
     The threshold is computed from ``missing`` (B, n), 1 minus the sum of the free entries, and from the entries that it
@@ -181,16 +181,16 @@ def _search(
     index = torch.arange(len(taken), device=taken.device)
     size = 1.0
     for _ in range(_HALVINGS):
-        every = len(index) == len(taken)
+        all_tasks = len(index) == len(taken)
         trial = start[index] + size * direction[index]
-        trial = onto_free(trial, free[index], torch.zeros_like(trial[..., 0]))
-        there = certificate(problem if every else problem.take(index), trial)
-        fine = there.gap - there.objective <= allowed[index]
-        chosen = index[fine]
-        dual[chosen], taken[chosen] = trial[fine], size
-        for value, new in zip(at, there, strict=True):
-            value[chosen] = new[fine]
-        index = index[~fine]
+        trial = project_on_free_simplex(trial, free[index], torch.zeros_like(trial[..., 0]))
+        trial_certificate = certificate(problem if all_tasks else problem.take(index), trial)
+        accepted = trial_certificate.gap - trial_certificate.objective <= allowed[index]
+        chosen = index[accepted]
+        dual[chosen], taken[chosen] = trial[accepted], size
+        for value, new in zip(at, trial_certificate, strict=True):
+            value[chosen] = new[accepted]
+        index = index[~accepted]
         if len(index) == 0:
             break
         size /= 2

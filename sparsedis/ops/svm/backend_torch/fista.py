@@ -45,10 +45,10 @@ def first_order_steps(problem: Problem) -> Tensor:
     order = n * (k - 1)
     if order < FIRST_ORDER_ORDER:
         return torch.zeros(batch, dtype=torch.int64, device=problem.features.device)
-    affordable = FIRST_ORDER_SHARE * order**2 / (ENTRY_COST + d)
+    budget = FIRST_ORDER_SHARE * order**2 / (ENTRY_COST + d)
     expected = EXPECTED_STEPS * n / k * lipschitz(problem).sqrt()
     trial = torch.where(problem.lambda1 == 0, FIRST_ORDER_TRIAL, 0.0)
-    return (torch.where(expected <= affordable, 1.0, trial) * affordable).long()
+    return (torch.where(expected <= budget, 1.0, trial) * budget).long()
 
 
 def fista(problem: Problem, tol: float, max_iter: int) -> Progress:
@@ -60,7 +60,7 @@ def fista(problem: Problem, tol: float, max_iter: int) -> Progress:
     index = torch.arange(problem.shape[0], device=problem.features.device)
     step = 1 / lipschitz(problem)
     dual = progress.dual.clone()
-    ahead = dual
+    extrapolated = dual
     momentum = torch.ones_like(problem.lambda1)
     for iteration in range(max_iter + 1):
         if iteration % CHECK_EVERY == 0 or iteration == max_iter:
@@ -71,15 +71,15 @@ def fista(problem: Problem, tol: float, max_iter: int) -> Progress:
             if not bool(going.all()):
                 kept = going.nonzero()[:, 0]
                 index, problem = index[kept], problem.take(kept)
-                step, dual, ahead, momentum = step[kept], dual[kept], ahead[kept], momentum[kept]
-        gradient = dual_gradient(problem, ahead, _scores(problem, ahead))
-        new, _ = simplex_projection(ahead - step[:, None, None] * gradient)
+                step, dual, extrapolated, momentum = step[kept], dual[kept], extrapolated[kept], momentum[kept]
+        gradient = dual_gradient(problem, extrapolated, _scores(problem, extrapolated))
+        new, _ = simplex_projection(extrapolated - step[:, None, None] * gradient)
         change = new - dual
-        uphill = ((ahead - new) * change).sum((1, 2)) > 0
+        uphill = ((extrapolated - new) * change).sum((1, 2)) > 0
         momentum = torch.where(uphill, 1.0, momentum)
-        following = (1 + (1 + 4 * momentum**2).sqrt()) / 2
-        ahead = new + ((momentum - 1) / following)[:, None, None] * change
-        dual, momentum = new, following
+        next_momentum = (1 + (1 + 4 * momentum**2).sqrt()) / 2
+        extrapolated = new + ((momentum - 1) / next_momentum)[:, None, None] * change
+        dual, momentum = new, next_momentum
     return progress
 
 

@@ -79,12 +79,12 @@ def is_dense(n: int, d: int, k: int) -> bool:
 def _gathered(problem: Problem, curvature: Curvature) -> tuple[Tensor, Curvature]:
     """D X and the curvature, restricted to features with nonzero curvature; padded to the batch's largest number."""
     features = problem.weight * problem.features
-    used = (curvature.alpha > 0) | (curvature.beta > 0)
-    width = int(used.sum(1).max())
-    if width == used.shape[1]:
+    has_curvature = (curvature.alpha > 0) | (curvature.beta > 0)
+    width = int(has_curvature.sum(1).max())
+    if width == has_curvature.shape[1]:
         return features, curvature
-    # A stable sort puts the used features first; padded features have zero curvature and add nothing.
-    index = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+    # A stable sort puts the features with curvature first; padded features have zero curvature and add nothing.
+    index = has_curvature.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
     features = features.gather(2, index[:, None, :].expand(-1, features.shape[1], -1))
     unit = curvature.unit.gather(1, index[..., None].expand(-1, -1, curvature.unit.shape[2]))
     return features, Curvature(curvature.alpha.gather(1, index), curvature.beta.gather(1, index), unit)
@@ -103,7 +103,7 @@ class Coordinates:
 
     Attributes:
         pivot: (B, n, 1).
-        sample, kind: (B, m), sample and class of every coordinate; padded to the largest number m.
+        sample, class_index: (B, m), sample and class of every coordinate; padded to the largest number m.
         valid: (B, m) bool, False for padding.
     """
 
@@ -121,7 +121,7 @@ class Coordinates:
             flat = chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
             self.sample, kept = flat // k, flat % k
             self.valid = torch.arange(flat.shape[1], device=dual.device) < count[:, None]
-        self.kind = kept
+        self.class_index = kept
         self._flat = self.sample * k + kept
 
     @property
@@ -148,11 +148,11 @@ def newton_matrix(problem: Problem, curvature: Curvature, bounds: Tensor, at: Co
     """M in the given coordinates, (B, m, m); rows and columns of padding are 0."""
     k = problem.shape[3]
     features, curvature = _gathered(problem, curvature)
-    sample, kind, pivots = at.sample, at.kind, at.pivots
+    sample, class_index, pivots = at.sample, at.class_index, at.pivots
 
     # <e_l - e_p, e_r - e_q> for every pair of coordinates, times the Gram matrix of their samples.
     identity = torch.eye(k, dtype=bounds.dtype, device=bounds.device)
-    basis = torch.where(at.valid[..., None], identity[kind] - identity[pivots], 0)
+    basis = torch.where(at.valid[..., None], identity[class_index] - identity[pivots], 0)
     gram = (features * curvature.alpha[:, None]) @ features.mT
     gram = gram.gather(1, sample[..., None].expand(-1, -1, gram.shape[2]))
     matrix = (basis @ basis.mT).mul_(gram.gather(2, sample[:, None].expand(-1, sample.shape[1], -1)))
@@ -160,14 +160,14 @@ def newton_matrix(problem: Problem, curvature: Curvature, bounds: Tensor, at: Co
     unit = (curvature.unit * curvature.beta.sqrt()[..., None]).mT  # (B, k, features)
     for start in range(0, unit.shape[2], FEATURE_BLOCK):
         part = unit[..., start : start + FEATURE_BLOCK]
-        rows = _rows(part, kind) - _rows(part, pivots)
+        rows = _rows(part, class_index) - _rows(part, pivots)
         rows *= _rows(features[..., start : start + FEATURE_BLOCK], sample)
         rows *= at.valid[..., None]
         matrix.baddbmm_(rows, rows.mT)
 
     same = (sample[:, :, None] == sample[:, None]) & (at.valid[:, :, None] & at.valid[:, None])
     matrix += torch.where(same, bounds.gather(2, at.pivot)[..., 0].gather(1, sample)[:, None], 0)
-    own = bounds.flatten(1).gather(1, sample * k + kind)
+    own = bounds.flatten(1).gather(1, sample * k + class_index)
     torch.diagonal(matrix, dim1=1, dim2=2).add_(torch.where(at.valid, own, 0))
     return matrix
 

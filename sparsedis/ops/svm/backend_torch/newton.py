@@ -50,7 +50,7 @@ Direction = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
 
 # Relative gap at which the interior point ends, even if the finish has not settled the task.
-LAST = 1e-11
+FINAL_GAP = 1e-11
 
 
 def light_form_pays(problem: Problem) -> Tensor:
@@ -60,7 +60,6 @@ def light_form_pays(problem: Problem) -> Tensor:
     of the problem, and the light form is safe and cheap. If it is larger, and if there are fewer features than samples,
     the active features change from step to step, and the light form may fail to converge (the measurements behind the
     thresholds are in docs/development/solvers.md).
-    measurements behind the thresholds).
     """
     _, n, d, _ = problem.shape
     return problem.lambda1**2 <= (LIGHT_STRENGTH if d >= n else LIGHT_STRENGTH_FEW_FEATURES) * problem.lambda2
@@ -71,7 +70,7 @@ def full_form_exists(problem: Problem) -> Tensor:
     return problem.lambda1**2 > FULL_STRENGTH * problem.lambda2
 
 
-def start_on_the_line(problem: Problem) -> Tensor:
+def minimise_on_segment(problem: Problem) -> Tensor:
     """Minimiser theta in [0, 1], (B,), of the dual on the segment L = (1 - theta) Y + theta/k.
 
     The derivative in theta is convex and increasing, so that Newton's method from theta = 1 decreases monotonically to
@@ -79,19 +78,19 @@ def start_on_the_line(problem: Problem) -> Tensor:
     """
     k = problem.shape[3]
     norms = row_norms(correlation(problem, problem.weight * (problem.targets - 1 / k)))
-    reward = reward_on_the_line(problem)
+    decrease = linear_decrease_on_segment(problem)
     theta = torch.ones_like(problem.lambda1)
     for _ in range(100):
         excess = (theta[:, None] * norms - problem.lambda1[:, None]).clamp_min(0)
         slope = torch.where(excess > 0, norms**2, 0).sum(1)
-        step = ((excess * norms).sum(1) - reward).clamp_min(0) / slope.clamp_min(_TINY)
+        step = ((excess * norms).sum(1) - decrease).clamp_min(0) / slope.clamp_min(_TINY)
         if not bool((step > 1e-6 * theta).any()):
             break
         theta = theta - step
     return theta
 
 
-def reward_on_the_line(problem: Problem) -> Tensor:
+def linear_decrease_on_segment(problem: Problem) -> Tensor:
     """lambda2 times the decrease of the dual's linear part along that segment, (B,)."""
     return problem.lambda2 * (1 - 1 / problem.shape[3]) * problem.weight.sum((1, 2))
 
@@ -119,8 +118,8 @@ class Form:
 
     # Operations on the features or on all variables of a batch, overridden by a backend with kernels.
 
-    def _line(self) -> Tensor:
-        return start_on_the_line(self.problem)
+    def _minimise_on_segment(self) -> Tensor:
+        return minimise_on_segment(self.problem)
 
     def _correlation(self, rows: Tensor) -> Tensor:
         return correlation(self.problem, rows)
@@ -136,8 +135,8 @@ class Form:
         _, n, d, k = self.problem.shape
         self.short_steps = torch.zeros_like(self.problem.lambda1, dtype=torch.int64)
         least = SMALLEST_START_FEW_FEATURES if d < n else SMALLEST_START
-        line = torch.full_like(self.problem.lambda1, LARGEST_START) if centred else self._line()
-        fraction = line.clamp(least, LARGEST_START)[:, None, None]
+        theta = torch.full_like(self.problem.lambda1, LARGEST_START) if centred else self._minimise_on_segment()
+        fraction = theta.clamp(least, LARGEST_START)[:, None, None]
         uniform = fraction / k
         dual = (1 - fraction) * self.problem.targets + uniform
         return dual, START_BARRIER * uniform / dual
@@ -265,8 +264,8 @@ class FullForm(Form):
             dU0 = (rU - rr[..., None] * e) / stretch[..., None] + dUr0[..., None] * e
             dth0 = (rC + th * u * dUr0) / w
             dW0 = dth0[..., None] * U + th[..., None] * dU0
-            moved = gradient - problem.weight * self._scores(dW0)
-            dL, dZ = self._bounded(system, moved, targets[0])
+            shifted_gradient = gradient - problem.weight * self._scores(dW0)
+            dL, dZ = self._bounded(system, shifted_gradient, targets[0])
             dV = self._correlation(-problem.weight * dL)
             along = (e * dV).sum(-1)
             dUr = along / q
@@ -284,48 +283,48 @@ def newton(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> 
     followed by the finish.
     """
     progress = Progress(problem, tol)
-    rest = _first_order_first(problem, progress, tol, max_iter, exact)
-    light = light_form_pays(problem) & rest
+    unsolved = _first_order_first(problem, progress, tol, max_iter, exact)
+    light = light_form_pays(problem) & unsolved
     given_up = []
     index = light.nonzero()[:, 0]
     for centred in (False, True):
-        hopeless, index = _interior_point(
+        abandoned, index = _interior_point(
             LightForm, problem, progress, index, tol, max_iter, exact, centred=centred, may_give_up=True
         )
-        given_up.append(hopeless)
-    index = torch.cat([(~light & rest).nonzero()[:, 0], *given_up])
+        given_up.append(abandoned)
+    index = torch.cat([(~light & unsolved).nonzero()[:, 0], *given_up])
     for centred in (False, True):
         _, index = _interior_point(FullForm, problem, progress, index, tol, max_iter, exact, centred=centred)
     stalled = ((progress.stalled | (max_iter >= NEWTON_ITERATIONS)) & ~progress.certified).nonzero()[:, 0]
     if len(stalled):
         steps = fista(problem.take(stalled), tol, FALLBACK_STEPS)
-        progress.offer(stalled, steps.dual, steps.relative_gap)
+        progress.keep_better(stalled, steps.dual, steps.relative_gap)
         done = finish_solution(problem.take(stalled), progress.dual[stalled])
-        progress.offer(stalled, done.dual, done.relative_gap)
+        progress.keep_better(stalled, done.dual, done.relative_gap)
     return progress
 
 
 def _first_order_first(problem: Problem, progress: Progress, tol: float, max_iter: int, exact: bool) -> Tensor:
     """Try first-order steps and the finish where they are likely to be cheaper; (B,) bool: the tasks not solved."""
-    rest = torch.ones_like(progress.certified)
+    unsolved = torch.ones_like(progress.certified)
     if max_iter < NEWTON_ITERATIONS:
-        return rest  # a small max_iter should not be followed by thousands of first-order steps
+        return unsolved  # a small max_iter should not be followed by thousands of first-order steps
     finishing = exact or tol < FINISH_GAP
     count = first_order_steps(problem)
     for steps in count[count > 0].unique().tolist():
         index = (count == steps).nonzero()[:, 0]
         done = fista(problem.take(index), FINISH_GAP if finishing else tol, steps)
-        near = done.certified.nonzero()[:, 0]
+        reached = done.certified.nonzero()[:, 0]
         if finishing:
-            finished = finish_solution(problem.take(index[near]), done.dual[near])
-            done.offer(near, finished.dual, finished.relative_gap)
-            ended = finished.settled & (finished.relative_gap <= tol)
-            near = near[ended]
-            progress.n_iter[index[near]] = finished.turns[ended]
-        solved = index[near]
-        progress.offer(solved, done.dual[near], done.relative_gap[near])
-        rest[solved] = False
-    return rest
+            finished = finish_solution(problem.take(index[reached]), done.dual[reached])
+            done.keep_better(reached, finished.dual, finished.relative_gap)
+            settled = finished.settled & (finished.relative_gap <= tol)
+            reached = reached[settled]
+            progress.n_iter[index[reached]] = finished.n_iter[settled]
+        solved = index[reached]
+        progress.keep_better(solved, done.dual[reached], done.relative_gap[reached])
+        unsolved[solved] = False
+    return unsolved
 
 
 def finished(solver: Callable[[Problem, float, int], Progress]) -> Callable[[Problem, float, int, bool], Progress]:
@@ -334,12 +333,14 @@ def finished(solver: Callable[[Problem, float, int], Progress]) -> Callable[[Pro
     def solve(problem: Problem, tol: float, max_iter: int, exact: bool = False) -> Progress:
         progress = solver(problem, tol, max_iter)
         if exact:
-            done = finish_solution(problem, progress.dual)
-            progress.offer(torch.arange(len(done.turns), device=done.turns.device), done.dual, done.relative_gap)
-            rough = (~done.settled).nonzero()[:, 0]
-            if len(rough):
-                better = newton(problem.take(rough), tol, max_iter, exact)
-                progress.offer(rough, better.dual, better.relative_gap)
+            result = finish_solution(problem, progress.dual)
+            progress.keep_better(
+                torch.arange(len(result.n_iter), device=result.n_iter.device), result.dual, result.relative_gap
+            )
+            unsettled = (~result.settled).nonzero()[:, 0]
+            if len(unsettled):
+                better = newton(problem.take(unsettled), tol, max_iter, exact)
+                progress.keep_better(unsettled, better.dual, better.relative_gap)
         return progress
 
     return solve
@@ -367,15 +368,15 @@ def _interior_point(
         short steps in a row, along bounds that the initial point was too close to. From a ``centred`` initial point
         there are none of the latter.
     """
-    given_up = crawled = index[:0]
+    given_up = to_restart = index[:0]
     if len(index) == 0:
-        return given_up, crawled
+        return given_up, to_restart
     form = make(problem.take(index), centred)
     progress.restart(index)
     iteration = progress.n_iter[index]
     finishing = exact or tol < FINISH_GAP
-    switch = torch.full_like(problem.lambda1[index], FINISH_GAP)
-    enough = torch.full_like(switch, LAST if finishing else tol)
+    finish_gap = torch.full_like(problem.lambda1[index], FINISH_GAP)
+    final_gap = torch.full_like(finish_gap, FINAL_GAP if finishing else tol)
     for _ in range(max_iter + 1):
         at = certificate(form.problem, form.dual)
         going = progress.record(index, form.dual, at.relative_gap, iteration)
@@ -384,29 +385,29 @@ def _interior_point(
             stuck &= ~progress.certified[index] & (iteration < max_iter) & full_form_exists(form.problem)
             given_up = torch.cat([given_up, index[stuck]])
             going &= ~stuck
-        ready = (going & (at.relative_gap <= switch)).nonzero()[:, 0]
+        ready = (going & (at.relative_gap <= finish_gap)).nonzero()[:, 0]
         if finishing and len(ready):
             L, Z = (value[ready] for value in form.variables[:2])
             done = finish(problem.take(index[ready]), L, Z, max_iter - iteration[ready])
-            progress.offer(index[ready], done.dual, done.relative_gap)
-            iteration = iteration.index_add(0, ready, done.turns)
+            progress.keep_better(index[ready], done.dual, done.relative_gap)
+            iteration = iteration.index_add(0, ready, done.n_iter)
             progress.n_iter[index] = iteration
             going[ready] = ~done.settled
-            switch[ready] = at.relative_gap[ready] / 10
+            finish_gap[ready] = at.relative_gap[ready] / 10
             if not exact:
-                enough[ready[done.oversized]] = tol
-        going &= (at.relative_gap > enough) & (iteration < max_iter)
+                final_gap[ready[done.oversized]] = tol
+        going &= (at.relative_gap > final_gap) & (iteration < max_iter)
         if not centred:
-            crawls = going & (form.short_steps >= SHORT_STEPS)
-            crawled = torch.cat([crawled, index[crawls]])
-            going &= ~crawls
+            restarting = going & (form.short_steps >= SHORT_STEPS)
+            to_restart = torch.cat([to_restart, index[restarting]])
+            going &= ~restarting
         if not bool(going.any()):
             break
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
-            index, iteration, switch, enough = index[kept], iteration[kept], switch[kept], enough[kept]
+            index, iteration, finish_gap, final_gap = index[kept], iteration[kept], finish_gap[kept], final_gap[kept]
             form.take(kept)
             at = Certificate(*(value[kept] for value in at))
         form.advance(at)
         iteration = iteration + 1
-    return given_up, crawled
+    return given_up, to_restart

@@ -46,7 +46,7 @@ class Progress:
         """Reset the patience of the tasks ``index``, for which another method takes over."""
         self._since_better[index] = 0
 
-    def offer(self, index: Tensor, dual: Tensor, relative_gap: Tensor) -> Tensor:
+    def keep_better(self, index: Tensor, dual: Tensor, relative_gap: Tensor) -> Tensor:
         """Keep those of the dual points (M, n, k) of the tasks ``index`` (M,) that are better; returns which, (M,)."""
         better = relative_gap < self.relative_gap[index]  # false for NaN
         improved = index[better]
@@ -61,7 +61,7 @@ class Progress:
             (M,) bool: the tasks that are not stalled.
         """
         before = self.relative_gap[index]
-        self.offer(index, dual, relative_gap)
+        self.keep_better(index, dual, relative_gap)
         certified = before <= self._tol
         better = relative_gap < torch.where(certified, before / 2, before)
         self._since_better[index] = since = torch.where(better, 0, self._since_better[index] + 1)

@@ -53,7 +53,7 @@ def right_side_kernel(
     n,
     d,
     k,
-    features_each,
+    features_per_program,
     N: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -64,8 +64,8 @@ def right_side_kernel(
     l1 = tl.load(lambda1 + b)
     l2 = tl.load(lambda2 + b)
     factor = tl.load(scale + b)
-    start = part * features_each
-    stop = tl.minimum(start + features_each, d)
+    start = part * features_per_program
+    stop = tl.minimum(start + features_per_program, d)
     total = tl.zeros((N, K), tl.float64)
     for first in range(start, stop, BLOCK):
         j = first + tl.arange(0, BLOCK)
@@ -101,7 +101,7 @@ def gradient_kernel(
     n,
     d,
     k,
-    features_each,
+    features_per_program,
     N: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -119,8 +119,8 @@ def gradient_kernel(
     l1 = tl.load(lambda1 + b)
     l2 = tl.load(lambda2 + b)
     factor = tl.load(scale + b)
-    start = part * features_each
-    stop = tl.minimum(start + features_each, d)
+    start = part * features_per_program
+    stop = tl.minimum(start + features_per_program, d)
     along_sum = tl.zeros((BLOCK,), tl.float64)
     product_sum = tl.zeros((BLOCK,), tl.float64)
     for first in range(start, stop, BLOCK):
@@ -145,14 +145,14 @@ def gradient_kernel(
     tl.store(scalars + slot + 1, tl.sum(product_sum, 0))
 
 
-def _system(tasks: Tasks, curvature: Curvature, at: Certificate, dual: Tensor, everyone: Tensor) -> FreeSystem:
+def _system(tasks: Tasks, curvature: Curvature, at: Certificate, dual: Tensor, all_tasks: Tensor) -> FreeSystem:
     """H on the free entries, as in the torch backend. Kernels compute the matrix of all entries in float64."""
     problem, k = tasks.in_float64(), dual.shape[2]
     free = free_entries(problem, dual, bound_multipliers(problem, dual, at.scores), curvature)
     chosen = Coordinates(dual, free)
     smoothing = (tasks.weight * tasks.rho[:, None, None]).expand_as(dual).contiguous()
-    matrix = newton_matrix(tasks, curvature, smoothing, chosen.pivot[..., 0], everyone, torch.float64)
-    row = chosen.sample * (k - 1) + chosen.kind - (chosen.kind > chosen.pivots).to(torch.int64)
+    matrix = newton_matrix(tasks, curvature, smoothing, chosen.pivot[..., 0], all_tasks, torch.float64)
+    row = chosen.sample * (k - 1) + chosen.class_index - (chosen.class_index > chosen.pivots).to(torch.int64)
     row = torch.where(chosen.valid, row, 0)
     matrix = matrix.gather(1, row[..., None].expand(-1, -1, matrix.shape[2]))
     matrix = matrix.gather(2, row[:, None].expand(-1, row.shape[1], -1))
@@ -172,20 +172,20 @@ def adjoint(tasks: Tasks, dual: Tensor, grad_weights: Tensor) -> tuple[Tensor, T
         tasks with a largest sample weight of 1.
     """
     batch, n, d, k = tasks.shape
-    everyone = torch.ones_like(tasks.labels[:, 0])
-    at = check(tasks, dual, everyone, torch.float64, store=True)
+    all_tasks = torch.ones_like(tasks.labels[:, 0])
+    at = check(tasks, dual, all_tasks, torch.float64, store=True)
     curvature = active_curvature(tasks, at)  # type: ignore[arg-type]
-    system = _system(tasks, curvature, at, dual, everyone)  # type: ignore[arg-type]
+    system = _system(tasks, curvature, at, dual, all_tasks)  # type: ignore[arg-type]
 
     # Without a group Lasso, a feature with V_j = 0 is active like the others.
-    happens = (at.norms == 0) & (tasks.lambda1 == 0)[:, None]
-    norms = torch.where(happens, torch.finfo(torch.float64).tiny, at.norms)
+    zero_but_active = (at.norms == 0) & (tasks.lambda1 == 0)[:, None]
+    norms = torch.where(zero_but_active, torch.finfo(torch.float64).tiny, at.norms)
 
     tile = checked_tile(n, k, torch.float64)
     # Products with J^T and W^T sum over the classes, and tl.dot sums over at least 16 entries.
     shape = {"N": tile.N, "K": max(tile.K, 16), "BLOCK": min(tile.short_block, 32)}
     parts = splits(batch, d, shape["BLOCK"], tasks.features.device)
-    each = span(d, parts, shape["BLOCK"])
+    per_program = span(d, parts, shape["BLOCK"])
     features = (*tasks.readable(torch.float64), tasks.scale)
     grad_weights = grad_weights.contiguous()
     rows = dual.new_empty((batch, parts, n, k))
@@ -202,7 +202,7 @@ def adjoint(tasks: Tasks, dual: Tensor, grad_weights: Tensor) -> tuple[Tensor, T
         n,
         d,
         k,
-        each,
+        per_program,
         num_warps=tile.warps,
         **shape,
     )
@@ -228,7 +228,7 @@ def adjoint(tasks: Tasks, dual: Tensor, grad_weights: Tensor) -> tuple[Tensor, T
         n,
         d,
         k,
-        each,
+        per_program,
         num_warps=tile.warps,
         **shape,
     )

@@ -12,12 +12,12 @@ from torch import Tensor
 from sparsedis.ops.common.triton_launch import REAL, launch, span, splits
 from sparsedis.ops.svm.backend_triton.device import (
     gap_and_hinge,
-    judge,
     load_rows,
     one_hot,
     primal_pass,
     residual_at,
     store_rows,
+    update_best,
 )
 from sparsedis.ops.svm.backend_triton.tasks import Tasks
 from sparsedis.ops.svm.backend_triton.tiles import ROW_WARPS, checked_tile
@@ -44,7 +44,7 @@ def pass_kernel(
     n,
     d,
     k,
-    features_each,
+    features_per_program,
     N: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -63,8 +63,8 @@ def pass_kernel(
     l1 = tl.load(lambda1 + b).to(REAL)
     l2 = tl.load(lambda2 + b).to(REAL)
     factor = tl.load(scale + b).to(REAL)
-    start = part * features_each
-    stop = tl.minimum(start + features_each, d)
+    start = part * features_per_program
+    stop = tl.minimum(start + features_per_program, d)
     total, sizes, squares = primal_pass(
         X + b * stride_b,
         stride_n,
@@ -92,7 +92,7 @@ def pass_kernel(
 
 
 @triton.jit
-def summed(parts_at, stride, parts, n, k, N: tl.constexpr, K: tl.constexpr, REAL: tl.constexpr):
+def sum_parts(parts_at, stride, parts, n, k, N: tl.constexpr, K: tl.constexpr, REAL: tl.constexpr):
     """The sum of ``parts`` matrices (n, k) with stride ``stride``."""
     total = tl.zeros((N, K), REAL)
     for part in range(parts):
@@ -154,7 +154,7 @@ def check_kernel(
         s = tl.load(weight + start + i, mask=i < left, other=0.0).to(REAL)
         is_label = one_hot(labels + start, left, ROWS, K)
         dual = load_rows(point + start * k, left, k, ROWS, K, REAL)
-        total = summed(scores + (b * parts * n + first) * k, n * k, parts, left, k, ROWS, K, REAL)
+        total = sum_parts(scores + (b * parts * n + first) * k, n * k, parts, left, k, ROWS, K, REAL)
         slack, hinge = gap_and_hinge(total, dual, is_label, s, smoothing, left, k, ROWS, K)
         gap += slack
         objective += hinge
@@ -164,7 +164,7 @@ def check_kernel(
     tl.store(objective_out + b, objective.to(objective_out.dtype.element_ty))
     tl.store(relative_out + b, relative.to(relative_out.dtype.element_ty))
     if RECORD:
-        better, reached, waited, continues = judge(
+        better, reached, waited, continues = update_best(
             relative, tl.load(best_gap + b), tl.load(since + b), tl.load(target + b), PATIENCE
         )
         if better:
@@ -203,16 +203,16 @@ class Progress:
         self.exact_gap = torch.full_like(tasks.lambda1, torch.inf)
 
     def take(self, index: Tensor) -> Progress:
-        """The progress of the tasks ``index``; :meth:`put` writes it back."""
+        """The progress of the tasks ``index``; :meth:`write_back` writes it back."""
         part = object.__new__(Progress)
         part.__dict__ = {name: value[index] for name, value in vars(self).items()}
         return part
 
-    def put(self, index: Tensor, part: Progress) -> None:
+    def write_back(self, index: Tensor, part: Progress) -> None:
         for name, value in vars(self).items():
             value[index] = getattr(part, name)
 
-    def offer(self, index: Tensor, dual: Tensor, gap: Tensor) -> None:
+    def keep_better(self, index: Tensor, dual: Tensor, gap: Tensor) -> None:
         """Keep dual points (M, n, k) of the tasks ``index``, certified in float64, that are better than ``exact``."""
         better = gap < self.exact_gap[index]
         self.exact[index[better]], self.exact_gap[index[better]] = dual[better], gap[better]
@@ -223,7 +223,7 @@ class Progress:
         return torch.where(self.exact_gap <= tol, int(Status.CERTIFIED), ended)
 
 
-class At(NamedTuple):
+class DeviceCertificate(NamedTuple):
     """Certificates of dual points; only the entries of tasks that continue are written.
 
     ``V`` and ``norms`` are empty unless stored.
@@ -293,7 +293,7 @@ def check(
     progress: Progress | None = None,
     max_iter: int = 0,
     patience: int = 0,
-) -> At:
+) -> DeviceCertificate:
     """Certificates of the dual points (B, n, k) of the tasks that continue, computed in ``dtype``.
 
     With ``progress`` they are recorded there. With ``store`` V and its norms are returned.
@@ -337,4 +337,4 @@ def check(
         PATIENCE=patience,
         num_warps=ROW_WARPS,
     )
-    return At(rows, norms, scores, gap, objective, relative_gap)
+    return DeviceCertificate(rows, norms, scores, gap, objective, relative_gap)

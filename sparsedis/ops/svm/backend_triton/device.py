@@ -166,7 +166,7 @@ def gradient(scores, point, is_label, weight, rho):
 
 
 @triton.jit
-def judge(relative_gap, best_gap, since, target, PATIENCE: tl.constexpr):
+def update_best(relative_gap, best_gap, since, target, PATIENCE: tl.constexpr):
     """Whether a checked point is the best, the best gap, checks since the best, and whether the task continues."""
     better = relative_gap < best_gap
     since = tl.where(better, 0, since + 1)

@@ -12,18 +12,18 @@ from sparsedis.ops.svm.backend_triton.certify import (
     Progress,
     check,
     make_pass,
-    summed,
+    sum_parts,
 )
 from sparsedis.ops.svm.backend_triton.device import (
     gap_and_hinge,
     gradient,
-    judge,
     load_rows,
     one_hot,
     primal_pass,
     project,
     residual,
     store_rows,
+    update_best,
 )
 from sparsedis.ops.svm.backend_triton.hessian import gram
 from sparsedis.ops.svm.backend_triton.tasks import Tasks
@@ -35,10 +35,10 @@ ROUNDS = 10
 
 
 @triton.jit
-def proximal(scores, ahead, size, is_label, weight, rho, n, k, N: tl.constexpr, K: tl.constexpr):
-    """Proximal gradient step from the point ``ahead``, given its scores: gradient step and simplex projection."""
+def proximal(scores, extrapolated, size, is_label, weight, rho, n, k, N: tl.constexpr, K: tl.constexpr):
+    """Proximal gradient step from ``extrapolated``, given its scores: gradient step and simplex projection."""
     valid = (tl.arange(0, N) < n)[:, None] & (tl.arange(0, K) < k)[None, :]
-    new, _tau = project(ahead - size * gradient(scores, ahead, is_label, weight, rho), k, K)
+    new, _tau = project(extrapolated - size * gradient(scores, extrapolated, is_label, weight, rho), k, K)
     return tl.where(valid, new, 0.0)
 
 
@@ -46,8 +46,8 @@ def proximal(scores, ahead, size, is_label, weight, rho, n, k, N: tl.constexpr, 
 def accelerated(momentum, uphill):
     """Next momentum and extrapolation factor, with gradient restart."""
     momentum = tl.where(uphill > 0, 1.0, momentum)
-    following = 0.5 * (1.0 + tl.sqrt(1.0 + 4.0 * momentum * momentum))
-    return following, (momentum - 1.0) / following
+    next_momentum = 0.5 * (1.0 + tl.sqrt(1.0 + 4.0 * momentum * momentum))
+    return next_momentum, (momentum - 1.0) / next_momentum
 
 
 @triton.jit
@@ -65,7 +65,7 @@ def steps_kernel(
     step_size,
     target,
     dual_at,
-    ahead_at,
+    extrapolated_at,
     momentum_at,
     best,
     best_gap,
@@ -97,10 +97,10 @@ def steps_kernel(
     smoothing = tl.load(rho + b).to(REAL)
     factor = tl.load(scale + b).to(REAL)
     size = tl.load(step_size + b).to(REAL)
-    wanted = tl.load(target + b)
+    target_gap = tl.load(target + b)
     X += b * stride_b
     dual = load_rows(dual_at + b * n * k, n, k, N, K, REAL)
-    ahead = load_rows(ahead_at + b * n * k, n, k, N, K, REAL)
+    extrapolated = load_rows(extrapolated_at + b * n * k, n, k, N, K, REAL)
     momentum = tl.load(momentum_at + b)
     reached = tl.load(best_gap + b)
     since = tl.load(since_at + b)
@@ -114,25 +114,25 @@ def steps_kernel(
         gap, hinge = gap_and_hinge(scores, dual, is_label, s, smoothing, n, k, N, K)
         objective = hinge + l1 * sizes + 0.5 * l2 * squares
         relative = tl.where(objective == 0, 0.0, gap / objective)
-        better, reached, since, continues = judge(relative, reached, since, wanted, PATIENCE)
+        better, reached, since, continues = update_best(relative, reached, since, target_gap, PATIENCE)
         if better:
             store_rows(best + b * n * k, dual, n, k, N, K)
         running = tl.where(continues, tl.where(iteration >= max_iter, 2, 1), 0)
         count = tl.where(running == 1, tl.minimum(EVERY, max_iter - iteration), 0)
         for _ in range(count):
-            rows = residual(ahead, is_label, s, REAL)
+            rows = residual(extrapolated, is_label, s, REAL)
             scores, _sizes, _squares = primal_pass(
                 X, stride_n, stride_d, factor, rows, l1, l2, X, X, n, k, 0, d, N, K, BLOCK, REAL, False
             )
-            new = proximal(scores, ahead, size, is_label, s, smoothing, n, k, N, K)
+            new = proximal(scores, extrapolated, size, is_label, s, smoothing, n, k, N, K)
             change = new - dual
-            momentum, extrapolation = accelerated(momentum, tl.sum(tl.sum((ahead - new) * change, 1), 0))
+            momentum, extrapolation = accelerated(momentum, tl.sum(tl.sum((extrapolated - new) * change, 1), 0))
             dual = new
-            ahead = new + extrapolation * change
+            extrapolated = new + extrapolation * change
         iteration += count
         turn += 1
     store_rows(dual_at + b * n * k, dual, n, k, N, K)
-    store_rows(ahead_at + b * n * k, ahead, n, k, N, K)
+    store_rows(extrapolated_at + b * n * k, extrapolated, n, k, N, K)
     tl.store(momentum_at + b, momentum)
     tl.store(best_gap + b, reached)
     tl.store(since_at + b, since)
@@ -149,7 +149,7 @@ def step_kernel(
     scores,
     parts,
     dual_at,
-    ahead_at,
+    extrapolated_at,
     momentum_at,
     n_iter,
     going,
@@ -160,7 +160,7 @@ def step_kernel(
     K: tl.constexpr,
     REAL: tl.constexpr,
 ):
-    """One step of one task, from the parts of the pass at the point ``ahead``."""
+    """One step of one task, from the parts of the pass at the point ``extrapolated``."""
     b = tl.program_id(0).to(tl.int64)
     iteration = tl.load(n_iter + b)
     if (tl.load(going + b) != 1) | (iteration >= max_iter):
@@ -174,20 +174,20 @@ def step_kernel(
         start = b * n + first
         s = tl.load(weight + start + i, mask=i < left, other=0.0).to(REAL)
         is_label = one_hot(labels + start, left, ROWS, K)
-        ahead = load_rows(ahead_at + start * k, left, k, ROWS, K, REAL)
-        total = summed(scores + (b * parts * n + first) * k, n * k, parts, left, k, ROWS, K, REAL)
-        new = proximal(total, ahead, size, is_label, s, smoothing, left, k, ROWS, K)
+        extrapolated = load_rows(extrapolated_at + start * k, left, k, ROWS, K, REAL)
+        total = sum_parts(scores + (b * parts * n + first) * k, n * k, parts, left, k, ROWS, K, REAL)
+        new = proximal(total, extrapolated, size, is_label, s, smoothing, left, k, ROWS, K)
         change = new - load_rows(dual_at + start * k, left, k, ROWS, K, REAL)
-        uphill += tl.sum(tl.sum((ahead - new) * change, 1), 0)
+        uphill += tl.sum(tl.sum((extrapolated - new) * change, 1), 0)
         store_rows(dual_at + start * k, new, left, k, ROWS, K)
-        store_rows(ahead_at + start * k, change, left, k, ROWS, K)
+        store_rows(extrapolated_at + start * k, change, left, k, ROWS, K)
     momentum, extrapolation = accelerated(tl.load(momentum_at + b), uphill)
     tl.debug_barrier()
     for first in range(0, n, ROWS):
         start = b * n + first
         new = load_rows(dual_at + start * k, n - first, k, ROWS, K, REAL)
-        change = load_rows(ahead_at + start * k, n - first, k, ROWS, K, REAL)
-        store_rows(ahead_at + start * k, new + extrapolation * change, n - first, k, ROWS, K)
+        change = load_rows(extrapolated_at + start * k, n - first, k, ROWS, K, REAL)
+        store_rows(extrapolated_at + start * k, new + extrapolation * change, n - first, k, ROWS, K)
     tl.store(momentum_at + b, momentum)
     tl.store(n_iter + b, iteration + 1)
 
@@ -199,7 +199,7 @@ class _State:
         self.tasks, self.dtype = tasks, dtype
         self.progress = Progress(tasks, tol, dtype)
         self.dual = self.progress.dual.clone()
-        self.ahead = self.dual.clone()
+        self.extrapolated = self.dual.clone()
         self.momentum = torch.ones_like(self.progress.relative_gap)
         self.step_size = 1 / lipschitz(tasks, dtype)
 
@@ -221,7 +221,7 @@ class _State:
             self.step_size,
             progress.target,
             self.dual,
-            self.ahead,
+            self.extrapolated,
             self.momentum,
             progress.dual,
             progress.relative_gap,
@@ -252,7 +252,7 @@ class _State:
                 tasks, self.dual, going, self.dtype, progress=progress, max_iter=max_iter, patience=FIRST_ORDER_PATIENCE
             )
             for _ in range(CHECK_EVERY):
-                parts, *_others = make_pass(tasks, self.ahead, going, self.dtype)
+                parts, *_others = make_pass(tasks, self.extrapolated, going, self.dtype)
                 launch(
                     step_kernel,
                     (batch,),
@@ -263,7 +263,7 @@ class _State:
                     parts,
                     parts.shape[1],
                     self.dual,
-                    self.ahead,
+                    self.extrapolated,
                     self.momentum,
                     progress.n_iter,
                     going,
@@ -308,19 +308,19 @@ def fista(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, variant: 
     batch, n, d, k = tasks.shape
     tile = checked_tile(n, k, dtype)
     if variant == "auto":
-        alone = splits(batch, d, tile.BLOCK, tasks.features.device) == 1
-        variant = "fused" if alone else "shared"
+        one_program = splits(batch, d, tile.BLOCK, tasks.features.device) == 1
+        variant = "fused" if one_program else "shared"
     if not tile.fused:
         variant = "shared"
     progress = state.progress
-    everyone = torch.ones_like(progress.going)
+    all_tasks = torch.ones_like(progress.going)
     # Every launch ends a task or advances it by ROUNDS checks. A task that continues repeats one check, without a
     # smaller gap, which counts towards its patience.
     for _ in range((max_iter // CHECK_EVERY + 2) // ROUNDS + 1 + FIRST_ORDER_PATIENCE):
         (state.fused if variant == "fused" else state.shared)(max_iter, ROUNDS)
         dual = progress.dual.double()
         progress.exact = dual / dual.sum(-1, keepdim=True)
-        progress.exact_gap = check(tasks, progress.exact, everyone, torch.float64).relative_gap
+        progress.exact_gap = check(tasks, progress.exact, all_tasks, torch.float64).relative_gap
         certified = progress.exact_gap <= tol
         again = (progress.going == 0) & (progress.relative_gap <= progress.target) & ~certified
         lower = torch.minimum(progress.target, progress.relative_gap) / 2

@@ -81,18 +81,18 @@ def gram_kernel(
         return
     pair = tl.program_id(1) % pairs
     part = tl.program_id(1) // pairs
-    down = lower_row(tl.program_id(2))
-    row = down * T + tl.arange(0, T)
-    column = (tl.program_id(2) - down * (down + 1) // 2) * T + tl.arange(0, T)
+    tile_row = lower_row(tl.program_id(2))
+    row = tile_row * T + tl.arange(0, T)
+    column = (tl.program_id(2) - tile_row * (tile_row + 1) // 2) * T + tl.arange(0, T)
     # The pairs l <= r, row by row, are those of a lower triangle in reverse order.
     last = k * (k + 1) // 2 - 1 - pair
-    behind = lower_row(last)
-    l = k - 1 - behind
-    r = k - 1 - (last - behind * (behind + 1) // 2)
+    row_from_end = lower_row(last)
+    l = k - 1 - row_from_end
+    r = k - 1 - (last - row_from_end * (row_from_end + 1) // 2)
     factor = tl.load(scale + b).to(REAL)
-    used = tl.load(count + b)
-    each = tl.cdiv(used, parts * BLOCK) * BLOCK
-    stop = tl.minimum((part + 1) * each, used)
+    n_used = tl.load(count + b)
+    each = tl.cdiv(n_used, parts * BLOCK) * BLOCK
+    stop = tl.minimum((part + 1) * each, n_used)
     total = tl.zeros((T, T), REAL)
     for first in range(part * each, stop, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -225,19 +225,19 @@ def gram(tasks: Tasks, dtype: torch.dtype) -> Tensor:
     new = tasks.lambda1.new_ones
     going = new(batch, dtype=torch.int32)
     index = torch.arange(d, dtype=torch.int32, device=going.device).expand(batch, d).contiguous()
-    nothing = Curvature(new((batch, d)), new((batch, d)), new((batch, d, 1)).zero_())
-    G = _grams(tasks, going, index, d * going, nothing, 1, dtype)[:, :, 0].double().sum(1)
+    unit_weights = Curvature(new((batch, d)), new((batch, d)), new((batch, d, 1)).zero_())
+    G = _grams(tasks, going, index, d * going, unit_weights, 1, dtype)[:, :, 0].double().sum(1)
     return G.tril() + G.tril(-1).mT
 
 
-def used_features(curvature: Curvature) -> tuple[Tensor, Tensor]:
+def features_with_curvature(curvature: Curvature) -> tuple[Tensor, Tensor]:
     """Indices of the features with curvature, ascending and first in (B, d) int32, and their number (B,) int32."""
-    used = (curvature.alpha > 0) | (curvature.beta > 0)
-    batch, d = used.shape
-    position = torch.where(used, used.cumsum(1) - 1, d)
-    numbers = torch.arange(d, dtype=torch.int32, device=used.device).expand(batch, d)
-    index = torch.zeros((batch, d + 1), dtype=torch.int32, device=used.device).scatter_(1, position, numbers)
-    return index[:, :d].contiguous(), used.sum(1).to(torch.int32)
+    has_curvature = (curvature.alpha > 0) | (curvature.beta > 0)
+    batch, d = has_curvature.shape
+    position = torch.where(has_curvature, has_curvature.cumsum(1) - 1, d)
+    numbers = torch.arange(d, dtype=torch.int32, device=has_curvature.device).expand(batch, d)
+    index = torch.zeros((batch, d + 1), dtype=torch.int32, device=has_curvature.device).scatter_(1, position, numbers)
+    return index[:, :d].contiguous(), has_curvature.sum(1).to(torch.int32)
 
 
 def newton_matrix(
@@ -253,7 +253,7 @@ def newton_matrix(
         dtype: of the products over the features.
     """
     batch, n, _, k = tasks.shape
-    index, count = used_features(curvature)
+    index, count = features_with_curvature(curvature)
     pairs = k * (k + 1) // 2
     grams = _grams(tasks, going, index, count, curvature, pairs, dtype)
     order = n * (k - 1)

@@ -14,13 +14,13 @@ from sparsedis.ops.common.triton_launch import launch
 from sparsedis.ops.svm.backend_torch.finish import finish
 from sparsedis.ops.svm.backend_torch.hessian import Curvature
 from sparsedis.ops.svm.backend_torch.newton import (
-    LAST,
+    FINAL_GAP,
     Form,
     FullForm,
     LightForm,
     full_form_exists,
     light_form_pays,
-    reward_on_the_line,
+    linear_decrease_on_segment,
 )
 from sparsedis.ops.svm.backend_torch.newton import newton as torch_newton
 from sparsedis.ops.svm.backend_triton import memory, products
@@ -39,25 +39,25 @@ from sparsedis.ops.svm.thresholds import (
 )
 
 # Iterations between synchronisations in which the host reads which tasks continue.
-ASK_EVERY = 3
+SYNC_EVERY = 3
 # Elements per iteration of a program's loop over variables.
 BLOCK = 1024
 # Relative ridge of the Newton matrix, and the factor by which it grows if the matrix was not positive definite.
 _RIDGE = 50 * torch.finfo(torch.float64).eps
-_RAISE = {torch.float64: 100.0, torch.float32: 1e6}
+_RIDGE_GROWTH = {torch.float64: 100.0, torch.float32: 1e6}
 
 
 @triton.jit
-def line_kernel(norms, lambda1, reward, going, theta_out, d, BLOCK: tl.constexpr):
-    """theta of one task; see the torch backend's ``start_on_the_line``."""
+def segment_kernel(norms, lambda1, decrease, going, theta_out, d, BLOCK: tl.constexpr):
+    """theta of one task; see the torch backend's ``minimise_on_segment``."""
     b = tl.program_id(0).to(tl.int64)
     if tl.load(going + b) != 1:
         return
     l1 = tl.load(lambda1 + b)
-    gained = tl.load(reward + b)
+    l2_decrease = tl.load(decrease + b)
     theta = l1 * 0.0 + 1.0
-    turns = 0
-    while turns < 100:
+    iteration = 0
+    while iteration < 100:
         first_sum = tl.zeros((BLOCK,), tl.float64)
         slope_sum = tl.zeros((BLOCK,), tl.float64)
         for first in range(0, d, BLOCK):
@@ -67,15 +67,15 @@ def line_kernel(norms, lambda1, reward, going, theta_out, d, BLOCK: tl.constexpr
             first_sum += excess * norm
             slope_sum += tl.where(excess > 0, norm * norm, 0.0)
         slope = tl.sum(slope_sum, 0)
-        down = tl.maximum(tl.sum(first_sum, 0) - gained, 0.0)
+        down = tl.maximum(tl.sum(first_sum, 0) - l2_decrease, 0.0)
         step = tl.where(slope > 0, down / tl.where(slope > 0, slope, 1.0), 0.0)
-        turns = tl.where(step > 1e-6 * theta, turns + 1, 100)
+        iteration = tl.where(step > 1e-6 * theta, iteration + 1, 100)
         theta = tl.where(step > 1e-6 * theta, theta - step, theta)
     tl.store(theta_out + b, theta)
 
 
 @triton.jit
-def farthest(value, change):
+def largest_step(value, change):
     """The largest step at which positive values stay nonnegative; infinite for values that do not decrease."""
     falls = change < 0
     return tl.where(falls, value / tl.where(falls, -change, 1.0), float("inf"))
@@ -88,14 +88,14 @@ def largest_pair_step(a, b, da, db, count, BLOCK: tl.constexpr):
     for first in range(0, count, BLOCK):
         at = first + tl.arange(0, BLOCK)
         inside = at < count
-        one = farthest(tl.load(a + at, mask=inside, other=1.0), tl.load(da + at, mask=inside, other=0.0))
-        other = farthest(tl.load(b + at, mask=inside, other=1.0), tl.load(db + at, mask=inside, other=0.0))
+        one = largest_step(tl.load(a + at, mask=inside, other=1.0), tl.load(da + at, mask=inside, other=0.0))
+        other = largest_step(tl.load(b + at, mask=inside, other=1.0), tl.load(db + at, mask=inside, other=0.0))
         largest = tl.minimum(largest, tl.minimum(one, other))
     return tl.min(largest, 0)
 
 
 @triton.jit
-def pair_product(a, b, da, db, step, weight, each, count, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
+def pair_product(a, b, da, db, step, weight, entries_per_sample, count, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
     """Sum of (a + step da)(b + step db) and its number of terms; with WEIGHTED over present samples only."""
     total = tl.zeros((BLOCK,), tl.float64)
     terms = tl.zeros((BLOCK,), tl.int32)
@@ -105,7 +105,7 @@ def pair_product(a, b, da, db, step, weight, each, count, WEIGHTED: tl.constexpr
         one = tl.load(a + at, mask=inside, other=0.0) + step * tl.load(da + at, mask=inside, other=0.0)
         other = tl.load(b + at, mask=inside, other=0.0) + step * tl.load(db + at, mask=inside, other=0.0)
         if WEIGHTED:
-            inside = inside & (tl.load(weight + at // each, mask=inside, other=0.0) > 0)
+            inside = inside & (tl.load(weight + at // entries_per_sample, mask=inside, other=0.0) > 0)
         total += tl.where(inside, one * other, 0.0)
         terms += inside.to(tl.int32)
     return tl.sum(total, 0), tl.sum(terms, 0)
@@ -152,7 +152,7 @@ def corrector_kernel(
     dZ += b * n * k
     weight += b * n
     largest = tl.minimum(largest_pair_step(L, Z, dL, dZ, n * k, BLOCK), 1.0)
-    now, terms = pair_product(L, Z, dL, dZ, 0.0, weight, k, n * k, True, BLOCK)
+    current, terms = pair_product(L, Z, dL, dZ, 0.0, weight, k, n * k, True, BLOCK)
     if FULL:
         th += b * d
         w += b * d
@@ -160,14 +160,14 @@ def corrector_kernel(
         dw += b * d
         largest = tl.minimum(largest, largest_pair_step(th, w, dth, dw, d, BLOCK))
         of_features, feature_terms = pair_product(th, w, dth, dw, 0.0, weight, 1, d, False, BLOCK)
-        now += of_features
+        current += of_features
         terms += feature_terms
     ahead, _terms = pair_product(L, Z, dL, dZ, largest, weight, k, n * k, True, BLOCK)
     if FULL:
         of_features, _feature_terms = pair_product(th, w, dth, dw, largest, weight, 1, d, False, BLOCK)
         ahead += of_features
     count = tl.maximum(terms, 1).to(tl.float64)
-    mu = now / count
+    mu = current / count
     ratio = tl.where(mu > 0, tl.maximum(ahead / count, 0.0) / tl.where(mu > 0, mu, 1.0), 0.0)
     ratio = tl.minimum(ratio, 1.0)
     centre = ratio * ratio * ratio * mu
@@ -178,7 +178,7 @@ def corrector_kernel(
 
 
 @triton.jit
-def moved(value, change, step, count, BLOCK: tl.constexpr):
+def add_step(value, change, step, count, BLOCK: tl.constexpr):
     """value += step change, in memory."""
     for first in range(0, count, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -224,12 +224,12 @@ def move_kernel(
         dw += b * d
         largest = tl.minimum(largest, largest_pair_step(th, w, dth, dw, d, BLOCK))
     step = tl.minimum(TO_BOUNDARY * largest, 1.0)
-    moved(L, dL, step, n * k, BLOCK)
-    moved(Z, dZ, step, n * k, BLOCK)
+    add_step(L, dL, step, n * k, BLOCK)
+    add_step(Z, dZ, step, n * k, BLOCK)
     if FULL:
-        moved(th, dth, step, d, BLOCK)
-        moved(w, dw, step, d, BLOCK)
-        moved(U + b * d * k, dU + b * d * k, step, d * k, BLOCK)
+        add_step(th, dth, step, d, BLOCK)
+        add_step(w, dw, step, d, BLOCK)
+        add_step(U + b * d * k, dU + b * d * k, step, d * k, BLOCK)
 
 
 class KernelForm(Form):
@@ -253,14 +253,14 @@ class KernelForm(Form):
         super().take(index)
         self.going, self.ridge, self.failed = self.going[index], self.ridge[index], self.failed[index]
 
-    def _line(self) -> Tensor:
+    def _minimise_on_segment(self) -> Tensor:
         tasks = self.problem
         batch, _, d, _ = tasks.shape
         uniform = torch.full_like(tasks.targets, 1 / tasks.targets.shape[2])
         norms = check(tasks, uniform, self.going, torch.float64, store=True).norms
         theta = torch.empty_like(tasks.lambda1)
-        reward = reward_on_the_line(tasks)
-        launch(line_kernel, (batch,), norms, tasks.lambda1, reward, self.going, theta, d, BLOCK=BLOCK)
+        decrease = linear_decrease_on_segment(tasks)
+        launch(segment_kernel, (batch,), norms, tasks.lambda1, decrease, self.going, theta, d, BLOCK=BLOCK)
         return theta
 
     def _correlation(self, rows: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ class KernelForm(Form):
 
     def _system(self, curvature: Curvature, bounds: Tensor) -> KernelSystem:
         system = KernelSystem(self.problem, curvature, bounds, self.dual, self.going, self.ridge, self.dtype)
-        raised = (self.ridge * _RAISE[self.dtype]).clamp_max(1.0)
+        raised = (self.ridge * _RIDGE_GROWTH[self.dtype]).clamp_max(1.0)
         self.ridge = torch.where(system.failed, raised, _RIDGE)
         self.failed = system.failed.to(torch.int32)
         return system
@@ -362,22 +362,22 @@ def newton(tasks: Tasks, tol: float, max_iter: int, dtype: torch.dtype, exact: b
     if len(chosen):
         progress.going[chosen], progress.since[chosen] = 1, 0
         # The full form's memory is budgeted here, since only now the number of its tasks is known.
-        together = max(1, memory.LARGEST // memory.full_form_bytes(tasks.features.shape, tasks.targets.shape[2]))
-        for part in chosen.split(together):
+        tasks_per_part = max(1, memory.LARGEST // memory.full_form_bytes(tasks.features.shape, tasks.targets.shape[2]))
+        for part in chosen.split(tasks_per_part):
             _iterate(KernelFullForm, tasks, progress, part, most, dtype, finishing=finishing)
-    everyone = torch.arange(len(light), device=light.device)
-    progress.offer(everyone, progress.dual, progress.relative_gap)
+    all_tasks = torch.arange(len(light), device=light.device)
+    progress.keep_better(all_tasks, progress.dual, progress.relative_gap)
     ended = (progress.going == 0) | (most < max_iter) | (max_iter >= NEWTON_ITERATIONS)
     stalled = (ended & ~(progress.exact_gap <= tol)).nonzero()[:, 0]
     if len(stalled) and dtype != torch.float64:  # if features are far from zero, float32 products lose the curvature
         before = progress.take(stalled)
-        again = newton(tasks.take(stalled), tol, max_iter, torch.float64, exact)
-        again.offer(torch.arange(len(stalled), device=stalled.device), before.exact, before.exact_gap)
-        progress.put(stalled, again)
+        solved_again = newton(tasks.take(stalled), tol, max_iter, torch.float64, exact)
+        solved_again.keep_better(torch.arange(len(stalled), device=stalled.device), before.exact, before.exact_gap)
+        progress.write_back(stalled, solved_again)
     elif len(stalled):
         # The centred start and first-order steps are needed rarely and have no kernels.
         done = torch_newton(tasks.take(stalled).in_float64(), tol, max_iter, exact)
-        progress.offer(stalled, done.dual, done.relative_gap)
+        progress.keep_better(stalled, done.dual, done.relative_gap)
     return progress
 
 
@@ -394,49 +394,49 @@ def _iterate(
 ) -> Tensor:
     """Iterate the tasks ``index`` (M,), continuing their counts. Returns (M,) bool: given up, for the full form."""
     given_up = torch.zeros(len(tasks.lambda1), dtype=torch.bool, device=index.device)
-    everyone = index
+    all_tasks = index
     part = progress.take(index)
     # Usually all tasks are chosen, and then the features need not be copied.
     form = make(tasks if len(index) == len(given_up) else tasks.take(index), part.going, dtype)
-    handed = torch.zeros_like(given_up)
-    for turn in range(max_iter + 1 + ASK_EVERY):
-        if turn % ASK_EVERY == 0 and turn > 0:  # the only synchronisation with the host
+    ended = torch.zeros_like(given_up)
+    for turn in range(max_iter + 1 + SYNC_EVERY):
+        if turn % SYNC_EVERY == 0 and turn > 0:  # the only synchronisation with the host
             if finishing:
-                _finish(tasks, form, part, index, handed, max_iter)
-            left = (part.going == 1).nonzero()[:, 0]
-            if len(left) <= len(index) // 2:
-                progress.put(index, part)
-                if len(left) == 0:
+                _finish(tasks, form, part, index, ended, max_iter)
+            remaining = (part.going == 1).nonzero()[:, 0]
+            if len(remaining) <= len(index) // 2:
+                progress.write_back(index, part)
+                if len(remaining) == 0:
                     break
-                index, part = index[left], part.take(left)
-                form.take(left)
+                index, part = index[remaining], part.take(remaining)
+                form.take(remaining)
                 form.going = part.going
         stuck = iterate_once(form, part, max_iter, may_give_up=may_give_up)
         given_up[index] |= stuck
-    progress.put(index, part)
-    return given_up[everyone]
+    progress.write_back(index, part)
+    return given_up[all_tasks]
 
 
-def _finish(tasks: Tasks, form: KernelForm, progress: Progress, index: Tensor, handed: Tensor, max_iter: int) -> None:
+def _finish(tasks: Tasks, form: KernelForm, progress: Progress, index: Tensor, ended: Tensor, max_iter: int) -> None:
     """Run the finish on tasks that have reached their target; unsettled ones continue to a tenth of their gap.
 
     Args:
         progress: of the tasks ``index``.
-        handed: (B,) bool, tasks that have ended; updated in place.
+        ended: (B,) bool, tasks that have ended; updated in place.
     """
-    reached = (progress.going == 0) & (progress.relative_gap <= progress.target) & ~handed[index]
+    reached = (progress.going == 0) & (progress.relative_gap <= progress.target) & ~ended[index]
     place = reached.nonzero()[:, 0]
     if len(place) == 0:
         return
     L, Z = (value[place] for value in form.variables[:2])
     done = finish(tasks.take(index[place]).in_float64(), L, Z, max_iter - progress.n_iter[place])
-    progress.offer(place, done.dual, done.relative_gap)
-    progress.n_iter[place] += done.turns.to(torch.int32)
+    progress.keep_better(place, done.dual, done.relative_gap)
+    progress.n_iter[place] += done.n_iter.to(torch.int32)
     progress.target[place] = progress.relative_gap[place] / 10
-    over = done.settled | (progress.relative_gap[place] <= LAST)
-    handed[index[place]] = over
-    out_of_time = torch.where(progress.n_iter[place] < max_iter, 1, 2).to(torch.int32)
-    progress.going[place] = torch.where(over, 0, out_of_time)
+    newly_ended = done.settled | (progress.relative_gap[place] <= FINAL_GAP)
+    ended[index[place]] = newly_ended
+    state = torch.where(progress.n_iter[place] < max_iter, 1, 2).to(torch.int32)
+    progress.going[place] = torch.where(newly_ended, 0, state)
 
 
 def iterate_once(form: KernelForm, progress: Progress, max_iter: int, *, may_give_up: bool = False) -> Tensor:

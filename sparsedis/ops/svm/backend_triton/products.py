@@ -26,7 +26,7 @@ def scores_kernel(
     n,
     d,
     k,
-    features_each,
+    features_per_program,
     N: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -38,8 +38,8 @@ def scores_kernel(
     if tl.load(going + b) != 1:
         return
     factor = tl.load(scale + b).to(REAL)
-    start = part * features_each
-    stop = tl.minimum(start + features_each, d)
+    start = part * features_per_program
+    stop = tl.minimum(start + features_per_program, d)
     total = tl.zeros((N, K), REAL)
     for first in range(start, stop, BLOCK):
         x = load_features(X + b * stride_b, stride_n, stride_d, first, n, stop, factor, N, BLOCK, REAL)
@@ -61,7 +61,7 @@ def correlation_kernel(
     n,
     d,
     k,
-    features_each,
+    features_per_program,
     N: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -73,8 +73,8 @@ def correlation_kernel(
         return
     factor = tl.load(scale + b).to(REAL)
     rows = load_rows(rows_at + b * n * k, n, k, N, K, REAL)
-    start = tl.program_id(1) * features_each
-    stop = tl.minimum(start + features_each, d)
+    start = tl.program_id(1) * features_per_program
+    stop = tl.minimum(start + features_per_program, d)
     for first in range(start, stop, BLOCK):
         x = load_features(X + b * stride_b, stride_n, stride_d, first, n, stop, factor, N, BLOCK, REAL)
         V = tl.dot(tl.trans(x), rows, input_precision="ieee", out_dtype=REAL)
@@ -102,7 +102,7 @@ def correlation(tasks: Tasks, rows: Tensor, going: Tensor, dtype: torch.dtype) -
 
 
 def _over_features(
-    kernel: object, tasks: Tasks, going: Tensor, given: Tensor, out: Tensor, parts: int, dtype: torch.dtype
+    kernel: object, tasks: Tasks, going: Tensor, operand: Tensor, out: Tensor, parts: int, dtype: torch.dtype
 ) -> None:
     batch, n, d, k = tasks.shape
     tile = checked_tile(n, k, dtype)
@@ -112,7 +112,7 @@ def _over_features(
         *tasks.readable(dtype),
         tasks.scale,
         going,
-        given,
+        operand,
         out,
         n,
         d,

@@ -38,8 +38,8 @@ def solve(inputs: Inputs, options: Options) -> Outputs:
             progress = fista(tasks, tol, max_iter, product_dtype(features.dtype, tol))
             if options.exact:
                 refine(tasks, progress, tol, max_iter)
-        everyone = torch.ones_like(progress.going)
-        at = check(tasks, progress.exact, everyone, torch.float64, store=True)
+        all_tasks = torch.ones_like(progress.going)
+        at = check(tasks, progress.exact, all_tasks, torch.float64, store=True)
         shrunk = block_soft_threshold(at.V, at.norms, tasks.lambda1) / tasks.lambda2[:, None, None]
         at_dual = Certificate(at.V, at.norms, shrunk, at.scores, at.gap, at.objective)
         return outputs(
@@ -47,7 +47,7 @@ def solve(inputs: Inputs, options: Options) -> Outputs:
             divisor,
             progress.exact,
             at_dual,
-            lambda weights: products.scores(tasks, weights, everyone, torch.float64),
+            lambda weights: products.scores(tasks, weights, all_tasks, torch.float64),
             progress.n_iter.to(torch.int64),
             progress.status(tol),
             tol,
@@ -62,11 +62,13 @@ def solve(inputs: Inputs, options: Options) -> Outputs:
 def refine(tasks: Tasks, progress: Progress, tol: float, max_iter: int) -> None:
     """Refine first-order solutions to rounding error: by the finish, and if that fails by newton."""
     done = finish_solution(tasks.in_float64(), progress.exact)
-    progress.offer(torch.arange(len(done.turns), device=done.turns.device), done.dual, done.relative_gap)
-    rough = (~done.settled).nonzero()[:, 0]
-    if len(rough):
-        better = newton(tasks.take(rough), tol, max_iter, product_dtype(tasks.features.dtype, FINISH_GAP), exact=True)
-        progress.offer(rough, better.exact, better.exact_gap)
+    progress.keep_better(torch.arange(len(done.n_iter), device=done.n_iter.device), done.dual, done.relative_gap)
+    unsettled = (~done.settled).nonzero()[:, 0]
+    if len(unsettled):
+        better = newton(
+            tasks.take(unsettled), tol, max_iter, product_dtype(tasks.features.dtype, FINISH_GAP), exact=True
+        )
+        progress.keep_better(unsettled, better.exact, better.exact_gap)
 
 
 def adjoint(inputs: Inputs, options: Options, saved: Saved, grad_weights: Tensor) -> Differentials:
