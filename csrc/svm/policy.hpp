@@ -35,7 +35,7 @@ class Policy {
         newton_runs_(options.solver == Solver::newton),
         // A tolerance that only the finish reaches is close to rounding error, so the solve continues to that.
         exact_(options.exact || (newton_runs_ && options.tol < kFinishGap)),
-        progress_(best, own_tol(), newton_runs_ && exact_ ? smaller(kRounding, own_tol()) : own_tol(),
+        progress_(best, solver_tol(), newton_runs_ && exact_ ? smaller(kRounding, solver_tol()) : solver_tol(),
                   newton_runs_ ? kNewtonPatience : kFirstOrderPatience) {}
 
   // Solve by the solver of the options. Separate functions, so that a device need not compile both.
@@ -71,19 +71,21 @@ class Policy {
   using Team = typename Device::Team;
   using Feature = typename Device::Feature;
   using Scope = typename Device::Scope;
-  static constexpr bool kNarrow = sizeof(Feature) < sizeof(double);
+  static constexpr bool kFloatFeatures = sizeof(Feature) < sizeof(double);
 
   SPARSEDIS_HOST_DEVICE static std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
   SPARSEDIS_HOST_DEVICE static double smaller(double a, double b) { return a < b ? a : b; }
 
-  SPARSEDIS_HOST_DEVICE double own_tol() const { return kNarrow ? kOwnTol * options_.tol : options_.tol; }
+  SPARSEDIS_HOST_DEVICE double solver_tol() const {
+    return kFloatFeatures ? kSolverTolShare * options_.tol : options_.tol;
+  }
   SPARSEDIS_HOST_DEVICE double finish_gap() const { return exact_ ? kFinishGap : 0; }
   SPARSEDIS_HOST_DEVICE bool certified() const { return progress_.status == Status::certified; }
 
   // Whether lambda1, lambda2 and their products with other values are in the range of float.
-  SPARSEDIS_HOST_DEVICE bool suits_float() const {
+  SPARSEDIS_HOST_DEVICE bool fits_float() const {
     const double lambda1 = samples_.lambda1, lambda2 = samples_.lambda2;
-    return kNarrow && lambda1 > kFloatSmallest && lambda1 < kFloatLargest && lambda2 > kFloatSmallest &&
+    return kFloatFeatures && lambda1 > kFloatSmallest && lambda1 < kFloatLargest && lambda2 > kFloatSmallest &&
            lambda2 < kFloatLargest;
   }
 
@@ -104,7 +106,7 @@ class Policy {
 
     // From L, where the map was last evaluated.
     SPARSEDIS_HOST_DEVICE bool from_interior(const double* L) {
-      return finish_.run(policy_.team_, L, policy_.progress_, max_iter_, true, usual());
+      return finish_.run(policy_.team_, L, policy_.progress_, max_iter_, true, default_persistence());
     }
     SPARSEDIS_HOST_DEVICE bool from_best(Persistence persistence) {
       primal_.evaluate(policy_.team_, policy_.progress_.best());
@@ -123,15 +125,15 @@ class Policy {
   // Runs the interior point in one of its forms for at most `most` iterations, with the finish on the primal map.
   // Returns whether to try again from another initial point.
   template <class Form, class PrimalMap>
-  SPARSEDIS_HOST_DEVICE bool interior(Form& form, PrimalMap& primal, Point& at, int attempt, std::int64_t patience,
-                                      double hopeless, std::int64_t most) {
+  SPARSEDIS_HOST_DEVICE bool run_form(Form& form, PrimalMap& primal, Point& at, int attempt, std::int64_t patience,
+                                      double give_up_gap, std::int64_t most) {
     const Scope scope(device_);
     auto system = device_.template system<PrimalMap>();
     Finisher<PrimalMap> finisher(*this, primal, system, options_.max_iter);
     const std::int64_t max_iter = smaller(options_.max_iter, progress_.n_iter + most);
     const int short_steps = attempt + 1 < kAttempts ? kShortSteps : kNewtonIterations;
     return interior_point(team_, samples_, form, system, at, progress_,
-                          {max_iter, patience, hopeless, finish_gap(), short_steps},
+                          {max_iter, patience, give_up_gap, finish_gap(), short_steps},
                           [&] { return finisher.from_interior(at.L); });
   }
 
@@ -156,7 +158,7 @@ class Policy {
   // Runs the forms that suit the task, with at most `most` iterations each. Returns whether the task is certified and
   // its solution written.
   template <class PrimalMap>
-  SPARSEDIS_HOST_DEVICE bool by_forms(PrimalMap&& primal, Point& at, std::int64_t most) {
+  SPARSEDIS_HOST_DEVICE bool solve_by_forms(PrimalMap&& primal, Point& at, std::int64_t most) {
     const int d = device_.features();
     const double strength = samples_.lambda1 * samples_.lambda1 / samples_.lambda2;
     const bool light = strength <= (d >= samples_.n ? kLightStrength : kLightStrengthFewFeatures);
@@ -164,7 +166,7 @@ class Policy {
     if (light) {
       attempt(at, [&](int attempt) {
         const std::int64_t patience = full ? progress_.n_iter + kLightIterations : options_.max_iter;
-        return interior(primal, primal, at, attempt, patience, kLightGap, most);
+        return run_form(primal, primal, at, attempt, patience, kLightGap, most);
       });
     }
     if (full && !(light && (certified() || progress_.n_iter >= options_.max_iter))) {
@@ -174,7 +176,7 @@ class Policy {
       attempt(at, [&](int attempt) {
         Full form(samples_, primal, memory);
         form.start(team_, at.L);
-        return interior(form, primal, at, attempt, options_.max_iter, 0, most);
+        return run_form(form, primal, at, attempt, options_.max_iter, 0, most);
       });
     }
     if (certified()) write(primal);
@@ -199,19 +201,19 @@ class Policy {
       bool solved = false;
       if (gram) {
         auto primal = device_.gram_primal_map();
-        solved = first_order_on(primal, lipschitz, steps);
-      } else if (suits_float()) {
+        solved = run_first_order(primal, lipschitz, steps);
+      } else if (fits_float()) {
         auto primal = device_.template primal_map<Feature>();
-        solved = first_order_on(primal, lipschitz, steps);
+        solved = run_first_order(primal, lipschitz, steps);
       } else {
         auto primal = device_.template primal_map<double>();
-        solved = first_order_on(primal, lipschitz, steps);
+        solved = run_first_order(primal, lipschitz, steps);
       }
       if (solved) {
         auto primal = device_.template primal_map<double>();
         write(primal);
       } else {
-        progress_.forget();  // otherwise the certificate would end Newton before rounding error
+        progress_.reset();  // otherwise the certificate would end Newton before rounding error
       }
       return solved;
     }
@@ -219,22 +221,22 @@ class Policy {
   }
 
   template <class PrimalMap>
-  SPARSEDIS_HOST_DEVICE bool first_order_on(PrimalMap& primal, double lipschitz, std::int64_t steps) {
+  SPARSEDIS_HOST_DEVICE bool run_first_order(PrimalMap& primal, double lipschitz, std::int64_t steps) {
     auto system = device_.template system<PrimalMap>();
     Finisher<PrimalMap> finisher(*this, primal, system, options_.max_iter);
     bool finished = !exact_;
-    std::int64_t turns = 0;
+    std::int64_t finish_n_iter = 0;
     progress_.restart(kFirstOrderPatience);
     fista(team_, samples_, primal, lipschitz, device_.template take<double>(fista_size(samples_.n, samples_.k)),
           progress_, steps, finish_gap(), [&] {
-            const std::int64_t counted = progress_.n_iter;
+            const std::int64_t saved_n_iter = progress_.n_iter;
             progress_.n_iter = 0;
-            finished = finisher.from_best(usual());
-            turns += progress_.n_iter;
-            progress_.n_iter += counted;
+            finished = finisher.from_best(default_persistence());
+            finish_n_iter += progress_.n_iter;
+            progress_.n_iter += saved_n_iter;
             return finished;
           });
-    progress_.n_iter = turns;
+    progress_.n_iter = finish_n_iter;
     return finished && progress_.enough();
   }
 
@@ -246,11 +248,11 @@ class Policy {
 
   // Returns whether the task is certified and its solution written.
   SPARSEDIS_HOST_DEVICE bool newton_in_float() {
-    if constexpr (kNarrow) {
-      if (!suits_float()) return false;
+    if constexpr (kFloatFeatures) {
+      if (!fits_float()) return false;
       const Scope scope(device_);
       Point at = take_point();
-      return by_forms(device_.template primal_map<Feature>(), at, kFloatIterations);
+      return solve_by_forms(device_.template primal_map<Feature>(), at, kFloatIterations);
     }
     return false;
   }
@@ -261,24 +263,24 @@ class Policy {
       const Scope scope(device_);
       auto primal = device_.gram_primal_map();
       attempt(at, [&](int attempt) {
-        return interior(primal, primal, at, attempt, options_.max_iter, 0, kNewtonIterations);
+        return run_form(primal, primal, at, attempt, options_.max_iter, 0, kNewtonIterations);
       });
-    } else if (!suits_float() || progress_.n_iter < options_.max_iter) {
+    } else if (!fits_float() || progress_.n_iter < options_.max_iter) {
       const Scope scope(device_);
-      if (by_forms(device_.template primal_map<double>(), at, kNewtonIterations)) return;
+      if (solve_by_forms(device_.template primal_map<double>(), at, kNewtonIterations)) return;
     }
     auto primal = device_.template primal_map<double>();
     // A small max_iter should not be followed by thousands of first-order steps.
     if (!certified() && (progress_.n_iter < options_.max_iter || options_.max_iter >= kNewtonIterations)) {
-      const std::int64_t counted = progress_.n_iter, most = counted + kFallbackSteps;
+      const std::int64_t saved_n_iter = progress_.n_iter, most = saved_n_iter + kFallbackSteps;
       progress_.restart(kFirstOrderPatience);
       auto system = device_.template system<decltype(primal)>();
       Finisher<decltype(primal)> finisher(*this, primal, system, most);
       fista(team_, samples_, primal, device_.lipschitz(), at.L, progress_, most, kFinishGap,
-            [&] { return finisher.from_best(usual()); });
-      progress_.n_iter = counted;
-      if (!progress_.enough()) finisher.from_best(last_resort());
-      progress_.n_iter = counted;
+            [&] { return finisher.from_best(default_persistence()); });
+      progress_.n_iter = saved_n_iter;
+      if (!progress_.enough()) finisher.from_best(last_resort_persistence());
+      progress_.n_iter = saved_n_iter;
     }
     write(primal);
   }
@@ -293,21 +295,21 @@ class Policy {
       auto sweep = device_.sweep(primal);
       bcd(team_, samples_, primal, sweep, device_.template take<double>(bcd_size(n, k)), progress_, options_.max_iter);
     }
-    const std::int64_t counted = progress_.n_iter;
+    const std::int64_t saved_n_iter = progress_.n_iter;
     bool finished = true;
     if (exact_ && certified()) {
       progress_.n_iter = 0;  // the finish is not counted and has its own max_iter
       auto system = device_.template system<decltype(primal)>();
       Finisher<decltype(primal)> finisher(*this, primal, system, options_.max_iter);
-      finished = finisher.from_best(usual());
+      finished = finisher.from_best(default_persistence());
     }
     if (finished) {
       write(primal);
     } else {
-      progress_.aim(kRounding);
+      progress_.lower_target(kRounding);
       newton();
     }
-    progress_.n_iter = counted;
+    progress_.n_iter = saved_n_iter;
   }
 
   Device& device_;

@@ -39,7 +39,7 @@ constexpr int kNewtonIterations = 200;
 // Number of first-order steps for a task that Newton does not certify.
 constexpr int kFallbackSteps = 5000;
 // Fraction of tol available to the solver's own gap for float features; rounding the weights takes part of the rest.
-constexpr double kOwnTol = 0.9;
+constexpr double kSolverTolShare = 0.9;
 
 // --- First-order steps before Newton (first_order_steps in algorithm/first_order.hpp) ---
 
@@ -64,7 +64,7 @@ constexpr double kFractionToBoundary = 0.995;
 constexpr double kShortStep = 0.1;
 // Gondzio's corrector: by how much it aims to lengthen the step, and the smallest product L Z that it allows there,
 // relative to the centre; the largest is the reciprocal.
-constexpr double kFurther = 0.3, kProductBand = 0.1;
+constexpr double kStepExtension = 0.3, kProductBand = 0.1;
 // Smallest order n (k-1) of the Newton matrix for which it is used; below, a solve costs about as much as everything
 // else.
 constexpr int kCorrectorOrder = 64;
@@ -91,7 +91,7 @@ constexpr double kCurvatureCut = 1e-8;
 
 // Relative gap at which the finish is first tried, and the factor on the gap of the last attempt at which it is tried
 // again. At 1e-3 the finish can identify the active set of the solution for nearly every task (docs/solvers.md).
-constexpr double kFinishGap = 1e-3, kFinishAgain = 0.01;
+constexpr double kFinishGap = 1e-3, kFinishRetryFactor = 0.01;
 // Relative gap that is rounding error, so that no better point can be found.
 constexpr double kRounding = 3e-13;
 // Near rounding error: from this gap on, an iteration without improvement ends the finish successfully.
@@ -100,9 +100,9 @@ constexpr double kNearRounding = 1e-9;
 // weights. It is larger for objectives of 1e-6, which separable tasks have at small lambda2.
 constexpr double kMarginRounding = 4 * kUnitRoundoff;
 // Largest number of iterations of the finish, and of iterations without halving the gap after which it gives up.
-constexpr int kFinishTurns = 15, kFinishPatience = 3;
+constexpr int kFinishIterations = 15, kFinishPatience = 3;
 // The same as a last resort, which a few tasks in a hundred thousand need; and the number of halvings of a step.
-constexpr int kLastTurns = 60, kLastPatience = 20, kLastHalvings = 12;
+constexpr int kLastIterations = 60, kLastPatience = 20, kLastHalvings = 12;
 // Number of halvings of a step. Steps shorter than 1/4 mean that features become active on the way, in which case the
 // interior point performs better.
 constexpr int kHalvings = 3;

@@ -16,20 +16,24 @@ pytestmark = [
 TEAM, CHOLESKY, SYSTEM = "common/cuda/team.hpp", "common/cuda/cholesky.hpp", "svm/cuda/system.hpp"
 FAULTS = {
     "no barrier after a loop": (TEAM, "distribute(count, f);\n    wait();", "distribute(count, f);"),
-    "no barrier after the corner block": (
+    "no barrier after the diagonal block": (
         CHOLESKY,
-        "factor_corner(0, false);\n    team.wait();",
-        "factor_corner(0, false);",
+        "factor_diagonal_block(0, false);\n    team.wait();",
+        "factor_diagonal_block(0, false);",
     ),
-    "one buffer for all reductions": (TEAM, "turn_ ^= 1;", "turn_ = 0;"),
+    "one buffer for all reductions": (TEAM, "current_pad_ ^= 1;", "current_pad_ = 0;"),
     "a barrier in a branch": (
         TEAM,
         "if (thread() == 0) f();\n    wait();",
         "if (thread() == 0) {\n      f();\n      wait();\n    }",
     ),
-    "no barrier after a panel": (CHOLESKY, "invert_corner(first);\n      team.wait();", "invert_corner(first);"),
+    "no barrier after a panel": (
+        CHOLESKY,
+        "invert_diagonal_block(first);\n      team.wait();",
+        "invert_diagonal_block(first);",
+    ),
     "no barrier after a slice is written": (SYSTEM, "team.wait();\n        held.multiply(", "held.multiply("),
-    "no warp barrier in the corner block": (CHOLESKY, "__syncwarp();\n      eliminate(", "eliminate("),
+    "no warp barrier in the diagonal block": (CHOLESKY, "__syncwarp();\n      eliminate(", "eliminate("),
 }
 
 

@@ -32,12 +32,12 @@ template <class Arguments>
 void launch(void (*kernel)(const Arguments&), Arguments& given) {
   std::vector<char> scratch(kBlocks * kScratch);
   int counters[cuda::kCounters] = {};
-  std::vector<double> waiting(kBatch, INFINITY);
+  std::vector<double> pending_gap(kBatch, INFINITY);
   given.workspace.shared_bytes = kShared;
   given.workspace.scratch = scratch.data();
   given.workspace.scratch_bytes = kScratch;
   given.workspace.counters = counters;
-  if (!given.workspace.waiting) given.workspace.waiting = waiting.data();
+  if (!given.workspace.pending_gap) given.workspace.pending_gap = pending_gap.data();
   emulation::emulation_launch(reinterpret_cast<void (*)(const void*)>(kernel), &given, kBlocks, kThreads, kShared);
   if (counters[cuda::kRefused]) std::exit((std::puts("a value is not allowed"), 1));
 }
@@ -90,9 +90,9 @@ void run(double lambda1, double lambda2, double rho) {
 #ifdef SPARSEDIS_ADJOINT_ONLY
   for (int e = 0; e < kBatch * kFeatures; ++e) result.active[e] = true;
 #else
-  std::vector<double> waiting(kBatch);
+  std::vector<double> pending_gap(kBatch);
   SolveArguments solve{batch.problems(), {Solver::newton, 1e-5, 1000, true, 1}, result.solutions(), {}};
-  solve.workspace.waiting = waiting.data();
+  solve.workspace.pending_gap = pending_gap.data();
   launch(solve_in_float, solve);
   launch(solve_in_double, solve);
   for (std::int64_t status : result.status) {

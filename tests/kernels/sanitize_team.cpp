@@ -211,7 +211,7 @@ class PrimalMap : public NoVariables {
 class System {
  public:
   using Own = cpu::NewtonSystem<double>;
-  static constexpr bool kSolvesAreCheap = Own::kSolvesAreCheap;
+  static constexpr bool kCheapSolves = Own::kCheapSolves;
 
   explicit System(Own& own) : own_(own) {}
 

@@ -156,8 +156,8 @@ Input for_each_task(std::int64_t tasks, int threads, F run) {
     ++busy;
     // A signal handler may start a call inside a task's poll; the thread's memory then belongs to that task.
     Call* const outer = std::exchange(current_call, &call);
-    Memory apart;
-    Memory& memory = outer ? apart : scratch();
+    Memory separate_memory;
+    Memory& memory = outer ? separate_memory : scratch();
     try {
       for (std::int64_t task; !call.abandoned() && (task = next.fetch_add(1)) < tasks;) {
         memory.reset();

@@ -25,7 +25,7 @@ class Cholesky {
   // caller, holds the inverted diagonal blocks from factor() to the last solve().
   __device__ Cholesky(Memory& memory, int largest, T* inverse) : inverse_(inverse) {
     matrix_ = memory.take<T>(std::size_t(largest) * (largest + 1) / 2, ~std::size_t(0));
-    corner_ = memory.take<T>(kSteps * kStepSize + kBlock * kStep);
+    diagonal_block_ = memory.take<T>(kSteps * kStepSize + kBlock * kStep);
     panel_ = memory.take<T>(kBlock * kInverseStride);
     between_ = memory.take<T>(padded(largest));
     failed_ = memory.take<int>(1);
@@ -40,14 +40,14 @@ class Cholesky {
   SPARSEDIS_ONCE __device__ bool factor(const Team& team) {
     const int order = order_;
     team.once([&] { *failed_ = 0; });
-    if (team.warp() == 0) factor_corner(0, false);
+    if (team.warp() == 0) factor_diagonal_block(0, false);
     team.wait();
 #pragma unroll 1
     for (int first = 0; first < order; first += kBlock) {
       const int rest = first + kBlock;
       if (*failed_) return false;
       team.distribute(order - rest, [&](int r) { solve_row(row(rest + r) + first, r); });
-      if (team.warp() == team.warps() - 1) invert_corner(first);
+      if (team.warp() == team.warps() - 1) invert_diagonal_block(first);
       team.wait();
       if (rest < order) update(team, first, rest);
       team.wait();
@@ -104,8 +104,8 @@ class Cholesky {
 
  private:
   static constexpr int kTile = 4;
-  // A diagonal block is factored a few columns at a time. For each step corner_ holds the columns, row by row, and the
-  // reciprocals of the diagonal.
+  // A diagonal block is factored a few columns at a time. For each step diagonal_block_ holds the columns, row by row,
+  // and the reciprocals of the diagonal.
   static constexpr int kStep = 4, kSteps = kBlock / kStep, kStepSize = kBlock * kStep + kStep;
   static constexpr int kHalf = kBlock / 2;
   // The smallest normal number; a smaller pivot would have an infinite reciprocal root.
@@ -147,7 +147,7 @@ class Cholesky {
 
   // Factors a diagonal block with one warp: lane r holds row r, from the first column of the step on. updated: first
   // subtracts the products of the previous panel, whose first rows are in panel_.
-  SPARSEDIS_ONCE __device__ void factor_corner(int first, bool updated) {
+  SPARSEDIS_ONCE __device__ void factor_diagonal_block(int first, bool updated) {
     const int own = of_block(first), lane = Team::lane(), r = lane % kBlock;
     T* const to = row(first + (r < own ? r : 0)) + first;
     T x[kBlock];
@@ -160,8 +160,8 @@ class Cholesky {
       }
     }
     if (updated) subtract_products(x, r < own ? r : -1);
-    bool fine = true;
-    T* columns = corner_;
+    bool positive_definite = true;
+    T* columns = diagonal_block_;
 #pragma unroll 1
     for (int begin = 0; begin < kBlock; begin += kStep, columns += kStepSize) {
       // The rows of the step are shared, and every lane computes their factor itself.
@@ -173,7 +173,7 @@ class Cholesky {
 #pragma unroll
       for (int q = 0; q < kStep; ++q) {
         const T pivot = l[q].of[q];
-        fine = fine && pivot >= kLeastPivot && pivot - pivot == 0;
+        positive_definite = positive_definite && pivot >= kLeastPivot && pivot - pivot == 0;
         reciprocal.of[q] = reciprocal_root(pivot >= kLeastPivot ? pivot : T(1));
 #pragma unroll
         for (int p = q + 1; p < kStep; ++p) l[p].of[q] *= reciprocal.of[q];
@@ -196,7 +196,7 @@ class Cholesky {
       __syncwarp();
       eliminate(x, columns + begin * kStep);
     }
-    if (!fine && lane == 0) *failed_ = 1;
+    if (!positive_definite && lane == 0) *failed_ = 1;
   }
 
   // Subtracts the products of panel_'s rows from entries 0 to r of row r, x; r is the lane's row, or -1 for none. Each
@@ -222,34 +222,34 @@ class Cholesky {
     }
   }
 
-  // Inverts the diagonal block in corner_ with one warp: lane c holds column c of the inverse.
-  SPARSEDIS_ONCE __device__ void invert_corner(int first) {
+  // Inverts the diagonal block in diagonal_block_ with one warp: lane c holds column c of the inverse.
+  SPARSEDIS_ONCE __device__ void invert_diagonal_block(int first) {
     const int own = of_block(first), lane = Team::lane();
     T x[kBlock];
 #pragma unroll
     for (int q = 0; q < kBlock; ++q) x[q] = T(q == lane);
     T* const inverse = inverse_ + first * kInverseStride + lane;
-    solve_with_corner(x, [&](int q, T value) {
+    solve_with_diagonal_block(x, [&](int q, T value) {
       if (lane < kBlock) inverse[q * kInverseStride] = q < own ? value : T(0);
     });
   }
 
-  // Solves a row below the diagonal block in corner_; the first such rows are also copied to panel_.
+  // Solves a row below the diagonal block in diagonal_block_; the first such rows are also copied to panel_.
   __device__ void solve_row(T* at, int r) const {
     T x[kBlock];
 #pragma unroll
     for (int c = 0; c < kBlock; ++c) x[c] = at[c];
     T* const kept = panel_ + r * kInverseStride;
-    solve_with_corner(x, [&](int q, T value) {
+    solve_with_diagonal_block(x, [&](int q, T value) {
       at[q] = value;
       if (r < kBlock) kept[q] = value;
     });
   }
 
-  // Solves x with the diagonal block in corner_ and calls store(q, value) for every entry.
+  // Solves x with the diagonal block in diagonal_block_ and calls store(q, value) for every entry.
   template <class Store>
-  __device__ void solve_with_corner(T (&x)[kBlock], Store store) const {
-    const T* columns = corner_;
+  __device__ void solve_with_diagonal_block(T (&x)[kBlock], Store store) const {
+    const T* columns = diagonal_block_;
 #pragma unroll 1
     for (int begin = 0; begin < kBlock; begin += kStep, columns += kStepSize) {
       substitute(x, columns, begin);
@@ -291,14 +291,15 @@ class Cholesky {
 
   // Updates the trailing matrix, from row and column `rest` on, with the panel's products; factors its diagonal block.
   __device__ void update(const Team& team, int first, int rest) {
-    constexpr int kCorner = kBlock / kTile;
-    const int strips = (order_ - rest + kTile - 1) / kTile, corners = strips < kCorner ? strips : kCorner;
+    constexpr int kBlockStrips = kBlock / kTile;
+    const int strips = (order_ - rest + kTile - 1) / kTile,
+              block_strips = strips < kBlockStrips ? strips : kBlockStrips;
     // The tiles of the diagonal block come first.
-    const int next = corners * (corners + 1) / 2, tiles = strips * (strips + 1) / 2;
-    const bool of_first = team.warp() == 0, alone = team.warps() == 1;
-    if (of_first) factor_corner(rest, true);
-    if (!of_first || alone) {
-      const int skipped = alone ? 0 : kWarp;
+    const int next = block_strips * (block_strips + 1) / 2, tiles = strips * (strips + 1) / 2;
+    const bool of_first = team.warp() == 0, single_warp = team.warps() == 1;
+    if (of_first) factor_diagonal_block(rest, true);
+    if (!of_first || single_warp) {
+      const int skipped = single_warp ? 0 : kWarp;
       update_tiles(first, rest, next + team.thread() - skipped, team.threads() - skipped, tiles);
     }
   }
@@ -345,7 +346,7 @@ class Cholesky {
   }
 
   int order_ = 0;
-  T *matrix_, *inverse_, *corner_, *panel_, *between_;
+  T *matrix_, *inverse_, *diagonal_block_, *panel_, *between_;
   int* failed_;
 };
 

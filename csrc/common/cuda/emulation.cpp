@@ -90,7 +90,7 @@ const char* barrier_file = nullptr;
 int barrier_line = 0;
 char barrier_sync[2], launch_sync, end_sync;
 void (*body)(const void*);
-const void* given;
+const void* kernel_arguments;
 
 [[noreturn]] void fail(const char* what) {
   std::fprintf(stderr, "emulation: %s (block %u, thread %u)\n", what, block.x, now ? now->index.x : 0);
@@ -127,7 +127,7 @@ void wait_until(Ready ready) {
 // Entry function of a fiber.
 void enter() {
   __tsan_acquire(&launch_sync);
-  body(given);
+  body(kernel_arguments);
   __tsan_release(&end_sync);
   now->done = true;
   ++progress;
@@ -177,8 +177,8 @@ Index& block_size() { return size; }
 char* shared_memory() { return shared; }
 unsigned lane() { return now->index.x & 31; }
 
-void check(bool fine, const char* what) {
-  if (!fine) fail(what);
+void check(bool condition, const char* what) {
+  if (!condition) fail(what);
 }
 
 void poison(void* memory, std::size_t bytes) { std::memset(memory, 0xff, bytes); }
@@ -231,9 +231,9 @@ const std::uint64_t* exchange(unsigned mask, std::uint64_t own) {
 
 extern "C" void emulation_launch(void (*kernel)(const void*), const void* arguments, unsigned blocks, unsigned threads,
                                  std::size_t shared_bytes) {
-  const std::lock_guard<std::mutex> alone(one_launch);
+  const std::lock_guard<std::mutex> lock(one_launch);
   body = kernel;
-  given = arguments;
+  kernel_arguments = arguments;
   size = {threads, 1, 1};
   fibers.assign(threads, Fiber());
   for (Fiber& fiber : fibers) {

@@ -32,7 +32,7 @@ void wait_for_block(const char* file, int line);
 void wait_for_warp(unsigned mask, bool memory);
 // Waits for the lanes of the mask and returns every lane's value.
 const std::uint64_t* exchange(unsigned mask, std::uint64_t own);
-void check(bool fine, const char* what);
+void check(bool condition, const char* what);
 // Fills memory with bytes 255, which are NaN as floating point, to expose reads of uninitialised values.
 void poison(void* memory, std::size_t bytes);
 

@@ -6,12 +6,12 @@
 
 #ifdef SPARSEDIS_EMULATION
 #include "emulation.hpp"
-#define SPARSEDIS_KERNEL(name, Arguments) extern "C" void name(const Arguments& given)
+#define SPARSEDIS_KERNEL(name, Arguments) extern "C" void name(const Arguments& arguments)
 #define SPARSEDIS_SHARED(name) char* const name = emulation::shared_memory()
 #else
-// A kernel with one argument, `given`, and its dynamic shared memory.
+// A kernel with one argument, `arguments`, and its dynamic shared memory.
 #define SPARSEDIS_KERNEL(name, Arguments) \
-  extern "C" __global__ void __launch_bounds__(SPARSEDIS_THREADS, 1) name(const __grid_constant__ Arguments given)
+  extern "C" __global__ void __launch_bounds__(SPARSEDIS_THREADS, 1) name(const __grid_constant__ Arguments arguments)
 #define SPARSEDIS_SHARED(name) extern __shared__ __align__(16) char name[]
 #endif
 

@@ -131,8 +131,8 @@ class Team {
   // Two pads are used in turn: a thread that writes one has passed the barrier of the other, after which no thread
   // reads the first any more.
   __device__ double* next_pad() const {
-    turn_ ^= 1;
-    return pads_ + turn_ * kMostWarps;
+    current_pad_ ^= 1;
+    return pads_ + current_pad_ * kMostWarps;
   }
 
   // Inclusive prefix sum over the lanes.
@@ -160,7 +160,7 @@ class Team {
   }
 
   double* pads_;
-  mutable int turn_ = 0;
+  mutable int current_pad_ = 0;
 };
 
 // Sums of eight values over all lanes: lane l returns the sum of value l / 4.
@@ -171,8 +171,8 @@ __device__ T eight_sums_of_lanes(T (&value)[8]) {
     const bool upper = Team::lane() & step;
 #pragma unroll
     for (int v = 0; v < half; ++v) {
-      const T given = upper ? value[v] : value[v + half], kept = upper ? value[v + half] : value[v];
-      value[v] = kept + __shfl_xor_sync(kAllLanes, given, step);
+      const T sent = upper ? value[v] : value[v + half], kept = upper ? value[v + half] : value[v];
+      value[v] = kept + __shfl_xor_sync(kAllLanes, sent, step);
     }
   }
 #pragma unroll

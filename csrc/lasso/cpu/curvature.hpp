@@ -41,8 +41,8 @@ class Scratch {
 template <class F>
 class Gram {
  public:
-  // Sweeps and enter() consider all features.
-  static constexpr bool kAll = true;
+  // Sweeps and activate() consider all features.
+  static constexpr bool kAllFeatures = true;
 
   Gram(Memory& memory, const LassoTask<F>& task)
       : task_(task), H_(memory.take<double>(std::size_t(task.d) * task.d)), b_(memory.take<double>(task.d)) {
@@ -75,7 +75,7 @@ class Gram {
   }
 
   double slope(const Iterate& at, int j) const { return at.g[j]; }
-  void moved(const Iterate& at, int j, double change) const { add(at.g, -change, row(j), task_.d); }
+  void update_for_change(const Iterate& at, int j, double change) const { add(at.g, -change, row(j), task_.d); }
 
   // matrix = diag(scale) H_A diag(scale), strictly below the diagonal; the scale makes the diagonal 1.
   void restrict_to(const int* support, int size, const double* scale, double* matrix) {
@@ -107,8 +107,8 @@ class Gram {
 template <class F>
 class Columns {
  public:
-  // Sweeps and enter() consider a pool of features.
-  static constexpr bool kAll = false;
+  // Sweeps and activate() consider a pool of features.
+  static constexpr bool kAllFeatures = false;
 
   Columns(Memory& memory, const LassoTask<F>& task)
       : task_(task), root_(memory.take<double>(task.n)), residual_(memory.take<double>(task.n)), rows_(memory) {
@@ -130,7 +130,7 @@ class Columns {
   double slope(const Iterate& at, int j) const {
     return dot(task_.feature(j), at.weighted, task_.n) - task_.lambda2 * at.w[j];
   }
-  void moved(const Iterate& at, int j, double change) const {
+  void update_for_change(const Iterate& at, int j, double change) const {
     const double* x = task_.feature(j);
     for (int i = 0; i < task_.n; ++i) at.weighted[i] -= change * task_.weight[i] * x[i];
   }

@@ -16,13 +16,13 @@ namespace sparsedis::cpu::lasso {
 constexpr double kSmallest = std::numeric_limits<double>::min();
 // Sweeps per iteration.
 constexpr int kSweeps = 10;
-// Features that may enter per iteration: one, plus one for every kInPerEntry features in the support.
-constexpr int kInPerEntry = 4;
+// Features that may enter per iteration: one, plus one for every kActivePerEntry features in the support.
+constexpr int kActivePerEntry = 4;
 // With `Columns`, a pool has this many inactive features for each that may enter, and at least kPool.
 constexpr int kPoolPerEntry = 4, kPool = 16;
 // With `Columns`: if lambda2 is at least this fraction of the largest diagonal entry of H, the support may exceed the
 // number of samples without slowing the direct solves down.
-constexpr double kDetermined = 1e-4;
+constexpr double kWellRegularised = 1e-4;
 
 struct LassoCertificate {
   double gap, relative_gap, objective;
@@ -55,8 +55,8 @@ class Descent {
     std::fill(signs_, signs_ + d_, 0.0);
     keep();
     for (int i = 0; i < n_; ++i) at_zero_ += task.weight[i] * task.y[i] * task.y[i] / 2;
-    if (!Curvature::kAll && task.lambda2 > 0) {
-      determined_ = task.lambda2 >= kDetermined * *std::max_element(task.diagonal, task.diagonal + d_);
+    if (!Curvature::kAllFeatures && task.lambda2 > 0) {
+      well_regularised_ = task.lambda2 >= kWellRegularised * *std::max_element(task.diagonal, task.diagonal + d_);
     }
   }
 
@@ -64,7 +64,7 @@ class Descent {
   const double* residual() const { return r_; }
 
   // Whether a sign has changed since the last call.
-  bool turned() {
+  bool signs_changed() {
     bool any = false;
     for (int j = 0; j < d_; ++j) {
       const double now = sign(w_[j]);
@@ -105,28 +105,28 @@ class Descent {
       for (int s = 0; s < support_.size; ++s) to_minimum_ += g_[support_.index[s]] * support_.step[s];
       to_minimum_ = std::max(to_minimum_ / 2, 0.0);
     }
-    return smallest(w_, {(1 - scale_) * (1 - scale_) / 2 * square, 0, 0}, square);
+    return smallest_gap(w_, {(1 - scale_) * (1 - scale_) / 2 * square, 0, 0}, square);
   }
 
   // The certificate of `rounded`, the point w certified last rounded to F, with the dual point of w.
   LassoCertificate certify_rounded(const F* rounded) const {
     const double lambda2 = task_.lambda2;
-    Distances away{0, 0, 0};
+    Distances distances{0, 0, 0};
     double square = 0;
-    auto distant = [&](double weight, double value, double exact) {
-      const double scaled = value - scale_ * exact, moved = value - exact;
+    auto add_distance = [&](double weight, double value, double exact) {
+      const double scaled = value - scale_ * exact, difference = value - exact;
       square += weight * value * value;
-      away.scaled += weight * scaled * scaled / 2;
-      away.w += weight * moved * moved / 2;
+      distances.scaled += weight * scaled * scaled / 2;
+      distances.w += weight * difference * difference / 2;
     };
     std::copy(task_.y, task_.y + n_, misfit_);
     for (int j = 0; j < d_; ++j) {
       if (rounded[j] != 0) add(misfit_, -double(rounded[j]), task_.feature(j), n_);
     }
-    for (int i = 0; i < n_; ++i) distant(task_.weight[i], misfit_[i], r_[i]);
-    away.residual = away.w;
-    for (int j = 0; j < d_; ++j) distant(lambda2, double(rounded[j]), w_[j]);
-    return smallest(rounded, away, square);
+    for (int i = 0; i < n_; ++i) add_distance(task_.weight[i], misfit_[i], r_[i]);
+    distances.residual = distances.w;
+    for (int j = 0; j < d_; ++j) add_distance(lambda2, double(rounded[j]), w_[j]);
+    return smallest_gap(rounded, distances, square);
   }
 
   // The relative gap that rounding error alone may leave at the point w certified last:
@@ -158,7 +158,7 @@ class Descent {
   // changes. Requires that w has been certified last.
   void sweeps() {
     if (task_.lambda1 == 0) return;
-    choose_pool(determined_ ? std::max(n_, in()) : n_ - in());
+    choose_pool(well_regularised_ ? std::max(n_, n_active()) : n_ - n_active());
     for (int count = 0; count < kSweeps && sweep(); ++count) {
     }
     curvature_.refresh(at_);
@@ -166,8 +166,8 @@ class Descent {
 
   // Sets w to zero if its support is larger than the number of samples and lambda2 is too small for that. Returns
   // whether it did. Requires that w has been certified last.
-  bool restart_crowded() {
-    if (task_.lambda1 == 0 || determined_ || in() <= n_) return false;
+  bool restart_underdetermined() {
+    if (task_.lambda1 == 0 || well_regularised_ || n_active() <= n_) return false;
     std::fill(w_, w_ + d_, 0.0);
     certify();
     return true;
@@ -175,14 +175,14 @@ class Descent {
 
   // Adds to the support, one after the other, the features that lower the objective most. Requires that w has been
   // certified last.
-  void enter() {
+  void activate() {
     if (task_.lambda1 == 0) return;
-    const int size = in(), most = 1 + size / kInPerEntry;
-    int room = determined_ ? most : std::max(std::min(most, n_ - size), 1);
-    choose_pool(kPoolPerEntry * room);
-    while (room-- > 0 && enter_best()) {
+    const int size = n_active(), most = 1 + size / kActivePerEntry;
+    int limit = well_regularised_ ? most : std::max(std::min(most, n_ - size), 1);
+    choose_pool(kPoolPerEntry * limit);
+    while (limit-- > 0 && activate_best()) {
     }
-    if (!Curvature::kAll) curvature_.refresh(at_);
+    if (!Curvature::kAllFeatures) curvature_.refresh(at_);
   }
 
   // Moves w towards the minimiser over its support, within the orthant of its signs. Returns whether it ended at the
@@ -237,9 +237,9 @@ class Descent {
 
   // The smallest gap of `weights` over the dual points derived from w; square = sum weight r^2 + lambda2 w^2.
   template <class W>
-  LassoCertificate smallest(const W* weights, const Distances& away, double square) const {
+  LassoCertificate smallest_gap(const W* weights, const Distances& distances, double square) const {
     const double lambda1 = task_.lambda1, lambda2 = task_.lambda2;
-    double norm = 0, gap = away.scaled, by_conjugate = away.residual, scale = scale_;
+    double norm = 0, gap = distances.scaled, by_conjugate = distances.residual, scale = scale_;
     for (int j = 0; j < d_; ++j) {
       const double value = double(weights[j]), size = std::fabs(value), correlation = std::fabs(v_[j]);
       norm += size;
@@ -257,15 +257,15 @@ class Descent {
     if (lambda2 > 0 && by_conjugate < gap) gap = by_conjugate, scale = 1;
     if (lambda1 == 0) {
       // The triangle inequality in the norm of H.
-      const double way = std::sqrt(away.w) + std::sqrt(to_minimum_);
-      if (way * way < gap) gap = way * way, scale = 1;
+      const double distance = std::sqrt(distances.w) + std::sqrt(to_minimum_);
+      if (distance * distance < gap) gap = distance * distance, scale = 1;
     }
     const double relative = gap / std::max(at_zero_, kSmallest), objective = square / 2 + lambda1 * norm;
     if (!std::isfinite(relative) || !std::isfinite(objective)) return {INFINITY, INFINITY, INFINITY, scale};
     return {gap, relative, objective, scale};
   }
 
-  int in() const {
+  int n_active() const {
     return int(std::count_if(w_, w_ + d_, [](double value) { return value != 0; }));
   }
 
@@ -276,19 +276,19 @@ class Descent {
     return excess * excess / task_.diagonal[j];
   }
 
-  // Chooses the features that sweeps and enter() consider: all; with `Columns` the active ones, and the `count` (at
+  // Chooses the features that sweeps and activate() consider: all; with `Columns` the active ones, and the `count` (at
   // least kPool) inactive ones that would lower the objective most.
   void choose_pool(int count) {
     size_ = 0;
-    if (Curvature::kAll) {
+    if (Curvature::kAllFeatures) {
       for (int j = 0; j < d_; ++j) pool_[size_++] = j;
       return;
     }
     int candidates = 0;
     for (int j = 0; j < d_; ++j) {
       if (w_[j] != 0) pool_[size_++] = j;
-      const double by = gain(j, g_[j]);
-      if (by > 0) gains_[candidates++] = {-by, j};
+      const double decrease = gain(j, g_[j]);
+      if (decrease > 0) gains_[candidates++] = {-decrease, j};
     }
     const int chosen = std::min(std::max(count, kPool), candidates);
     std::nth_element(gains_, gains_ + chosen, gains_ + candidates);
@@ -307,15 +307,15 @@ class Descent {
   }
 
   // Returns false if no feature can be added.
-  bool enter_best() {
+  bool activate_best() {
     int chosen = -1;
     double most = 0;
     for (int p = 0; p < size_; ++p) {
       const int j = pool_[p];
       if (w_[j] != 0) continue;
-      const double by = gain(j, curvature_.slope(at_, j));
-      if (by > most) {
-        most = by;
+      const double decrease = gain(j, curvature_.slope(at_, j));
+      if (decrease > most) {
+        most = decrease;
         chosen = j;
       }
     }
@@ -328,12 +328,12 @@ class Descent {
   bool minimise_over(int j) {
     const double diagonal = task_.diagonal[j], z = curvature_.slope(at_, j) + diagonal * w_[j];
     const double size = std::fabs(z) - task_.lambda1;
-    const double to = size > 0 ? std::copysign(size, z) / diagonal : 0, change = to - w_[j];
+    const double new_value = size > 0 ? std::copysign(size, z) / diagonal : 0, change = new_value - w_[j];
     if (change == 0) return false;
-    const bool turned = sign(to) != sign(w_[j]);
-    w_[j] = to;
-    curvature_.moved(at_, j, change);
-    return turned;
+    const bool sign_changed = sign(new_value) != sign(w_[j]);
+    w_[j] = new_value;
+    curvature_.update_for_change(at_, j, change);
+    return sign_changed;
   }
 
   bool crosses(int a) const { return task_.lambda1 > 0 && beyond_[a] * sign(w_[support_.index[a]]) <= 0; }
@@ -363,7 +363,7 @@ class Descent {
   int size_ = 0;  // of the pool
   Iterate at_;
   double scale_ = 1, to_minimum_ = 0, at_zero_ = 0;  // at_zero_: P(0)
-  bool determined_ = false;
+  bool well_regularised_ = false;
   Support<F, Curvature> support_;
 };
 

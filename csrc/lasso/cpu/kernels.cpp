@@ -30,11 +30,11 @@ constexpr int kAlwaysGram = 64;
 // Whether all input values are valid.
 template <class F>
 bool valid(const Lassos<F>& problems, std::int64_t index) {
-  auto fine = [](double value) { return std::isfinite(value) && value >= 0; };
-  if (!fine(problems.lambda1[index]) || !fine(problems.lambda2[index])) return false;
+  auto finite_nonnegative = [](double value) { return std::isfinite(value) && value >= 0; };
+  if (!finite_nonnegative(problems.lambda1[index]) || !finite_nonnegative(problems.lambda2[index])) return false;
   bool finite = true;
   for (std::int64_t i = 0; i < problems.samples; ++i) {
-    if (!fine(problems.weight[index * problems.samples + i])) return false;
+    if (!finite_nonnegative(problems.weight[index * problems.samples + i])) return false;
     if (!std::isfinite(problems.y[index * problems.samples + i])) return false;
     const F* x = problems.X + index * problems.stride[0] + i * problems.stride[1];
     for (std::int64_t j = 0; j < problems.features; ++j) {
@@ -48,13 +48,13 @@ bool valid(const Lassos<F>& problems, std::int64_t index) {
 template <class F, class Curvature>
 void descend(const Lassos<F>& problems, const LassoTask<F>& task, double tol, std::int64_t max_iter,
              const LassoSolutions<F>& solutions, std::int64_t index, Memory& memory) {
-  const std::size_t all = problems.samples, d = problems.features;
+  const std::size_t n_all = problems.samples, d = problems.features;
   Curvature curvature(memory, task);
   Descent<F, Curvature> descent(memory, task, curvature);
   F* w = solutions.w + index * d;
-  double* dual = solutions.dual + index * all;
+  double* dual = solutions.dual + index * n_all;
   bool* active = solutions.active + index * d;
-  std::fill(dual, dual + all, 0.0);
+  std::fill(dual, dual + n_all, 0.0);
 
   const double goal = std::min(tol, kRounding);
   LassoCertificate best{INFINITY, INFINITY, INFINITY, 1};
@@ -72,10 +72,10 @@ void descend(const Lassos<F>& problems, const LassoTask<F>& task, double tol, st
       best = now;
       descent.keep();
     }
-    const bool certified = best.relative_gap <= tol, turned = descent.turned();
+    const bool certified = best.relative_gap <= tol, signs_changed = descent.signs_changed();
     if (certified) status = Status::certified;
     // Continue beyond tol up to rounding error, because gradients need the right support.
-    if (best.relative_gap <= goal || (certified && !last_is_best && !turned)) break;
+    if (best.relative_gap <= goal || (certified && !last_is_best && !signs_changed)) break;
     if (since_progress >= kStallAfter || !std::isfinite(now.relative_gap)) {
       if (!certified) status = Status::stalled;
       break;
@@ -85,8 +85,8 @@ void descend(const Lassos<F>& problems, const LassoTask<F>& task, double tol, st
     if (sweeping) {
       descent.sweeps();
     } else {
-      if (iteration == kSweepIterations && descent.restart_crowded()) lowest = INFINITY;
-      descent.enter();
+      if (iteration == kSweepIterations && descent.restart_underdetermined()) lowest = INFINITY;
+      descent.activate();
     }
     const int most = sweeping ? kSupportSolves : task.d + 1;  // all but the last drop a feature
     for (int solves = 0; solves < most && descent.minimise_on_support(); ++solves) {
@@ -96,7 +96,7 @@ void descend(const Lassos<F>& problems, const LassoTask<F>& task, double tol, st
     descent.restore();
     best = descent.certify();
   }
-  const double own = best.relative_gap, attainable = descent.attainable();
+  const double solver_gap = best.relative_gap, attainable = descent.attainable();
   for (std::size_t j = 0; j < d; ++j) {
     w[j] = F(descent.w()[j]);
     active[j] = w[j] != 0;
@@ -109,7 +109,7 @@ void descend(const Lassos<F>& problems, const LassoTask<F>& task, double tol, st
   solutions.relative_gap[index] = best.relative_gap;
   solutions.objective[index] = best.objective;
   solutions.n_iter[index] = iteration;
-  solutions.status[index] = std::int64_t(status_as_returned(status, own, best.relative_gap, attainable, tol));
+  solutions.status[index] = std::int64_t(status_as_returned(status, solver_gap, best.relative_gap, attainable, tol));
   solutions.margin[index] = descent.margin();
 }
 
@@ -129,13 +129,13 @@ template <class F>
 void adjoint_task(const Lassos<F>& problems, const F* all_w, const double* all_dual, const F* all_grad_w,
                   const LassoGradients<F>& gradients, std::int64_t index, Memory& memory) {
   const LassoTask<F> task(memory, problems, index);
-  const std::size_t all = problems.samples, d = problems.features;
+  const std::size_t n_all = problems.samples, d = problems.features;
   const F *w = all_w + index * d, *grad_w = all_grad_w + index * d;
-  const double* dual = all_dual + index * all;
-  F* grad_X = gradients.X + index * all * d;
-  double* grad_y = gradients.y + index * all;
-  std::fill(grad_X, grad_X + all * d, F(0));
-  std::fill(grad_y, grad_y + all, 0.0);
+  const double* dual = all_dual + index * n_all;
+  F* grad_X = gradients.X + index * n_all * d;
+  double* grad_y = gradients.y + index * n_all;
+  std::fill(grad_X, grad_X + n_all * d, F(0));
+  std::fill(grad_y, grad_y + n_all, 0.0);
 
   // `Columns`, since only the support's part of H is needed.
   Columns<F> curvature(memory, task);

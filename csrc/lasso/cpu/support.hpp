@@ -50,7 +50,7 @@ class Support {
   // succeed for dependent features; the step is then long in directions that do not change the fit.
   template <class Gradient>
   void damped(Gradient gradient) {
-    if (task_.lambda2 > 0 && crowded()) return by_samples(gradient);
+    if (task_.lambda2 > 0 && underdetermined()) return by_samples(gradient);
     double* matrix = restricted();
     for (int a = 0; a < size; ++a) matrix[std::size_t(a) * size + a] += rounding(task_.d);
     scaled(gradient);
@@ -62,7 +62,7 @@ class Support {
   // divided by their scale, the inverse root of the diagonal.
   template <class Gradient>
   void least_norm(Gradient gradient) {
-    if (crowded()) return by_samples(gradient);
+    if (underdetermined()) return by_samples(gradient);
     double* matrix = restricted();
     scaled(gradient);
     if (factor(matrix, size) > kSafePivot) {
@@ -80,7 +80,7 @@ class Support {
 
  private:
   // Whether the samples' system (n, n) is the smaller one.
-  bool crowded() const { return !Curvature::kAll && size > task_.n; }
+  bool underdetermined() const { return !Curvature::kAllFeatures && size > task_.n; }
 
   double* restricted() {
     double* matrix = matrix_.of(std::size_t(size) * size);
@@ -101,7 +101,7 @@ class Support {
   //     lambda2 = 0:  H_A^+ q = P^T (K^+)^2 P q, with the features scaled.
   template <class Gradient>
   void by_samples(Gradient gradient) {
-    if constexpr (!Curvature::kAll) {
+    if constexpr (!Curvature::kAllFeatures) {
       const double lambda2 = task_.lambda2;
       if (lambda2 > 0) std::fill(scale_, scale_ + size, 1.0);
       const double* P = curvature_.samples(index, size, scale_);

@@ -13,12 +13,16 @@ namespace sparsedis {
 
 // Limits of the finish.
 struct Persistence {
-  int turns;     // largest number of iterations
-  int patience;  // iterations without halving the gap
-  int halvings;  // halvings of a step
+  int max_iterations;  // largest number of iterations
+  int patience;        // iterations without halving the gap
+  int halvings;        // halvings of a step
 };
-SPARSEDIS_HOST_DEVICE inline Persistence usual() { return {kFinishTurns, kFinishPatience, kHalvings}; }
-SPARSEDIS_HOST_DEVICE inline Persistence last_resort() { return {kLastTurns, kLastPatience, kLastHalvings}; }
+SPARSEDIS_HOST_DEVICE inline Persistence default_persistence() {
+  return {kFinishIterations, kFinishPatience, kHalvings};
+}
+SPARSEDIS_HOST_DEVICE inline Persistence last_resort_persistence() {
+  return {kLastIterations, kLastPatience, kLastHalvings};
+}
 
 template <class Team, class PrimalMap, class System>
 class Finish {
@@ -48,30 +52,30 @@ class Finish {
   SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE bool run(const Team& team, const double* L, Progress& progress,
                                                 std::int64_t max_iter, bool interior, Persistence persistence) {
     choose(team, L, interior);
-    Certificate now = evaluate(team, L_);
-    progress.record_best(team, L_, size_, now);
+    Certificate current = evaluate(team, L_);
+    progress.record_best(team, L_, size_, current);
     const double margins = kMarginRounding * team.sum(samples_.n, [&](int i) { return samples_.s[i]; });
     auto near_rounding = [&](double relative) {
-      return (relative <= kNearRounding || relative * now.objective <= margins) && progress.enough();
+      return (relative <= kNearRounding || relative * current.objective <= margins) && progress.enough();
     };
-    double best = now.relative();
-    int since = 0;
+    double best = current.relative();
+    int stagnant = 0;
     bool stale = false;
-    for (int turn = 0; turn < persistence.turns && progress.n_iter < max_iter; ++turn) {
+    for (int iteration = 0; iteration < persistence.max_iterations && progress.n_iter < max_iter; ++iteration) {
       ++progress.n_iter;
       team.each(samples_.n, [&](int i) { dual_gradient_row(samples_, L_, primal_.scores(), i, g_); });
-      if (turn > 0 && release(team)) stale = false;
+      if (iteration > 0 && release(team)) stale = false;
       if (!direction(team, stale)) return near_rounding(best);  // a gradient of rounding errors has no direction
       stale = true;
-      if (!step(team, now, persistence.halvings)) return near_rounding(best);
-      progress.record_best(team, L_, size_, now);
-      const double relative = now.relative();
+      if (!step(team, current, persistence.halvings)) return near_rounding(best);
+      progress.record_best(team, L_, size_, current);
+      const double relative = current.relative();
       if (relative <= progress.target() && relative <= kRounding) return true;
       if (relative < best / 2) {
-        since = 0;
+        stagnant = 0;
       } else if (near_rounding(best)) {
         return true;
-      } else if (++since >= persistence.patience) {
+      } else if (++stagnant >= persistence.patience) {
         return false;
       }
       best = relative < best ? relative : best;
@@ -88,14 +92,14 @@ class Finish {
   }
 
   // Projects z (k,) with free entries that lack `missing` of the sum 1 to row i of `to`; repeated if the sum deviates
-  // by more than `off`.
-  SPARSEDIS_HOST_DEVICE void project(int i, const double* z, double missing, double off, double* to) {
+  // by more than `tolerance`.
+  SPARSEDIS_HOST_DEVICE void project(int i, const double* z, double missing, double tolerance, double* to) {
     const int k = samples_.k;
     const unsigned char* free = free_ + i * k;
     project_free_row(k, free, z, missing, to);
-    double left = 1;
-    for (int l = 0; l < k; ++l) left -= to[l];
-    if (left > off || left < -off) project_free_row(k, free, to, left, to);
+    double deviation = 1;
+    for (int l = 0; l < k; ++l) deviation -= to[l];
+    if (deviation > tolerance || deviation < -tolerance) project_free_row(k, free, to, deviation, to);
   }
 
   // Chooses the free entries and projects L onto them. At an interior point they are those that a Newton step in the
@@ -186,21 +190,21 @@ class Finish {
   }
 
   // Moves L_ along dL_ by the first length 1, 1/2, ... that does not lower the dual objective, and stores the
-  // certificate in `now`; false if there is none.
-  SPARSEDIS_HOST_DEVICE bool step(const Team& team, Certificate& now, int halvings) {
+  // certificate in `current`; false if there is none.
+  SPARSEDIS_HOST_DEVICE bool step(const Team& team, Certificate& current, int halvings) {
     const int k = samples_.k;
-    const double before = now.objective - now.gap;
+    const double before = current.objective - current.gap;
     double length = 1;
     for (int halving = 0; halving < halvings; ++halving, length /= 2) {
       team.each(samples_.n, [&](int i) {
         for (int e = i * k; e < (i + 1) * k; ++e) trial_[e] = L_[e] + length * dL_[e];
         project(i, trial_ + i * k, 0, kRowSum, trial_ + i * k);
       });
-      const Certificate then = evaluate(team, trial_);
-      const double rounding = kObjectiveRounding * then.objective;
-      if (then.objective - then.gap >= before - rounding) {
+      const Certificate trial_certificate = evaluate(team, trial_);
+      const double rounding = kObjectiveRounding * trial_certificate.objective;
+      if (trial_certificate.objective - trial_certificate.gap >= before - rounding) {
         team.each(size_, [&](int e) { L_[e] = trial_[e]; });
-        now = then;
+        current = trial_certificate;
         return true;
       }
     }

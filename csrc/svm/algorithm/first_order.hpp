@@ -22,10 +22,10 @@ SPARSEDIS_HOST_DEVICE inline bool is_large(const Samples& samples) { return samp
 // suffice, and otherwise 0.
 SPARSEDIS_HOST_DEVICE inline std::int64_t first_order_steps(const Samples& samples, int columns, double lipschitz) {
   const double order = double(samples.n) * samples.m;
-  const double affordable = kFirstOrderShare * order * order / (kEntryCost + columns);
+  const double budget = kFirstOrderShare * order * order / (kEntryCost + columns);
   const double expected = kExpectedSteps * samples.n / samples.k * std::sqrt(lipschitz);
-  const double part = expected <= affordable ? 1 : samples.lambda1 == 0 ? kFirstOrderTrial : 0;
-  return std::int64_t(part * affordable);
+  const double fraction = expected <= budget ? 1 : samples.lambda1 == 0 ? kFirstOrderTrial : 0;
+  return std::int64_t(fraction * budget);
 }
 
 SPARSEDIS_HOST_DEVICE inline std::size_t fista_size(std::size_t n, std::size_t k) { return 4 * n * k; }
@@ -39,35 +39,35 @@ SPARSEDIS_HOST_DEVICE void fista(const Team& team, const Samples& samples, Prima
                                  double* memory, Progress& progress, std::int64_t max_iter, double finish_gap,
                                  Finish finish) {
   const int k = samples.k, size = samples.n * k;
-  double *dual = memory, *ahead = memory + size, *g = memory + 2 * size, *next = memory + 3 * size;
-  team.each(size, [&](int e) { dual[e] = ahead[e] = 1.0 / k; });
+  double *dual = memory, *extrapolated = memory + size, *g = memory + 2 * size, *next = memory + 3 * size;
+  team.each(size, [&](int e) { dual[e] = extrapolated[e] = 1.0 / k; });
   double momentum = 1;
   const std::int64_t first = progress.n_iter;
   for (std::int64_t iteration = first; iteration <= max_iter; ++iteration) {
     if ((iteration - first) % kCheckEvery == 0 || iteration == max_iter) {
       const double penalty = primal.evaluate(team, dual);
-      const Certificate now = certificate(team, samples, dual, primal.scores(), penalty, g);
-      if (!progress.record(team, dual, size, now, iteration)) return;
+      const Certificate current = certificate(team, samples, dual, primal.scores(), penalty, g);
+      if (!progress.record(team, dual, size, current, iteration)) return;
       if (progress.relative_gap <= finish_gap) {
         if (finish()) return;
-        finish_gap = kFinishAgain * progress.relative_gap;
+        finish_gap = kFinishRetryFactor * progress.relative_gap;
         iteration = progress.n_iter;
       }
     }
-    primal.evaluate(team, ahead);
+    primal.evaluate(team, extrapolated);
     team.each(samples.n, [&](int i) {
-      dual_gradient_row(samples, ahead, primal.scores(), i, g);
-      projected_row(k, ahead + i * k, g + i * k, 1 / lipschitz, next + i * k);
+      dual_gradient_row(samples, extrapolated, primal.scores(), i, g);
+      projected_row(k, extrapolated + i * k, g + i * k, 1 / lipschitz, next + i * k);
     });
-    const double uphill = team.sum(size, [&](int e) { return (ahead[e] - next[e]) * (next[e] - dual[e]); });
+    const double uphill = team.sum(size, [&](int e) { return (extrapolated[e] - next[e]) * (next[e] - dual[e]); });
     if (uphill > 0) momentum = 1;
-    const double following = (1 + std::sqrt(1 + 4 * momentum * momentum)) / 2;
-    const double weight = (momentum - 1) / following;
+    const double next_momentum = (1 + std::sqrt(1 + 4 * momentum * momentum)) / 2;
+    const double weight = (momentum - 1) / next_momentum;
     team.each(size, [&](int e) {
-      ahead[e] = next[e] + weight * (next[e] - dual[e]);
+      extrapolated[e] = next[e] + weight * (next[e] - dual[e]);
       dual[e] = next[e];
     });
-    momentum = following;
+    momentum = next_momentum;
   }
 }
 
@@ -81,8 +81,8 @@ SPARSEDIS_HOST_DEVICE void bcd(const Team& team, const Samples& samples, PrimalM
   team.each(n * k, [&](int e) { dual[e] = 1.0 / k; });
   for (std::int64_t iteration = 0; iteration <= max_iter; ++iteration) {
     const double penalty = primal.evaluate(team, dual);
-    const Certificate now = certificate(team, samples, dual, primal.scores(), penalty, hinges);
-    if (!progress.record(team, dual, n * k, now, iteration) || iteration == max_iter) return;
+    const Certificate current = certificate(team, samples, dual, primal.scores(), penalty, hinges);
+    if (!progress.record(team, dual, n * k, current, iteration) || iteration == max_iter) return;
     sweep.restart(team, dual);
     for (int i = 0; i < n; ++i) {
       sweep.visit(team, i);

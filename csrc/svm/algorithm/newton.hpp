@@ -58,15 +58,15 @@ struct Point {
 // theta = 1 decreases monotonically to its root, and a feature that becomes inactive stays inactive.
 template <class Team, class T>
 SPARSEDIS_HOST_DEVICE double minimise_on_segment(const Team& team, const Samples& samples, int d, T* norm) {
-  const double reward =
+  const double linear_decrease =
       samples.lambda2 * (1 - 1.0 / samples.k) * team.sum(samples.n, [&](int i) { return samples.s[i]; });
   double theta = 1;
-  int on = d;
+  int n_active = d;
   for (int iteration = 0; iteration < kStartIterations; ++iteration) {
-    on = team.partition(norm, on, T(samples.lambda1 / theta));
-    const double square = team.sum(on, [&](int j) { return double(norm[j]) * norm[j]; });
-    const double length = team.sum(on, [&](int j) { return double(norm[j]); });
-    const double excess = theta * square - samples.lambda1 * length - reward;
+    n_active = team.partition(norm, n_active, T(samples.lambda1 / theta));
+    const double square = team.sum(n_active, [&](int j) { return double(norm[j]) * norm[j]; });
+    const double length = team.sum(n_active, [&](int j) { return double(norm[j]); });
+    const double excess = theta * square - samples.lambda1 * length - linear_decrease;
     if (excess <= 0 || square <= 0) break;
     const double next = theta - excess / square;
     if (!(next < theta * (1 - kStartAccuracy))) break;
@@ -138,10 +138,10 @@ SPARSEDIS_ONCE SPARSEDIS_HOST_DEVICE double barrier_parameter(const Team& team, 
 template <class Team, class Form, class System>
 SPARSEDIS_HOST_DEVICE double lengthen(const Team& team, const Samples& samples, Form& form, const System& system,
                                       Point& at, double centre, double step) {
-  const double further = step + kFurther < 1 ? step + kFurther : 1;
+  const double extended = step + kStepExtension < 1 ? step + kStepExtension : 1;
   const double least = centre * kProductBand, most = centre / kProductBand;
   team.each(samples.n * samples.k, [&](int e) {
-    const double product = (at.L[e] + further * at.dL[e]) * (at.Z[e] + further * at.dZ[e]);
+    const double product = (at.L[e] + extended * at.dL[e]) * (at.Z[e] + extended * at.dZ[e]);
     const double up = product < least ? least - product : 0, down = product > most ? product - most : 0;
     at.corrected[e] = at.product[e] - up + (down < most ? down : most);
   });
@@ -167,20 +167,21 @@ SPARSEDIS_HOST_DEVICE double advance(const Team& team, const Samples& samples, F
 
   const double mu = barrier_parameter(team, samples, form, at, 0);
   direction(team, samples, form, system, at, 0, 0);
-  const double far = step_to_boundary(team, samples, form, at, 1);
-  const double ahead = barrier_parameter(team, samples, form, at, far);
-  double sigma = (ahead > 0 ? ahead : 0) / (mu > kTiny ? mu : kTiny);
+  const double predictor_step = step_to_boundary(team, samples, form, at, 1);
+  const double predicted_mu = barrier_parameter(team, samples, form, at, predictor_step);
+  double sigma = (predicted_mu > 0 ? predicted_mu : 0) / (mu > kTiny ? mu : kTiny);
   sigma = sigma < 1 ? sigma * sigma * sigma : 1;
   team.each(size, [&](int e) { at.product[e] = at.dL[e] * at.dZ[e]; });
   form.keep_products(team);
-  const double centre = sigma * mu, damping = far < kShortStep ? far : 1;
+  const double centre = sigma * mu, damping = predictor_step < kShortStep ? predictor_step : 1;
   direction(team, samples, form, system, at, centre, damping);
   double step = step_to_boundary(team, samples, form, at, kFractionToBoundary);
   // In the full form, solves pass over all features and are too expensive. If the predictor's step is short, its
   // linearisation is not accurate enough for a longer one.
-  if constexpr (System::kSolvesAreCheap) {
-    const bool pays = form.pairs() == 0 && samples.n * samples.m >= kCorrectorOrder;
-    if (pays && far >= kShortStep && step < 1) step = lengthen(team, samples, form, system, at, centre, step);
+  if constexpr (System::kCheapSolves) {
+    const bool worthwhile = form.pairs() == 0 && samples.n * samples.m >= kCorrectorOrder;
+    if (worthwhile && predictor_step >= kShortStep && step < 1)
+      step = lengthen(team, samples, form, system, at, centre, step);
   }
   team.each(size, [&](int e) {
     at.L[e] += step * at.dL[e];
@@ -193,9 +194,9 @@ SPARSEDIS_HOST_DEVICE double advance(const Team& team, const Samples& samples, F
 // When an interior point ends without a certificate.
 struct Limits {
   std::int64_t max_iter;
-  // From this iteration on it gives up if the gap exceeds `hopeless`.
+  // From this iteration on it gives up if the gap exceeds `give_up_gap`.
   std::int64_t patience;
-  double hopeless;
+  double give_up_gap;
   double finish_gap;  // gap at which the finish is first tried; 0: never
   int short_steps;    // number of consecutive short steps after which it ends
 };
@@ -211,18 +212,18 @@ SPARSEDIS_HOST_DEVICE bool interior_point(const Team& team, const Samples& sampl
   int short_steps = 0;
   for (std::int64_t iteration = first;; ++iteration) {
     const double penalty = form.evaluate(team, at.L);
-    const Certificate now = certificate(team, samples, at.L, form.scores(), penalty, at.rhs);
-    bool going = progress.record(team, at.L, samples.n * samples.k, now, iteration);
-    if (going && iteration > first && now.relative() <= finish_gap) {
+    const Certificate current = certificate(team, samples, at.L, form.scores(), penalty, at.rhs);
+    bool going = progress.record(team, at.L, samples.n * samples.k, current, iteration);
+    if (going && iteration > first && current.relative() <= finish_gap) {
       const bool finished = finish();
       iteration = progress.n_iter;
-      going = progress.continues(now.relative()) && !finished;
-      finish_gap = kFinishAgain * now.relative();
+      going = progress.continues(current.relative()) && !finished;
+      finish_gap = kFinishRetryFactor * current.relative();
       if (going) form.evaluate(team, at.L);
     }
     if (!going) return false;
     if (iteration >= limits.max_iter) return false;
-    if (iteration >= limits.patience && !(now.relative() <= limits.hopeless)) return false;
+    if (iteration >= limits.patience && !(current.relative() <= limits.give_up_gap)) return false;
     if (short_steps >= limits.short_steps) return true;
     short_steps = advance(team, samples, form, system, at) < kShortStep ? short_steps + 1 : 0;
   }

@@ -22,7 +22,7 @@ class Progress {
   }
 
   // Resets everything as if no solver had run.
-  SPARSEDIS_HOST_DEVICE void forget() {
+  SPARSEDIS_HOST_DEVICE void reset() {
     relative_gap = INFINITY;
     n_iter = 0;
     status = Status::max_iter;
@@ -61,7 +61,7 @@ class Progress {
     return relative_gap > target_ && !stuck;
   }
 
-  SPARSEDIS_HOST_DEVICE void aim(double target) { target_ = target < target_ ? target : target_; }
+  SPARSEDIS_HOST_DEVICE void lower_target(double target) { target_ = target < target_ ? target : target_; }
   SPARSEDIS_HOST_DEVICE bool enough() const { return relative_gap <= tol_; }
   SPARSEDIS_HOST_DEVICE double target() const { return target_; }
   SPARSEDIS_HOST_DEVICE const double* best() const { return best_; }

@@ -60,7 +60,7 @@ struct Team {
 // Factors and solves the Newton system M = H + diag(bounds) in the space of zero row sums.
 struct System {
   // Whether a solve is so cheap compared with a factorisation that a further corrector pays off.
-  static constexpr bool kSolvesAreCheap = true;
+  static constexpr bool kCheapSolves = true;
   // The object to which a form adds its curvature; form and system agree on its interface.
   struct Curvature {};
 

@@ -40,7 +40,7 @@ class Cholesky {
 
   // Starts a zero matrix of the given order.
   void clear(int order) {
-    given_ = order;
+    unpadded_order_ = order;
     order_ = (order + kGroup - 1) / kGroup * kGroup;
     panels_ = (order_ + kRows - 1) / kRows;
     std::fill(matrix_, matrix_ + panel_offset(panels_), T(0));
@@ -86,11 +86,11 @@ class Cholesky {
 
   // x (order,): in, the right-hand side; out, the solution.
   void solve(T* x) const {
-    std::copy(x, x + given_, x_);
-    std::fill(x_ + given_, x_ + std::size_t(panels_) * kRows, T(0));
+    std::copy(x, x + unpadded_order_, x_);
+    std::fill(x_ + unpadded_order_, x_ + std::size_t(panels_) * kRows, T(0));
     for (int panel = 0; panel < panels_; ++panel) forward(panel);
     for (int panel = panels_ - 1; panel >= 0; --panel) backward(panel);
-    std::copy(x_, x_ + given_, x);
+    std::copy(x_, x_ + unpadded_order_, x);
   }
 
  private:
@@ -172,11 +172,11 @@ class Cholesky {
       for (int c = 0; c < kGroup; ++c) {
         for (int r = 0; r < R; ++r) pstore(to + c * kRows + r * kWidth, sum[r][c]);
       }
-      if (!factor_corner(to + row, lower, inverse)) return false;
+      if (!factor_diagonal_block(to + row, lower, inverse)) return false;
     } else {
-      const T* corner = other + std::size_t(column) * kRows;
+      const T* block = other + std::size_t(column) * kRows;
       for (int c = 0; c < kGroup; ++c) {
-        for (int e = 0; e < c; ++e) lower[c][e] = corner[e * kRows + c];
+        for (int e = 0; e < c; ++e) lower[c][e] = block[e * kRows + c];
       }
     }
     for (int c = 0; c < kGroup; ++c) {
@@ -196,10 +196,10 @@ class Cholesky {
   }
 
   // The factor of a diagonal block, and the inverses of the factor's diagonal.
-  static bool factor_corner(const T* corner, T (*lower)[kGroup], T* inverse) {
+  static bool factor_diagonal_block(const T* block, T (*lower)[kGroup], T* inverse) {
     for (int c = 0; c < kGroup; ++c) {
       for (int e = 0; e <= c; ++e) {
-        T value = corner[e * kRows + c];
+        T value = block[e * kRows + c];
         for (int q = 0; q < e; ++q) value -= lower[c][q] * lower[e][q];
         if (e < c) {
           lower[c][e] = value * inverse[e];
@@ -288,7 +288,7 @@ class Cholesky {
     }
   }
 
-  int given_, order_, panels_;
+  int unpadded_order_, order_, panels_;
   T *matrix_, *inverse_, *x_;
 };
 

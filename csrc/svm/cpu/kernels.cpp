@@ -129,13 +129,13 @@ class Device {
 // Whether all input values are valid, except the features of the present samples, which scan() checks.
 template <class F>
 bool valid(const Problems<F>& problems, std::int64_t index) {
-  auto fine = [](double value) { return std::isfinite(value) && value >= 0; };
-  if (!fine(problems.lambda1[index]) || !fine(problems.dual_reg[index])) return false;
-  if (!fine(problems.lambda2[index]) || problems.lambda2[index] == 0) return false;
+  auto finite_nonnegative = [](double value) { return std::isfinite(value) && value >= 0; };
+  if (!finite_nonnegative(problems.lambda1[index]) || !finite_nonnegative(problems.dual_reg[index])) return false;
+  if (!finite_nonnegative(problems.lambda2[index]) || problems.lambda2[index] == 0) return false;
   for (std::int64_t i = 0; i < problems.samples; ++i) {
     const double weight = problems.weight[index * problems.samples + i];
     const std::int64_t label = problems.labels[index * problems.samples + i];
-    if (!fine(weight)) return false;
+    if (!finite_nonnegative(weight)) return false;
     if (weight > 0) {
       if (label < 0 || label >= problems.classes) return false;
     } else {

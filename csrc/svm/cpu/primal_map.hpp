@@ -90,7 +90,7 @@ class SparsePrimalMap : public NoVariables {
     std::fill(scores_, scores_ + n_ * m_, 0.0);
     penalty_ = 0;
     count_ = first_ = 0;
-    nearest_off_ = 0;
+    nearest_inactive_ = 0;
     outside_ = -INFINITY;
     const T least = T(screening_threshold(samples_, error, longest_));
     if (working_.holds(A_)) {
@@ -110,7 +110,7 @@ class SparsePrimalMap : public NoVariables {
     }
     spilled_ = first_ > 0;
     take_gathered(team);
-    held_ = spilled_ ? 0 : count_;
+    n_gathered_ = spilled_ ? 0 : count_;
     return penalty_;
   }
 
@@ -129,7 +129,7 @@ class SparsePrimalMap : public NoVariables {
   // Evaluates at L with known active features (d,); these are the candidates, or all features if lambda1 is 0.
   void evaluate_active(const Team& team, const double* L, const bool* active) {
     evaluated_ = false;
-    held_ = 0;
+    n_gathered_ = 0;
     for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, A_);
     std::fill(scores_, scores_ + n_ * m_, 0.0);
     penalty_ = 0;
@@ -218,7 +218,7 @@ class SparsePrimalMap : public NoVariables {
   template <class System, class Keep, class Alpha, class Beta, class Unit>
   void add_curvature_of(System& system, Keep keep, Alpha alpha, Beta beta, Unit unit) {
     evaluated_ = false;  // the candidates are overwritten
-    held_ = 0;
+    n_gathered_ = 0;
     int count = 0;
     for (int j = 0; j < d_; ++j) {
       index_[count] = j;
@@ -314,7 +314,7 @@ class SparsePrimalMap : public NoVariables {
 
   // The margin over the features of the last evaluation.
   double margin_here() const {
-    double least = 1 - std::sqrt(double(nearest_off_));
+    double least = 1 - std::sqrt(double(nearest_inactive_));
     for (int a = 0; a < count_; ++a) least = std::min(least, std::abs(norm_[a] / samples_.lambda1 - 1));
     return least;
   }
@@ -328,36 +328,36 @@ class SparsePrimalMap : public NoVariables {
     square_norms(planes_, kBlock, m_, length, square_norm_);
     if (count_ - first_ + here > capacity_) {
       take_gathered(team);
-      held_ = 0;
+      n_gathered_ = 0;
     }
     using namespace Eigen::internal;
     const Packet<T> zero = pset1<Packet<T>>(T(0)), bound = pset1<Packet<T>>(least);
-    Packet<T> off = zero;  // the largest squared norm up to `least`
-    int found = 0;
+    Packet<T> largest_inactive = zero;  // the largest squared norm up to `least`
+    int n_found = 0;
     for (int from = 0; from < here; from += kWidth<T>) {
       const Packet<T> norms = ploadu<Packet<T>>(square_norm_ + from);
-      off = pmax(off, pselect(pcmp_le(norms, bound), norms, zero));
+      largest_inactive = pmax(largest_inactive, pselect(pcmp_le(norms, bound), norms, zero));
       if (predux_max(norms) <= least) continue;  // nearly all packets, if there are many features
       for (int j = from; j < std::min(here, from + kWidth<T>); ++j) {
-        found_[found] = j;
-        found += square_norm_[j] > least;
+        block_candidates_[n_found] = j;
+        n_found += square_norm_[j] > least;
       }
     }
-    nearest_off_ = std::max(nearest_off_, predux_max(off));
+    nearest_inactive_ = std::max(nearest_inactive_, predux_max(largest_inactive));
     // Near the solution the candidates are those of the last evaluation, whose columns are already gathered.
-    bool held = count_ + found <= held_;
-    for (int a = 0; a < found; ++a) {
-      held = held && index_[count_ + a] == feature(found_[a]);
-      index_[count_ + a] = feature(found_[a]);
+    bool still_gathered = count_ + n_found <= n_gathered_;
+    for (int a = 0; a < n_found; ++a) {
+      still_gathered = still_gathered && index_[count_ + a] == feature(block_candidates_[a]);
+      index_[count_ + a] = feature(block_candidates_[a]);
     }
-    if (!held) {
-      held_ = 0;
+    if (!still_gathered) {
+      n_gathered_ = 0;
       for (int i = 0; i < n_; ++i) {
         T* to = gathered_ + std::ptrdiff_t(i) * capacity_ + (count_ - first_);
-        for (int a = 0; a < found; ++a) to[a] = rows_[i][found_[a]];
+        for (int a = 0; a < n_found; ++a) to[a] = rows_[i][block_candidates_[a]];
       }
     }
-    count_ += found;
+    count_ += n_found;
     return square_norm_;
   }
 
@@ -400,13 +400,13 @@ class SparsePrimalMap : public NoVariables {
   const T **rows_, **columns_;
   const double** exact_rows_;
   int* index_;
-  int found_[kBlock];
+  int block_candidates_[kBlock];
   T square_norm_[kBlock];
   double longest_, ratio_, penalty_ = 0;
-  T nearest_off_ = 0;           // the largest ||V_j||^2 of the features that are no candidates, in units of lambda1
+  T nearest_inactive_ = 0;      // the largest ||V_j||^2 of the features that are no candidates, in units of lambda1
   double outside_ = -INFINITY;  // an upper bound on ||V_j|| of the features not evaluated, in units of lambda1
   int count_ = 0, first_ = 0;
-  int held_ = 0;  // the number of the last evaluation's candidates whose columns gathered_ holds
+  int n_gathered_ = 0;  // the number of the last evaluation's candidates whose columns gathered_ holds
   bool spilled_ = false, evaluated_ = false;
 };
 

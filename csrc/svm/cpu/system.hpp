@@ -25,7 +25,7 @@ namespace sparsedis::cpu {
 template <class T>
 class NewtonSystem {
  public:
-  static constexpr bool kSolvesAreCheap = true;
+  static constexpr bool kCheapSolves = true;
 
   NewtonSystem(Memory& memory, const Samples& samples)
       : samples_(samples),

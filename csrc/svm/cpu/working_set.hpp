@@ -15,8 +15,9 @@
 
 namespace sparsedis::cpu {
 
-// Features of fewer bytes than kSmall stay in the caches anyway; a working set takes at most kWorking bytes.
-constexpr std::size_t kSmall = std::size_t(1) << 18, kWorking = std::size_t(1) << 21;
+// Features of fewer bytes than kCachedBytes stay in the caches anyway; a working set takes at most kWorkingSetBytes
+// bytes.
+constexpr std::size_t kCachedBytes = std::size_t(1) << 18, kWorkingSetBytes = std::size_t(1) << 21;
 
 // Features that are inactive by less than this also belong to the set, so that the margin of a solution rarely depends
 // on those outside.
@@ -29,9 +30,9 @@ class WorkingSet {
   WorkingSet(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths)
       : features_(features), lengths_(lengths), n_(samples.n), m_(samples.m) {
     const std::size_t n = n_, d = features.features();
-    wanted_ = lengths && samples.lambda1 > 0 && n * d * sizeof(T) >= kSmall;
-    if (!wanted_) return;
-    capacity_ = std::ptrdiff_t(std::min<std::size_t>(d / 4, kWorking / (n * sizeof(T)))) / kPad * kPad;
+    enabled_ = lengths && samples.lambda1 > 0 && n * d * sizeof(T) >= kCachedBytes;
+    if (!enabled_) return;
+    capacity_ = std::ptrdiff_t(std::min<std::size_t>(d / 4, kWorkingSetBytes / (n * sizeof(T)))) / kPad * kPad;
     norm_ = memory.take<T>(d + kPad);
     index_ = memory.take<int>(d);
     columns_ = memory.take<T>(n * capacity_);
@@ -49,7 +50,7 @@ class WorkingSet {
 
   // Whether no feature outside the set can be active at A (n, m).
   bool holds(const double* A) {
-    if (!wanted_) return false;
+    if (!enabled_) return false;
     moved_ = seen_ ? distance(A, last_) : INFINITY;
     seen_ = true;
     std::copy(A, A + std::size_t(n_) * m_, last_);
@@ -63,14 +64,14 @@ class WorkingSet {
 
   // Records ||V_j|| of a block during a pass over all features; square_norm: ||V_j||^2.
   void record(int from, int count, const T* square_norm) {
-    if (!wanted_) return;
+    if (!enabled_) return;
     for (int j = 0; j < count; ++j) norm_[from + j] = std::sqrt(square_norm[j]);
   }
 
   // Rebuilds the set around A, whose norms have been recorded, for moves up to the length of the last one, because
   // steps get shorter. error: that of ||V_j|| relative to ||x_j||.
   void rebuild(const double* A, double error) {
-    if (!wanted_) return;
+    if (!enabled_) return;
     radius_ = -1;
     const T radius = T(moved_ + error);
     if (!std::isfinite(radius)) return;
@@ -110,7 +111,7 @@ class WorkingSet {
   const Features<F>& features_;
   const F* lengths_;
   int n_, m_;
-  bool wanted_ = false, seen_ = false;
+  bool enabled_ = false, seen_ = false;
   std::ptrdiff_t capacity_ = 0;
   int count_ = 0;
   double radius_ = -1, moved_ = INFINITY, largest_outside_ = 0;

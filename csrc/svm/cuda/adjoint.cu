@@ -14,24 +14,25 @@ struct AdjointArguments {
   Workspace workspace;
 };
 
-__device__ inline void adjoint_task(const AdjointArguments& given, std::int64_t index, const Team& team,
+__device__ inline void adjoint_task(const AdjointArguments& arguments, std::int64_t index, const Team& team,
                                     Memory& memory) {
-  const Problems<Feature>& problems = given.problems;
+  const Problems<Feature>& problems = arguments.problems;
   const Task<Feature> task(team, memory, problems, index);
   const Samples& samples = task.samples();
   const int all = int(problems.samples), d = int(problems.features), n = samples.n, k = samples.k;
   const Features<Feature> features = task.features(problems, index);
-  Value* grad_X = given.gradients.X + index * all * d;
+  Value* grad_X = arguments.gradients.X + index * all * d;
   for (int i = 0; i < all; ++i) team.distribute(d, [&](int j) { grad_X[std::ptrdiff_t(i) * d + j] = 0; });
   team.wait();
   if (n == 0) {
-    team.once(
-        [&] { given.gradients.lambda1[index] = given.gradients.lambda2[index] = given.gradients.dual_reg[index] = 0; });
+    team.once([&] {
+      arguments.gradients.lambda1[index] = arguments.gradients.lambda2[index] = arguments.gradients.dual_reg[index] = 0;
+    });
     return;
   }
   double* dual = memory.take<double>(std::size_t(n) * k);
-  team.each(n * k, [&](int e) { dual[e] = given.solved.dual[(index * all + task.present(e / k)) * k + e % k]; });
-  const Value* grad_W = given.grad_W + index * d * k;
+  team.each(n * k, [&](int e) { dual[e] = arguments.solved.dual[(index * all + task.present(e / k)) * k + e % k]; });
+  const Value* grad_W = arguments.grad_W + index * d * k;
 
   using PrimalMap = SparsePrimalMap<Feature, Value>;
   using Adjoint = sparsedis::Adjoint<Team, PrimalMap, SystemFor<PrimalMap>>;
@@ -40,7 +41,7 @@ __device__ inline void adjoint_task(const AdjointArguments& given, std::int64_t 
   double* values = memory.take<double>(Adjoint::size(n, k, primal.ld()));
   unsigned char* free = memory.take<unsigned char>(Adjoint::flags(n, k));
   Adjoint adjoint(team, samples, primal, system, values, free);
-  primal.evaluate_active(team, dual, given.solved.active + index * d);
+  primal.evaluate_active(team, dual, arguments.solved.active + index * d);
   const ScalarGradients scalars =
       adjoint.run(dual, [&](int c, int a) { return double(grad_W[std::ptrdiff_t(primal.index(a)) * k + c]); });
   team.each_by_warp(n, [&](int i, int lane) {
@@ -53,9 +54,9 @@ __device__ inline void adjoint_task(const AdjointArguments& given, std::int64_t 
     }
   });
   team.once([&] {
-    given.gradients.lambda1[index] = scalars.lambda1 / task.scale();
-    given.gradients.lambda2[index] = scalars.lambda2 / task.scale();
-    given.gradients.dual_reg[index] = scalars.dual_reg / task.scale();
+    arguments.gradients.lambda1[index] = scalars.lambda1 / task.scale();
+    arguments.gradients.lambda2[index] = scalars.lambda2 / task.scale();
+    arguments.gradients.dual_reg[index] = scalars.dual_reg / task.scale();
   });
 }
 
@@ -64,6 +65,7 @@ __device__ inline void adjoint_task(const AdjointArguments& given, std::int64_t 
 SPARSEDIS_KERNEL(adjoint, sparsedis::cuda::AdjointArguments) {
   using namespace sparsedis::cuda;
   SPARSEDIS_SHARED(shared);
-  each_task(given.problems.batch, given.workspace, shared,
-            [&](std::int64_t index, const Team& team, Memory& memory) { adjoint_task(given, index, team, memory); });
+  each_task(
+      arguments.problems.batch, arguments.workspace, shared,
+      [&](std::int64_t index, const Team& team, Memory& memory) { adjoint_task(arguments, index, team, memory); });
 }

@@ -42,24 +42,24 @@ struct Columns {
 // rows (n, m), aligned. The loads of the next samples overlap with the arithmetic on the last.
 template <int kColumns, class V, class X, class To>
 __device__ void multiply_columns(int n, int m, const V* rows, X x, To to) {
-  constexpr int kTogether = kColumns == 1 ? 8 : 4;
+  constexpr int kLoadsInFlight = kColumns == 1 ? 8 : 4;
   using Values = decltype(x(0));
   each_group_of_classes(m, [&](int first, int count) {
     Columns<V, kColumns> sum[kClasses] = {};
-    Values next[kTogether];
+    Values next[kLoadsInFlight];
     auto load = [&](int from) {
 #pragma unroll
-      for (int q = 0; q < kTogether; ++q) next[q] = x(from + q < n ? from + q : n - 1);
+      for (int q = 0; q < kLoadsInFlight; ++q) next[q] = x(from + q < n ? from + q : n - 1);
     };
     load(0);
 #pragma unroll 1
-    for (int from = 0; from < n; from += kTogether) {
-      Values value[kTogether];
+    for (int from = 0; from < n; from += kLoadsInFlight) {
+      Values value[kLoadsInFlight];
 #pragma unroll
-      for (int q = 0; q < kTogether; ++q) value[q] = next[q];
-      load(from + kTogether);
+      for (int q = 0; q < kLoadsInFlight; ++q) value[q] = next[q];
+      load(from + kLoadsInFlight);
 #pragma unroll
-      for (int q = 0; q < kTogether; ++q) {
+      for (int q = 0; q < kLoadsInFlight; ++q) {
         if (from + q >= n) break;
         const V* row = rows + (from + q) * m + first;
         Four<V> of_class = {};

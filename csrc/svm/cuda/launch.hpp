@@ -17,7 +17,7 @@ template <class PrimalMap>
 using SystemFor = NewtonSystem<typename PrimalMap::Products>;
 
 // Entries of Workspace::counters: the tasks taken from the queue; flags: a value was invalid, a task waits.
-constexpr int kTaken = 0, kRefused = 1, kWaiting = 2, kCounters = 3;
+constexpr int kTaken = 0, kRefused = 1, kPending = 2, kCounters = 3;
 
 // A launch's memory. Blocks take tasks from a queue, which bounds their number and thus the scratch memory.
 struct Workspace {
@@ -25,7 +25,7 @@ struct Workspace {
   char* scratch;               // (blocks, scratch_bytes)
   std::int64_t scratch_bytes;  // per block
   int* counters;               // (kCounters,), initially 0
-  double* waiting;             // (B,): the gap of a task that waits for solve_in_double, -1 for others
+  double* pending_gap;         // (B,): the gap of a task that waits for solve_in_double, -1 for others
 };
 
 // run(index, team, memory) for each task of the batch that this block takes from the queue.

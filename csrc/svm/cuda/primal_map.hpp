@@ -81,7 +81,7 @@ class SparsePrimalMap : public NoVariables {
   SPARSEDIS_ONCE __device__ double margin(const Team& team, const double*) {
     if (samples_.lambda1 == 0) return INFINITY;
     const double least = team.least(count_, [&](int a) { return ::fabs(norm_[a] / samples_.lambda1 - 1); });
-    const double off = 1 - std::sqrt(nearest_off_);
+    const double off = 1 - std::sqrt(nearest_inactive_);
     return least < off ? least : off;
   }
 
@@ -246,7 +246,7 @@ class SparsePrimalMap : public NoVariables {
       const int word = group * kColumns + lane / kLanes;
       if (lane % kLanes == 0 && word < words()) on_bits[word] = bits;
     });
-    nearest_off_ = -team.least(team.threads(), [&](int) { return -double(nearest); });
+    nearest_inactive_ = -team.least(team.threads(), [&](int) { return -double(nearest); });
   }
 
   template <class Keep>
@@ -275,7 +275,7 @@ class SparsePrimalMap : public NoVariables {
   }
 
   SPARSEDIS_ONCE __device__ void gather(const Team& team) {
-    constexpr int kTogether = 8;  // loads in flight at once
+    constexpr int kLoadsInFlight = 8;  // loads in flight at once
     const int count = count_, n = n_;
     const std::ptrdiff_t width = width_;
     const Features<F> features = features_;
@@ -285,12 +285,12 @@ class SparsePrimalMap : public NoVariables {
       const bool there = a < count;
       const int j = index[there ? a : count - 1];
 #pragma unroll 1
-      for (int from = 0; from < n; from += kTogether) {
-        Value value[kTogether];
+      for (int from = 0; from < n; from += kLoadsInFlight) {
+        Value value[kLoadsInFlight];
 #pragma unroll
-        for (int q = 0; q < kTogether; ++q) value[q] = features(from + q < n ? from + q : n - 1, j);
+        for (int q = 0; q < kLoadsInFlight; ++q) value[q] = features(from + q < n ? from + q : n - 1, j);
 #pragma unroll
-        for (int q = 0; q < kTogether; ++q) {
+        for (int q = 0; q < kLoadsInFlight; ++q) {
           if (from + q < n) to[(from + q) * width + a] = there ? value[q] : Value(0);
         }
       }
@@ -332,7 +332,7 @@ class SparsePrimalMap : public NoVariables {
   int n_, d_, count_ = 0;
   std::size_t width_;                     // of a row of gathered_
   double longest_, ratio_, penalty_ = 0;  // ratio_: lambda1 / lambda2
-  double nearest_off_ = 0;                // the largest ||V_j||^2 outside the candidates, in units of lambda1
+  double nearest_inactive_ = 0;           // the largest ||V_j||^2 outside the candidates, in units of lambda1
   bool evaluated_ = false;
   double *A_, *next_, *scores_;
   T* screening_;

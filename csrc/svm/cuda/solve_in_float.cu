@@ -5,15 +5,16 @@
 SPARSEDIS_KERNEL(solve_in_float, sparsedis::cuda::SolveArguments) {
   using namespace sparsedis::cuda;
   SPARSEDIS_SHARED(shared);
-  each_task(given.problems.batch, given.workspace, shared, [&](std::int64_t index, const Team& team, Memory& memory) {
-    team.once([&] { given.workspace.waiting[index] = -1; });
-    if (!begin(given, index, team)) return;
-    solve_task(given, index, team, memory, [&](sparsedis::Policy<Device>& policy) {
-      if (policy.solve_in_float()) return;
-      team.once([&] {
-        given.workspace.waiting[index] = policy.relative_gap();
-        given.workspace.counters[kWaiting] = 1;
-      });
-    });
-  });
+  each_task(arguments.problems.batch, arguments.workspace, shared,
+            [&](std::int64_t index, const Team& team, Memory& memory) {
+              team.once([&] { arguments.workspace.pending_gap[index] = -1; });
+              if (!begin(arguments, index, team)) return;
+              solve_task(arguments, index, team, memory, [&](sparsedis::Policy<Device>& policy) {
+                if (policy.solve_in_float()) return;
+                team.once([&] {
+                  arguments.workspace.pending_gap[index] = policy.relative_gap();
+                  arguments.workspace.counters[kPending] = 1;
+                });
+              });
+            });
 }

@@ -18,7 +18,7 @@ template <class T>
 class NewtonSystem {
  public:
   // An assumption (not measured): a solve leaves most threads of a block idle.
-  static constexpr bool kSolvesAreCheap = false;
+  static constexpr bool kCheapSolves = false;
 
   // The system that features are added to, and the team that adds them.
   struct Curvature {
@@ -170,7 +170,7 @@ class NewtonSystem {
   // multiple of 4, and the features from `count` to the next multiple of 4 are 0.
   template <class X>
   SPARSEDIS_ONCE __device__ void multiply(const Team& team, const X* x, std::ptrdiff_t ld, int count) {
-    constexpr int kGroups = kSlice / 4, kTogether = 2;
+    constexpr int kGroups = kSlice / 4, kLoadsInFlight = 2;
     // Local copies, because the compiler reloads what members point to after every store.
     const int n = n_, order = matrix_.order(), turns = slices(n * samples_.m);
     const double* const s = samples_.s;
@@ -214,17 +214,17 @@ class NewtonSystem {
         T* const slice = slices + turn * size;
         turn = turn + 1 < turns ? turn + 1 : 0;
 #pragma unroll 1
-        for (int begin = team.thread(); begin < entries; begin += kTogether * team.threads()) {
-          Four<T> value[kTogether];
-          bool there[kTogether];
+        for (int begin = team.thread(); begin < entries; begin += kLoadsInFlight * team.threads()) {
+          Four<T> value[kLoadsInFlight];
+          bool there[kLoadsInFlight];
 #pragma unroll
-          for (int t = 0; t < kTogether; ++t) {
+          for (int t = 0; t < kLoadsInFlight; ++t) {
             const int e = begin + t * team.threads();
             there[t] = e < entries && needed(e / (kTile * kGroups));
             if (there[t]) value[t] = row(e / kGroups, from + e % kGroups * 4);
           }
 #pragma unroll
-          for (int t = 0; t < kTogether; ++t) {
+          for (int t = 0; t < kLoadsInFlight; ++t) {
             const int e = begin + t * team.threads();
             if (there[t]) four(slice + e / kGroups * kSliceStride + e % kGroups * 4) = value[t];
           }

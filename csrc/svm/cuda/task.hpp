@@ -65,14 +65,16 @@ class Task {
 // Whether all input values are valid, including the features of samples without weight.
 template <class F>
 SPARSEDIS_ONCE __device__ bool valid(const Team& team, const Problems<F>& problems, std::int64_t index) {
-  auto fine = [](double value) { return std::isfinite(value) && value >= 0; };
+  auto finite_nonnegative = [](double value) { return std::isfinite(value) && value >= 0; };
   const double lambda2 = problems.lambda2[index];
-  if (!fine(problems.lambda1[index]) || !fine(problems.dual_reg[index]) || !fine(lambda2) || lambda2 == 0) return false;
+  if (!finite_nonnegative(problems.lambda1[index]) || !finite_nonnegative(problems.dual_reg[index]) ||
+      !finite_nonnegative(lambda2) || lambda2 == 0)
+    return false;
   const int all = int(problems.samples), d = int(problems.features);
   const double bad = team.sum(all, [&](int i) {
     const double weight = problems.weight[index * all + i];
     const std::int64_t label = problems.labels[index * all + i];
-    return double(!fine(weight) || (weight > 0 && (label < 0 || label >= problems.classes)));
+    return double(!finite_nonnegative(weight) || (weight > 0 && (label < 0 || label >= problems.classes)));
   });
   if (bad > 0) return false;
   const F* X = problems.X + index * problems.stride[0];
