@@ -36,14 +36,14 @@ def augmentation(kind: Augmentation, size: tuple[int, int]) -> nn.Module:
         if size[0] != size[1]:
             raise ValueError(f"augment: expected square images to turn, got {size[0]}x{size[1]}")
         affine = K.RandomAffine(degrees=12.0, translate=(0.1, 0.1), scale=(0.8, 1.2), shear=(-12, 12, -12, 12), p=1.0)
-        return nn.Sequential(_Turned(), _ByImage(affine))
+        return nn.Sequential(_RotateAndMirror(), _PerImage(affine))
     steps: list[nn.Module] = [K.RandomCrop(size, padding=max(min(size) // 10, 1)), K.RandomHorizontalFlip(p=0.5)]
     if kind == "crop-flip-color":
-        steps.append(_Colored(K.ColorJiggle(0.4, 0.4, 0.4, p=1.0)))
-    return _ByImage(*steps)
+        steps.append(_ColorChange(K.ColorJiggle(0.4, 0.4, 0.4, p=1.0)))
+    return _PerImage(*steps)
 
 
-class _ByImage(nn.Sequential):
+class _PerImage(nn.Sequential):
     """Applies its modules in sequence to the images of all tasks as one batch (N, C, H, W)."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -53,16 +53,16 @@ class _ByImage(nn.Sequential):
         return changed.unflatten(0, images.shape[:2])
 
 
-class _Turned(nn.Module):
+class _RotateAndMirror(nn.Module):
     """Rotates all images of a task by the same random multiple of 90 degrees, and mirrors them with probability 1/2."""
 
     def forward(self, images: Tensor) -> Tensor:
         kinds = torch.randint(8, (len(images),)).tolist()
-        turned = [task.rot90(kind % 4, (-2, -1)) for task, kind in zip(images, kinds, strict=True)]
-        return torch.stack([task.flip(-1) if kind >= 4 else task for task, kind in zip(turned, kinds, strict=True)])
+        rotated = [task.rot90(kind % 4, (-2, -1)) for task, kind in zip(images, kinds, strict=True)]
+        return torch.stack([task.flip(-1) if kind >= 4 else task for task, kind in zip(rotated, kinds, strict=True)])
 
 
-class _Colored(nn.Module):
+class _ColorChange(nn.Module):
     """Applies a colour change to images with 3 channels; grey images are unchanged."""
 
     def __init__(self, change: nn.Module) -> None:

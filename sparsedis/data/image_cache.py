@@ -22,9 +22,9 @@ from sparsedis.data.dataset import SPLITS, FewShotData
 _VERSION = 2
 """Increase with every change in what the readers return for the same files, or in the format of an entry."""
 
-_IMAGES, _ABOUT = "images.uint8", "about.json"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+_IMAGES, _DESCRIPTION = "images.uint8", "about.json"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ALREADY_EXISTS = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _write(entry: Path, decode: Callable[[Images], Classes]) -> None:
             images = Images(file, folder)
             classes = decode(images)
         about = {"shape": [images.count, *(images.shape or ())], **asdict(classes)}
-        with _new_file(part / _ABOUT, folder) as file, _writing(folder):
+        with _new_file(part / _DESCRIPTION, folder) as file, _writing(folder):
             file.write(json.dumps(about).encode())
         with _writing(folder):
             _publish(part, entry)
@@ -152,7 +152,7 @@ def _publish(part: Path, entry: Path) -> None:
             part.rename(entry)
             return
         except OSError as error:
-            if error.errno not in _TAKEN:
+            if error.errno not in _ALREADY_EXISTS:
                 raise
         if _read(entry, "") is not None:
             return
@@ -170,7 +170,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "free some space there, or set" if error.errno in _FULL else "set"
+        advice = "free some space there, or set" if error.errno in _DISK_FULL else "set"
         reason = error.strerror or error
         raise OSError(
             f"cache: {folder} cannot be written ({reason}); {advice} SPARSEDIS_CACHE to another folder"
@@ -186,7 +186,7 @@ def _read(entry: Path, name: str) -> FewShotData | None:
 
 
 def _opened(entry: Path, name: str) -> FewShotData:
-    about = json.loads((entry / _ABOUT).read_text(encoding="utf-8"))
+    about = json.loads((entry / _DESCRIPTION).read_text(encoding="utf-8"))
     shape, path = tuple(about["shape"]), entry / _IMAGES
     if path.stat().st_size != math.prod(shape) or not all(isinstance(x, str) for x in about["class_names"]):
         raise ValueError(f"cache: {entry} is damaged")

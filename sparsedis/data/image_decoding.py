@@ -19,9 +19,9 @@ from PIL import ExifTags, Image, ImageOps
 
 _MAX_BYTES = 1 << 26
 _MAX_PIXELS = 1 << 26
-_DEPTH = 24
+_BIT_DEPTH_OFFSET = 24
 """Offset of the bit depth in a PNG file, whose first chunk is the header."""
-_UPRIGHT = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -66,9 +66,9 @@ def decode(
             problem = _problem(image, content, size)
             if problem is None:
                 image.load()  # EXIF data may follow the pixels; its errors are ignored
-                turn = _upright(image)
+                transposition = _exif_transposition(image)
                 pixels = _on_white(image, content).convert(mode)
-                pixels = pixels if turn is None else pixels.transpose(turn)
+                pixels = pixels if transposition is None else pixels.transpose(transposition)
     except Exception as error:  # Pillow documents no complete list of exceptions for malicious files
         raise ValueError(f"{reader}: expected a {' or '.join(formats)} image, got {name}: {error}") from error
     if pixels is None:
@@ -102,15 +102,15 @@ def _problem(image: Image.Image, content: bytes, size: tuple[int, int] | None) -
     if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
         return "one image, got an animation of several"
     # Pillow keeps only the upper 8 bits, from which the pixels of the transparent colour cannot be identified.
-    if image.mode == "RGB" and "transparency" in image.info and content[_DEPTH] == 16:
+    if image.mode == "RGB" and "transparency" in image.info and content[_BIT_DEPTH_OFFSET] == 16:
         return "an alpha channel where one colour is transparent and channels have 16 bits, got none"
     return None
 
 
-def _upright(image: Image.Image) -> Image.Transpose | None:
+def _exif_transposition(image: Image.Image) -> Image.Transpose | None:
     """The transposition that applies the image's EXIF orientation."""
     try:
-        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF data, which viewers ignore too
         return None
 
@@ -137,6 +137,6 @@ def _grey_on_white(image: Image.Image, content: bytes, colour: int | None) -> Im
         if image.mode == "1":
             colour = 255 if colour else 0
         elif image.mode == "L":  # 2, 4 or 8 bits; Pillow scales the pixels but not the transparent value
-            colour = colour * 255 // ((1 << content[_DEPTH]) - 1)
+            colour = colour * 255 // ((1 << content[_BIT_DEPTH_OFFSET]) - 1)
         grey[levels == colour] = 255
     return Image.fromarray(grey)

@@ -137,7 +137,7 @@ def _bytes(*arguments: Any) -> bytes:  # used for b"" in protocols 0 to 2
     return b""
 
 
-def _never(*_: Any) -> NoReturn:
+def _refuse_call(*_: Any) -> NoReturn:
     raise _refused("a call of numpy.ndarray")
 
 
@@ -146,7 +146,7 @@ _NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
     ("numpy", "dtype"): _type,
-    ("numpy", "ndarray"): _never,
+    ("numpy", "ndarray"): _refuse_call,
     ("_codecs", "encode"): _encode,
     ("__builtin__", "bytes"): _bytes,
     ("builtins", "bytes"): _bytes,
@@ -165,12 +165,12 @@ class _Bounded:
     """A file that rejects reads beyond its size, whatever lengths its pickle declares."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.left = file, os.fstat(file.fileno()).st_size
+        self._file, self.remaining = file, os.fstat(file.fileno()).st_size
 
     def read(self, count: int) -> bytes:
-        if count > self.left:
-            raise EOFError(f"{count} bytes announced, {self.left} left")
-        self.left -= count
+        if count > self.remaining:
+            raise EOFError(f"{count} bytes announced, {self.remaining} left")
+        self.remaining -= count
         return self._file.read(count)
 
     def readinto(self, buffer: Any) -> int:
@@ -180,7 +180,7 @@ class _Bounded:
 
     def readline(self) -> bytes:
         line = self._file.readline(1 << 16)
-        self.left -= len(line)
+        self.remaining -= len(line)
         return line
 
 
@@ -219,17 +219,17 @@ class _Reader(_Interpreter):  # type: ignore[misc]
     # Keys are restricted because hashing deeply nested tuples would overflow the C stack.
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self._fill([key, value])
+        self._set_items([key, value])
 
     def load_setitems(self) -> None:
-        self._fill(self.pop_mark())
+        self._set_items(self.pop_mark())
 
     def load_dict(self) -> None:
         items = self.pop_mark()
         self.append({})
-        self._fill(items)
+        self._set_items(items)
 
-    def _fill(self, items: list[Any]) -> None:
+    def _set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not dict:
             raise _refused(f"items for {type(target).__name__}")
@@ -277,9 +277,9 @@ def load(path: str | Path) -> Any:
     with path.open("rb") as file:
         try:
             content = _Bounded(file)
-            value = _finished(_Reader(content, encoding="latin1").load())
-            if content.left:  # for example a second pickle, which would be ignored silently
-                raise ValueError(f"expected one object, got {content.left} bytes after its end")
+            value = _resolved(_Reader(content, encoding="latin1").load())
+            if content.remaining:  # for example a second pickle, which would be ignored silently
+                raise ValueError(f"expected one object, got {content.remaining} bytes after its end")
             return value
         except MemoryError as error:
             raise ValueError(f"pickle: {path}: more than the memory holds") from error
@@ -289,14 +289,14 @@ def load(path: str | Path) -> Any:
             raise ValueError(f"pickle: {path} is damaged or not plain data: {what}") from error
 
 
-def _finished(value: Any) -> Any:
+def _resolved(value: Any) -> Any:
     """The same containers, with :class:`_Array` builders replaced by their arrays or lists."""
     if isinstance(value, _Array):
         value = _array(value)
     seen: set[int] = set()
-    waiting = [value]
-    while waiting:  # no recursion, as the file determines the depth
-        item = waiting.pop()
+    pending = [value]
+    while pending:  # no recursion, as the file determines the depth
+        item = pending.pop()
         if id(item) in seen:
             continue
         if type(item) in (_Name, _Type):
@@ -304,14 +304,14 @@ def _finished(value: Any) -> Any:
         if not isinstance(item, list | tuple | dict):
             continue
         seen.add(id(item))
-        places = item.items() if isinstance(item, dict) else enumerate(item)
-        for place, inner in list(places):
-            if isinstance(inner, _Array):
+        entries = item.items() if isinstance(item, dict) else enumerate(item)
+        for key, entry in list(entries):
+            if isinstance(entry, _Array):
                 if isinstance(item, tuple):
                     raise _refused("an array in a tuple")
-                inner = _array(inner)
-                item[place] = inner
-            waiting.append(inner)
+                entry = _array(entry)
+                item[key] = entry
+            pending.append(entry)
     return value
 
 

@@ -166,26 +166,28 @@ def _pixels(rows: np.ndarray | Sequence[Any], where: Path) -> Iterator[np.ndarra
 
 def _labels(content: Any, where: Path) -> tuple[list[int], dict[int, str]]:
     """The label of every image, and the names of labels, if any."""
-    if isinstance(places := _item(content, ("class_dict",)), dict):
-        return _from_places(places, where)
+    if isinstance(class_indices := _item(content, ("class_dict",)), dict):
+        return _labels_from_indices(class_indices, where)
     labels = _item(content, _LABELS)
     values = _listed(labels)
     if values is None:
         raise ValueError(f"pickles: expected a list of labels, got {type(labels).__name__} in {where}")
-    if odd := [value for value in values if type(value) is not int]:
-        raise ValueError(f"pickles: expected whole numbers as labels, got {reprlib.repr(odd[0])} in {where}")
+    if invalid := [value for value in values if type(value) is not int]:
+        raise ValueError(f"pickles: expected whole numbers as labels, got {reprlib.repr(invalid[0])} in {where}")
     return values, _names(content)
 
 
-def _from_places(places: Mapping[Any, Any], where: Path) -> tuple[list[int], dict[int, str]]:
-    by_place: dict[int, int] = {}
-    for label, members in enumerate(map(_listed, places.values())):
-        if members is None or any(type(place) is not int or place in by_place for place in members):
+def _labels_from_indices(class_indices: Mapping[Any, Any], where: Path) -> tuple[list[int], dict[int, str]]:
+    label_of_index: dict[int, int] = {}
+    for label, indices in enumerate(map(_listed, class_indices.values())):
+        if indices is None or any(type(index) is not int or index in label_of_index for index in indices):
             raise ValueError(f"pickles: expected every image in one class, got another class_dict in {where}")
-        by_place |= dict.fromkeys(members, label)
-    if sorted(by_place) != list(range(len(by_place))):
+        label_of_index |= dict.fromkeys(indices, label)
+    if sorted(label_of_index) != list(range(len(label_of_index))):
         raise ValueError(f"pickles: expected every image in one class, got another class_dict in {where}")
-    return [by_place[i] for i in range(len(by_place))], {i: _text(name) for i, name in enumerate(places)}
+    return [label_of_index[i] for i in range(len(label_of_index))], {
+        i: _text(name) for i, name in enumerate(class_indices)
+    }
 
 
 def _names(content: Any) -> dict[int, str]:

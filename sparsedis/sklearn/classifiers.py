@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from sparsedis.logistic import logistic_lambda1_max, solve_logistic
 from sparsedis.sklearn.data import ClassWeight, Data, Floats, read, with_class_weight
 from sparsedis.sklearn.grid import Settings, number, solve_grid
-from sparsedis.sklearn.linear import LinearClassifier, two_as_one, warn_unless_certified
+from sparsedis.sklearn.linear import LinearClassifier, reduce_two_classes, warn_unless_certified
 
 
 class SupportVectorClassifier(LinearClassifier):
@@ -179,9 +179,9 @@ class GroupLassoLogisticRegression(LinearClassifier):
         largest = float(logistic_lambda1_max(**task)) if self.relative else 1.0
         self.absolute_lambda1_ = lambda1 * (largest if largest > 0 else 1.0)
         self.classes_ = data.classes
-        self.coef_ = two_as_one(solution.weights[0].T.numpy())
+        self.coef_ = reduce_two_classes(solution.weights[0].T.numpy())
         b = np.zeros(len(data.classes)) if solution.intercept is None else solution.intercept[0].numpy()
-        self.intercept_ = two_as_one(b[:, None])[:, 0]
+        self.intercept_ = reduce_two_classes(b[:, None])[:, 0]
         self.dual_gap_, self.n_iter_ = float(solution.relative_gap[0]), int(solution.n_iter[0])
         return self
 

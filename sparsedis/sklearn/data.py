@@ -33,14 +33,14 @@ def read(estimator: BaseEstimator, X: ArrayLike, y: ArrayLike, sample_weight: Ar
     Raises:
         TypeError, ValueError: as in scikit-learn's estimators; fewer than two classes.
     """
-    samples, given = validate_data(estimator, X, y, dtype=np.float64)
-    check_classification_targets(given)
+    samples, targets = validate_data(estimator, X, y, dtype=np.float64)
+    check_classification_targets(targets)
     weight = _check_sample_weight(sample_weight, samples, dtype=np.float64, ensure_non_negative=True)
-    classes = np.unique(given[weight > 0])
+    classes = np.unique(targets[weight > 0])
     if len(classes) < 2:
-        counted = f"{len(classes)} class" if len(classes) else "none: all have zero weight"
-        raise ValueError(f"y: expected samples of at least two classes with a weight above zero, got {counted}")
-    labels = np.searchsorted(classes, given).clip(max=len(classes) - 1)
+        found = f"{len(classes)} class" if len(classes) else "none: all have zero weight"
+        raise ValueError(f"y: expected samples of at least two classes with a weight above zero, got {found}")
+    labels = np.searchsorted(classes, targets).clip(max=len(classes) - 1)
     return Data(samples, labels, classes, weight)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sparsedis import checks
 from sparsedis.sklearn.data import Data, Floats
-from sparsedis.sklearn.linear import two_as_one, warn_unless_certified
+from sparsedis.sklearn.linear import reduce_two_classes, warn_unless_certified
 from sparsedis.svm import solve_svm, svm_lambda1_max
 
 # Up to this order n (k-1) newton is fast; above, fista is faster for many samples but needs many iterations.
@@ -120,7 +120,7 @@ def solve_grid(data: Data, weights: Floats, lambda1: Floats, lambda2: Floats, se
         max_iter=max_iter,
     )
     warn_unless_certified(solution, settings.tol)
-    coef = two_as_one(solution.weights.mT.numpy().reshape(*shape, k, d))
+    coef = reduce_two_classes(solution.weights.mT.numpy().reshape(*shape, k, d))
     intercept = np.zeros(coef.shape[:-1])
     if settings.fit_intercept:
         coef, intercept = coef[..., :-1], settings.intercept_scaling * coef[..., -1]
@@ -151,10 +151,10 @@ def numbers(name: str, values: float | Iterable[float]) -> Floats:
         TypeError: a value is not a number.
         ValueError: there are no values.
     """
-    given = list(values) if isinstance(values, Iterable) else [values]
-    if not given:
+    items = list(values) if isinstance(values, Iterable) else [values]
+    if not items:
         raise ValueError(f"{name}: expected at least one number, got none")
-    return np.array([number(name, value) for value in given])
+    return np.array([number(name, value) for value in items])
 
 
 def lambda1_grid(values: int | Iterable[float], eps: float, relative: bool) -> Floats:

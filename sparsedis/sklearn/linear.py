@@ -42,7 +42,7 @@ def predicted(scores: Floats) -> NDArray[np.int64]:
     return scores.argmax(-1)
 
 
-def two_as_one(values: Floats) -> Floats:
+def reduce_two_classes(values: Floats) -> Floats:
     """Coefficients (..., k, d) or intercepts (..., k, 1) in scikit-learn's shape.
 
     For two classes the two rows are replaced by their difference, whose score is positive for the second class.

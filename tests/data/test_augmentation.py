@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from sparsedis.data.augmentation import _Turned, augmentation
+from sparsedis.data.augmentation import _RotateAndMirror, augmentation
 
 
 @pytest.mark.parametrize("kind", ["crop-flip", "crop-flip-color"])
@@ -52,7 +52,7 @@ def test_drawings_of_a_task_are_rotated_and_mirrored_alike() -> None:
     image = torch.rand(1, 5, 5)
     versions = [turned for k in range(4) for turned in (image.rot90(k, (-2, -1)), image.rot90(k, (-2, -1)).flip(-1))]
     torch.manual_seed(0)
-    turned = _Turned()(image.expand(80, 3, -1, -1, -1))
+    turned = _RotateAndMirror()(image.expand(80, 3, -1, -1, -1))
     seen = [[i for i, version in enumerate(versions) if torch.equal(one, version)] for one in turned.flatten(0, 1)]
     assert all(len(one) == 1 for one in seen)
     kinds = torch.tensor(seen).reshape(80, 3)
