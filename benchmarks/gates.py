@@ -116,7 +116,7 @@ def limit(gap: float, dtype: torch.dtype) -> float:
     return gap + torch.finfo(dtype).eps
 
 
-def judge(
+def check_outcome(
     tasks: Tasks,
     outcome: Outcome,
     exact: Reference,

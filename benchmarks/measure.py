@@ -128,8 +128,8 @@ def measure(case: tasks.Case, device: torch.device, quick: bool, encoder: tasks.
         checked = _CHECKED_QUICK if quick and case.n * case.d > _LARGE else _CHECKED
         exact = gates.reference(batch.first(checked))
     except Exception as error:
-        said = {"status": "failed", "reason": _said(error)}
-        rows = [{"name": peer.name, "ours": isinstance(peer, Ours), **said} for peer in contenders]
+        failure = {"status": "failed", "reason": _error_text(error)}
+        rows = [{"name": peer.name, "ours": isinstance(peer, Ours), **failure} for peer in contenders]
         return {**result, "contenders": rows}
     result |= {"sparsity": exact.sparsity, "smooth": int(exact.smooth.sum()), "checked": len(exact.smooth)}
     rows, calls = [], {}
@@ -158,14 +158,16 @@ def _gate(
     try:
         prepared = peer.prepare(batch)
         # Both directions must pass the gate, because they may be different programs.
-        alone = gates.judge(batch, prepared.read(prepared.forward()), exact, gap=peer.gap, gradient=None)
-        came = prepared.forward_backward()
-        verdict = gates.judge(batch, prepared.read(came), exact, gap=peer.gap, gradient=peer.gradient)
+        forward_verdict = gates.check_outcome(
+            batch, prepared.read(prepared.forward()), exact, gap=peer.gap, gradient=None
+        )
+        outputs = prepared.forward_backward()
+        verdict = gates.check_outcome(batch, prepared.read(outputs), exact, gap=peer.gap, gradient=peer.gradient)
         row |= {"describe": peer.describe(), "note": prepared.note, "count": prepared.count}
-        row |= {"verdict": asdict(verdict), "details": prepared.details(came)}
+        row |= {"verdict": asdict(verdict), "details": prepared.details(outputs)}
     except Exception as error:
-        return {**row, "status": "failed", "reason": _said(error), "traceback": traceback.format_exc()}, None
-    if reason := alone.refused or verdict.refused:
+        return {**row, "status": "failed", "reason": _error_text(error), "traceback": traceback.format_exc()}, None
+    if reason := forward_verdict.refused or verdict.refused:
         return {**row, "status": "refused", "reason": reason}, None
     return {**row, "status": "measured"}, prepared
 
@@ -211,16 +213,20 @@ def curve(case: tasks.Case, device: torch.device, quick: bool, encoder: tasks.En
     def add(series: str, setting: str, make: Callable[[], Prepared]) -> None:
         try:
             prepared = make()
-            alone = gates.judge(batch, prepared.read(prepared.forward()), exact, gap=None, gradient=None)
-            both = gates.judge(batch, prepared.read(prepared.forward_backward()), exact, gap=None, gradient=None)
+            forward_verdict = gates.check_outcome(
+                batch, prepared.read(prepared.forward()), exact, gap=None, gradient=None
+            )
+            both = gates.check_outcome(
+                batch, prepared.read(prepared.forward_backward()), exact, gap=None, gradient=None
+            )
         except Exception as error:
-            failed[series] = _said(error)
+            failed[series] = _error_text(error)
             return
-        if reason := alone.refused or both.refused:
+        if reason := forward_verdict.refused or both.refused:
             failed[series] = reason
             return
         errors = {"gradient_error": both.gradient_error, "gradient_error_median": both.gradient_error_median}
-        reached[series, setting] = {"series": series, "setting": setting, "gap": alone.gap, **errors}
+        reached[series, setting] = {"series": series, "setting": setting, "gap": forward_verdict.gap, **errors}
         calls[series, setting, "forward"] = prepared.forward
         calls[series, setting, "forward_backward"] = prepared.forward_backward
 
@@ -243,10 +249,10 @@ def curve(case: tasks.Case, device: torch.device, quick: bool, encoder: tasks.En
         for solver, powers in tolerances.items():
             if quick and solver == "bcd":
                 continue
-            asked = [10.0**-n for n in (powers[::3] if quick else powers)]
+            tols = [10.0**-n for n in (powers[::3] if quick else powers)]
             add_all(
                 Ours(backend, solver),
-                {f"tol {tol:.0e}": partial(Ours(backend, solver, tol).prepare, batch) for tol in asked},
+                {f"tol {tol:.0e}": partial(Ours(backend, solver, tol).prepare, batch) for tol in tols},
             )
     times = interleaved(calls, Effort(3, 1.0, 2.0) if quick else Effort(5, 1.5, 4.0), device)
     for (series, setting, direction), values in times.items():
@@ -321,6 +327,6 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:200] if text else ''}"

@@ -299,7 +299,7 @@ def for_readme(record: Record) -> str:
     )
 
 
-def put_into(readme: Path, text: str) -> None:
+def replace_between_marks(readme: Path, text: str) -> None:
     """Replace the text between the two marks.
 
     Raises:
@@ -549,7 +549,7 @@ def main() -> None:
     record = json.loads(arguments.results.read_text(encoding="utf-8"))
     print(write(record, arguments.results.parent))
     if arguments.readme:
-        put_into(arguments.readme, for_readme(record))
+        replace_between_marks(arguments.readme, for_readme(record))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ def test_published_steps_converge_to_the_reference(tasks, exact):
 
 def test_published_gradient_agrees_at_convergence_with_many_iterations(tasks, exact):
     peer = PublishedByHand(steps=3000, cg_iterations=300, ridge=1e-14, rtol=1e-12)
-    verdict = gates.judge(tasks, peer.prepare(tasks).forward_backward(), exact, gap=1e-8, gradient=Bound(1e-4, 1e-4))
+    verdict = gates.check_outcome(
+        tasks, peer.prepare(tasks).forward_backward(), exact, gap=1e-8, gradient=Bound(1e-4, 1e-4)
+    )
     assert verdict.refused is None
     assert verdict.gradient_error < 1e-4
     assert verdict.lambda1_error < 1e-4
@@ -82,7 +84,7 @@ def test_moreau_agrees_with_the_oracle(tasks, exact):
     prepared = Moreau(tol=1e-10).prepare(tasks)
     for outcome in (prepared.forward(), prepared.forward_backward()):
         assert (outcome.weights - exact.weights).norm() < 1e-5 * exact.weights.norm()
-    verdict = gates.judge(tasks, outcome, exact, gap=1e-5, gradient=Bound(1e-4, 1e-4))
+    verdict = gates.check_outcome(tasks, outcome, exact, gap=1e-5, gradient=Bound(1e-4, 1e-4))
     assert verdict.refused is None
     assert verdict.lambda1_error < 1e-4
     assert verdict.lambda2_error < 1e-4
@@ -97,19 +99,19 @@ def test_moreau_refuses_tasks_of_different_labels(tasks):
 
 def test_published_settings_pass_without_a_gate(tasks, exact):
     outcome = PublishedByHand().prepare(tasks).forward_backward()
-    verdict = gates.judge(tasks, outcome, exact, gap=None, gradient=None)
+    verdict = gates.check_outcome(tasks, outcome, exact, gap=None, gradient=None)
     assert verdict.refused is None
     assert verdict.gap > 1e-3
     assert verdict.gradient_error > 1e-2
 
 
 def test_gate_passes_a_certified_solution(tasks, exact):
-    verdict = gates.judge(tasks, ours(tasks), exact, gap=1e-9, gradient=Bound(1e-6, 1e-6))
+    verdict = gates.check_outcome(tasks, ours(tasks), exact, gap=1e-9, gradient=Bound(1e-6, 1e-6))
     assert verdict.refused is None
     assert verdict.gradients_checked == 2
     assert verdict.gradient_error_median <= verdict.gradient_error < 1e-6
     without_dual = ours(tasks)._replace(dual=None)
-    assert gates.judge(tasks, without_dual, exact, gap=1e-9, gradient=Bound(1e-6, 1e-6)).refused is None
+    assert gates.check_outcome(tasks, without_dual, exact, gap=1e-9, gradient=Bound(1e-6, 1e-6)).refused is None
 
 
 def corrupt(value: torch.Tensor, factor: float) -> torch.Tensor:
@@ -122,18 +124,18 @@ def corrupt(value: torch.Tensor, factor: float) -> torch.Tensor:
 def test_gate_refuses_a_corrupted_gradient_of_one_task(tasks, exact):
     good = ours(tasks)
     bad = good._replace(grad_features=corrupt(good.grad_features, 1.2))
-    refused = gates.judge(tasks, bad, exact, gap=1e-5, gradient=Bound(0.15, 0.1)).refused
+    refused = gates.check_outcome(tasks, bad, exact, gap=1e-5, gradient=Bound(0.15, 0.1)).refused
     assert "largest gradient error 2.0e-01, above the 1e-01 allowed" in refused
     bad = good._replace(grad_features=1.2 * good.grad_features)
-    refused = gates.judge(tasks, bad, exact, gap=1e-5, gradient=Bound(0.1, 0.3)).refused
+    refused = gates.check_outcome(tasks, bad, exact, gap=1e-5, gradient=Bound(0.1, 0.3)).refused
     assert "median gradient error 2.0e-01, above the 1e-01 allowed" in refused
     bad = good._replace(grad_features=corrupt(good.grad_features, float("nan")))
-    assert "not finite" in gates.judge(tasks, bad, exact, gap=1e-5, gradient=None).refused
+    assert "not finite" in gates.check_outcome(tasks, bad, exact, gap=1e-5, gradient=None).refused
 
 
 def test_gate_refuses_derivatives_at_an_unconverged_point(tasks, exact):
     own = PublishedByHand(steps=30, cg_iterations=300, ridge=1e-14, rtol=1e-12).prepare(tasks).forward_backward()
-    verdict = gates.judge(tasks, own, exact, gap=None, gradient=Bound(1e-3, 1e-3))
+    verdict = gates.check_outcome(tasks, own, exact, gap=None, gradient=Bound(1e-3, 1e-3))
     assert "gradient error" in verdict.refused
 
 
@@ -142,18 +144,18 @@ def test_gate_refuses_an_uncertified_solution(tasks, exact, field):
     good = ours(tasks)
     uniform = torch.full_like(good.dual, 1 / 3)
     bad = good._replace(weights=corrupt(good.weights, 1.1)) if field == "weights" else good._replace(dual=uniform)
-    assert "relative gap" in gates.judge(tasks, bad, exact, gap=1e-5, gradient=Bound(0.1, 0.1)).refused
+    assert "relative gap" in gates.check_outcome(tasks, bad, exact, gap=1e-5, gradient=Bound(0.1, 0.1)).refused
     off = good._replace(dual=corrupt(good.dual, 1.1))
-    assert "simplex" in gates.judge(tasks, off, exact, gap=1e-5, gradient=Bound(0.1, 0.1)).refused
+    assert "simplex" in gates.check_outcome(tasks, off, exact, gap=1e-5, gradient=Bound(0.1, 0.1)).refused
     not_finite = good._replace(weights=corrupt(good.weights, float("nan")))
-    assert "not finite" in gates.judge(tasks, not_finite, exact, gap=None, gradient=None).refused
+    assert "not finite" in gates.check_outcome(tasks, not_finite, exact, gap=None, gradient=None).refused
 
 
 def test_tasks_at_kinks_are_excluded_from_the_comparison(tasks, exact):
     good = ours(tasks)
     bad = good._replace(grad_features=corrupt(good.grad_features, 2.0))
     kinked = replace(exact, smooth=torch.tensor([True, False]))
-    verdict = gates.judge(tasks, bad, kinked, gap=1e-5, gradient=Bound(1e-6, 1e-6))
+    verdict = gates.check_outcome(tasks, bad, kinked, gap=1e-5, gradient=Bound(1e-6, 1e-6))
     assert verdict.refused is None
     assert verdict.gradient_error < 1e-6
     assert verdict.gradients_checked == 1
@@ -331,7 +333,7 @@ def test_ratios_are_relative_to_the_published_algorithm_on_torchopt(record):
 def test_the_table_replaces_the_text_between_the_marks_in_the_readme(record, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n")
-    report.put_into(readme, report.for_readme(record))
+    report.replace_between_marks(readme, report.for_readme(record))
     text = readme.read_text()
     assert text.startswith("before\n<!-- benchmarks -->\n8 tasks")
     assert text.endswith("<!-- /benchmarks -->\nafter\n")
@@ -340,7 +342,7 @@ def test_the_table_replaces_the_text_between_the_marks_in_the_readme(record, tmp
     assert "| this package, ms (largest gap; gradient error) | 8.0 (1.0e-06; 1.0e-03) |" in text
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="expected the lines"):
-        report.put_into(readme, "")
+        report.replace_between_marks(readme, "")
 
 
 def test_useful_flops_follow_the_formula(record):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tools.hunt import BAD, FAMILIES, SOLVERS, HuntTask, Verdict, Worker, builds, draw, hunt, judge, seeds
+from tools.hunt import BAD, FAMILIES, SOLVERS, HuntTask, Verdict, Worker, builds, draw, hunt, seeds, solve_and_check
 
 LIMIT = 20.0  # seconds; a solve takes milliseconds
 
@@ -95,16 +95,16 @@ def test_a_hanging_solve_is_found_and_the_next_one_runs():
 
 def test_a_false_certificate_is_found(monkeypatch):
     task = draw("clusters", 0)
-    assert judge(task, "newton", "torch").end == "certified"
-    original = judge.__globals__["solve_svm"]
+    assert solve_and_check(task, "newton", "torch").end == "certified"
+    original = solve_and_check.__globals__["solve_svm"]
 
     def careless(*args, **kwargs):
         solution = original(*args, **kwargs)
         solution.weights.mul_(1.01)
         return solution
 
-    monkeypatch.setitem(judge.__globals__, "solve_svm", careless)
-    verdict = judge(task, "newton", "torch")
+    monkeypatch.setitem(solve_and_check.__globals__, "solve_svm", careless)
+    verdict = solve_and_check(task, "newton", "torch")
     assert verdict.end == "false certificate"
     assert verdict.gap > task.tol > verdict.claimed
 

@@ -63,24 +63,24 @@ class Contender:
             outcome = prepared.read(prepared.forward_backward())
         except Exception as error:  # a peer may raise anything; the others still run
             return None, {"refused": f"{type(error).__name__}: {str(error)[:160]}"}
-        told: dict[str, Any] = {"count": prepared.count}
+        measurements: dict[str, Any] = {"count": prepared.count}
         if outcome.grad_features is not None:
             got = outcome.grad_features[0].double().cpu()
-            told["gradient_error"] = ((got - exact).norm() / exact.norm()).item()
+            measurements["gradient_error"] = ((got - exact).norm() / exact.norm()).item()
         if outcome.dual is not None:
             count = min(16, prepared.count)
             gap = gates.relative_gap(self.batch.first(count), outcome.weights[:count], outcome.dual[:count])
-            told["gap"] = gap.max().item()
-            if self.peer.gap is not None and not told["gap"] <= max(LARGEST_GAP, self.peer.gap):
-                return None, told | {"refused": "gap"}
-        return prepared, told
+            measurements["gap"] = gap.max().item()
+            if self.peer.gap is not None and not measurements["gap"] <= max(LARGEST_GAP, self.peer.gap):
+                return None, measurements | {"refused": "gap"}
+        return prepared, measurements
 
 
 def contenders(batch: Tasks, device: torch.device) -> list[Contender]:
-    there = batch.to(device)
+    on_device = batch.to(device)
     peers: list[Peer] = [Ours(backend, "newton") for backend in backends()]
     peers += [PublishedByHand(), Moreau()]
-    listed = [Contender(peer.name, peer, there) for peer in peers]
+    listed = [Contender(peer.name, peer, on_device) for peer in peers]
     if device.type != "cpu" and 4 * batch.features.numel() <= LARGEST_CPU:
         on_cpu = Ours(next(backend for backend in backends() if backend.name == "cpp"), "newton")
         listed.append(Contender(f"{on_cpu.name} on {torch.get_num_threads()} threads", on_cpu, batch))
@@ -102,8 +102,8 @@ def measure(case: Case, batch: Tasks, device: torch.device, turns: int) -> list[
     for contender in contenders(batch, device):
         if contender.name in SLOW and case.batch > SMALL_BATCH:
             continue
-        prepared, told = contender.prepare(case, exact)
-        rows.append({"contender": contender.name, **told})
+        prepared, measurements = contender.prepare(case, exact)
+        rows.append({"contender": contender.name, **measurements})
         if prepared is not None:
             calls[contender.name] = prepared
     timed = {(name, way): getattr(calls[name], way) for name in calls for way in DIRECTIONS}

@@ -33,10 +33,10 @@ def main() -> int:
             largest = watch(process, 60 * args.minutes)
         finally:
             process.kill()
-            _, complaint = process.communicate()
+            _, error_output = process.communicate()
         lines = sum(1 for _ in (Path(folder) / "run" / "metrics.jsonl").open(encoding="utf-8"))
     if len(largest) < PARTS:
-        print(f"the run ended after {len(largest)} parts: {complaint}")
+        print(f"the run ended after {len(largest)} parts: {error_output}")
         return 1
     growth = 100 * (largest[-1] / largest[1] - 1)
     print(f"{args.minutes:g} minutes, {lines} lines of metrics: {growth:+.2f}% from the second tenth to the last")

@@ -158,7 +158,7 @@ def draw(family: str, seed: int) -> HuntTask:
     )
 
 
-def judge(task: HuntTask, solver: str, backend: str) -> Verdict:
+def solve_and_check(task: HuntTask, solver: str, backend: str) -> Verdict:
     """Solve the task and verify the result."""
     X = task.features.clone().requires_grad_(task.differentiated)
     solution = solve_svm(
@@ -219,14 +219,14 @@ class Worker:
 
 
 def _answer(build: str, values: dict[str, Any], solver: str) -> Verdict:
-    """Calls :func:`judge` in the worker's process."""
+    """Calls :func:`solve_and_check` in the worker's process."""
     torch.set_num_threads(1)
     if build != "torch":
         if reason := COMPILED.available():
             raise RuntimeError(reason)
         COMPILED._kernels = import_module(f"sparsedis.ops._cpp_{build}")
     task = HuntTask(**{n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in values.items()})
-    return judge(task, solver, "torch" if build == "torch" else "cpp")
+    return solve_and_check(task, solver, "torch" if build == "torch" else "cpp")
 
 
 def builds() -> list[str]:

@@ -130,7 +130,7 @@ def solve(batch: Batch) -> tuple[Solution, Tensor | None]:
     return solution, torch.autograd.grad(solution.weights.sum(), X)[0] if batch.differentiated else None
 
 
-def judge(batch: Batch) -> tuple[list[Finding], Counter[str]]:
+def solve_and_check(batch: Batch) -> tuple[list[Finding], Counter[str]]:
     """Solve the batch; the findings, and the number of tasks by how they ended."""
     solution, gradient = solve(batch)
     gap = GAPS[batch.operation](batch, solution)
@@ -260,19 +260,19 @@ def _simplex(rows: Array) -> Array:
 
 
 def answer(name: str) -> tuple[list[Finding], Counter[str]]:
-    """:func:`judge` for the batch OPERATION:SEED, called in the watched process."""
+    """:func:`solve_and_check` for the batch OPERATION:SEED, called in the watched process."""
     torch.set_num_threads(1)
     operation, seed = name.split(":")
-    return judge(draw(operation, int(seed)))
+    return solve_and_check(draw(operation, int(seed)))
 
 
 def names(operations: list[str], tasks: int, first: int) -> Iterator[str]:
     """Names of batches, the operations mixed by their shares, for this number of tasks in all."""
-    whole = sum(SHARES[operation] for operation in operations)
+    total_share = sum(SHARES[operation] for operation in operations)
     done = dict.fromkeys(operations, 0)
     for count in range(math.ceil(tasks / BATCH)):
         # The operation furthest below its share comes next.
-        operation = min(operations, key=lambda one: done[one] - (count + 1) * SHARES[one] / whole)
+        operation = min(operations, key=lambda one: done[one] - (count + 1) * SHARES[one] / total_share)
         yield f"{operation}:{first + done[operation]}"
         done[operation] += 1
 

@@ -33,7 +33,7 @@ COMMANDS = {
     "disentangle": DISENTANGLE,
     "disentangle-sweep": f"{DISENTANGLE} --values 0 0.9 --seeds 0",
 }
-CIRCUMSTANCES = (environment.SECONDS, environment.ENVIRONMENT, report.REPORT)  # when and where a run was computed
+NOT_COMPARED = (environment.SECONDS, environment.ENVIRONMENT, report.REPORT)  # when and where a run was computed
 RESUMED_BY_OPTION = ("train", "disentangle")  # the others by repeating the command
 
 
@@ -49,31 +49,33 @@ def main() -> int:
 
 def examine(command: str, kills: int, moments: random.Random, folder: Path) -> int:
     """Kill the command as often as requested; returns the exit code."""
-    begun, whole = time_whole(command, folder / "whole")
+    begun, duration = time_uninterrupted(command, folder / "whole")
     expected = contents(folder / "whole")
-    print(f"{command}: {whole:.1f} s, of which {begun:.1f} s until the first file; {len(expected)} files", flush=True)
+    print(
+        f"{command}: {duration:.1f} s, of which {begun:.1f} s until the first file; {len(expected)} files", flush=True
+    )
     done, runs = 0, 0
     while done < kills:
         runs += 1
         out = folder / f"run-{runs}"
         at: list[float] = []
-        while done < kills and not finishes(command, out, moment := moments.uniform(0.8 * begun, whole)):
+        while done < kills and not finishes(command, out, moment := moments.uniform(0.8 * begun, duration)):
             at.append(moment)
             done += 1
         if done == kills:
             finishes(command, out, None)  # completes the killed run
-        found = contents(out)
-        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        actual = contents(out)
+        differing = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
         shown = ", ".join(f"{one:.1f} s" for one in at) or "never"
-        print(f"run {runs}: killed after: {shown}; {len(odd)} files differ", flush=True)
-        if odd:
-            print(f"different: {', '.join(odd)}")
+        print(f"run {runs}: killed after: {shown}; {len(differing)} files differ", flush=True)
+        if differing:
+            print(f"different: {', '.join(differing)}")
             return 1
     print(f"{done} kills in {runs} runs: all files are those of the uninterrupted run")
     return 0
 
 
-def time_whole(command: str, out: Path) -> tuple[float, float]:
+def time_uninterrupted(command: str, out: Path) -> tuple[float, float]:
     """Run to the end; returns the seconds until the first file appears, and in all."""
     start = time.monotonic()
     process = launch(command, out)
@@ -107,27 +109,27 @@ def launch(command: str, out: Path) -> subprocess.Popen[str]:
 
 def end(process: subprocess.Popen[str]) -> None:
     """Wait for the process; raises SystemExit if it failed."""
-    _, complaint = process.communicate()
+    _, error_output = process.communicate()
     if process.returncode:
-        raise SystemExit(f"exit code {process.returncode}: {complaint}")
+        raise SystemExit(f"exit code {process.returncode}: {error_output}")
 
 
 def contents(folder: Path) -> dict[str, object]:
     """The files below the folder by name: JSON without times, others as bytes."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in CIRCUMSTANCES)
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_COMPARED)
     return {
-        str(path.relative_to(folder)): untimed(json.loads(path.read_bytes()))
+        str(path.relative_to(folder)): without_times(json.loads(path.read_bytes()))
         if path.suffix == ".json"
         else path.read_bytes()
         for path in files
     }
 
 
-def untimed(value: Any) -> Any:
+def without_times(value: Any) -> Any:
     """A JSON value, with the members "seconds" of its objects removed."""
     if isinstance(value, dict):
-        return {name: untimed(member) for name, member in value.items() if name != "seconds"}
-    return [untimed(member) for member in value] if isinstance(value, list) else value
+        return {name: without_times(member) for name, member in value.items() if name != "seconds"}
+    return [without_times(member) for member in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from sparsedis.ops.svm.backend_triton.certify import check
 from sparsedis.ops.svm.backend_triton.fista import fista
 from sparsedis.ops.svm.backend_triton.tasks import Tasks, as_tasks
 from sparsedis.ops.svm.problem import Problem, certificate, normalised, simplex_projection
-from tools.triton_report import put_into
+from tools.triton_report import replace_between_marks
 
 SIZES = ((1, 1, 2), (7, 63, 3), (25, 640, 5), (75, 63, 5), (7, 1601, 20))
 SINGLE, DOUBLE = torch.float32, torch.float64
@@ -62,7 +62,7 @@ def measured() -> dict[str, dict[torch.dtype, float]]:
         tasks, problem = problems(n, d, k)
         generator = torch.Generator().manual_seed(0)
         dual = simplex_projection(2 * torch.randn(2, n, k, generator=generator, dtype=DOUBLE))[0]
-        everyone = torch.ones(2, dtype=torch.int32)
+        all_tasks = torch.ones(2, dtype=torch.int32)
         scale = tasks.scale[:, None, None]
         exact = certificate(problem, dual)
         rows = torch.randn(2, n, k, generator=generator, dtype=DOUBLE)
@@ -70,7 +70,7 @@ def measured() -> dict[str, dict[torch.dtype, float]]:
         Q, G = (torch.randn(2, 40, size, generator=generator, dtype=DOUBLE) for size in (d, k))
         active = (exact.norms > problem.lambda1[:, None])[..., None]
         for dtype in (SINGLE, DOUBLE):
-            at = check(tasks, dual, everyone, dtype, store=True)
+            at = check(tasks, dual, all_tasks, dtype, store=True)
             note("pass_kernel: V", dtype, at.V, scale * exact.V)
             note("check_kernel: scores X W", dtype, at.scores, exact.scores)
             note("check_kernel: gap", dtype, at.gap / exact.objective, exact.gap / exact.objective)
@@ -80,9 +80,9 @@ def measured() -> dict[str, dict[torch.dtype, float]]:
                 hessian.gram(tasks, dtype),
                 scale**2 * problem.features @ problem.features.mT,
             )
-            note("correlation_kernel", dtype, products.correlation(tasks, rows, everyone, dtype), weights)
+            note("correlation_kernel", dtype, products.correlation(tasks, rows, all_tasks, dtype), weights)
             given = scale * problem.features @ weights
-            note("scores_kernel", dtype, products.scores(tasks, weights, everyone, dtype), given)
+            note("scores_kernel", dtype, products.scores(tasks, weights, all_tasks, dtype), given)
             note("logits_kernel", dtype, query.query_logits(tasks, dual, Q, dtype), Q @ exact.weights)
             dQ, dW = query.query_logits_backward(tasks, dual, Q, G, dtype)
             note("logits_backward_kernel: dQ", dtype, dQ, G @ exact.weights.mT)
@@ -96,8 +96,8 @@ def measured() -> dict[str, dict[torch.dtype, float]]:
         if d > 100:
             continue
         for dtype in (SINGLE, DOUBLE):
-            form, theirs = newton.KernelLightForm(tasks, everyone, dtype), LightForm(problem)
-            form.advance(check(tasks, form.dual, everyone, DOUBLE, store=True))  # type: ignore[arg-type]
+            form, theirs = newton.KernelLightForm(tasks, all_tasks, dtype), LightForm(problem)
+            form.advance(check(tasks, form.dual, all_tasks, DOUBLE, store=True))  # type: ignore[arg-type]
             theirs.advance(certificate(problem, theirs.dual))
             note("assemble, corrector and move_kernel: L after a step", dtype, form.dual, theirs.dual)
         solved = torch_newton(problem, 1e-11, 50).dual
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = markdown()
     print(text)
     if options.docs:
-        put_into(options.docs, "errors", text)
+        replace_between_marks(options.docs, "errors", text)
     return 0
 
 

@@ -314,7 +314,7 @@ def predicted_markdown() -> str:
     return "\n".join(lines)
 
 
-def put_into(file: Path, mark: str, text: str) -> None:
+def replace_between_marks(file: Path, mark: str, text: str) -> None:
     """Put text between the lines <!-- mark --> and <!-- /mark --> of a file."""
     old = file.read_text(encoding="utf-8")
     start, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->\n"
@@ -354,8 +354,8 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.json:
         chosen.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if chosen.docs:
-        put_into(chosen.docs, "compiled", compiled_markdown(rows))
-        put_into(chosen.docs, "predicted", predicted_markdown())
+        replace_between_marks(chosen.docs, "compiled", compiled_markdown(rows))
+        replace_between_marks(chosen.docs, "predicted", predicted_markdown())
     return 1 if failed else 0
 
 
