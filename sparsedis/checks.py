@@ -48,10 +48,10 @@ def regression_tensors(
     if targets.dtype not in _FEATURE_DTYPES:
         raise TypeError(f"targets: expected a floating-point dtype, got {targets.dtype}")
     samples = tuple(features.shape[:-1])
-    given = tuple(targets.shape)
-    if several_targets and len(given) == len(samples) + 1:
-        given = given[:-1]
-    if given != samples or 0 in targets.shape:
+    shape = tuple(targets.shape)
+    if several_targets and len(shape) == len(samples) + 1:
+        shape = shape[:-1]
+    if shape != samples or 0 in targets.shape:
         more = f" or {str(samples)[:-1].rstrip(',')}, m)" if several_targets else ""
         raise ValueError(f"targets: expected shape {samples}{more}, got {tuple(targets.shape)}")
     same_device("targets", targets, features)

@@ -72,7 +72,7 @@ class Info:
     def run(self) -> None:
         from sparsedis import info
 
-        print(info.report(_columns()))
+        print(info.report(_terminal_width()))
         if self.warm:
             info.warm(self.ways)
 
@@ -81,13 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, ``sys.argv`` by default; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
-        output.tolerate(stream)
+        output.replace_unencodable(stream)
     with warnings.catch_warnings():
         warnings.showwarning = _on_one_line(warnings.showwarning)
-        return _flushed(_guarded(argv))
+        return _flush_output(_exit_code(argv))
 
 
-def _guarded(argv: list[str]) -> int:
+def _exit_code(argv: list[str]) -> int:
     try:
         return _run(argv)
     except KeyboardInterrupt:
@@ -104,7 +104,7 @@ def _guarded(argv: list[str]) -> int:
         return _fail(f"too large for the memory of this machine: {(str(error).splitlines() or [''])[0]}")
 
 
-def _flushed(code: int) -> int:
+def _flush_output(code: int) -> int:
     """Flush standard output here and not at exit, where Python would print an error if the pipe is closed."""
     if sys.stdout is None:
         return code
@@ -133,16 +133,16 @@ def _run(argv: list[str]) -> int:
     import tyro
 
     if not argv:
-        print(_guide(_columns() or 100))
+        print(_guide(_terminal_width() or 100))
         return _FAILURE  # tell scripts that nothing was done
-    complaint = io.StringIO()
+    captured = io.StringIO()
     try:
-        with redirect_stderr(complaint):
+        with redirect_stderr(captured):
             command: Any = tyro.cli(_commands(argv), prog="sparsedis", args=argv)
     except SystemExit as end:
         if end.code in (0, None):  # --help
             return 0
-        return _fail(_summary(complaint.getvalue()))
+        return _fail(_summary(captured.getvalue()))
     try:
         command.run()
     except SystemExit as end:  # rich exits on a broken pipe
@@ -159,9 +159,9 @@ def _commands(argv: list[str]) -> Any:
     from sparsedis.metalearn.config import HEADS, PRESETS, Head, preset
     from sparsedis.reports import Report
 
-    named, head = _value(argv, "--preset"), _value(argv, "--head")
-    known = cast(Head, head) if head in HEADS else None
-    settings = preset(named if named in PRESETS else "quick", known)
+    preset_name, head_name = _option_value(argv, "--preset"), _option_value(argv, "--head")
+    known_head = cast(Head, head_name) if head_name in HEADS else None
+    settings = preset(preset_name if preset_name in PRESETS else "quick", known_head)
     training = Annotated[Train, tyro.conf.subcommand("train", default=Train(config=settings))]
     comparing = Annotated[Compare, tyro.conf.subcommand("compare", default=Compare(config=settings))]
     sweeping = Annotated[Sweep, tyro.conf.subcommand("sweep", default=Sweep(config=settings))]
@@ -169,7 +169,7 @@ def _commands(argv: list[str]) -> Any:
     return few_shot | Synthetic | Disentangle | DisentangleSweep | Shapes3d | Report | Info
 
 
-def _columns() -> int | None:
+def _terminal_width() -> int | None:
     """Width of the terminal; None for a file or a pipe, unless COLUMNS is set."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
 
@@ -183,7 +183,7 @@ def _guide(columns: int) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _value(argv: list[str], option: str) -> str | None:
+def _option_value(argv: list[str], option: str) -> str | None:
     """The value of an option on the command line; None if it is not given."""
     for i, word in enumerate(argv):
         if word == option:
@@ -201,9 +201,9 @@ def _summary(box: str) -> str:
     """
     rows = [line.strip("│╰╯ ") for line in box.splitlines()[1:]]
     paragraphs = re.split(r"^(?:─+|-+)$", "\n".join(rows), flags=re.MULTILINE)
-    told = [text for text in map(str.strip, paragraphs) if text and not text.startswith("For full helptext")]
+    messages = [text for text in map(str.strip, paragraphs) if text and not text.startswith("For full helptext")]
     # If no single option is at fault, the message comes from TrainConfig and names the setting itself.
-    return re.sub(r"^Error parsing __\S+: ", "", "; ".join(told) or "bad command line")
+    return re.sub(r"^Error parsing __\S+: ", "", "; ".join(messages) or "bad command line")
 
 
 def _fail(message: str) -> int:

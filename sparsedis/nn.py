@@ -143,13 +143,13 @@ class SparseHead(nn.Module):
                 intercept=None if solution.intercept is None else solution.intercept.detach(),
             )
             if "lambda1" in self.log and self.training:
-                self._warn_if_off(solution.active)
+                self._warn_if_all_inactive(solution.active)
         scores = query @ solution.weights.to(query.dtype)
         if solution.intercept is not None:
             scores = scores + solution.intercept.to(query.dtype)[:, None]
         return HeadOutput(self.scale * scores, solution.active)
 
-    def _warn_if_off(self, active: Tensor) -> None:
+    def _warn_if_all_inactive(self, active: Tensor) -> None:
         """Warn once if every feature of every task is inactive, a state that a trainable lambda1 cannot leave."""
         if self._warned or bool(active.any()):
             return

@@ -29,7 +29,7 @@ class Report:
             path = write(self.folder)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(f"report: the files in {self.folder} are damaged: {error!r}") from error
-        say(console(), f"report: {path}", whole=True)
+        say(console(), f"report: {path}", unwrapped=True)
 
 
 def _writer(out: Path) -> Callable[[Path], Path]:

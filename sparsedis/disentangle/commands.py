@@ -63,7 +63,9 @@ class Disentangle:
         with command_line.resumable(self._folder(), self._resume_command()):
             train(self.config, self._folder(), resume=self.resume)
         other: Inner = "ridge" if self.config.inner == "lasso" else "lasso"
-        words = command_line.words(replace(self.config, inner=other), DisentangleConfig(preset=self.config.preset))
+        words = command_line.option_words(
+            replace(self.config, inner=other), DisentangleConfig(preset=self.config.preset)
+        )
         again = shlex.join(["sparsedis", "disentangle", "--preset", self.config.preset, *words])
         command_line.print_next([(f"train with an inner {other} regression, for comparison", again)])
         if self.json:
@@ -76,7 +78,7 @@ class Disentangle:
     def _resume_command(self) -> str:
         preset = self.config.preset
         words = ["sparsedis", "disentangle", "--preset", preset]
-        words += command_line.words(self.config, DisentangleConfig(preset=preset))
+        words += command_line.option_words(self.config, DisentangleConfig(preset=preset))
         words += ["--json", str(self.json)] if self.json else []
         return shlex.join([*words, "--out", str(self._folder()), "--resume"])
 
@@ -102,7 +104,7 @@ class DisentangleSweep:
         from sparsedis.disentangle import report
         from sparsedis.disentangle.sweep import sweep
         from sparsedis.runs import files
-        from sparsedis.runs.report import written
+        from sparsedis.runs.report import write_on_exit
         from sparsedis.runs.tables import console
 
         command_line.check_file("json", self.json)
@@ -114,7 +116,7 @@ class DisentangleSweep:
                 raise ValueError(f"values: expected numbers, got {' '.join(self.values)!r}") from error
         out = self.out or Path("runs") / f"sweep-{self.vary}"
         shown = console()
-        with command_line.repeatable(), written(out, lambda: report.write_sweep(out), shown):
+        with command_line.repeatable(), write_on_exit(out, lambda: report.write_sweep(out), shown):
             records = sweep(
                 self.config,
                 out,

@@ -143,7 +143,7 @@ class DisentangleConfig(RunConfig):
                 object.__setattr__(self, name, value)
         self._check_texts(("tasks", "data", "device"))
         self._check_flags(("split",))
-        self._check_whole(_LEAST)
+        self._check_integers(_LEAST)
         self._check_numbers(_NOT_NEGATIVE, zero=True)
         self._check_numbers(("clip_norm",), zero=False)
         for name in _NOT_NEGATIVE:

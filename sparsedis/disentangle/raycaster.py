@@ -21,7 +21,7 @@ _SUPERSAMPLING = 4  # rays per pixel in each direction
 _CAMERA = (0.0, -3.0, 1.2)
 _TARGET = (0.0, 0.0, 0.6)
 _HALF_WIDTH = 0.36  # half the width of the view at distance 1
-_ROOM = 3.0  # half the side of the room, which contains the camera at every orientation
+_ROOM_HALF_SIDE = 3.0  # half the side of the room, which contains the camera at every orientation
 _WALL_HEIGHT = 1.75
 _OBJECT_TURN = math.radians(28)  # rotation of the cube relative to the camera, so that two sides are visible
 
@@ -51,22 +51,22 @@ def trace(scale: float, shape: str, orientations: tuple[float, ...]) -> Tensor:
     """
     if shape not in _SHAPES:
         raise ValueError(f"shape: expected one of {', '.join(_SHAPES)}, got {shape!r}")
-    directions = _view()
+    directions = _camera_rays()
     eye = torch.tensor(_CAMERA)
-    light, jittered = _lights(len(directions))
-    seen, normal = _object(scale, shape, eye, directions)
+    light, jittered = _light_directions(len(directions))
+    seen, normal = _trace_object(scale, shape, eye, directions)
     hit = seen < _INFINITE
     facing = (normal * light).sum(-1).clamp_min(0)
     half = torch.nn.functional.normalize(light - directions, dim=-1)
     gloss = (normal * half).sum(-1).clamp_min(0) ** _SHININESS * (facing > 0)
     shade = {
-        "floor": _floor(scale, shape, eye, directions, light, jittered),
+        "floor": _floor_light(scale, shape, eye, directions, light, jittered),
         "object": (_AMBIENT["object"] + _DIFFUSE["object"] * facing) * hit,
         "highlight": _HIGHLIGHT * gloss * hit,
     }
     result = []
     for orientation in orientations:
-        wall, is_floor, is_sky = _room(orientation)
+        wall, is_floor, is_sky = _trace_room(orientation)
         shade["sky"] = (is_sky & ~hit).float()
         shade["wall"] = wall * ~(is_floor | is_sky | hit)
         maps = torch.stack([shade[name] * (is_floor & ~hit) if name == "floor" else shade[name] for name in MAPS], -1)
@@ -74,21 +74,21 @@ def trace(scale: float, shape: str, orientations: tuple[float, ...]) -> Tensor:
     return torch.stack(result)
 
 
-def _floor(scale: float, shape: str, eye: Tensor, directions: Tensor, light: Tensor, jittered: Tensor) -> Tensor:
+def _floor_light(scale: float, shape: str, eye: Tensor, directions: Tensor, light: Tensor, jittered: Tensor) -> Tensor:
     """Light on the floor where each ray meets it, ignoring the walls, which cast no shadow on it."""
-    down = directions[:, 2]
-    point = eye - (eye[2] / down.clamp_max(-1e-4))[:, None] * directions
-    away = point[:, :2].norm(dim=-1) / scale
-    near = ((down < 0) & (away < _SHADOW_RADIUS)).nonzero()[:, 0]
-    blocked, _ = _object(scale, shape, point[near] + torch.tensor([0.0, 0.0, 1e-3]), jittered[near])
-    direct = torch.ones_like(down)
+    vertical = directions[:, 2]
+    point = eye - (eye[2] / vertical.clamp_max(-1e-4))[:, None] * directions
+    distance = point[:, :2].norm(dim=-1) / scale
+    near = ((vertical < 0) & (distance < _SHADOW_RADIUS)).nonzero()[:, 0]
+    blocked, _ = _trace_object(scale, shape, point[near] + torch.tensor([0.0, 0.0, 1e-3]), jittered[near])
+    direct = torch.ones_like(vertical)
     direct[near] -= _SHADOW * (blocked < _INFINITE).float()
     # Ambient occlusion: near the object, the floor receives less light from the room.
-    contact = 1 - _CONTACT * torch.exp(-((away / 0.55) ** 2))
+    contact = 1 - _CONTACT * torch.exp(-((distance / 0.55) ** 2))
     return _AMBIENT["floor"] * contact + _DIFFUSE["floor"] * light[2] * direct
 
 
-def _view() -> Tensor:
+def _camera_rays() -> Tensor:
     """Unit directions (64 * 64 * S, 3) of the rays, ordered by pixel."""
     eye, target = torch.tensor(_CAMERA), torch.tensor(_TARGET)
     forward = torch.nn.functional.normalize(target - eye, dim=0)
@@ -102,7 +102,7 @@ def _view() -> Tensor:
     return blocks.transpose(1, 2).reshape(-1, 3)
 
 
-def _lights(count: int) -> tuple[Tensor, Tensor]:
+def _light_directions(count: int) -> tuple[Tensor, Tensor]:
     """The direction to the light, and for each of ``count`` rays the direction to a point of its area, (count, 3)."""
     light = torch.tensor(_LIGHT)
     samples = _SUPERSAMPLING**2
@@ -115,17 +115,17 @@ def _lights(count: int) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=15)  # the orientations of 3D Shapes, each used with 32 objects
-def _room(orientation: float) -> tuple[Tensor, Tensor, Tensor]:
+def _trace_room(orientation: float) -> tuple[Tensor, Tensor, Tensor]:
     """Light on the wall that each ray meets, and whether the ray meets the floor first or passes above the wall."""
-    angle, eye, directions = math.radians(orientation), torch.tensor(_CAMERA), _view()
-    light, _ = _lights(len(directions))
+    angle, eye, directions = math.radians(orientation), torch.tensor(_CAMERA), _camera_rays()
+    light, _ = _light_directions(len(directions))
     nearest = torch.full((len(directions),), _INFINITE)
     shade = torch.zeros(len(directions))
     for side in range(4):
         turn = angle + math.pi / 4 + side * math.pi / 2
         outward = torch.tensor([math.sin(turn), math.cos(turn), 0.0])
         speed = directions @ outward
-        distance = torch.where(speed > 0, (_ROOM - eye @ outward) / speed.clamp_min(1e-9), _INFINITE)
+        distance = torch.where(speed > 0, (_ROOM_HALF_SIDE - eye @ outward) / speed.clamp_min(1e-9), _INFINITE)
         closer = distance < nearest
         nearest = torch.where(closer, distance, nearest)
         direct = float((-outward @ light).clamp_min(0))
@@ -134,30 +134,30 @@ def _room(orientation: float) -> tuple[Tensor, Tensor, Tensor]:
     return shade, height < 0, height > _WALL_HEIGHT
 
 
-def _object(scale: float, shape: str, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def _trace_object(scale: float, shape: str, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Distance from the origins (N, 3) or (3,) to the object, 1e9 if it is missed, and the normal at that point."""
     origin = origin.expand_as(directions)
     if shape == "cube":
-        return _cube(0.42 * scale, origin, directions)
+        return _trace_cube(0.42 * scale, origin, directions)
     if shape == "cylinder":
-        return _upright(0.4 * scale, 0.0, 0.88 * scale, True, origin, directions)
+        return _trace_cylinder(0.4 * scale, 0.0, 0.88 * scale, True, origin, directions)
     radius = 0.48 * scale if shape == "sphere" else 0.33 * scale
     if shape == "sphere":
-        return _ball(radius, radius, origin, directions)
+        return _trace_sphere(radius, radius, origin, directions)
     top = 1.05 * scale - radius
     parts = (
-        _upright(radius, radius, top, False, origin, directions),
-        _ball(radius, radius, origin, directions),
-        _ball(radius, top, origin, directions),
+        _trace_cylinder(radius, radius, top, False, origin, directions),
+        _trace_sphere(radius, radius, origin, directions),
+        _trace_sphere(radius, top, origin, directions),
     )
     distance, normal = parts[0]
-    for other, its in parts[1:]:
+    for other, other_normal in parts[1:]:
         closer = other < distance
-        distance, normal = torch.where(closer, other, distance), torch.where(closer[:, None], its, normal)
+        distance, normal = torch.where(closer, other, distance), torch.where(closer[:, None], other_normal, normal)
     return distance, normal
 
 
-def _cube(half: float, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def _trace_cube(half: float, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     cosine, sine = math.cos(_OBJECT_TURN), math.sin(_OBJECT_TURN)
     turn = torch.tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
     start = origin @ turn.T - torch.tensor([0.0, 0.0, half])
@@ -171,7 +171,7 @@ def _cube(half: float, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tens
     return torch.where(hit, enter, _INFINITE), normal @ turn
 
 
-def _ball(radius: float, height: float, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def _trace_sphere(radius: float, height: float, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     start = origin - torch.tensor([0.0, 0.0, height])
     half = (start * directions).sum(-1)
     inside = half**2 - (start * start).sum(-1) + radius**2
@@ -180,7 +180,7 @@ def _ball(radius: float, height: float, origin: Tensor, directions: Tensor) -> t
     return torch.where(hit, distance, _INFINITE), (start + distance[:, None] * directions) / radius
 
 
-def _upright(
+def _trace_cylinder(
     radius: float, low: float, high: float, closed: bool, origin: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """An upright cylinder from ``low`` to ``high``, with an upper lid if ``closed`` (no ray comes from below)."""

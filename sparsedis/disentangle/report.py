@@ -59,7 +59,7 @@ def write_run(out: Path, world: World | None = None) -> Path:
     lines = folder.read_metrics(out / folder.METRICS)
     results = None
     if (out / folder.RESULTS).is_file():
-        results = page.recorded(Results, page.read_json(out / folder.RESULTS), ica_missing=None)
+        results = page.from_record(Results, page.read_json(out / folder.RESULTS), ica_missing=None)
     done = max((line["iteration"] for line in lines), default=0)
     command = _command(settings)
     if results:
@@ -82,12 +82,12 @@ def write_run(out: Path, world: World | None = None) -> Path:
         [*facts, *page.time_taken(out)],
         [
             outcome,
-            page.course(out, figures.curves, _CURVES),
+            page.training_curve(out, figures.curves, _CURVES),
             page.section("Features and factors", _HEAT_MAP, lambda: _heat_map(out)),
             page.section("Examples", _EXAMPLES, lambda: _examples(out, world)),
             page.certificates([("test", results.certified, results.largest_gap)] if results else [], lines),
             page.settings(settings, "sparsedis disentangle", command),
-            page.circumstances([out]),
+            page.environment_section([out]),
         ],
     )
     return page.write(out, report)
@@ -112,18 +112,18 @@ def write_sweep(out: Path) -> Path:
         if measured := [group for group in groups if group["mcc_mean"] is not None]:
             best = max(measured, key=lambda group: group["mcc_mean"])
             facts.insert(0, (f"best MCC: {best['method']}, {vary} {best['value']}", f"{best['mcc_mean']:.3f}"))
-    courses = "MCC on images with factors drawn uniformly, a curve for every run."
+    about_curves = "MCC on images with factors drawn uniformly, a curve for every run."
     report = Report(
         title,
         f"{_ABOUT} {about}The regression is a Lasso or ridge; for ridge also with the features unmixed afterwards.",
         facts,
         [
             result,
-            page.courses(runs, "mcc", "validation MCC", courses),
+            page.training_curves(runs, "mcc", "validation MCC", about_curves),
             page.certificates([(run.name, *_certified(run)) for run in runs if (run / folder.RESULTS).is_file()]),
             page.links(runs),
             page.settings(shared, "sparsedis disentangle"),
-            page.circumstances(runs),
+            page.environment_section(runs),
         ],
     )
     return page.write(out, report)
@@ -142,7 +142,7 @@ def _command(settings: Mapping[str, Any]) -> str:
         config = DisentangleConfig.from_json(settings)
     except ValueError:
         return ""
-    words = command_line.words(config, DisentangleConfig(preset=config.preset))
+    words = command_line.option_words(config, DisentangleConfig(preset=config.preset))
     return shlex.join(["sparsedis", "disentangle", "--preset", config.preset, *words])
 
 

@@ -58,7 +58,7 @@ SOURCES = ("rendered", "cache:FILE", "h5:FILE")
 
 _SKY, _WHITE = (0.72, 0.86, 0.98), (1.0, 1.0, 1.0)
 _SATURATION = 0.95
-_AT_ONCE = 64  # images per product; larger batches exceed the processor's caches
+_PRODUCT_SIZE = 64  # images per product; larger batches exceed the processor's caches
 _CHUNK = 4800  # images per write of a cache
 
 
@@ -80,8 +80,8 @@ class Rendered:
         maps = _maps()
         colours = _colours()
         per_geometry = math.prod(SIZES[3:])
-        for start in range(0, len(indices), _AT_ONCE):
-            part = indices[start : start + _AT_ONCE].cpu()
+        for start in range(0, len(indices), _PRODUCT_SIZE):
+            part = indices[start : start + _PRODUCT_SIZE].cpu()
             geometry = part % per_geometry
             hues = coordinates(part)[:, :3]
             paint = torch.cat([colours[hues], colours[10:].expand(len(part), -1, -1)], 1)

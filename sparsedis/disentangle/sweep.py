@@ -19,7 +19,7 @@ from sparsedis.disentangle.config import DisentangleConfig
 from sparsedis.disentangle.results import record
 from sparsedis.disentangle.train import train
 from sparsedis.runs import files, jobs
-from sparsedis.runs.config import check_seeds, different
+from sparsedis.runs.config import check_distinct, check_seeds
 from sparsedis.runs.jobs import Workers
 from sparsedis.runs.process import Job
 from sparsedis.runs.tables import console as standard_output
@@ -71,7 +71,7 @@ def sweep(
         raise ValueError(f"vary: expected one of {', '.join(VALUES)}, got {vary!r}")
     values = values or VALUES[vary]
     for name, given in (("values", values), ("inners", inners)):
-        different(name, given)
+        check_distinct(name, given)
     check_seeds(seeds)
     out, console = Path(out), console or standard_output()
     base = replace(base, data=shapes3d.absolute(base.data))  # as in config.json

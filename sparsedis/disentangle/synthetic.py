@@ -17,7 +17,7 @@ from torch import Tensor
 from sparsedis.lasso import lasso_lambda1_max, solve_lasso
 from sparsedis.ridge import solve_ridge
 from sparsedis.runs import plots
-from sparsedis.runs.config import different
+from sparsedis.runs.config import check_distinct
 from sparsedis.runs.tables import Grid
 from sparsedis.solution import Solution
 
@@ -64,8 +64,8 @@ class SyntheticConfig:
                 raise ValueError(f"{name}: expected a whole number >= {least}, got {getattr(self, name)}")
         if not 0 <= self.noise < 1:
             raise ValueError(f"noise: expected a number >= 0 and < 1, got {self.noise}")
-        different("useful", self.useful)
-        different("samples", self.samples)
+        check_distinct("useful", self.useful)
+        check_distinct("samples", self.samples)
         for fraction in self.useful:
             if not 0 < fraction <= 1:
                 raise ValueError(f"useful: expected numbers > 0 and <= 1, got {fraction}")

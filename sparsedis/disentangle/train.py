@@ -17,7 +17,7 @@ from sparsedis.disentangle.world import load_run as load_run
 from sparsedis.models.factor_encoder import FactorEncoder
 from sparsedis.runs import files, folder, loop, schedule
 from sparsedis.runs.device import device_named, set_threads
-from sparsedis.runs.report import written
+from sparsedis.runs.report import write_on_exit
 from sparsedis.runs.tables import console as standard_output
 
 _WARM_UP = 50  # steps of learning-rate warm-up, since Adam's first steps would be its largest
@@ -60,7 +60,7 @@ def train(
         shown = console or standard_output()
         with folder.claim(out, config, resume):
             run = _Run(out, config, encoder, world, shown, resume)
-            with written(out, lambda: report.write_run(out, world), shown):
+            with write_on_exit(out, lambda: report.write_run(out, world), shown):
                 run.run(_introduction(run))
                 return run.finish()
 

@@ -67,7 +67,7 @@ class Train:
 
     def _next(self) -> list[tuple[str, str]]:
         """Suggested next steps, with their commands."""
-        settings = command_line.words(self.config.with_head(preset("quick").head), preset("quick"))
+        settings = command_line.option_words(self.config.with_head(preset("quick").head), preset("quick"))
         test = ["sparsedis", "evaluate", str(self._folder())]
         compare = ["sparsedis", "compare", *settings]
         if self.config.left_out == ():  # all classes of this data may have been trained on
@@ -84,7 +84,7 @@ class Train:
         words = ["sparsedis", "train", *([] if self.preset == "quick" else ["--preset", self.preset])]
         head = self.config.head
         words += [] if head == preset(self.preset).head else ["--head", head]
-        words += command_line.words(self.config, preset(self.preset, head))
+        words += command_line.option_words(self.config, preset(self.preset, head))
         return shlex.join([*words, "--out", str(self._folder()), "--resume"])
 
 
@@ -126,7 +126,7 @@ class Evaluate:
         from sparsedis.metalearn.learner import load_run, with_lambda1
         from sparsedis.metalearn.results import ONE_SHOT, PATTERNS, RELIABILITY, Tested, TestedFolder
         from sparsedis.runs import files
-        from sparsedis.runs.report import written
+        from sparsedis.runs.report import write_on_exit
         from sparsedis.runs.tables import console
 
         out, shown = self.out, console()
@@ -139,7 +139,11 @@ class Evaluate:
         if self.lambda1 is not None:
             config = with_lambda1(learner, config, self.lambda1)
         test = self._one_shot(learner) if self.protocol == ONE_SHOT else self._episodes(learner, config)
-        make = written(out, lambda: report.write_evaluation(out, learner, test.asked), shown) if out else nullcontext()
+        make = (
+            write_on_exit(out, lambda: report.write_evaluation(out, learner, test.tested_tasks), shown)
+            if out
+            else nullcontext()
+        )
         with make:
             try:
                 if left:
@@ -170,7 +174,7 @@ class Evaluate:
             data,
             self.split,
             shot=config.shot if self.shot is None else self.shot,
-            query=config.later_query if self.query is None else self.query,
+            query=config.evaluation_query if self.query is None else self.query,
             length=self.episodes,
             **{name: value for name, value in (("way", self.way), ("seed", self.seed)) if value is not None},
         )
@@ -213,7 +217,7 @@ class _Test:
 
     name: str
     data: str | None
-    asked: Episodes | Sequence[Run]
+    tested_tasks: Episodes | Sequence[Run]
     result: Evaluation | OneShot
     table: Grid
     others: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
@@ -245,13 +249,13 @@ class Compare:
 
     def run(self) -> None:
         from sparsedis.metalearn import comparison, report, results, tables
-        from sparsedis.runs.report import written
+        from sparsedis.runs.report import write_on_exit
         from sparsedis.runs.tables import console
 
         shown = console()
         configs = comparison.variants(self.config, self.heads, self.lambda1_grid)
         folds = comparison.folds(self.config) if self.cross_validate else ()
-        with command_line.repeatable(), written(self.out, lambda: report.write_comparison(self.out), shown):
+        with command_line.repeatable(), write_on_exit(self.out, lambda: report.write_comparison(self.out), shown):
             done, failures = comparison.run_all(configs, self.seeds, self.out, self.workers, shown, folds)
             if entries := [entry for entry, _ in done]:
                 chosen = results.best(entries)
@@ -286,16 +290,16 @@ class Sweep:
     def run(self) -> None:
         from sparsedis.metalearn import comparison, figures, report, results, tables
         from sparsedis.runs import files
-        from sparsedis.runs.config import different
-        from sparsedis.runs.report import written
+        from sparsedis.runs.config import check_distinct
+        from sparsedis.runs.report import write_on_exit
         from sparsedis.runs.tables import console
 
         if HEADS[self.config.head].lambda1 is None:
             raise ValueError(f"head: expected one with a group Lasso, got {self.config.head}")
-        different("lambda1_grid", self.lambda1_grid)
+        check_distinct("lambda1_grid", self.lambda1_grid)
         configs = comparison.variants(self.config, (self.config.head, *self.baselines), self.lambda1_grid)
         shown = console()
-        with command_line.repeatable(), written(self.out, lambda: report.write_sweep(self.out), shown):
+        with command_line.repeatable(), write_on_exit(self.out, lambda: report.write_sweep(self.out), shown):
             done, failures = comparison.run_all(configs, self.seeds, self.out, self.workers, shown)
             if entries := [entry for entry, _ in done]:
                 files.write(self.out / "sweep.png", figures.sweep(entries))

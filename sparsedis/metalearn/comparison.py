@@ -19,7 +19,7 @@ from sparsedis.metalearn.config import HEADS, Head, TrainConfig
 from sparsedis.metalearn.results import Entry, Pooled, Results, pooled
 from sparsedis.metalearn.train import train
 from sparsedis.runs import files, jobs
-from sparsedis.runs.config import check_seeds, different
+from sparsedis.runs.config import check_distinct, check_seeds
 from sparsedis.runs.jobs import Workers
 from sparsedis.runs.process import Job
 from sparsedis.runs.tables import console as standard_output
@@ -36,7 +36,7 @@ def variants(config: TrainConfig, heads: Sequence[Head], grid: Sequence[float]) 
             f"heads: expected different ones of {', '.join(get_args(Head))}, got {', '.join(heads) or 'none'}"
         )
     if grid:
-        different("lambda1_grid", grid)
+        check_distinct("lambda1_grid", grid)
     found = []
     for head in heads:
         own = config.with_head(head)

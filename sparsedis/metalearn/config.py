@@ -11,7 +11,7 @@ import tyro
 from sparsedis.data.augmentation import Augmentation
 from sparsedis.models import encoders
 from sparsedis.runs.command_line import OptionalFloat, OptionalInt, shown_default
-from sparsedis.runs.config import RunConfig, whole
+from sparsedis.runs.config import RunConfig, check_integer
 
 Head = Literal["group-lasso-svm", "svm", "ridge", "prototypes", "group-lasso-logistic"]
 Encoder = Literal[encoders.Encoder, "custom"]
@@ -178,15 +178,15 @@ class TrainConfig(RunConfig):
         self._check_texts(("data", "device"))
         self._check_choices(_CHOICES)
         self._check_flags(("tensorboard",))
-        self._check_whole(_LEAST)
+        self._check_integers(_LEAST)
         if not isinstance(self.test_shots, tuple) or not self.test_shots:
             raise ValueError(f"test_shots: expected one number or more, got {self.test_shots!r}")
         for shot in self.test_shots:
-            whole("test_shots", shot, 1)
+            check_integer("test_shots", shot, 1)
         if not isinstance(self.fewer_shots, tuple):
             raise ValueError(f"fewer_shots: expected numbers, got {self.fewer_shots!r}")
         for shot in self.fewer_shots:
-            whole("fewer_shots", shot, 1)
+            check_integer("fewer_shots", shot, 1)
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(f"micro_batch: expected a divisor of batch, {self.batch}, got {self.micro_batch}")
         if self.align not in (None, "ink"):
@@ -220,12 +220,12 @@ class TrainConfig(RunConfig):
     @property
     def hyperparameters(self) -> Hyperparameters:
         """The head's hyperparameters: those of the settings, or its defaults where they are None."""
-        own = HEADS[self.head]._asdict()
-        given = {name: getattr(self, name) for name in own}
-        return Hyperparameters(**{name: own[name] if given[name] is None else given[name] for name in own})
+        defaults = HEADS[self.head]._asdict()
+        values = {name: getattr(self, name) for name in defaults}
+        return Hyperparameters(**{name: defaults[name] if values[name] is None else values[name] for name in defaults})
 
     @property
-    def later_query(self) -> int:
+    def evaluation_query(self) -> int:
         """Query images per class in validation and tests."""
         return self.query if self.test_query is None else self.test_query
 

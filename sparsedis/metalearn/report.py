@@ -81,7 +81,7 @@ def write_run(out: Path, data: FewShotData | None = None, encoder: nn.Module | N
         return _examples([("", load_run(out, copy.deepcopy(encoder))[0])], settings, data)
 
     steps, head = settings.get("iterations"), str(settings.get("head"))
-    again = shlex.join(["sparsedis", "evaluate", str(out)])
+    evaluate = shlex.join(["sparsedis", "evaluate", str(out)])
     done = max((line["iteration"] for line in lines), default=0)
     command = _command(settings)
     if results is not None:
@@ -103,24 +103,26 @@ def write_run(out: Path, data: FewShotData | None = None, encoder: nn.Module | N
         [*(_facts(tests) or _first_facts(done, steps, lines)), *page.time_taken(out)],
         [
             outcome,
-            page.course(out, figures.curves, _CURVES),
+            page.training_curve(out, figures.curves, _CURVES),
             page.section("Examples", _EXAMPLES, examples),
-            page.section("Features used by class", _USAGE, lambda: _usage(out / PATTERNS, again)),
+            page.section("Features used by class", _USAGE, lambda: _usage(out / PATTERNS, evaluate)),
             page.certificates([(_kind(one), one.certified, one.largest_gap) for one in tests], lines),
             page.settings(settings, "sparsedis train", command),
-            page.circumstances([out]),
+            page.environment_section([out]),
         ],
     )
     return page.write(out, report)
 
 
-def write_evaluation(out: Path, learner: Learner | None = None, asked: Episodes | Sequence[Run] | None = None) -> Path:
+def write_evaluation(
+    out: Path, learner: Learner | None = None, tested_tasks: Episodes | Sequence[Run] | None = None
+) -> Path:
     """Write the report of an evaluation; returns its path.
 
     Args:
         out: the folder of the evaluation.
         learner: the tested learner; default: loaded again.
-        asked: the tasks that it was tested on; default: drawn again.
+        tested_tasks: the tasks that it was tested on; default: drawn again.
 
     Raises:
         FileNotFoundError: the folder holds no evaluation.
@@ -128,11 +130,11 @@ def write_evaluation(out: Path, learner: Learner | None = None, asked: Episodes 
     """
     values = page.read_json(out / folder.RESULTS)
     [result] = values["tests"]
-    test = page.recorded(OneShot, result) if values["protocol"] == ONE_SHOT else _evaluation(result)
-    tested = page.recorded(Tested, {**values, "tests": (test,)})
+    test = page.from_record(OneShot, result) if values["protocol"] == ONE_SHOT else _evaluation(result)
+    tested = page.from_record(Tested, {**values, "tests": (test,)})
 
     def examples() -> Sequence[Block]:
-        return [_first(learner, asked) if learner and asked else _first(*_again(tested))]
+        return [_first_task(learner, tested_tasks) if learner and tested_tasks else _first_task(*_recreated(tested))]
 
     settings = {name: getattr(tested, name) for name in ("protocol", "data", "lambda1")}
     if isinstance(test, OneShot):
@@ -157,7 +159,7 @@ def write_evaluation(out: Path, learner: Learner | None = None, asked: Episodes 
     sections += [
         page.certificates([(kind, test.certified, test.largest_gap)]),
         page.settings({"run": tested.run, **settings}, "sparsedis evaluate", command),
-        page.circumstances([out]),
+        page.environment_section([out]),
     ]
     summary = (
         "An encoder was trained to give features of images, so that a small classifier, fitted to a few images of "
@@ -202,9 +204,9 @@ WRITERS: dict[tuple[str, str], Callable[[Path], Path]] = {
 def _write_many(out: Path, stem: str, title: str, about: str) -> Path:
     runs = page.runs_in(out)
     path = out / f"{stem}.json"
-    found = page.read_json(path) if path.is_file() else None
-    entries = [_entry(row) for row in found["entries"] if row.get("row", 0) is not None] if found else []
-    settings = dict(found["config"]) if found else page.shared_settings(runs)
+    record = page.read_json(path) if path.is_file() else None
+    entries = [_entry(row) for row in record["entries"] if row.get("row", 0) is not None] if record else []
+    settings = dict(record["config"]) if record else page.shared_settings(runs)
     sections = []
     if entries:
         sections.append(
@@ -216,12 +218,12 @@ def _write_many(out: Path, stem: str, title: str, about: str) -> Path:
     else:
         sections.append(Section("Result", about, [page.unfinished_runs(runs)]))
     sections += [
-        page.courses(
+        page.training_curves(
             runs, "accuracy", "validation accuracy", "Accuracy on the validation classes, a curve for every run."
         ),
         page.links(runs),
         page.settings(settings, "sparsedis train"),
-        page.circumstances(runs),
+        page.environment_section(runs),
     ]
     summary = (
         "An encoder was trained to give features of images, and a small classifier, the head, is fitted to a few "
@@ -242,12 +244,12 @@ def _command(settings: Mapping[str, Any]) -> str:
     except ValueError:
         return ""
     head = [] if config.head == preset("quick").head else ["--head", config.head]
-    words = command_line.words(config, preset("quick", config.head).settled())
+    words = command_line.option_words(config, preset("quick", config.head).settled())
     return shlex.join(["sparsedis", "train", *head, *words])
 
 
 def _evaluation(values: Mapping[str, Any]) -> Evaluation:
-    return page.recorded(Evaluation, values, calibration_error=None)
+    return page.from_record(Evaluation, values, calibration_error=None)
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
@@ -309,7 +311,7 @@ def _confidence(path: Path) -> Sequence[Block]:
     return [Picture(path.read_bytes(), _CONFIDENCE)]
 
 
-def _again(tested: Tested) -> tuple[Learner, Episodes | Sequence[Run]]:
+def _recreated(tested: Tested) -> tuple[Learner, Episodes | Sequence[Run]]:
     """The learner and the tasks of an evaluation, recreated."""
     learner, config = load_run(tested.run)
     if tested.lambda1 is not None:
@@ -334,11 +336,11 @@ def _link_to_run(out: Path, run: Path) -> Sequence[Block]:
     return [Links([(f"Report of the run {run.name}", Path(path).as_posix())])]
 
 
-def _first(learner: Learner, asked: Episodes | Sequence[Run]) -> Tiles:
+def _first_task(learner: Learner, tested_tasks: Episodes | Sequence[Run]) -> Tiles:
     """The first task of an evaluation."""
-    if isinstance(asked, Episodes):
-        return _episode("", learner, asked)
-    run, way = asked[0], len(asked[0].training)
+    if isinstance(tested_tasks, Episodes):
+        return _episode("", learner, tested_tasks)
+    run, way = tested_tasks[0], len(tested_tasks[0].training)
     names = [f"character {i + 1}" for i in range(way)]
     return _task(f"{run.name}, {way}-way 1-shot", learner, names, run.training, run.test, run.labels)
 

@@ -32,7 +32,7 @@ def of_validation(config: TrainConfig, data: FewShotData) -> Episodes | None:
     if not data.splits["validation"]:
         return None
     shot = config.shot if config.validation_shot is None else config.validation_shot
-    return episodes(config, data, "validation", shot, config.later_query, config.validation_episodes)
+    return episodes(config, data, "validation", shot, config.evaluation_query, config.validation_episodes)
 
 
 def of_tests(config: TrainConfig, data: FewShotData, length: int | None = None) -> list[Episodes]:
@@ -46,7 +46,7 @@ def of_tests(config: TrainConfig, data: FewShotData, length: int | None = None) 
     if not data.splits["test"]:
         return []
     count = config.test_episodes if length is None else length
-    return [episodes(config, data, "test", shot, config.later_query, count) for shot in config.test_shots]
+    return [episodes(config, data, "test", shot, config.evaluation_query, count) for shot in config.test_shots]
 
 
 def episodes(

@@ -30,7 +30,7 @@ from sparsedis.metalearn.learner import load_run as load_run
 from sparsedis.metalearn.results import PATTERNS, Results
 from sparsedis.runs import files, folder, loop
 from sparsedis.runs.device import set_threads
-from sparsedis.runs.report import written
+from sparsedis.runs.report import write_on_exit
 from sparsedis.runs.tables import console as standard_output
 from sparsedis.runs.tables import percent
 
@@ -89,11 +89,15 @@ def train(
         torch.manual_seed(config.seed)
         learner = Learner(config, data.images.shape[1:], encoder).to(group.device)
         group.barrier()  # all processes check the folder before one writes to it
-        shown = console or standard_output(quiet=not group.main)
+        output = console or standard_output(quiet=not group.main)
         with folder.claim(out, config, resume, group.main):
-            run = _Run(out, config, learner, training, validation, group, shown, resume)
-            made = written(out, lambda: report.write_run(out, data, encoder), shown) if group.main else nullcontext()
-            with made:
+            run = _Run(out, config, learner, training, validation, group, output, resume)
+            report_writer = (
+                write_on_exit(out, lambda: report.write_run(out, data, encoder), output)
+                if group.main
+                else nullcontext()
+            )
+            with report_writer:
                 run.run(_introduction(run, data))
                 return run.finish(tests, encoder)
 
@@ -169,9 +173,9 @@ class _Run(loop.Loop):
             output = self._module(batch, config.way, first)
             labels = batch.query_labels.to(self.learner.device)
             loss = optimization.loss(config, output.logits, labels)
-            whole = slice(-len(labels), None)  # the logits of the fits to all support images
-            accuracy = (output.logits[whole].argmax(-1) == labels).double().mean()
-            used = output.active[whole].double().mean()
+            all_support = slice(-len(labels), None)  # the logits of the fits to all support images
+            accuracy = (output.logits[all_support].argmax(-1) == labels).double().mean()
+            used = output.active[all_support].double().mean()
             certified = self.learner.certified()
             measured = torch.stack([loss.detach().double(), accuracy, used])
             fraction = measured.new_tensor([0.0 if certified is None else certified])
@@ -212,7 +216,7 @@ class _Run(loop.Loop):
         if self.validation is None:
             accuracy, used = percent(measured["accuracy"]), percent(measured["features_used"])
             self.report(f"loss {measured['loss']:.3f}, training accuracy {accuracy}, features used {used}", rate)
-            self._keep(None)
+            self._save_best(None)
             return
         features = encode(self.learner, self.validation.data, "validation", self.processes)
         result = evaluate(self.learner, features, self.validation, self.processes)
@@ -232,17 +236,17 @@ class _Run(loop.Loop):
         )
         if result.accuracy > self.progress.best_accuracy:
             self.progress.best_accuracy = result.accuracy
-            self._keep(result.accuracy)
+            self._save_best(result.accuracy)
 
-    def _keep(self, accuracy: float | None) -> None:
+    def _save_best(self, accuracy: float | None) -> None:
         """Save the learner as the one to test, with its validation accuracy."""
-        about = {
+        metadata = {
             "iteration": self.progress.iteration,
             "accuracy": accuracy,
             "config": self.config.as_json(),
             "shape": list(self.learner.shape),
         }
-        self.keep(about)
+        self.keep(metadata)
 
 
 def _introduction(run: _Run, data: FewShotData) -> str:

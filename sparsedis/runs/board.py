@@ -22,7 +22,7 @@ from sparsedis.runs.process import LOG, Job
 _TAIL = 1 << 16  # bytes read from the end of metrics.jsonl
 State = Literal["waiting", "running", "done", "failed"]
 _STYLES: dict[State, str] = {"waiting": "dim", "running": "cyan", "done": "green", "failed": "bold red"}
-_AROUND = 7  # lines of the table besides the runs: title, headings, rules, caption
+_OTHER_LINES = 7  # lines of the table besides the runs: title, headings, rules, caption
 
 
 @dataclass
@@ -33,7 +33,7 @@ class _Row:
     validated: int = 0  # iteration of the last validation
     validation: str = ""
     note: str = ""
-    logged: int = 0  # size of the log in bytes before this attempt
+    log_size: int = 0  # size of the log in bytes before this attempt
 
 
 class Board:
@@ -52,7 +52,7 @@ class Board:
         self._rows = {job.name: _Row(job) for job in jobs}
         for row in self._rows.values():
             row.state = "done" if row.job.name in finished else "waiting"
-            row.logged = _size(row.job.out / LOG)
+            row.log_size = _size(row.job.out / LOG)
             self._read(row)
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -75,7 +75,7 @@ class Board:
     def done(self, job: Job) -> None:
         """Mark a run as finished."""
         row = self._rows[job.name]
-        self._look(row)
+        self._update_row(row)
         row.state, row.note = "done", ""
         self._change(row, f"done; {self._counts()}")
 
@@ -85,24 +85,24 @@ class Board:
         row.state, row.note = "failed", reason
         self._change(row, f"failed: {reason}")
 
-    def again(self, job: Job, reason: str) -> None:
+    def retry(self, job: Job, reason: str) -> None:
         """Mark a run as waiting for another attempt."""
         row = self._rows[job.name]
-        row.state, row.note, row.logged = "waiting", f"again: {reason}", _size(job.out / LOG)
+        row.state, row.note, row.log_size = "waiting", f"again: {reason}", _size(job.out / LOG)
         self._change(row, f"{reason}; is resumed")
 
     def refresh(self) -> None:
         """Update the rows of all runs that have not ended."""
         for row in self._rows.values():
-            if row.state == "waiting" and _size(row.job.out / LOG) > row.logged:
+            if row.state == "waiting" and _size(row.job.out / LOG) > row.log_size:
                 row.state = "running"
                 self._change(row, "running")
             if row.state == "running":
-                self._look(row)
+                self._update_row(row)
         if self._live:
-            self._live.update(self._table(self._console.height - _AROUND), refresh=True)
+            self._live.update(self._table(self._console.height - _OTHER_LINES), refresh=True)
 
-    def _look(self, row: _Row) -> None:
+    def _update_row(self, row: _Row) -> None:
         before = row.validated
         self._read(row)
         if row.validated > before:

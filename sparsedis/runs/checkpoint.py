@@ -47,8 +47,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def check(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> None:
     """ValueError unless ``found`` has the names, shapes and dtypes of ``expected``; the message names ``source``."""
-    if odd := sorted(expected.keys() ^ found.keys()):
-        raise ValueError(f"checkpoint: {source} does not fit its settings: {odd[0]!r} on one side only")
+    if mismatched := sorted(expected.keys() ^ found.keys()):
+        raise ValueError(f"checkpoint: {source} does not fit its settings: {mismatched[0]!r} on one side only")
     for name, value in expected.items():
         if found[name].shape != value.shape or found[name].dtype != value.dtype:
             raise ValueError(

@@ -26,7 +26,7 @@ OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_h
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=shown_default)]
 
 
-def words(config: Any, default: Any) -> list[str]:
+def option_words(config: Any, default: Any) -> list[str]:
     """The options that turn the dataclass ``default`` into ``config``."""
     result = []
     for field in fields(config):
@@ -84,4 +84,4 @@ def print_next(steps: Sequence[tuple[str, str]]) -> None:
     shown = tables.console()
     for what, command in steps:
         tables.say(shown, f"next: {what}")
-        tables.say(shown, f"    {command}", whole=True)
+        tables.say(shown, f"    {command}", unwrapped=True)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 S = TypeVar("S", bound="RunConfig")
 
 # Upper limits for all runs. Every library accepts these seeds, and OpenMP aborts if it cannot start its threads.
-MOST = {"seed": 2**32 - 1, "threads": 1024}
+UPPER_LIMITS = {"seed": 2**32 - 1, "threads": 1024}
 
 
 class RunConfig:
@@ -68,12 +68,12 @@ class RunConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
 
-    def _check_whole(self, least: Mapping[str, int]) -> None:
-        """Check that integers are at least these values and at most :data:`MOST`; a default of None is valid."""
+    def _check_integers(self, least: Mapping[str, int]) -> None:
+        """Check that integers are >= these values and <= :data:`UPPER_LIMITS`; a default of None is valid."""
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if field.name in least and not (value is None and field.default is None):
-                whole(field.name, value, least[field.name], MOST.get(field.name))
+                check_integer(field.name, value, least[field.name], UPPER_LIMITS.get(field.name))
 
     def _check_numbers(self, names: Iterable[str], *, zero: bool) -> None:
         """Check that numbers are finite and > 0, or >= 0 with ``zero``; a default of None is valid."""
@@ -87,13 +87,13 @@ class RunConfig:
                 raise ValueError(f"{name}: expected a finite number {'>= 0' if zero else '> 0'}, got {value!r}")
 
 
-def different(name: str, values: Sequence[object]) -> None:
+def check_distinct(name: str, values: Sequence[object]) -> None:
     """ValueError unless there are values and they are distinct; a run counted twice would understate the spread."""
     if not values or len(set(values)) < len(values):
         raise ValueError(f"{name}: expected different ones, got {', '.join(map(str, values)) or 'none'}")
 
 
-def whole(name: str, value: object, least: int, most: int | None = None) -> None:
+def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
     """ValueError unless ``value`` is an integer >= ``least`` and, if given, <= ``most``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
@@ -103,6 +103,6 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> None
 
 def check_seeds(values: Sequence[int]) -> None:
     """ValueError unless these are one or more distinct valid seeds."""
-    different("seeds", values)
+    check_distinct("seeds", values)
     for value in values:
-        whole("seeds", value, 0, MOST["seed"])
+        check_integer("seeds", value, 0, UPPER_LIMITS["seed"])

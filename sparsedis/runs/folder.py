@@ -54,7 +54,7 @@ def check(out: Path, config: RunConfig, resume: bool) -> None:
         PermissionError: the folder is not writable.
         ValueError: ``out`` is a file; the run there is damaged or has other settings.
     """
-    _check_place(out)
+    _check_writable(out)
     lock.check(out / LOCK, f"out: {out}")
     _check_run(out, config, resume)
 
@@ -68,9 +68,9 @@ def check_empty(out: Path) -> None:
         PermissionError: the folder is not writable.
         ValueError: ``out`` is a file.
     """
-    _check_place(out)
+    _check_writable(out)
     lock.check(out / LOCK, f"out: {out}")
-    _check_nothing(out)
+    _check_no_files(out)
 
 
 @contextmanager
@@ -104,11 +104,11 @@ def claim_empty(out: Path) -> Iterator[None]:
     """
     out.mkdir(parents=True, exist_ok=True)
     with lock.held(out / LOCK, f"out: {out}"):
-        _check_nothing(out)
+        _check_no_files(out)
         yield
 
 
-def _check_place(out: Path) -> None:
+def _check_writable(out: Path) -> None:
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise ValueError(f"out: expected a folder, got {str(out)!r}, but {str(existing)!r} is a file")
@@ -116,7 +116,7 @@ def _check_place(out: Path) -> None:
         raise PermissionError(f"out: expected a folder that can be written, got {str(out)!r}")
 
 
-def _check_nothing(out: Path) -> None:
+def _check_no_files(out: Path) -> None:
     if out.is_dir() and not all(path.name.startswith(LOCK) for path in out.iterdir()):
         raise FileExistsError(f"out: expected a new or an empty folder, got {str(out)!r}, which is not empty")
 
@@ -195,15 +195,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    *lines, rest = path.read_bytes().split(b"\n")  # text after the last newline is from a killed process
-    found = [_line_of_metrics(text) for text in lines]
-    for number, (line, text) in enumerate(zip(found, lines, strict=True), 1):
+    *lines, incomplete = path.read_bytes().split(b"\n")  # text after the last newline is from a killed process
+    parsed = [_line_of_metrics(text) for text in lines]
+    for number, (line, text) in enumerate(zip(parsed, lines, strict=True), 1):
         if line is None:
             raise ValueError(
                 f"metrics: expected a JSON object with iteration and split in line {number} of {path}, got "
                 f"{text.decode(errors='replace')[:40]!r}; correct that line, or remove it to continue without it"
             )
-    return [line for line in (*found, _line_of_metrics(rest)) if line is not None]
+    return [line for line in (*parsed, _line_of_metrics(incomplete)) if line is not None]
 
 
 def _line_of_metrics(text: bytes) -> dict[str, Any] | None:
@@ -211,5 +211,5 @@ def _line_of_metrics(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text.decode())
     except (ValueError, RecursionError):
         return None
-    fits = isinstance(line, dict) and type(line.get("iteration")) is int and line.get("split") in SPLITS
-    return line if fits else None
+    valid = isinstance(line, dict) and type(line.get("iteration")) is int and line.get("split") in SPLITS
+    return line if valid else None

@@ -28,14 +28,14 @@ from sparsedis.runs import folder, process
 from sparsedis.runs.board import Board
 from sparsedis.runs.cluster import Cluster, check_address
 from sparsedis.runs.command_line import OptionalInt
-from sparsedis.runs.config import different, whole
+from sparsedis.runs.config import check_distinct, check_integer
 from sparsedis.runs.process import Job, Outcome
 
 RETRIES = 2
 """How often a run is resumed after its process has died."""
 
 _REFRESH = 0.5  # interval between updates of the board, in seconds
-_SEEN = 60.0  # time within which files of other machines become visible, in seconds
+_VISIBILITY_TIMEOUT = 60.0  # time within which files of other machines become visible, in seconds
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         if self.jobs is not None:
-            whole("jobs", self.jobs, 1)
+            check_integer("jobs", self.jobs, 1)
         if self.scheduler is not None:
             check_address(self.scheduler)
             if self.jobs is not None:
@@ -82,19 +82,19 @@ class _Engine(Protocol):
     def close(self) -> None: ...
 
 
-class _Machine:
+class _LocalProcesses:
     """An engine with ``count`` concurrent processes on this machine."""
 
     def __init__(self, count: int) -> None:
         self._stop = threading.Event()
-        self._keepers = ThreadPoolExecutor(count)
+        self._threads = ThreadPoolExecutor(count)
 
     def submit(self, job: Job) -> Future[Outcome]:
-        return self._keepers.submit(process.run, job, lambda: not self._stop.is_set())
+        return self._threads.submit(process.run, job, lambda: not self._stop.is_set())
 
     def close(self) -> None:
         self._stop.set()
-        self._keepers.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
 
 def run(
@@ -122,12 +122,14 @@ def run(
         ImportError: Dask is not installed.
         KeyboardInterrupt: after Ctrl-C, when all runs have saved a checkpoint and ended.
     """
-    different("runs", [job.name for job in jobs])
+    check_distinct("runs", [job.name for job in jobs])
     jobs = [_with_threads(job, workers.threads) for job in jobs]
     for job in jobs:
         if any((job.out / name).is_file() for name in (folder.CONFIG, folder.RESULTS)):
             folder.check(job.out, job.config, resume=True)
-    return _in_turn(jobs, console, update) if workers.here else _at_once(jobs, workers, console, update)
+    return (
+        _run_sequentially(jobs, console, update) if workers.here else _run_concurrently(jobs, workers, console, update)
+    )
 
 
 def check(failures: Mapping[str, str]) -> None:
@@ -136,12 +138,12 @@ def check(failures: Mapping[str, str]) -> None:
         by_reason: dict[str, list[str]] = {}
         for name, reason in failures.items():
             by_reason.setdefault(reason, []).append(name)
-        told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+        summary = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
         count = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
-        raise ValueError(f"{count} failed: {told} (to try again: run the same command again)")
+        raise ValueError(f"{count} failed: {summary} (to try again: run the same command again)")
 
 
-def _in_turn(jobs: Sequence[Job], console: Console, update: Callable[[list[Job]], None]) -> dict[str, str]:
+def _run_sequentially(jobs: Sequence[Job], console: Console, update: Callable[[list[Job]], None]) -> dict[str, str]:
     failures: dict[str, str] = {}
     finished: list[Job] = []
     threads = torch.get_num_threads()
@@ -162,23 +164,23 @@ def _in_turn(jobs: Sequence[Job], console: Console, update: Callable[[list[Job]]
     return failures
 
 
-def _at_once(
+def _run_concurrently(
     jobs: Sequence[Job], workers: Workers, console: Console, update: Callable[[list[Job]], None]
 ) -> dict[str, str]:
     finished = {job.name for job in jobs if job.finished()}
     if finished:
         update([job for job in jobs if job.name in finished])
-    waiting = [job for job in jobs if job.name not in finished]
-    if not waiting:
+    unfinished = [job for job in jobs if job.name not in finished]
+    if not unfinished:
         return {}
     failures: dict[str, str] = {}
     deaths: Counter[str] = Counter()
     with (
-        closing(_engine(workers, waiting, console)) as engine,
+        closing(_engine(workers, unfinished, console)) as engine,
         _interruptible(console),
         Board(jobs, finished, console) as board,
     ):
-        futures = {engine.submit(job): job for job in waiting}
+        futures = {engine.submit(job): job for job in unfinished}
         while futures:
             for future in wait(futures, _REFRESH, FIRST_COMPLETED).done:
                 job = futures.pop(future)
@@ -190,7 +192,7 @@ def _at_once(
                     update([one for one in jobs if one.name in finished])
                 elif state == "died" and deaths[job.name] < RETRIES:
                     deaths[job.name] += 1
-                    board.again(job, reason)
+                    board.retry(job, reason)
                     futures[engine.submit(job)] = job
                 else:
                     failures[job.name] = reason
@@ -211,7 +213,7 @@ def _interruptible(console: Console) -> Iterator[None]:
 
 def _engine(workers: Workers, jobs: Sequence[Job], console: Console) -> _Engine:
     if workers.scheduler is None:
-        return _Machine(min(workers.jobs or 1, len(jobs)))
+        return _LocalProcesses(min(workers.jobs or 1, len(jobs)))
     cluster = Cluster(workers.scheduler, jobs[0].out.parent)
     if not cluster.workers:
         console.print("no workers yet: the runs wait for the first", highlight=False)
@@ -229,7 +231,7 @@ def _outcome(future: Future[Outcome]) -> Outcome:
 
 def _wait_for_results(job: Job) -> None:
     """Wait until results.json is visible here: network file systems may report a new file as missing for a while."""
-    end = time.monotonic() + _SEEN
+    end = time.monotonic() + _VISIBILITY_TIMEOUT
     while folder.RESULTS not in os.listdir(job.out) and time.monotonic() < end:
         time.sleep(_REFRESH)
 

@@ -20,7 +20,7 @@ from typing import Any
 from sparsedis.extras import need
 
 # Timeout in seconds: another process may hold the lock briefly while testing it.
-_PATIENCE = 1.0
+_TIMEOUT = 1.0
 _NOT_SUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -79,7 +79,7 @@ def _acquire(path: Path) -> Any:
         before = _inode(path)
         lock = filelock.FileLock(path)
         try:
-            lock.acquire(timeout=_PATIENCE)
+            lock.acquire(timeout=_TIMEOUT)
         except filelock.Timeout:
             return None
         # In between, a holder may have removed its file and another process may have created and locked a new one.

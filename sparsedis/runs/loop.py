@@ -31,8 +31,8 @@ from sparsedis.runs import checkpoint, environment, files, folder, output, table
 from sparsedis.runs.config import RunConfig
 
 _OPTIMIZER, _RANDOM = "optimizer.", "random.torch"
-_TIMED = 10  # number of steps after which a run prints an estimate of its duration
-_ALL_OFF = (
+_STEPS_BEFORE_ESTIMATE = 10  # number of steps after which a run prints an estimate of its duration
+_ALL_INACTIVE = (
     "no task uses any feature, so the encoder learns nothing. If this persists, start again with a smaller lambda1 or, "
     "if the features themselves are zero, a lower learning_rate"
 )
@@ -77,8 +77,8 @@ class Loop(ABC):
         self.main = main
         self.out, self.config, self.learner, self.optimizer = out, config, learner, optimizer
         self.progress, self.console = progress, console
-        output.tolerate(console.file)
-        self._told_all_off = False
+        output.replace_unencodable(console.file)
+        self._warned_all_inactive = False
         if resume:
             self._restore()
         elif main:
@@ -145,19 +145,21 @@ class Loop(ABC):
                 with self._step(self.progress.iteration + 1):
                     measured = self.advance()
                 self.progress.iteration += 1
-                self._tell_all_off(measured)
+                self._warn_if_all_inactive(measured)
                 bar.update(task, completed=self.progress.iteration)
-                if self.progress.iteration == first + _TIMED:
-                    self.say(f"about {tables.duration(self._left(first, start))} of training to go, by the first steps")
-                if self._due(self.config.log_every):
+                if self.progress.iteration == first + _STEPS_BEFORE_ESTIMATE:
+                    self.say(
+                        f"about {tables.duration(self._time_left(first, start))} of training to go, by the first steps"
+                    )
+                if self._is_due(self.config.log_every):
                     self.log("train", measured)
-                validated = self._due(self.config.validate_every)
+                validated = self._is_due(self.config.validate_every)
                 if validated:
                     self._check_parameters()
                     with self._step(self.progress.iteration):
                         self.validate(measured, (self.progress.iteration - first) / (time.monotonic() - start))
                 stop = self.stopping(interrupted())
-                if validated or self._due(self.config.save_every) or stop:
+                if validated or self._is_due(self.config.save_every) or stop:
                     self._save()
                 if stop:
                     raise KeyboardInterrupt
@@ -197,12 +199,12 @@ class Loop(ABC):
         done, total = self.progress.iteration, self.config.iterations
         self.say(f"iteration {done}/{total}: {text}; {rate:.1f} steps/s, {(total - done) / rate:.0f} s left")
 
-    def _left(self, first: int, start: float) -> float:
+    def _time_left(self, first: int, start: float) -> float:
         """Remaining time in seconds, from the speed of the steps since ``first``, which began at ``start``."""
         done = self.progress.iteration
         return (self.config.iterations - done) * (time.monotonic() - start) / (done - first)
 
-    def _due(self, every: int) -> bool:
+    def _is_due(self, every: int) -> bool:
         return self.progress.iteration % every == 0 or self.finished()
 
     @contextmanager
@@ -223,11 +225,11 @@ class Loop(ABC):
                 if not bool(torch.isfinite(value).all()):
                     raise NotFiniteError(f"{name} has NaN or infinite values")
 
-    def _tell_all_off(self, measured: Mapping[str, float | None]) -> None:
+    def _warn_if_all_inactive(self, measured: Mapping[str, float | None]) -> None:
         """Print once that all features are inactive in the last step, which explains a lack of progress."""
-        if measured.get("features_used") == 0 and not self._told_all_off:
-            self._told_all_off = True
-            self.say(f"iteration {self.progress.iteration}: {_ALL_OFF}")
+        if measured.get("features_used") == 0 and not self._warned_all_inactive:
+            self._warned_all_inactive = True
+            self.say(f"iteration {self.progress.iteration}: {_ALL_INACTIVE}")
 
     def _save(self) -> None:
         self._check_parameters()
@@ -263,12 +265,12 @@ class Loop(ABC):
         # Drop the lines of steps after the checkpoint, which are run again.
         done = self.progress.iteration
         kept = [line for line in self.metrics() if line["iteration"] <= done]
-        written = {"train": self.config.log_every} | (
+        expected = {"train": self.config.log_every} | (
             {"validation": self.config.validate_every} if self.validates else {}
         )
-        lost = {(i, split) for split, every in written.items() for i in range(every, done + 1, every)}
-        if lost := lost - {(line["iteration"], line["split"]) for line in kept}:
-            self.say(f"{folder.METRICS} lacks {len(lost)} of its lines, the first of iteration {min(lost)[0]}")
+        missing = {(i, split) for split, every in expected.items() for i in range(every, done + 1, every)}
+        if missing := missing - {(line["iteration"], line["split"]) for line in kept}:
+            self.say(f"{folder.METRICS} lacks {len(missing)} of its lines, the first of iteration {min(missing)[0]}")
         files.write(self.out / folder.METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 

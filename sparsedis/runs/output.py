@@ -7,10 +7,10 @@ import io
 from typing import Any
 
 _HANDLER = "sparsedis"
-_SPELT = {"±": b"+/-", "²": b"^2", "…": b"..."}
+_REPLACEMENTS = {"±": b"+/-", "²": b"^2", "…": b"..."}
 
 
-def tolerate(stream: Any) -> None:
+def replace_unencodable(stream: Any) -> None:
     """Make a text stream replace characters that its encoding lacks, by "+/-" or "\\xe9", rather than raise.
 
     Undecodable bytes of file names are written unchanged. Streams that never raise, and objects that are not streams of
@@ -20,16 +20,16 @@ def tolerate(stream: Any) -> None:
         stream.reconfigure(errors=_HANDLER)
 
 
-def _spell(error: UnicodeError) -> tuple[bytes, int]:
+def _replace(error: UnicodeError) -> tuple[bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return b"".join(map(_spelt, error.object[error.start : error.end])), error.end
+    return b"".join(map(_replacement, error.object[error.start : error.end])), error.end
 
 
-def _spelt(character: str) -> bytes:
+def _replacement(character: str) -> bytes:
     if "\udc80" <= character <= "\udcff":  # an undecodable byte of a file name, as a surrogate
         return bytes([ord(character) - 0xDC00])
-    return _SPELT.get(character) or character.encode("ascii", "backslashreplace")
+    return _REPLACEMENTS.get(character) or character.encode("ascii", "backslashreplace")
 
 
-codecs.register_error(_HANDLER, _spell)
+codecs.register_error(_HANDLER, _replace)

@@ -40,8 +40,8 @@ GRACE = 10.0
 """Seconds that a run has to finish its step and save a checkpoint after a request to stop."""
 
 _POLL = 0.2  # polling interval in seconds
-_LONGEST = 1000  # maximum length of a reason in characters
-_WIDTH = 120  # columns of a log
+_MAX_REASON = 1000  # maximum length of a reason in characters
+_LOG_WIDTH = 120  # columns of a log
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-def run(job: Job, wanted: Callable[[], bool]) -> Outcome:
+def run(job: Job, still_needed: Callable[[], bool]) -> Outcome:
     """Execute a run in its own process and wait for it.
 
     Args:
         job: the run.
-        wanted: called several times per second. Once it returns False the run is stopped: it has :data:`GRACE` seconds
-            to finish its step and save a checkpoint before it is killed.
+        still_needed: called several times per second. Once it returns False the run is stopped: it has
+            :data:`GRACE` seconds to finish its step and save a checkpoint before it is killed.
 
     Raises:
         OSError: the folder or the process cannot be created.
@@ -123,7 +123,7 @@ def run(job: Job, wanted: Callable[[], bool]) -> Outcome:
     with process:
         try:
             while process.poll() is None:
-                if not wanted():
+                if not still_needed():
                     with suppress(OSError):
                         process.stdin.write(b"\n")
                         process.stdin.flush()
@@ -153,7 +153,7 @@ def main() -> None:
     reply = os.dup(1)
     os.dup2(2, 1)  # output is redirected to the log
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored
-    threading.Thread(target=_obey, daemon=True).start()
+    threading.Thread(target=_handle_requests, daemon=True).start()
     code = 0
     try:
         os.write(reply, json.dumps(attempt(sys.argv[1])).encode())
@@ -177,7 +177,7 @@ def attempt(job: str) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S")
     print(f"{when} {platform.node()}, process {os.getpid()} of {os.getppid()}: {versions}", flush=True)
     try:
-        Job.loads(job).complete(Console(width=_WIDTH))
+        Job.loads(job).complete(Console(width=_LOG_WIDTH))
         return ""
     except ImportError as error:
         reason = explained(error)
@@ -186,12 +186,12 @@ def attempt(job: str) -> str:
     except Exception as error:  # a bug: the other runs continue, and the log holds the traceback
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
-    reason = " ".join(reason.split())[:_LONGEST] or "no reason given"
+    reason = " ".join(reason.split())[:_MAX_REASON] or "no reason given"
     print("failed:", reason, flush=True)
     return reason
 
 
-def _obey() -> None:
+def _handle_requests() -> None:
     """Execute the parent's requests: SIGINT for every byte, exit at the end of input."""
     while os.read(0, 1):
         signal.raise_signal(signal.SIGINT)

@@ -173,7 +173,7 @@ def render(report: Report) -> str:
 
 
 @contextmanager
-def written(out: Path, make: Callable[[], Path], console: Console) -> Iterator[None]:
+def write_on_exit(out: Path, make: Callable[[], Path], console: Console) -> Iterator[None]:
     """Write the report of a folder when the block has ended or was interrupted, and print its path.
 
     If writing the report is interrupted, it is repeated, since a finished run would not be resumed to write it. Failing
@@ -191,7 +191,7 @@ def _attempt(out: Path, make: Callable[[], Path], console: Console) -> None:
     if not out.is_dir():  # no run started there
         return
     try:
-        tables.say(console, f"report: {make()}", whole=True)
+        tables.say(console, f"report: {make()}", unwrapped=True)
     except Exception as error:
         reason = (" ".join(str(error).split()) or repr(error)).removeprefix("report: ")
         tables.say(console, f"report: not written: {reason}")
@@ -215,7 +215,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def recorded(kind: Callable[..., T], values: Mapping[str, Any], **missing: Any) -> T:
+def from_record(kind: Callable[..., T], values: Mapping[str, Any], **missing: Any) -> T:
     """Results written by this or an earlier version.
 
     Args:
@@ -307,13 +307,15 @@ def shared_settings(runs: Sequence[Path]) -> dict[str, Any]:
     Raises:
         ValueError: there are no runs, or the settings of one are damaged.
     """
-    every = [read_json(run / folder.CONFIG) for run in runs]
-    if not every:
+    all_settings = [read_json(run / folder.CONFIG) for run in runs]
+    if not all_settings:
         raise ValueError("report: expected a run in the folder, found none")
-    return {name: value for name, value in every[0].items() if all(one.get(name) == value for one in every)}
+    return {
+        name: value for name, value in all_settings[0].items() if all(one.get(name) == value for one in all_settings)
+    }
 
 
-def course(out: Path, draw: Callable[[Sequence[Mapping[str, Any]]], bytes], about: str) -> Section:
+def training_curve(out: Path, draw: Callable[[Sequence[Mapping[str, Any]]], bytes], about: str) -> Section:
     """The section of a run's curves; ``draw`` plots them from the lines of metrics.jsonl."""
 
     def make() -> Sequence[Block]:
@@ -325,7 +327,7 @@ def course(out: Path, draw: Callable[[Sequence[Mapping[str, Any]]], bytes], abou
     return section("Course of training", about, make)
 
 
-def courses(runs: Sequence[Path], key: str, label: str, about: str) -> Section:
+def training_curves(runs: Sequence[Path], key: str, label: str, about: str) -> Section:
     """The section with one curve per run: a validation value against the iteration."""
 
     def make() -> Sequence[Block]:
@@ -343,7 +345,7 @@ def time_taken(out: Path) -> list[tuple[str, str]]:
 
 def settings(values: Mapping[str, Any], program: str, command: str = "") -> Section:
     """The section of the settings, which are options of ``program``; ``command`` repeats the run."""
-    rows = [(name, _shown(value)) for name, value in values.items()]
+    rows = [(name, _formatted(value)) for name, value in values.items()]
     blocks: list[Block] = [Note("To repeat this:", command)] if command else []
     return Section(
         "Settings",
@@ -365,16 +367,16 @@ def links(runs: Sequence[Path]) -> Section:
     )
 
 
-def circumstances(runs: Sequence[Path]) -> Section:
+def environment_section(runs: Sequence[Path]) -> Section:
     """The section on the environment and time of one run, or of the runs of a comparison."""
 
     def make() -> Sequence[Block]:
-        recorded = [
+        environments = [
             read_json(run / environment.ENVIRONMENT) for run in runs if (run / environment.ENVIRONMENT).is_file()
         ]
         rows = [
-            (name, ", ".join(dict.fromkeys(_shown(one.get(name)) for one in recorded)))
-            for name in dict.fromkeys(name for one in recorded for name in one)
+            (name, ", ".join(dict.fromkeys(_formatted(one.get(name)) for one in environments)))
+            for name in dict.fromkeys(name for one in environments for name in one)
         ]
         times = [environment.seconds(run) for run in runs]
         if any(times):
@@ -387,9 +389,9 @@ def circumstances(runs: Sequence[Path]) -> Section:
     return section("Environment and time", about, make)
 
 
-def _shown(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(map(_shown, value)) or "none"
+        return ", ".join(map(_formatted, value)) or "none"
     return {True: "yes", False: "no", None: "-"}[value] if value is None or isinstance(value, bool) else str(value)
 
 

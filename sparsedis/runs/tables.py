@@ -56,15 +56,15 @@ class Grid:
 
     def lines(self) -> list[str]:
         """One line per cell, below the first cell of its row; for two columns one line per row."""
-        found = [self.title] if self.title else []
+        lines = [self.title] if self.title else []
         for row in self.rows:
             first, *rest = (" / ".join(part.strip() for part in cell.splitlines()) for cell in row)
             if len(rest) == 1:
-                found.append(f"{first}: {rest[0]}")
+                lines.append(f"{first}: {rest[0]}")
             else:
-                found.append(first)
-                found += [f"  {heading}: {cell}" for heading, cell in zip(self.headings[1:], rest, strict=True)]
-        return [*found, self.note] if self.note else found
+                lines.append(first)
+                lines += [f"  {heading}: {cell}" for heading, cell in zip(self.headings[1:], rest, strict=True)]
+        return [*lines, self.note] if self.note else lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table: RenderableType = self._box() if self.boxed else Text(self.markdown(), end="")
@@ -95,15 +95,15 @@ def console(quiet: bool = False) -> Console:
     return made
 
 
-def say(shown: Console, text: str, *, whole: bool = False) -> None:
+def say(shown: Console, text: str, *, unwrapped: bool = False) -> None:
     """Print lines of text.
 
-    On a terminal lines are wrapped between words, because the terminal itself would break numbers; ``whole`` disables
-    this for text to be copied.
+    On a terminal lines are wrapped between words, because the terminal itself would break numbers;
+    ``unwrapped`` disables this for text to be copied.
     """
     for line in text.splitlines():
         parts = [line]
-        if shown.is_terminal and not whole:
+        if shown.is_terminal and not unwrapped:
             parts = textwrap.wrap(line, shown.width, break_long_words=False, break_on_hyphens=False)
         for part in parts:
             shown.print(part, soft_wrap=True, markup=False, highlight=False)

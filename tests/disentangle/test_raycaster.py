@@ -40,7 +40,7 @@ def rays(count: int = 4000) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("scale", [0.75, 1.25])
 def test_intersections_and_normals_agree_with_sphere_tracing(shape: str, scale: float) -> None:
     origin, direction = (value.double() for value in rays())
-    found, normal = raycaster._object(scale, shape, origin.float(), direction.float())
+    found, normal = raycaster._trace_object(scale, shape, origin.float(), direction.float())
     distance = torch.zeros(len(origin), dtype=torch.float64)
     for _ in range(300):
         distance += signed_distance(shape, scale, origin + distance[:, None] * direction).clamp(0, 1)

@@ -130,10 +130,10 @@ def test_evaluate_writes_a_report(trained: Path, here: Path, capsys: pytest.Capt
     # The first task, solved with the given lambda1.
     learner, config = load_run(trained)
     config = with_lambda1(learner, config, 0.2)
-    episodes = tasks.episodes(config, tasks.read(config), "test", 1, config.later_query, 1)
+    episodes = tasks.episodes(config, tasks.read(config), "test", 1, config.evaluation_query, 1)
     [block] = report._examples([("", learner)], replace(config, test_shots=(1,)).as_json(), episodes.data)
     assert block.about in text  # type: ignore[union-attr]
-    assert text.count('class="tile right"') + text.count('class="tile wrong"') == 3 * min(config.later_query, 3)
+    assert text.count('class="tile right"') + text.count('class="tile wrong"') == 3 * min(config.evaluation_query, 3)
 
     # The report can be rewritten from the folder, and the command in it reproduces the evaluation.
     (out / "report.html").unlink()

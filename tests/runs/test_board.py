@@ -46,7 +46,7 @@ def test_the_board_shows_the_states_of_runs(tmp_path: Path) -> None:
         board.refresh()
         (row,) = [line for line in shown(console).splitlines() if "right-1" in line]
         assert [cell.strip() for cell in row.split("│")[1:6]] == ["right-1", "running", "7/12", "loss 0.25", ""]
-        board.again(runs[1], "[bold]its process died")  # not interpreted as markup
+        board.retry(runs[1], "[bold]its process died")  # not interpreted as markup
         board.failed(runs[2], "no such data")
         board.refresh()
         text = shown(console)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sparsedis import cli
 from sparsedis.runs import cluster, folder, jobs
-from sparsedis.runs.cluster import Cluster, Terms
+from sparsedis.runs.cluster import Cluster, Requirements
 from sparsedis.runs.jobs import HERE, Workers
 from sparsedis.runs.process import Job
 from tests.runs import small
@@ -102,14 +102,14 @@ def test_unsuitable_workers_are_refused(scheduler: str, tmp_path: Path, monkeypa
 def test_terms_are_checked_on_the_worker(tmp_path: Path) -> None:
     """Before every run, because workers may be added or replaced."""
     token = tmp_path / "token"
-    terms = Terms(token, "content", cluster._versions())
-    assert "expected to find the files" in terms.complaint()
+    terms = Requirements(token, "content", cluster._versions())
+    assert "expected to find the files" in terms.unmet()
     for content in (b"", b"other", b"\xff"):
         token.write_bytes(content)
-        assert "expected to find the files" in terms.complaint()
+        assert "expected to find the files" in terms.unmet()
     token.write_bytes(b"content")
-    assert terms.complaint() == ""
-    assert "got sparsedis" in terms._replace(versions="another").complaint()
+    assert terms.unmet() == ""
+    assert "got sparsedis" in terms._replace(versions="another").unmet()
 
 
 @pytest.mark.parametrize("answer", [None, b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"\0" * 64], ids=repr)

@@ -17,10 +17,10 @@ class Config:
 
 def test_words_lists_changed_settings() -> None:
     base = Config()
-    assert command_line.words(base, base) == []
+    assert command_line.option_words(base, base) == []
     changed = replace(base, learning_rate=0.5, test_shots=(2, 3), split=True)
-    assert command_line.words(changed, base) == ["--learning-rate", "0.5", "--test-shots", "2", "3", "--split"]
-    assert command_line.words(replace(base, split=False), replace(base, split=True)) == ["--no-split"]
+    assert command_line.option_words(changed, base) == ["--learning-rate", "0.5", "--test-shots", "2", "3", "--split"]
+    assert command_line.option_words(replace(base, split=False), replace(base, split=True)) == ["--no-split"]
 
 
 def test_files_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

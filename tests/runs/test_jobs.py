@@ -177,7 +177,9 @@ def test_threads_are_divided_between_jobs(tmp_path: Path, monkeypatch: pytest.Mo
     begun.out.mkdir()
     (begun.out / folder.CONFIG).write_text(json.dumps(small.Small(seed=1, threads=3).as_json()))
     seen = {}
-    monkeypatch.setattr(jobs, "_at_once", lambda runs, *_: seen.update({one.name: one.config.threads for one in runs}))
+    monkeypatch.setattr(
+        jobs, "_run_concurrently", lambda runs, *_: seen.update({one.name: one.config.threads for one in runs})
+    )
     execute([new, begun], Workers(jobs=2))
     assert seen == {"right-0": 4, "right-1": 3}
     execute([small.job(tmp_path, threads=5)], Workers(jobs=2))

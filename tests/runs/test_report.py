@@ -91,15 +91,15 @@ def test_a_failed_report_does_not_hide_results_or_errors_of_the_run(
         raise OSError(28, "No space left on device")
 
     done = []
-    with report.written(tmp_path, make, tables.console()):
+    with report.write_on_exit(tmp_path, make, tables.console()):
         done.append(1)
     assert capsys.readouterr().out == "report: not written: [Errno 28] No space left on device\n"
-    with pytest.raises(KeyboardInterrupt), report.written(tmp_path, make, tables.console()):
+    with pytest.raises(KeyboardInterrupt), report.write_on_exit(tmp_path, make, tables.console()):
         raise KeyboardInterrupt
     assert "not written" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="the run's"), report.written(tmp_path, make, tables.console()):
+    with pytest.raises(ValueError, match="the run's"), report.write_on_exit(tmp_path, make, tables.console()):
         raise ValueError("the run's")
-    with pytest.raises(KeyboardInterrupt), report.written(tmp_path / "none", make, tables.console()):
+    with pytest.raises(KeyboardInterrupt), report.write_on_exit(tmp_path / "none", make, tables.console()):
         raise KeyboardInterrupt
     assert capsys.readouterr().out == "", "there is no report without a folder"
     assert done == [1]
@@ -115,7 +115,7 @@ def test_an_interrupted_report_is_written_again(tmp_path: Path, capsys: pytest.C
             raise KeyboardInterrupt
         return tmp_path / report.REPORT
 
-    with pytest.raises(KeyboardInterrupt), report.written(tmp_path, make, tables.console()):
+    with pytest.raises(KeyboardInterrupt), report.write_on_exit(tmp_path, make, tables.console()):
         pass
     assert len(calls) == 2
     assert capsys.readouterr().out == f"report: {tmp_path / report.REPORT}\n"
@@ -209,6 +209,6 @@ def test_errors_of_the_command_are_reported_in_one_line(
 
 
 def test_quiet_consoles_print_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with report.written(tmp_path, lambda: tmp_path, Console(quiet=True)):
+    with report.write_on_exit(tmp_path, lambda: tmp_path, Console(quiet=True)):
         pass
     assert capsys.readouterr().out == ""
