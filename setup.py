@@ -25,6 +25,8 @@ BINDINGS = "csrc/bindings.cpp"  # independent of the instruction set: compiled o
 # Python's own flags contain -fwrapv, which prevents the vectorisation of loops over int.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-fno-wrapv"]
 FLAGS += ["-pthread"]
+# False alarms of GCC in its own intrinsics and in Eigen, by the hundred; the last is for Clang, which lacks one.
+FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-ignored-attributes", "-Wno-unknown-warning-option"]
 # One module per instruction set, so that equal symbols do not clash; the best one that the CPU supports is imported.
 INSTRUCTION_SETS = {
     "baseline": [],

@@ -5,6 +5,7 @@ sklearn -> the solvers
 """
 
 import ast
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -163,3 +164,19 @@ def test_compiled_backends_do_not_import_each_other() -> None:
 def test_every_part_of_the_package_is_listed() -> None:
     parts = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert parts == set(MAY_IMPORT)
+
+
+ROOT = PACKAGE.parent
+SCRIPTS = sorted(path for folder in ("tools", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.skipif(not SCRIPTS, reason="the package is installed without its repository")
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_scripts_import_names_that_exist(path: Path) -> None:
+    """No other test runs most of them, and mypy checks the package only."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                found = hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}") is not None
+                assert found, f"line {node.lineno}: {node.module} has no {name}"

@@ -21,7 +21,7 @@ from sparsedis.ops.svm.backend_torch.fista import fista as torch_fista
 from sparsedis.ops.svm.backend_torch.hessian import active_curvature
 from sparsedis.ops.svm.backend_torch.newton import LightForm
 from sparsedis.ops.svm.backend_torch.newton import newton as torch_newton
-from sparsedis.ops.svm.backend_triton import hessian, newton, products, query
+from sparsedis.ops.svm.backend_triton import hessian, newton, products
 from sparsedis.ops.svm.backend_triton.adjoint import adjoint
 from sparsedis.ops.svm.backend_triton.certify import check
 from sparsedis.ops.svm.backend_triton.fista import fista
@@ -40,7 +40,7 @@ def problems(n: int, d: int, k: int) -> tuple[Tasks, Problem]:
     y = torch.randint(k, (2, n), generator=generator)
     one = torch.ones(2, dtype=DOUBLE)
     weight = torch.ones(2, n, dtype=DOUBLE)
-    values = (0.2 * lambda1_max(X, y, weight, k), 20 * one, torch.tensor([0.0, 5.0], dtype=DOUBLE), weight)
+    values = (0.2 * lambda1_max(X, y, weight, k, False), 20 * one, torch.tensor([0.0, 5.0], dtype=DOUBLE), weight)
     inputs = Inputs(X, y, *values)
     return as_tasks(inputs, k)[0], normalised(inputs, k)[0]
 
@@ -67,8 +67,6 @@ def measured() -> dict[str, dict[torch.dtype, float]]:
         exact = certificate(problem, dual)
         rows = torch.randn(2, n, k, generator=generator, dtype=DOUBLE)
         weights = scale * problem.features.mT @ rows
-        Q, G = (torch.randn(2, 40, size, generator=generator, dtype=DOUBLE) for size in (d, k))
-        active = (exact.norms > problem.lambda1[:, None])[..., None]
         for dtype in (SINGLE, DOUBLE):
             at = check(tasks, dual, all_tasks, dtype, store=True)
             note("pass_kernel: V", dtype, at.V, scale * exact.V)
@@ -83,10 +81,6 @@ def measured() -> dict[str, dict[torch.dtype, float]]:
             note("correlation_kernel", dtype, products.correlation(tasks, rows, all_tasks, dtype), weights)
             given = scale * problem.features @ weights
             note("scores_kernel", dtype, products.scores(tasks, weights, all_tasks, dtype), given)
-            note("logits_kernel", dtype, query.query_logits(tasks, dual, Q, dtype), Q @ exact.weights)
-            dQ, dW = query.query_logits_backward(tasks, dual, Q, G, dtype)
-            note("logits_backward_kernel: dQ", dtype, dQ, G @ exact.weights.mT)
-            note("logits_backward_kernel: dW", dtype, dW, torch.where(active, Q.mT @ G, 0))
         if n * k > 125 or d > 640:
             continue  # the interpreter takes minutes
         for variant, name in (("fused", "steps_kernel"), ("shared", "step_kernel")):

@@ -45,6 +45,7 @@ from sparsedis.ops.svm.backend_triton.adjoint import adjoint  # noqa: E402
 from sparsedis.ops.svm.backend_triton.certify import Progress, check  # noqa: E402
 from sparsedis.ops.svm.backend_triton.fista import fista  # noqa: E402
 from sparsedis.ops.svm.backend_triton.tasks import as_tasks  # noqa: E402
+from tools import triton_errors  # noqa: E402
 from tools.triton_report import SHAPES, TARGETS  # noqa: E402
 
 OPERATION = svm.OPERATION
@@ -605,3 +606,11 @@ def test_every_tile_is_compiled_for_some_shape(monkeypatch):
     assert {tuple(tiles.tile_for(*map(int, shape.split("x"))))[:2] for shape in SHAPES} == set(tiles.TILES)
     monkeypatch.setattr(triton_device, "AMD", True)
     assert tiles.tile_for(200, 5) is None
+
+
+@pytest.mark.skipif(not interpreted(), reason="documents the errors of interpreted kernels")
+def test_the_documented_errors_can_be_measured(monkeypatch):
+    monkeypatch.setattr(triton_errors, "SIZES", ((3, 9, 2),))
+    errors = triton_errors.measured()
+    assert errors.keys() >= {"pass_kernel: V", "gram_kernel: X X^T", "gradient_kernel: lambda1"}
+    assert all(error < 1e-6 for entry in errors.values() for error in entry.values())
