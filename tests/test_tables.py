@@ -129,7 +129,7 @@ def test_messages_are_wrapped_between_words() -> None:
         lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
         assert [word for part in lines for word in part.split()] == [*line.split(), "[red]second"]
         assert (len(lines) > 2) == terminal
-        say(screen, line, whole=True)
+        say(screen, line, unwrapped=True)
         assert screen.file.getvalue().splitlines()[-1] == line  # type: ignore[attr-defined]
 
 
