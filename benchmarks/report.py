@@ -73,14 +73,17 @@ def heading(record: Record) -> str:
     )
 
 
-def disturbance(record: Record) -> str:
-    """A warning if other processes used the CPU while cases were measured."""
-    worst = max((case.get("foreign_cores", 0.0) for case in record["cases"]), default=0.0)
-    if worst <= _DISTURBED:
+def disturbance(record: Record, group: str = "") -> str:
+    """A warning that names the cases during which other processes used the CPU; ``group``: cases to consider."""
+    cases = [case for case in record["cases"] if not group or group in case["case"]["groups"]]
+    disturbed = {case["name"]: case.get("foreign_cores", 0.0) for case in cases}
+    disturbed = {name: cores for name, cores in disturbed.items() if cores > _DISTURBED}
+    if not disturbed:
         return ""
+    named = "; ".join(f"{name} ({cores:.2f} cores)" for name, cores in disturbed.items())
     return (
-        f"\n\n**Disturbed: other processes used up to {worst:.1f} of {record['machine']['cores']} cores meanwhile; "
-        "the times are not to be relied on.**"
+        f" **Disturbed: in {len(disturbed)} of {len(cases)} cases other processes used more than {_DISTURBED} of "
+        f"{record['machine']['cores']} cores, so that their times are not to be relied on: {named}.**"
     )
 
 
@@ -291,11 +294,11 @@ def targets_table(record: Record) -> str:
 def for_readme(record: Record) -> str:
     """The ratios to the published algorithm, with gaps, gradient errors, date and machine."""
     machine = record["machine"]
+    quick = ", quick run" if record["quick"] else ""
     return (
         f"8 tasks, 5-way, float32, lambda1 = 4, lambda2 = 100, random clusters; {record['date'][:10]}, "
-        f"{machine['cpu']}, {record['threads']} threads{', quick run' if record['quick'] else ''}:\n\n"
+        f"{machine['cpu']}, {record['threads']} threads{quick}.{disturbance(record, 'reference')}\n\n"
         + ratio_table(record, with_times=True)
-        + disturbance(record)
     )
 
 

@@ -287,8 +287,12 @@ def test_report_shows_gap_and_gradient_error_of_refused_solvers(record):
 def test_report_warns_about_load_from_other_processes(record):
     assert "Disturbed" not in report.markdown(record)
     record["cases"][0]["foreign_cores"] = 1.3
-    assert "other processes used up to 1.3 of 2 cores" in report.markdown(record)
-    assert "Disturbed" in report.for_readme(record)
+    named = f"{record['cases'][0]['name']} (1.30 cores).**"
+    assert f"Disturbed: in 1 of {len(record['cases'])} cases" in report.markdown(record)
+    assert named in report.markdown(record)
+    assert named in report.for_readme(record)
+    record["cases"][0]["case"]["groups"] = ["batch"]
+    assert "Disturbed" not in report.for_readme(record), "it shows the reference shapes only"
 
 
 def test_targets_are_met_not_met_or_not_measured(record):
