@@ -53,12 +53,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests of Triton kernels as slow without a GPU, because the kernels are interpreted there."""
-    if torch.cuda.is_available():
-        return
+    """Mark as slow what always is: tests of a run that a fixture trains, and of interpreted Triton kernels."""
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if "triton" in item.path.name or any(isinstance(v, str) and v == "triton" for v in parameters.values()):
+        triton = "triton" in item.path.name or any(isinstance(v, str) and v == "triton" for v in parameters.values())
+        if "trained" in getattr(item, "fixturenames", ()) or (triton and not torch.cuda.is_available()):
             item.add_marker(pytest.mark.slow)
 
 

@@ -195,6 +195,7 @@ def test_copies_and_pickles_do_not_contain_the_solution(name, task):
     assert head.last_solution is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [Ridge(), Prototypes(), GroupLassoSVM()])
 def test_under_compile_a_head_requires_the_number_of_classes(head, task):
     support, labels, query, _ = task

@@ -98,6 +98,7 @@ def test_residual_keeps_its_accuracy_near_a_vertex():
     assert (A.sum(-1) == 0).all()
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=9))
 def test_simplex_projection_satisfies_the_optimality_conditions(point):
     z = torch.tensor([point], dtype=torch.float64)

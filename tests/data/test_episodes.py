@@ -86,6 +86,7 @@ def test_episodes_are_pinned(few_shot_data: FewShotData) -> None:
     assert digest[:16] == "df8b2070d42aa928"
 
 
+@pytest.mark.slow
 def test_classes_are_drawn_uniformly(few_shot_data: FewShotData) -> None:
     episodes = Episodes(few_shot_data, "train", way=3, shot=1, query=1, length=3000)
     counts = torch.bincount(few_shot_data.labels[episodes.batch(0, 3000).query].flatten(), minlength=15)[:15]

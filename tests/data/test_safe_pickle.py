@@ -199,6 +199,7 @@ def test_setting_state_on_a_name_does_not_affect_other_files(tmp_path: Path) -> 
     test_plain_data_are_read_unchanged(tmp_path, 2)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=60))
 def test_any_bytes_are_refused_or_read_as_plain_data(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = written(tmp_path_factory.getbasetemp() / "any.pkl", content)

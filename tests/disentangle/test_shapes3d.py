@@ -137,6 +137,7 @@ def test_the_cache_has_the_rendered_images(small: int, rendered: shapes3d.Render
         cached.images(torch.tensor([300]))
 
 
+@pytest.mark.slow
 def test_writing_the_cache_can_be_resumed(
     small: int, rendered: shapes3d.Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -571,6 +571,7 @@ def test_data_lists_and_checks_data_sets(
     )
 
 
+@pytest.mark.slow
 def test_profile_times_the_parts_of_a_step(quick: TrainConfig, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", *options(quick), "--profile", "2"]) == 0
     out = capsys.readouterr().out
@@ -582,6 +583,7 @@ def test_profile_times_the_parts_of_a_step(quick: TrainConfig, here: Path, capsy
     assert measured.fraction(*measured.parts) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_presets_set_defaults_and_can_be_overridden(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At any position on the command line."""
     assert cli.main(["train", "--batch", "16", "--preset", "metaoptnet"]) == 2

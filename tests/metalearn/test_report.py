@@ -179,6 +179,7 @@ def test_damaged_results_are_reported_in_one_line(
     assert "damaged" in err
 
 
+@pytest.mark.slow
 def test_interrupted_runs_have_a_report(quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = _Run.advance
 

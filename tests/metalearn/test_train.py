@@ -30,6 +30,7 @@ def whole(quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_files(quick: TrainConfig, whole: Path) -> None:
     assert {file.name for file in whole.iterdir()} == {*FILES, PATTERNS, *CIRCUMSTANCES}
     assert TrainConfig.from_json(json.loads((whole / "config.json").read_text())) == quick.settled()
@@ -123,6 +124,7 @@ def test_runs_killed_at_any_write_can_be_resumed(
     assert_equal(out, whole)
 
 
+@pytest.mark.slow
 def test_an_incomplete_line_of_metrics_is_dropped(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
@@ -185,6 +187,7 @@ def test_runs_ended_by_sigkill_can_be_resumed(
     assert_equal(out, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_resumed(quick: TrainConfig, whole: Path, tmp_path: Path) -> None:
     before = {name: (whole / name).read_bytes() for name in FILES}
     _, text = run(quick, whole, resume=True)
@@ -280,6 +283,7 @@ def test_clip_norm_limits_the_gradient(quick: TrainConfig, tmp_path: Path, monke
     assert min(norms) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_lock_is_held_until_the_end(
     quick: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

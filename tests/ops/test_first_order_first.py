@@ -70,6 +70,7 @@ def test_separable_tasks_of_many_classes_need_no_newton_iteration():
     assert (solution.relative_gap < 1e-4).all()  # with weights rounded to float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_newton_takes_over_if_the_steps_do_not_converge(backend):
     hard = {"lambda2": 1e-3, "backend": backend, "batch": 1}
@@ -82,6 +83,7 @@ def test_newton_takes_over_if_the_steps_do_not_converge(backend):
     assert torch.equal(gradient, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_loose_tolerance_needs_no_finish(backend):
     solution, _ = solve(backend=backend, tol=1e-2, max_iter=MANY)

@@ -58,6 +58,7 @@ def test_tasks_with_an_intercept_converge():
     assert W[:, -1].sum(-1).abs().max() < 1e-13 * W[:, -1].abs().max()  # the least-norm intercept
 
 
+@pytest.mark.slow
 def test_inactive_rows_are_exactly_zero():
     problem = random_problem(n=20, d=100, k=4, relative=0.2, lambda2=1e-3)
     W = interior.interior_point(problem, problem.start())

@@ -112,6 +112,7 @@ def test_terms_are_checked_on_the_worker(tmp_path: Path) -> None:
     assert "got sparsedis" in terms._replace(versions="another").unmet()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [None, b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"\0" * 64], ids=repr)
 def test_addresses_without_a_scheduler_are_reported(
     answer: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -136,6 +136,7 @@ def test_a_report_is_written_atomically(tmp_path: Path, monkeypatch: pytest.Monk
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
+@pytest.mark.slow
 def test_large_figures_are_reduced() -> None:
     """A figure of noise, larger than any actual one, becomes smaller."""
     from sparsedis.runs import plots
