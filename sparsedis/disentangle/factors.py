@@ -21,8 +21,7 @@ class Factors:
     """The 480,000 images with standardised factor values, and the probability of each image.
 
     Uniform noise fills the gaps of the grid: every image has fixed values within ``noise`` / 2 steps of its grid
-        values,
-    which are then standardised over all images. "gaussian" draws image i with a probability proportional to
+    values, which are then standardised over all images. "gaussian" draws image i with a probability proportional to
     exp(-z_i^T S^-1 z_i / 2), where S has diagonal 1 and off-diagonal ``rho``. This is exactly the Gaussian restricted
     to the grid, whose correlations are smaller than ``rho`` (see :meth:`correlation`). "uniform" draws all images with
     equal probability.
