@@ -20,8 +20,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from tools.marked_text import replace_between_marks
+
 Record = Mapping[str, Any]
-_BEGIN, _END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 _GAP_PROMISED = 1e-5
 _DISTURBED = 0.2  # cores used by other processes
 # Reference shapes by (shots, d): speed-up over the published algorithm on torchopt; and their mean.
@@ -302,19 +303,6 @@ def for_readme(record: Record) -> str:
     )
 
 
-def replace_between_marks(readme: Path, text: str) -> None:
-    """Replace the text between the two marks.
-
-    Raises:
-        ValueError: the file lacks the marks.
-    """
-    before, begin, rest = readme.read_text(encoding="utf-8").partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"{readme}: expected the lines {_BEGIN} and {_END}")
-    readme.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}", encoding="utf-8")
-
-
 def useful_flops(case: Record, row: Record) -> float:
     """Useful flops of a forward pass: iterations times 4 n d (k-1) + |S| (n(k-1))^2 + (n(k-1))^3 / 3, summed."""
     n, d, k = case["n"], case["case"]["d"], case["case"]["ways"]
@@ -552,7 +540,7 @@ def main() -> None:
     record = json.loads(arguments.results.read_text(encoding="utf-8"))
     print(write(record, arguments.results.parent))
     if arguments.readme:
-        replace_between_marks(arguments.readme, for_readme(record))
+        replace_between_marks(arguments.readme, "benchmarks", for_readme(record))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from benchmarks.tasks import Case, Tasks
 from sparsedis import solve_svm
 from tests.oracle import NotSmoothError
 from tests.tasks import random_task
+from tools.marked_text import replace_between_marks
 
 LAMBDA2 = 20.0
 
@@ -337,7 +338,7 @@ def test_ratios_are_relative_to_the_published_algorithm_on_torchopt(record):
 def test_the_table_replaces_the_text_between_the_marks_in_the_readme(record, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n")
-    report.replace_between_marks(readme, report.for_readme(record))
+    replace_between_marks(readme, "benchmarks", report.for_readme(record))
     text = readme.read_text()
     assert text.startswith("before\n<!-- benchmarks -->\n8 tasks")
     assert text.endswith("<!-- /benchmarks -->\nafter\n")
@@ -346,7 +347,7 @@ def test_the_table_replaces_the_text_between_the_marks_in_the_readme(record, tmp
     assert "| this package, ms (largest gap; gradient error) | 8.0 (1.0e-06; 1.0e-03) |" in text
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="expected the lines"):
-        report.replace_between_marks(readme, "")
+        replace_between_marks(readme, "benchmarks", "")
 
 
 def test_useful_flops_follow_the_formula(record):

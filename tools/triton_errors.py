@@ -27,7 +27,7 @@ from sparsedis.ops.svm.backend_triton.certify import check
 from sparsedis.ops.svm.backend_triton.fista import fista
 from sparsedis.ops.svm.backend_triton.tasks import Tasks, as_tasks
 from sparsedis.ops.svm.problem import Problem, certificate, normalised, simplex_projection
-from tools.triton_report import replace_between_marks
+from tools.marked_text import replace_between_marks
 
 SIZES = ((1, 1, 2), (7, 63, 3), (25, 640, 5), (75, 63, 5), (7, 1601, 20))
 SINGLE, DOUBLE = torch.float32, torch.float64

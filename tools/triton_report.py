@@ -35,6 +35,7 @@ from sparsedis.ops.svm import Inputs, Options, Saved
 from sparsedis.ops.svm.backend_triton import fista as first_order
 from sparsedis.ops.svm.backend_triton import hessian, run, tiles
 from sparsedis.ops.svm.backend_triton.tasks import as_tasks
+from tools.marked_text import replace_between_marks
 
 
 @dataclass(frozen=True)
@@ -312,15 +313,6 @@ def predicted_markdown() -> str:
                 cells += [f"{result[what][3] * 1e6:.0f} us ({result[what][2]})" for result in results]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def replace_between_marks(file: Path, mark: str, text: str) -> None:
-    """Put text between the lines <!-- mark --> and <!-- /mark --> of a file."""
-    old = file.read_text(encoding="utf-8")
-    start, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->\n"
-    if start not in old or end not in old:
-        raise ValueError(f"{file}: expected the lines {start.strip()} and {end.strip()}")
-    file.write_text(old.split(start)[0] + start + text + "\n" + end + old.split(end)[1], encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
