@@ -258,7 +258,6 @@ struct Problem {
   std::vector<double> X, s, norms;
   std::vector<const double*> row;
   std::vector<int> label;
-  double longest = 0;  // the largest ||x_j||
   Samples samples;
 
   Problem(double lambda1, double lambda2, double rho) {
@@ -275,15 +274,13 @@ struct Problem {
     }
     for (int i = 0; i < kSamples; ++i) row.push_back(X.data() + i * kFeatures);
     for (int j = 0; j < kFeatures; ++j) {
-      double square = 0, length = 0;
+      double square = 0;
       for (int l = 0; l < kClasses; ++l) {
         double V = 0;
         for (int i = 0; i < kSamples; ++i) V += row[i][j] * s[i] * ((label[i] == l ? 1 : 0) - 1.0 / kClasses);
         square += V * V;
       }
-      for (int i = 0; i < kSamples; ++i) length += row[i][j] * row[i][j];
       norms.push_back(std::sqrt(square));
-      longest = std::max(longest, std::sqrt(length));
     }
     lambda1 *= *std::max_element(norms.begin(), norms.end());
     samples = {kSamples, kClasses, kRows, label.data(), s.data(), lambda1, lambda2, rho};
@@ -295,7 +292,8 @@ struct Task {
   explicit Task(const Problem& problem)
       : samples(problem.samples),
         features(problem.row.data(), kSamples, kFeatures, 1),
-        primal(memory, samples, features, nullptr, problem.longest * screening_unit(samples)),
+        scan(cpu::scan(memory, cpu::Team(), samples, features)),
+        primal(memory, samples, features, &scan),
         system(memory, samples),
         sweep(memory, samples, features, primal),
         norms(problem.norms) {
@@ -306,6 +304,7 @@ struct Task {
   const Samples& samples;
   cpu::Memory memory;
   cpu::Features<double> features;
+  cpu::Scan<double> scan;
   PrimalMap::Own primal;
   System::Own system;
   Sweep::Own sweep;

@@ -105,18 +105,34 @@ void add_dot_products(const S* a, std::ptrdiff_t lda, int rows, const T* b, std:
   }
 }
 
-// C planes at once: out[c, j] = sum_i coefficient[i, c] x_i[j] for J packets of features.
-template <int C, int J, class S, class T>
-inline void combine_tile(const S* const* x, std::ptrdiff_t from, int rows, const T* coefficient, int ld, T* out,
-                         std::ptrdiff_t ldo) {
+// A product with rows that are in no cache takes kRowGroup rows at a time, because hardware prefetchers follow about 32
+// streams, and prefetches the values that are kPrefetched bytes ahead.
+enum class Rows { cached, streamed };
+constexpr int kRowGroup = 25, kPrefetched = 512;
+
+template <Rows where, class S>
+inline void prefetch_from(const S* here) {
+  if constexpr (where == Rows::streamed) __builtin_prefetch(here + kPrefetched / sizeof(S));
+}
+
+// C planes at once: out[c, j] = sum_i coefficient[i, c] x_i[j] for J packets of features; `add`: += instead.
+template <int C, int J, Rows where, class S, class T>
+inline void combine_tile(const S* const* x, std::ptrdiff_t from, int rows, const T* coefficient, int ld, bool add,
+                         T* out, std::ptrdiff_t ldo) {
   using namespace Eigen::internal;
   Packet<T> sum[C][J];
   for (int c = 0; c < C; ++c) {
-    for (int j = 0; j < J; ++j) sum[c][j] = pset1<Packet<T>>(T(0));
+    for (int j = 0; j < J; ++j) {
+      sum[c][j] = add ? ploadu<Packet<T>>(out + c * ldo + j * kWidth<T>) : pset1<Packet<T>>(T(0));
+    }
   }
   for (int i = 0; i < rows; ++i) {
     Packet<T> value[J];
-    for (int j = 0; j < J; ++j) value[j] = load_as<T>(x[i] + from + j * kWidth<T>);
+    for (int j = 0; j < J; ++j) {
+      const S* here = x[i] + from + j * kWidth<T>;
+      value[j] = load_as<T>(here);
+      prefetch_from<where>(here);
+    }
     for (int c = 0; c < C; ++c) {
       const Packet<T> factor = pset1<Packet<T>>(coefficient[i * ld + c]);
       for (int j = 0; j < J; ++j) sum[c][j] = pmadd(factor, value[j], sum[c][j]);
@@ -127,54 +143,70 @@ inline void combine_tile(const S* const* x, std::ptrdiff_t from, int rows, const
   }
 }
 
-template <int C, class S, class T>
-inline void combine_planes(const S* const* x, int length, int rows, const T* coefficient, int ld, T* out,
+template <int C, Rows where, class S, class T>
+inline void combine_planes(const S* const* x, int length, int rows, const T* coefficient, int ld, bool add, T* out,
                            std::ptrdiff_t ldo) {
   int j = 0;
   for (; j + 2 * kWidth<T> <= length; j += 2 * kWidth<T>) {
-    combine_tile<C, 2>(x, j, rows, coefficient, ld, out + j, ldo);
+    combine_tile<C, 2, where>(x, j, rows, coefficient, ld, add, out + j, ldo);
   }
-  if (j < length) combine_tile<C, 1>(x, j, rows, coefficient, ld, out + j, ldo);
+  if (j < length) combine_tile<C, 1, where>(x, j, rows, coefficient, ld, add, out + j, ldo);
 }
 
 // out (planes, length) = coefficient^T X for X given by its rows and coefficient (rows, planes), with length a multiple
-// of the packet size.
-template <class S, class T>
-void combine(const S* const* x, int length, int rows, const T* coefficient, int planes, T* out, std::ptrdiff_t ldo) {
+// of the packet size; `add`: += instead.
+template <Rows where = Rows::cached, class S, class T>
+void combine(const S* const* x, int length, int rows, const T* coefficient, int planes, T* out, std::ptrdiff_t ldo,
+             bool add = false) {
   for (int c = 0; c < planes; c += 4) {
     const T* factors = coefficient + c;
     T* to = out + c * ldo;
     switch (planes - c) {
       case 1:
-        combine_planes<1>(x, length, rows, factors, planes, to, ldo);
+        combine_planes<1, where>(x, length, rows, factors, planes, add, to, ldo);
         break;
       case 2:
-        combine_planes<2>(x, length, rows, factors, planes, to, ldo);
+        combine_planes<2, where>(x, length, rows, factors, planes, add, to, ldo);
         break;
       case 3:
-        combine_planes<3>(x, length, rows, factors, planes, to, ldo);
+        combine_planes<3, where>(x, length, rows, factors, planes, add, to, ldo);
         break;
       default:
-        combine_planes<4>(x, length, rows, factors, planes, to, ldo);
+        combine_planes<4, where>(x, length, rows, factors, planes, add, to, ldo);
     }
   }
 }
 
-// squares[j] += (unit x_i[j])^2 over the rows, length a multiple of the packet size; false if an x is NaN or infinite.
+// The same for rows that are in no cache.
+template <class T>
+void combine_streamed(const T* const* x, int length, int rows, const T* coefficient, int planes, T* out,
+                      std::ptrdiff_t ldo) {
+  for (int first = 0; first < rows; first += kRowGroup) {
+    combine<Rows::streamed>(x + first, length, std::min(kRowGroup, rows - first),
+                            coefficient + std::ptrdiff_t(first) * planes, planes, out, ldo, first > 0);
+  }
+}
+
+// squares[j] += (unit x_i[j])^2 over rows that are in no cache, length a multiple of the packet size; false if an x is
+// NaN or infinite.
 template <class T>
 bool add_squares(const T* const* x, int length, int rows, T unit, T* squares) {
   using namespace Eigen::internal;
   const Packet<T> zero = pset1<Packet<T>>(T(0)), factor = pset1<Packet<T>>(unit);
   Packet<T> nothing = zero;  // stays 0 if all values are finite
-  for (int j = 0; j < length; j += kWidth<T>) {
-    Packet<T> sum = ploadu<Packet<T>>(squares + j);
-    for (int i = 0; i < rows; ++i) {
-      const Packet<T> value = ploadu<Packet<T>>(x[i] + j);
-      const Packet<T> scaled = pmul(factor, value);
-      sum = pmadd(scaled, scaled, sum);
-      nothing = pmadd(value, zero, nothing);
+  for (int first = 0; first < rows; first += kRowGroup) {
+    const int last = std::min(first + kRowGroup, rows);
+    for (int j = 0; j < length; j += kWidth<T>) {
+      Packet<T> sum = ploadu<Packet<T>>(squares + j);
+      for (int i = first; i < last; ++i) {
+        const Packet<T> value = ploadu<Packet<T>>(x[i] + j);
+        prefetch_from<Rows::streamed>(x[i] + j);
+        const Packet<T> scaled = pmul(factor, value);
+        sum = pmadd(scaled, scaled, sum);
+        nothing = pmadd(value, zero, nothing);
+      }
+      pstoreu(squares + j, sum);
     }
-    pstoreu(squares + j, sum);
   }
   return predux(nothing) == T(0);
 }

@@ -11,8 +11,9 @@
 
 namespace sparsedis::cpu {
 
-// Features per block: a block of 25 to 75 samples stays in the L1 or L2 cache.
-constexpr int kBlock = 256;
+// Features per block: a block of 25 to 75 samples stays in the L1 or L2 cache. A pass that reads features in place once
+// takes longer blocks, whose rows are worth prefetching.
+constexpr int kBlock = 256, kLongBlock = 1024;
 
 template <class F>
 class Features {
@@ -49,11 +50,19 @@ class Features {
     }
   }
 
+  // The number of columns from `from` on that a pass takes at a time: at most `most`, and at most kBlock if rows() has
+  // to copy them.
+  template <class T>
+  int block(int from, int most) const {
+    const int left = std::min(most, d_ - from), whole = left / kPad * kPad;
+    return in_place<T>() && whole > 0 ? whole : std::min(kBlock, left);
+  }
+
   // The rows of a block as T: the features in place if type and strides permit, else copied into `buffer` (n, kBlock).
   template <class T>
   void rows(int from, int count, T* buffer, const T** rows) const {
     if constexpr (std::is_same_v<F, T>) {
-      if (stride_ == 1 && count % kPad == 0) {
+      if (in_place<T>() && count % kPad == 0) {
         for (int i = 0; i < n_; ++i) rows[i] = row_[i] + from;
         return;
       }
@@ -82,6 +91,11 @@ class Features {
   }
 
  private:
+  template <class T>
+  bool in_place() const {
+    return std::is_same_v<F, T> && stride_ == 1;
+  }
+
   const F* const* row_;
   int n_, d_;
   std::ptrdiff_t stride_;

@@ -10,6 +10,7 @@
 #include "gram_primal_map.hpp"
 #include "lipschitz.hpp"
 #include "primal_map.hpp"
+#include "scan.hpp"
 #include "sweep.hpp"
 #include "system.hpp"
 #include "task.hpp"
@@ -18,47 +19,6 @@
 namespace sparsedis {
 namespace cpu {
 namespace {
-
-// The result of the pass over the features before the first step.
-template <class F>
-struct Scan {
-  double theta;      // of minimise_on_segment()
-  const F* lengths;  // (d,), ||x_j|| in screening units
-  double longest;    // the largest of them
-  bool finite;
-};
-
-template <class F>
-Scan<F> scan(Memory& memory, const Team& team, const Samples& samples, const Features<F>& features) {
-  const int n = samples.n, m = samples.m, d = features.features();
-  const double unit = screening_unit(samples);
-  F* rows = memory.take<F>(std::size_t(n) * m);
-  F* block = memory.take<F>(std::size_t(n) * kBlock);
-  const F** x = memory.take<const F*>(n);
-  F* planes = memory.take<F>(std::size_t(m) * kBlock);
-  F* norm = memory.take<F>(d + kPad);
-  for (int i = 0; i < n; ++i) {
-    for (int c = 0; c < m; ++c) {
-      rows[i * m + c] = F(unit * samples.s[i] * ((samples.is_label(i, c) ? 1 : 0) - 1.0 / samples.k));
-    }
-  }
-  F* lengths = memory.take<F>(d + kPad);
-  F longest = 0;
-  for (int from = 0; from < d; from += kBlock) {
-    const int here = std::min(kBlock, d - from), length = int(padded(here));
-    features.rows(from, here, block, x);
-    F square[kBlock] = {};
-    if (!add_squares(x, length, n, F(unit), square)) return {1, lengths, 0, false};
-    for (int j = 0; j < here; ++j) {
-      lengths[from + j] = std::sqrt(square[j]);
-      longest = square[j] > longest ? square[j] : longest;
-    }
-    combine(x, length, n, rows, m, planes, kBlock);
-    square_norms(planes, kBlock, m, length, norm + from);
-    for (int j = 0; j < length; ++j) norm[from + j] = std::sqrt(norm[from + j]);
-  }
-  return {minimise_on_screened_segment(team, samples, d, norm), lengths, std::sqrt(double(longest)), true};
-}
 
 // The weights of one task, an output.
 template <class F>
@@ -100,7 +60,7 @@ class Device {
   }
   template <class T>
   SparsePrimalMap<F, T> primal_map() const {
-    return {memory_, samples_, features_, scan_.lengths, scan_.longest};
+    return {memory_, samples_, features_, &scan_};
   }
   GramPrimalMap<F> gram_primal_map() const { return {memory_, samples_, features_}; }
   template <class PrimalMap>
@@ -181,30 +141,36 @@ void solve_task(const Problems<F>& problems, const Options& options, const Solut
   solutions.margin[index] = outcome.weights.margin;
 }
 
-// Writes dloss/dX of the candidates into grad_X (all samples, d), block by block.
+// Writes dloss/dX of the candidates, and zeros elsewhere, into the rows of grad_X (all samples, d) of present samples.
+// A row is filled with zeros just before its candidates are written, while it is in the cache.
 template <class F, class Adjoint, class PrimalMap>
 void write_feature_gradients(Memory& memory, const Adjoint& adjoint, const PrimalMap& primal, const Task<F>& task,
                              std::size_t d, F* grad_X) {
   const int n = task.samples.n, terms = adjoint.terms(), count = primal.candidates();
+  const int capacity = std::max(kPad, gathered_capacity<F>(n, count));
   F* columns = memory.take<F>(std::size_t(terms) * n);
   F* planes = memory.take<F>(std::size_t(terms) * kBlock);
   const F** plane = memory.take<const F*>(terms);
-  F* block = memory.take<F>(std::size_t(n) * kBlock);
+  F* gathered = memory.take<F>(std::size_t(n) * capacity);
   for (int term = 0; term < terms; ++term) {
     for (int i = 0; i < n; ++i) columns[term * n + i] = F(adjoint.column(i, term));
     plane[term] = planes + std::ptrdiff_t(term) * kBlock;
   }
-  for (int from = 0; from < count; from += kBlock) {
-    const int here = std::min(kBlock, count - from), length = int(padded(here));
-    for (int term = 0; term < terms; ++term) {
-      F* to = planes + std::ptrdiff_t(term) * kBlock;
-      for (int a = 0; a < here; ++a) to[a] = F(adjoint.plane(term)[from + a]);
-      std::fill(to + here, to + length, F(0));
+  for (int first = 0; first == 0 || first < count; first += capacity) {
+    const int end = std::min(count, first + capacity);
+    for (int from = first; from < end; from += kBlock) {
+      const int here = std::min(kBlock, end - from), length = int(padded(here));
+      for (int term = 0; term < terms; ++term) {
+        F* to = planes + std::ptrdiff_t(term) * kBlock;
+        for (int a = 0; a < here; ++a) to[a] = F(adjoint.plane(term)[from + a]);
+        std::fill(to + here, to + length, F(0));
+      }
+      combine(plane, length, terms, columns, n, gathered + (from - first), capacity);
     }
-    combine(plane, length, terms, columns, n, block, kBlock);
     for (int i = 0; i < n; ++i) {
       F* row = grad_X + task.present[i] * d;
-      for (int a = 0; a < here; ++a) row[primal.index(from + a)] = block[std::ptrdiff_t(i) * kBlock + a];
+      if (first == 0) std::fill(row, row + d, F(0));
+      for (int a = first; a < end; ++a) row[primal.index(a)] = gathered[std::ptrdiff_t(i) * capacity + (a - first)];
     }
   }
 }
@@ -218,7 +184,11 @@ void adjoint_task(const Problems<F>& problems, const Solved& solved, const F* al
   const std::size_t all = problems.samples, d = problems.features, n = samples.n, k = samples.k;
   const Features<F> features = task.features(problems);
   F* grad_X = gradients.X + index * all * d;
-  std::fill(grad_X, grad_X + all * d, F(0));
+  for (std::size_t i = 0, next = 0; i < all; ++i) {
+    const bool present = next < n && std::size_t(task.present[next]) == i;
+    next += present;
+    if (!present) std::fill(grad_X + i * d, grad_X + (i + 1) * d, F(0));
+  }
   gradients.lambda1[index] = gradients.lambda2[index] = gradients.dual_reg[index] = 0;
   if (n == 0) return;
 
@@ -230,7 +200,7 @@ void adjoint_task(const Problems<F>& problems, const Solved& solved, const F* al
   const F* grad_W = all_grad_W + index * d * k;
   using PrimalMap = SparsePrimalMap<F, F>;
   using Adjoint = Adjoint<Team, PrimalMap, SystemFor<PrimalMap>>;
-  PrimalMap primal(memory, samples, features, nullptr, 0);
+  PrimalMap primal(memory, samples, features, nullptr);
   SystemFor<PrimalMap> system(memory, samples);
   Adjoint adjoint(team, samples, primal, system, memory.take<double>(Adjoint::size(n, k, primal.ld())),
                   memory.take<unsigned char>(Adjoint::flags(n, k)));

@@ -8,6 +8,7 @@
 #include "../../common/cpu/products.hpp"
 #include "../algorithm/screening.hpp"
 #include "features.hpp"
+#include "scan.hpp"
 #include "team.hpp"
 #include "working_set.hpp"
 
@@ -15,6 +16,13 @@ namespace sparsedis::cpu {
 
 // Gathered features are stored up to this many bytes; beyond it they are gathered again in every pass.
 constexpr std::size_t kGathered = std::size_t(1) << 20;
+
+// The number of columns of n values, of up to d, that are stored at once; a multiple of kPad.
+template <class T>
+int gathered_capacity(int n, int d) {
+  const std::size_t fit = kGathered / (std::size_t(n) * sizeof(T)) / kPad * kPad;
+  return int(std::min<std::size_t>(padded(d), std::max<std::size_t>(kBlock, fit)));
+}
 
 // F is the features' type, T that of the screening and of the Hessian's products. Screening computes V in T for all
 // features and gathers those that may be active within T's rounding error. Their V, W and scores are computed in
@@ -24,18 +32,16 @@ class SparsePrimalMap : public NoVariables {
  public:
   using Products = T;
 
-  // lengths (d,): ||x_j|| in screening units; longest: their maximum. lengths may be null if only evaluate_active() is
-  // called.
-  SparsePrimalMap(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths, double longest)
+  // scan: may be null if only evaluate_active() is called.
+  SparsePrimalMap(Memory& memory, const Samples& samples, const Features<F>& features, const Scan<F>* scan)
       : samples_(samples),
         features_(features),
         n_(samples.n),
         d_(features.features()),
         m_(samples.m),
-        capacity_(int(std::min<std::size_t>(
-            padded(d_), std::max<std::size_t>(kBlock, kGathered / (std::size_t(n_) * sizeof(T)) / kPad * kPad)))),
-        working_(memory, samples, features, lengths),
-        longest_(longest),
+        capacity_(gathered_capacity<T>(n_, d_)),
+        working_(memory, samples, features, scan),
+        scan_(scan),
         ratio_(samples.lambda1 / samples.lambda2) {
     A_ = memory.take<double>(std::size_t(n_) * m_);
     next_ = memory.take<double>(std::size_t(n_) * m_);
@@ -43,7 +49,7 @@ class SparsePrimalMap : public NoVariables {
     scores_ = memory.take<double>(std::size_t(n_) * m_);
     block_ = memory.take<T>(std::size_t(n_) * kBlock);
     rows_ = memory.take<const T*>(n_);
-    planes_ = memory.take<T>(std::size_t(m_) * kBlock);
+    planes_ = memory.take<T>(std::size_t(m_) * kLongBlock);
     gathered_ = memory.take<T>(std::size_t(n_) * capacity_);
     exact_ = memory.take<double>(std::size_t(n_) * kBlock);
     exact_rows_ = memory.take<const double*>(n_);
@@ -75,53 +81,20 @@ class SparsePrimalMap : public NoVariables {
   // Evaluates at L (n, k); returns lambda1 sum ||W_j|| + lambda2/2 ||W||^2. Returns at once if L is that of the last
   // call.
   double evaluate(const Team& team, const double* L) {
-    double square = 0;
     for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, next_);
     if (evaluated_ && std::equal(next_, next_ + n_ * m_, A_)) return penalty_;
     std::swap(A_, next_);
     evaluated_ = true;
-    const double unit = screening_unit(samples_);
-    for (int e = 0; e < n_ * m_; ++e) {
-      screening_[e] = T(unit * A_[e]);
-      square += A_[e] * A_[e];
-    }
-    const double error = screening_error(samples_, double(std::numeric_limits<T>::epsilon()), square);
-
-    std::fill(scores_, scores_ + n_ * m_, 0.0);
-    penalty_ = 0;
-    count_ = first_ = 0;
-    nearest_inactive_ = 0;
-    outside_ = -INFINITY;
-    const T least = T(screening_threshold(samples_, error, longest_));
-    if (working_.holds(A_)) {
-      outside_ = working_.largest_outside();
-      for (int from = 0; from < working_.count(); from += kBlock) {
-        const int here = std::min(kBlock, working_.count() - from);
-        working_.rows(from, rows_);
-        screen(team, here, least, [&](int j) { return working_.feature(from + j); });
-      }
-    } else {
-      for (int from = 0; from < d_; from += kBlock) {
-        const int here = std::min(kBlock, d_ - from);
-        features_.rows(from, here, block_, rows_);
-        working_.record(from, here, screen(team, here, least, [&](int j) { return from + j; }));
-      }
-      working_.rebuild(A_, error);
-    }
-    spilled_ = first_ > 0;
-    take_gathered(team);
-    n_gathered_ = spilled_ ? 0 : count_;
+    evaluate_residual(team, false);
     return penalty_;
   }
 
   // min_j | ||V_j||/lambda1 - 1 | at L, which must have been evaluated last.
-  double margin(const Team& team, const double* L) {
+  double margin(const Team& team, const double*) {
     if (samples_.lambda1 == 0) return INFINITY;
     if (margin_here() > 1 - outside_) {
-      // A feature outside the working set may have a smaller margin: evaluate all.
-      working_.forget();
-      evaluated_ = false;
-      evaluate(team, L);
+      // A feature that was not evaluated may have a smaller margin: evaluate all.
+      evaluate_residual(team, true);
     }
     return margin_here();
   }
@@ -131,19 +104,13 @@ class SparsePrimalMap : public NoVariables {
     evaluated_ = false;
     n_gathered_ = 0;
     for (int i = 0; i < n_; ++i) residual_row(samples_, L, i, A_);
-    std::fill(scores_, scores_ + n_ * m_, 0.0);
-    penalty_ = 0;
-    count_ = first_ = 0;
+    start_scores();
+    int listed = 0;
     for (int j = 0; j < d_; ++j) {
-      index_[count_] = j;
-      count_ += active[j] || samples_.lambda1 == 0;
+      index_[listed] = j;
+      listed += active[j] || samples_.lambda1 == 0;
     }
-    spilled_ = count_ > capacity_;
-    for (int all = count_, from = 0; from < all; from += capacity_) {
-      count_ = std::min(all, from + capacity_);
-      features_.gather(index_ + from, count_ - from, gathered_, capacity_);
-      take_gathered(team);
-    }
+    gather_listed(team, listed);
   }
 
   // f(columns (n, ld), ld, first candidate, count) over all candidates; the columns are padded with zeros.
@@ -319,13 +286,67 @@ class SparsePrimalMap : public NoVariables {
     return least;
   }
 
+  // Evaluates at A_. all: without bounds on ||V_j||, so that margin_here() covers all features.
+  void evaluate_residual(const Team& team, bool all) {
+    double square = 0;
+    const double unit = screening_unit(samples_);
+    for (int e = 0; e < n_ * m_; ++e) {
+      screening_[e] = T(unit * A_[e]);
+      square += A_[e] * A_[e];
+    }
+    const double error = screening_error(samples_, double(std::numeric_limits<T>::epsilon()), square);
+
+    start_scores();
+    nearest_inactive_ = 0;
+    outside_ = -INFINITY;
+    const T least = T(screening_threshold(samples_, error, scan_->longest));
+    if (working_.holds(A_) && !all) {
+      outside_ = working_.largest_outside();
+      for (int from = 0; from < working_.count(); from += kBlock) {
+        const int here = std::min(kBlock, working_.count() - from);
+        working_.rows(from, rows_);
+        screen(team, here, least, [&](int j) { return working_.feature(from + j); });
+      }
+    } else if (const int listed = all ? -1 : list_on_segment(samples_, *scan_, A_, d_, index_, &outside_);
+               listed >= 0) {
+      return gather_listed(team, listed);
+    } else {
+      for (int from = 0, here = 0; from < d_; from += here) {
+        here = features_.template block<T>(from, std::min(kLongBlock, capacity_));
+        features_.rows(from, here, block_, rows_);
+        working_.record(from, here, screen(team, here, least, [&](int j) { return from + j; }));
+      }
+      working_.rebuild(A_, error);
+    }
+    spilled_ = first_ > 0;
+    take_gathered(team);
+    n_gathered_ = spilled_ ? 0 : count_;
+  }
+
+  void start_scores() {
+    std::fill(scores_, scores_ + n_ * m_, 0.0);
+    penalty_ = 0;
+    count_ = first_ = 0;
+  }
+
+  // Makes the features index_[0..listed) the candidates and computes their scores.
+  void gather_listed(const Team& team, int listed) {
+    spilled_ = listed > capacity_;
+    for (int from = 0; from < listed; from += capacity_) {
+      count_ = std::min(listed, from + capacity_);
+      features_.gather(index_ + from, count_ - from, gathered_, capacity_);
+      take_gathered(team);
+    }
+    n_gathered_ = spilled_ ? 0 : count_;
+  }
+
   // Gathers the columns of rows_, of `here`, whose squared norm exceeds `least`; feature(j) is the index of column j.
   // Returns the squared norms.
   template <class Index>
   const T* screen(const Team& team, int here, T least, Index feature) {
     const int length = int(padded(here));
-    combine(rows_, length, n_, screening_, m_, planes_, kBlock);
-    square_norms(planes_, kBlock, m_, length, square_norm_);
+    combine_streamed(rows_, length, n_, screening_, m_, planes_, kLongBlock);
+    square_norms(planes_, kLongBlock, m_, length, square_norm_);
     if (count_ - first_ + here > capacity_) {
       take_gathered(team);
       n_gathered_ = 0;
@@ -400,9 +421,10 @@ class SparsePrimalMap : public NoVariables {
   const T **rows_, **columns_;
   const double** exact_rows_;
   int* index_;
-  int block_candidates_[kBlock];
-  T square_norm_[kBlock];
-  double longest_, ratio_, penalty_ = 0;
+  int block_candidates_[kLongBlock];
+  T square_norm_[kLongBlock];
+  const Scan<F>* scan_;
+  double ratio_, penalty_ = 0;
   T nearest_inactive_ = 0;      // the largest ||V_j||^2 of the features that are no candidates, in units of lambda1
   double outside_ = -INFINITY;  // an upper bound on ||V_j|| of the features not evaluated, in units of lambda1
   int count_ = 0, first_ = 0;

@@ -12,6 +12,7 @@
 #include "../../common/cpu/products.hpp"
 #include "../algorithm/samples.hpp"
 #include "features.hpp"
+#include "scan.hpp"
 
 namespace sparsedis::cpu {
 
@@ -19,18 +20,14 @@ namespace sparsedis::cpu {
 // bytes.
 constexpr std::size_t kCachedBytes = std::size_t(1) << 18, kWorkingSetBytes = std::size_t(1) << 21;
 
-// Features that are inactive by less than this also belong to the set, so that the margin of a solution rarely depends
-// on those outside.
-constexpr double kBand = 1e-3;
-
 template <class F, class T>
 class WorkingSet {
  public:
-  // lengths (d,): ||x_j|| in units of lambda1; null for a primal map that does not screen.
-  WorkingSet(Memory& memory, const Samples& samples, const Features<F>& features, const F* lengths)
-      : features_(features), lengths_(lengths), n_(samples.n), m_(samples.m) {
+  // scan: null for a primal map that does not screen.
+  WorkingSet(Memory& memory, const Samples& samples, const Features<F>& features, const Scan<F>* scan)
+      : features_(features), lengths_(scan ? scan->lengths : nullptr), n_(samples.n), m_(samples.m) {
     const std::size_t n = n_, d = features.features();
-    enabled_ = lengths && samples.lambda1 > 0 && n * d * sizeof(T) >= kCachedBytes;
+    enabled_ = scan && samples.lambda1 > 0 && n * d * sizeof(T) >= kCachedBytes;
     if (!enabled_) return;
     capacity_ = std::ptrdiff_t(std::min<std::size_t>(d / 4, kWorkingSetBytes / (n * sizeof(T)))) / kPad * kPad;
     norm_ = memory.take<T>(d + kPad);
@@ -38,13 +35,12 @@ class WorkingSet {
     columns_ = memory.take<T>(n * capacity_);
     centre_ = memory.take<double>(n * m_);
     last_ = memory.take<double>(n * m_);
+    difference_ = memory.take<double>(m_ + 1);
+    gram_ = memory.take<double>(std::size_t(m_ + 1) * (m_ + 1));
   }
 
   // An upper bound on ||V_j||, in units of lambda1, of the features outside the set, valid where holds() is true.
   double largest_outside() const { return largest_outside_; }
-  // Makes the next pass read all features.
-  void forget() { radius_ = -1; }
-
   int count() const { return count_; }
   int feature(int a) const { return index_[a]; }
 
@@ -65,7 +61,7 @@ class WorkingSet {
   // Records ||V_j|| of a block during a pass over all features; square_norm: ||V_j||^2.
   void record(int from, int count, const T* square_norm) {
     if (!enabled_) return;
-    for (int j = 0; j < count; ++j) norm_[from + j] = std::sqrt(square_norm[j]);
+    for (int j = 0; j < padded(count); ++j) norm_[from + j] = std::sqrt(square_norm[j]);
   }
 
   // Rebuilds the set around A, whose norms have been recorded, for moves up to the length of the last one, because
@@ -75,16 +71,9 @@ class WorkingSet {
     radius_ = -1;
     const T radius = T(moved_ + error);
     if (!std::isfinite(radius)) return;
-    int count = 0;
-    T outside = 0;
-    for (int j = 0; j < features_.features(); ++j) {
-      const T most = norm_[j] + T(lengths_[j]) * radius;
-      const bool inside = most > T(1 - kBand);
-      index_[count] = j;
-      count += inside;
-      outside = inside || most < outside ? outside : most;
-    }
-    largest_outside_ = outside;
+    T outside;
+    const int count = list_possibly_active(norm_, T(1), lengths_, radius, features_.features(), index_, &outside);
+    largest_outside_ = double(outside);
     if (count > capacity_) return;
     count_ = count;
     radius_ = moved_;
@@ -93,19 +82,37 @@ class WorkingSet {
   }
 
  private:
-  // The Frobenius norm of the difference over all k classes.
-  double distance(const double* A, const double* B) const {
-    double square = 0;
+  // (tr G^4)^(1/8) for the Gram matrix G of the differences over all k classes: at least their largest singular value,
+  // and at most k^(1/8) times it.
+  double distance(const double* A, const double* B) {
+    const int k = m_ + 1;
+    std::fill(gram_, gram_ + k * k, 0.0);
     for (int i = 0; i < n_; ++i) {
       double last = 0;
       for (int c = 0; c < m_; ++c) {
-        const double difference = A[i * m_ + c] - B[i * m_ + c];
-        square += difference * difference;
-        last += difference;
+        difference_[c] = A[i * m_ + c] - B[i * m_ + c];
+        last -= difference_[c];
       }
-      square += last * last;
+      difference_[m_] = last;
+      for (int c = 0; c < k; ++c) {
+        for (int e = 0; e <= c; ++e) gram_[c * k + e] += difference_[c] * difference_[e];
+      }
     }
-    return std::sqrt(square);
+    double trace = 0;
+    for (int c = 0; c < k; ++c) trace += gram_[c * k + c];
+    if (trace == 0) return 0;
+    for (int c = 0; c < k; ++c) {
+      for (int e = 0; e <= c; ++e) gram_[e * k + c] = gram_[c * k + e] /= trace;  // so that no product underflows
+    }
+    double eighth = 0;
+    for (int c = 0; c < k; ++c) {
+      for (int e = 0; e < k; ++e) {
+        double product = 0;
+        for (int l = 0; l < k; ++l) product += gram_[c * k + l] * gram_[e * k + l];
+        eighth += product * product;
+      }
+    }
+    return std::sqrt(trace * std::sqrt(std::sqrt(eighth)));
   }
 
   const Features<F>& features_;
@@ -117,7 +124,7 @@ class WorkingSet {
   double radius_ = -1, moved_ = INFINITY, largest_outside_ = 0;
   T *norm_ = nullptr, *columns_ = nullptr;
   int* index_ = nullptr;
-  double *centre_ = nullptr, *last_ = nullptr;
+  double *centre_ = nullptr, *last_ = nullptr, *difference_ = nullptr, *gram_ = nullptr;
 };
 
 }  // namespace sparsedis::cpu
