@@ -91,6 +91,24 @@ class Team {
     each(rows * columns, [&](int e) { f(e / columns, e % columns); });
   }
 
+  struct Block {
+    static constexpr int kMost = 3;
+    int from, count;
+
+    template <class G>
+    void each(G g) const {
+      for (int b = 0; b < count; ++b) g(from + b, b);
+    }
+  };
+
+  template <class F>
+  void each_block(int count, F f) const {
+    each((count + Block::kMost - 1) / Block::kMost, [&](int block) {
+      const int from = block * Block::kMost;
+      f(Block{from, std::min(Block::kMost, count - from)});
+    });
+  }
+
   template <class F>
   void once(F f) const {
     if (rank_ == 0) f();

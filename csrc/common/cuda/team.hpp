@@ -51,6 +51,22 @@ class Team {
     each(rows * columns, [&](int e) { f(e / columns, e % columns); });
   }
 
+  // One index, so that what a function keeps of it stays in registers.
+  struct Block {
+    static constexpr int kMost = 1;
+    int index;
+
+    template <class G>
+    __device__ void each(G g) const {
+      g(index, 0);
+    }
+  };
+
+  template <class F>
+  __device__ void each_block(int count, F f) const {
+    each(count, [&](int i) { f(Block{i}); });
+  }
+
   // each() without its barrier.
   template <class F>
   __device__ void distribute(int count, F f) const {

@@ -39,15 +39,20 @@ class FullForm {
   template <class Team>
   SPARSEDIS_HOST_DEVICE void start(const Team& team, const double* L) {
     correlate_residual(team, L);
-    team.each(d_, [&](int j) {
-      const double norm = length(V_, j);
-      const double clip = norm > kStartNorm ? kStartNorm / norm : 1;
-      for (int c = 0; c < m_; ++c) U_[at(c, j)] = clip * V_[at(c, j)];
-      const double inside = (1 - clip * norm * clip * norm) / 2;
-      w_[j] = inside > kStartSlack ? inside : kStartSlack;
-      const double active = (norm / kStartNorm - 1) / lambda2_;
-      const double th = (active > 0 ? active : 0) + kStartProduct / w_[j];
-      th_[j] = th < 1 / w_[j] ? th : 1 / w_[j];
+    const double lambda2 = lambda2_;
+    team.each_block(d_, [&](const typename Team::Block& block) {
+      double square[Team::Block::kMost], clip[Team::Block::kMost];
+      inner(block, V_, V_, square);
+      block.each([&](int j, int b) {
+        const double norm = std::sqrt(square[b]);
+        clip[b] = norm > kStartNorm ? kStartNorm / norm : 1;
+        const double inside = (1 - clip[b] * norm * clip[b] * norm) / 2;
+        w_[j] = inside > kStartSlack ? inside : kStartSlack;
+        const double active = (norm / kStartNorm - 1) / lambda2;
+        const double th = (active > 0 ? active : 0) + kStartProduct / w_[j];
+        th_[j] = th < 1 / w_[j] ? th : 1 / w_[j];
+      });
+      for (int c = 0; c < m_; ++c) block.each([&](int j, int b) { U_[at(c, j)] = clip[b] * V_[at(c, j)]; });
     });
   }
 
@@ -61,18 +66,29 @@ class FullForm {
   template <class Team>
   SPARSEDIS_HOST_DEVICE void linearise(const Team& team, const double* L) {
     correlate_residual(team, L);
-    team.each(d_, [&](int j) {
-      const double u = length(U_, j), stretch = 1 + lambda2_ * th_[j];
-      for (int c = 0; c < m_; ++c) e_[at(c, j)] = U_[at(c, j)] / (u > kTiny ? u : kTiny);
-      u_[j] = u;
-      rw_[j] = (1 - u * u) / 2 - w_[j];
-      q_[j] = stretch + lambda2_ * u * u * th_[j] / w_[j];
+    const double lambda1 = lambda1_, lambda2 = lambda2_;
+    team.each_block(d_, [&](const typename Team::Block& block) {
+      double square[Team::Block::kMost], along[Team::Block::kMost];
+      inner(block, U_, U_, square);
+      block.each([&](int j, int b) {
+        const double u = std::sqrt(square[b]), stretch = 1 + lambda2 * th_[j];
+        u_[j] = u;
+        rw_[j] = (1 - u * u) / 2 - w_[j];
+        q_[j] = stretch + lambda2 * u * u * th_[j] / w_[j];
+        alpha_[j] = th_[j] / stretch;
+        beta_[j] = (1 - 1 / q_[j]) / lambda2;
+      });
       // <e, rU> of the rounded rU: near the solution, the component of rU - rr e along e must not exceed the slack w.
-      for (int c = 0; c < m_; ++c) dU_[at(c, j)] = V_[at(c, j)] - stretch * U_[at(c, j)];
-      rr_[j] = inner(e_, dU_, j);
-      alpha_[j] = th_[j] / stretch;
-      beta_[j] = (1 - 1 / q_[j]) / lambda2_;
-      for (int c = 0; c < m_; ++c) dU_[at(c, j)] = th_[j] * U_[at(c, j)] / lambda1_;
+      for (int c = 0; c < m_; ++c) {
+        block.each([&](int j, int) {
+          const int p = at(c, j);
+          e_[p] = U_[p] / (u_[j] > kTiny ? u_[j] : kTiny);
+          dU_[p] = V_[p] - (1 + lambda2 * th_[j]) * U_[p];
+        });
+      }
+      inner(block, e_, dU_, along);
+      block.each([&](int j, int b) { rr_[j] = along[b]; });
+      for (int c = 0; c < m_; ++c) block.each([&](int j, int) { dU_[at(c, j)] = th_[j] * U_[at(c, j)] / lambda1; });
     });
     scores_of_U_ = rows_;
     base_.apply(team, dU_, scores_of_U_);
@@ -93,16 +109,21 @@ class FullForm {
 
   template <class Team>
   SPARSEDIS_HOST_DEVICE bool shift(const Team& team, double centre, double damping, double* scores) {
-    team.each(d_, [&](int j) {
-      const double stretch = 1 + lambda2_ * th_[j], u = u_[j];
-      rC_[j] = centre - (damping == 0 ? 0 : damping * product_[j]) - th_[j] * w_[j] - th_[j] * rw_[j];
-      const double dUr = (rr_[j] - lambda2_ * u * rC_[j] / w_[j]) / q_[j];
-      const double dth = (rC_[j] + th_[j] * u * dUr) / w_[j];
-      dth_[j] = dth;
+    const double lambda1 = lambda1_, lambda2 = lambda2_;
+    team.each_block(d_, [&](const typename Team::Block& block) {
+      double dUr[Team::Block::kMost], stretch[Team::Block::kMost];
+      block.each([&](int j, int b) {
+        stretch[b] = 1 + lambda2 * th_[j];
+        rC_[j] = centre - (damping == 0 ? 0 : damping * product_[j]) - th_[j] * w_[j] - th_[j] * rw_[j];
+        dUr[b] = (rr_[j] - lambda2 * u_[j] * rC_[j] / w_[j]) / q_[j];
+        dth_[j] = (rC_[j] + th_[j] * u_[j] * dUr[b]) / w_[j];
+      });
       for (int c = 0; c < m_; ++c) {
-        const int p = at(c, j);
-        const double rU = V_[p] - stretch * U_[p];
-        dU_[p] = (dth * U_[p] + th_[j] * ((rU - rr_[j] * e_[p]) / stretch + dUr * e_[p])) / lambda1_;
+        block.each([&](int j, int b) {
+          const int p = at(c, j);
+          const double rU = V_[p] - stretch[b] * U_[p];
+          dU_[p] = (dth_[j] * U_[p] + th_[j] * ((rU - rr_[j] * e_[p]) / stretch[b] + dUr[b] * e_[p])) / lambda1;
+        });
       }
     });
     base_.apply(team, dU_, scores);
@@ -116,17 +137,25 @@ class FullForm {
     team.each_entry(samples_.n, m_,
                     [&](int i, int c) { rows[i * m_ + c] = -samples_.s[i] * dL[i * k + c] / lambda1_; });
     base_.correlate(team, rows, dU_);  // dV, overwritten by dU below
-    team.each(d_, [&](int j) {
-      const double stretch = 1 + lambda2_ * th_[j], u = u_[j];
-      const double along = inner(e_, dU_, j);
-      const double dUr0 = (rr_[j] - lambda2_ * u * rC_[j] / w_[j]) / q_[j];
+    const double lambda2 = lambda2_;
+    team.each_block(d_, [&](const typename Team::Block& block) {
+      double along[Team::Block::kMost], dUr[Team::Block::kMost], stretch[Team::Block::kMost];
+      inner(block, e_, dU_, along);
+      block.each([&](int j, int b) {
+        const double dUr0 = (rr_[j] - lambda2 * u_[j] * rC_[j] / w_[j]) / q_[j];
+        stretch[b] = 1 + lambda2 * th_[j];
+        dUr[b] = dUr0 + along[b] / q_[j];
+        dth_[j] += th_[j] * u_[j] * (along[b] / q_[j]) / w_[j];
+      });
       for (int c = 0; c < m_; ++c) {
-        const int p = at(c, j);
-        const double rU = V_[p] - stretch * U_[p];
-        dU_[p] = (rU - rr_[j] * e_[p] + dU_[p] - along * e_[p]) / stretch + (dUr0 + along / q_[j]) * e_[p];
+        block.each([&](int j, int b) {
+          const int p = at(c, j);
+          const double rU = V_[p] - stretch[b] * U_[p];
+          dU_[p] = (rU - rr_[j] * e_[p] + dU_[p] - along[b] * e_[p]) / stretch[b] + dUr[b] * e_[p];
+        });
       }
-      dth_[j] += th_[j] * u * (along / q_[j]) / w_[j];
-      dw_[j] = rw_[j] - inner(U_, dU_, j);
+      inner(block, U_, dU_, along);
+      block.each([&](int j, int b) { dw_[j] = rw_[j] - along[b]; });
     });
   }
 
@@ -163,18 +192,20 @@ class FullForm {
  private:
   SPARSEDIS_HOST_DEVICE int at(int c, int j) const { return c * d_ + j; }
 
-  // <a_j, b_j> over all k classes.
-  SPARSEDIS_HOST_DEVICE double inner(const double* a, const double* b, int j) const {
-    double sum = 0, last_a = 0, last_b = 0;
+  // <x_j, y_j> over all k classes, for the features j of a block.
+  template <class Block>
+  SPARSEDIS_HOST_DEVICE void inner(const Block& block, const double* x, const double* y, double* products) const {
+    double last_x[Block::kMost], last_y[Block::kMost];
+    block.each([&](int, int b) { products[b] = last_x[b] = last_y[b] = 0; });
     for (int c = 0; c < m_; ++c) {
-      const double x = a[at(c, j)], y = b[at(c, j)];
-      sum += x * y;
-      last_a += x;
-      last_b += y;
+      block.each([&](int j, int b) {
+        products[b] += x[at(c, j)] * y[at(c, j)];
+        last_x[b] += x[at(c, j)];
+        last_y[b] += y[at(c, j)];
+      });
     }
-    return sum + last_a * last_b;
+    block.each([&](int, int b) { products[b] += last_x[b] * last_y[b]; });
   }
-  SPARSEDIS_HOST_DEVICE double length(const double* a, int j) const { return std::sqrt(inner(a, a, j)); }
 
   template <class Team>
   SPARSEDIS_HOST_DEVICE void correlate_residual(const Team& team, const double* L) {

@@ -34,6 +34,20 @@ struct Team {
   SPARSEDIS_HOST_DEVICE void each_entry(int, int, F f) const {
     f(0, 0);
   }
+  // f(block) for blocks of the indices below count, likewise. block.each(g) calls g(i, b), b < kMost, for the index i
+  // at position b of the block, on the same thread; the loop may be vectorised, so g(i', b') must not read what g(i, b)
+  // writes.
+  struct Block {
+    static constexpr int kMost = 1;
+    template <class G>
+    SPARSEDIS_HOST_DEVICE void each(G g) const {
+      g(0, 0);
+    }
+  };
+  template <class F>
+  SPARSEDIS_HOST_DEVICE void each_block(int, F f) const {
+    f(Block());
+  }
   // f() on one thread; a barrier at the end.
   template <class F>
   SPARSEDIS_HOST_DEVICE void once(F f) const {

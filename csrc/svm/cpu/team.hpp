@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "../../common/cpu/threads.hpp"
+#include "../../common/macros.hpp"
 
 namespace sparsedis::cpu {
 
@@ -22,6 +23,25 @@ struct Team {
   void each_entry(int rows, int columns, F f) const {
     for (int i = 0; i < rows; ++i) {
       for (int l = 0; l < columns; ++l) f(i, l);
+    }
+  }
+
+  // Long enough for vectors, short enough for the L1 cache.
+  struct Block {
+    static constexpr int kMost = 64;
+    int from, count;
+
+    template <class G>
+    void each(G g) const {
+      SPARSEDIS_INDEPENDENT
+      for (int b = 0; b < count; ++b) g(from + b, b);
+    }
+  };
+
+  template <class F>
+  void each_block(int count, F f) const {
+    for (int from = 0; from < count; from += Block::kMost) {
+      f(Block{from, count - from < Block::kMost ? count - from : Block::kMost});
     }
   }
 
