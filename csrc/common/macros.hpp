@@ -11,15 +11,6 @@
 #define SPARSEDIS_ONCE
 #endif
 
-// Before a loop: its iterations are independent, so that it may be vectorised without a test for overlapping arrays.
-#if defined(__clang__)
-#define SPARSEDIS_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define SPARSEDIS_INDEPENDENT _Pragma("GCC ivdep")
-#else
-#define SPARSEDIS_INDEPENDENT
-#endif
-
 #if defined(__CUDACC_RTC__)
 // The names of the standard library that device-neutral code uses.
 namespace std {

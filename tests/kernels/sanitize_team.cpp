@@ -188,8 +188,8 @@ class PrimalMap : public NoVariables {
   double evaluate(const Team& team, const double* L) {
     return team.by_first([&] { return own_.evaluate(kAlone, L); });
   }
-  double margin(const Team& team, const double* L) {
-    return team.by_first([&] { return own_.margin(kAlone, L); });
+  double margin(const Team& team) {
+    return team.by_first([&] { return own_.margin(kAlone); });
   }
   void evaluate_active(const Team& team, const double* L, const bool* active) {
     team.once([&] { own_.evaluate_active(kAlone, L, active); });

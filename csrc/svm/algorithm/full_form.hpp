@@ -2,7 +2,8 @@
 // multipliers th and slacks w; the variables of every feature are eliminated separately from the Newton system
 // (sparsedis, newton.FullForm). Derived in docs/newton.md.
 //
-// Works on features divided by lambda1. `Base` is the primal map that computes the certificate.
+// Works on features divided by lambda1. `Base` is the primal map that computes the certificate. The loops over blocks
+// of features use copies of the scalars, because a compiler must assume that writing to an array changes a member.
 #pragma once
 
 #include "newton.hpp"
@@ -68,22 +69,23 @@ class FullForm {
     correlate_residual(team, L);
     const double lambda1 = lambda1_, lambda2 = lambda2_;
     team.each_block(d_, [&](const typename Team::Block& block) {
-      double square[Team::Block::kMost], along[Team::Block::kMost];
+      double square[Team::Block::kMost], along[Team::Block::kMost], stretch[Team::Block::kMost];
       inner(block, U_, U_, square);
       block.each([&](int j, int b) {
-        const double u = std::sqrt(square[b]), stretch = 1 + lambda2 * th_[j];
+        const double u = std::sqrt(square[b]);
+        stretch[b] = 1 + lambda2 * th_[j];
         u_[j] = u;
         rw_[j] = (1 - u * u) / 2 - w_[j];
-        q_[j] = stretch + lambda2 * u * u * th_[j] / w_[j];
-        alpha_[j] = th_[j] / stretch;
+        q_[j] = stretch[b] + lambda2 * u * u * th_[j] / w_[j];
+        alpha_[j] = th_[j] / stretch[b];
         beta_[j] = (1 - 1 / q_[j]) / lambda2;
       });
       // <e, rU> of the rounded rU: near the solution, the component of rU - rr e along e must not exceed the slack w.
       for (int c = 0; c < m_; ++c) {
-        block.each([&](int j, int) {
+        block.each([&](int j, int b) {
           const int p = at(c, j);
           e_[p] = U_[p] / (u_[j] > kTiny ? u_[j] : kTiny);
-          dU_[p] = V_[p] - (1 + lambda2 * th_[j]) * U_[p];
+          dU_[p] = V_[p] - stretch[b] * U_[p];
         });
       }
       inner(block, e_, dU_, along);

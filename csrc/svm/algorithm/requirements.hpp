@@ -136,9 +136,9 @@ struct PrimalMap : Form {
   SPARSEDIS_HOST_DEVICE const double* residual() const { return nullptr; }  // A (n, m)
   SPARSEDIS_HOST_DEVICE std::ptrdiff_t ld() const { return 0; }             // of planes over the candidates
 
-  // The minimum of | ||V_j||/lambda1 - 1 | over all features at L (n, k), where evaluate() was last called; infinity
-  // for lambda1 = 0.
-  SPARSEDIS_HOST_DEVICE double margin(const Team&, const double*) { return 0; }
+  // The minimum of | ||V_j||/lambda1 - 1 | over all features at the L where evaluate() was last called; infinity for
+  // lambda1 = 0.
+  SPARSEDIS_HOST_DEVICE double margin(const Team&) { return 0; }
 
   // Form::linearise and the other functions of Form are those of NoVariables: a primal map is the light form.
   // The mean curvature in the directions of every sample, (n,).

@@ -22,6 +22,8 @@ struct Samples {
   double lambda1, lambda2, rho;
 
   SPARSEDIS_HOST_DEVICE bool is_label(int i, int l) const { return label[i] == l; }
+  // Y - 1/k
+  SPARSEDIS_HOST_DEVICE double centred_label(int i, int l) const { return (is_label(i, l) ? 1 : 0) - 1.0 / k; }
 };
 
 // Row i of A = diag(s)(Y - L), the first m classes. The label's entry is the sum of the others, since 1 - L_y cancels

@@ -120,7 +120,7 @@ SPARSEDIS_HOST_DEVICE Weights write_weights(const Team& team, const Samples& sam
                                             const double* L, F* W, bool* active, double* memory) {
   const double penalty = primal.evaluate(team, L);
   const double before = certificate(team, samples, L, primal.scores(), penalty, memory).relative();
-  const double of_entries = entry_margin(team, samples, L, primal.scores()), of_features = primal.margin(team, L);
+  const double of_entries = entry_margin(team, samples, L, primal.scores()), of_features = primal.margin(team);
   auto write = [&](double longer) { return write_rounded(team, samples, primal, L, 1 + longer, W, active, memory); };
   Rounded best = write(0);
   if (sizeof(F) < sizeof(double)) {

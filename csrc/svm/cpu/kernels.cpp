@@ -147,7 +147,7 @@ template <class F, class Adjoint, class PrimalMap>
 void write_feature_gradients(Memory& memory, const Adjoint& adjoint, const PrimalMap& primal, const Task<F>& task,
                              std::size_t d, F* grad_X) {
   const int n = task.samples.n, terms = adjoint.terms(), count = primal.candidates();
-  const int capacity = std::max(kPad, gathered_capacity<F>(n, count));
+  const int capacity = gathered_capacity<F>(n, count);
   F* columns = memory.take<F>(std::size_t(terms) * n);
   F* planes = memory.take<F>(std::size_t(terms) * kBlock);
   const F** plane = memory.take<const F*>(terms);
@@ -184,10 +184,8 @@ void adjoint_task(const Problems<F>& problems, const Solved& solved, const F* al
   const std::size_t all = problems.samples, d = problems.features, n = samples.n, k = samples.k;
   const Features<F> features = task.features(problems);
   F* grad_X = gradients.X + index * all * d;
-  for (std::size_t i = 0, next = 0; i < all; ++i) {
-    const bool present = next < n && std::size_t(task.present[next]) == i;
-    next += present;
-    if (!present) std::fill(grad_X + i * d, grad_X + (i + 1) * d, F(0));
+  for (std::size_t i = 0; i < all; ++i) {
+    if (!(problems.weight[index * all + i] > 0)) std::fill(grad_X + i * d, grad_X + (i + 1) * d, F(0));
   }
   gradients.lambda1[index] = gradients.lambda2[index] = gradients.dual_reg[index] = 0;
   if (n == 0) return;

@@ -21,7 +21,7 @@ constexpr std::size_t kGathered = std::size_t(1) << 20;
 template <class T>
 int gathered_capacity(int n, int d) {
   const std::size_t fit = kGathered / (std::size_t(n) * sizeof(T)) / kPad * kPad;
-  return int(std::min<std::size_t>(padded(d), std::max<std::size_t>(kBlock, fit)));
+  return int(std::min<std::size_t>(padded(std::max(d, 1)), std::max<std::size_t>(kBlock, fit)));
 }
 
 // F is the features' type, T that of the screening and of the Hessian's products. Screening computes V in T for all
@@ -89,8 +89,8 @@ class SparsePrimalMap : public NoVariables {
     return penalty_;
   }
 
-  // min_j | ||V_j||/lambda1 - 1 | at L, which must have been evaluated last.
-  double margin(const Team& team, const double*) {
+  // min_j | ||V_j||/lambda1 - 1 | at the L that was evaluated last.
+  double margin(const Team& team) {
     if (samples_.lambda1 == 0) return INFINITY;
     if (margin_here() > 1 - outside_) {
       // A feature that was not evaluated may have a smaller margin: evaluate all.
@@ -300,16 +300,16 @@ class SparsePrimalMap : public NoVariables {
     nearest_inactive_ = 0;
     outside_ = -INFINITY;
     const T least = T(screening_threshold(samples_, error, scan_->longest));
-    if (working_.holds(A_) && !all) {
+    const bool held = working_.holds(A_);  // in any case, because it records the move to A
+    const int listed = all || held ? -1 : list_on_segment(samples_, *scan_, A_, d_, index_, &outside_);
+    if (listed >= 0) return gather_listed(team, listed);
+    if (held && !all) {
       outside_ = working_.largest_outside();
       for (int from = 0; from < working_.count(); from += kBlock) {
         const int here = std::min(kBlock, working_.count() - from);
         working_.rows(from, rows_);
         screen(team, here, least, [&](int j) { return working_.feature(from + j); });
       }
-    } else if (const int listed = all ? -1 : list_on_segment(samples_, *scan_, A_, d_, index_, &outside_);
-               listed >= 0) {
-      return gather_listed(team, listed);
     } else {
       for (int from = 0, here = 0; from < d_; from += here) {
         here = features_.template block<T>(from, std::min(kLongBlock, capacity_));

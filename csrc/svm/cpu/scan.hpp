@@ -1,4 +1,4 @@
-// The pass over the features before the first step.
+// The pass over the features before the first step, and the features that its lengths and norms rule out.
 #pragma once
 
 #include <algorithm>
@@ -42,7 +42,7 @@ Scan<F> scan(Memory& memory, const Team& team, const Samples& samples, const Fea
   F* reordered = memory.take<F>(d);
   for (int i = 0; i < n; ++i) {
     for (int c = 0; c < m; ++c) {
-      rows[i * m + c] = F(unit * samples.s[i] * ((samples.is_label(i, c) ? 1 : 0) - 1.0 / samples.k));
+      rows[i * m + c] = F(unit * samples.s[i] * samples.centred_label(i, c));
     }
   }
   F longest = 0;
@@ -100,7 +100,7 @@ int list_on_segment(const Samples& samples, const Scan<F>& scan, const double* A
   if (samples.lambda1 == 0) return -1;
   const int n = samples.n, m = samples.m;
   double along = 0, square = 0, off = 0;
-  auto target = [&](int i, int c) { return samples.s[i] * ((samples.is_label(i, c) ? 1 : 0) - 1.0 / samples.k); };
+  auto target = [&](int i, int c) { return samples.s[i] * samples.centred_label(i, c); };
   for (int i = 0; i < n; ++i) {
     for (int c = 0; c < m; ++c) {
       along += A[i * m + c] * target(i, c);

@@ -63,7 +63,7 @@ SPARSEDIS_ONCE __device__ inline Scan scan(const Team& team, Memory& memory, con
   Value* norm = memory.take_scratch<Value>(d);
   team.each(samples.n * m, [&](int e) {
     const int i = e / m;
-    rows[e] = Value(unit * samples.s[i] * ((samples.is_label(i, e % m) ? 1 : 0) - 1.0 / samples.k));
+    rows[e] = Value(unit * samples.s[i] * samples.centred_label(i, e % m));
   });
   const double longest = features.by_fours() ? norms_of<kMostColumns<Value>>(team, samples, features, rows, norm)
                                              : norms_of<1>(team, samples, features, rows, norm);

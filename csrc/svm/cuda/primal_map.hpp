@@ -78,7 +78,7 @@ class SparsePrimalMap : public NoVariables {
     return penalty_;
   }
 
-  SPARSEDIS_ONCE __device__ double margin(const Team& team, const double*) {
+  SPARSEDIS_ONCE __device__ double margin(const Team& team) {
     if (samples_.lambda1 == 0) return INFINITY;
     const double least = team.least(count_, [&](int a) { return ::fabs(norm_[a] / samples_.lambda1 - 1); });
     const double off = 1 - std::sqrt(nearest_inactive_);
